@@ -1,0 +1,38 @@
+//! Muster's words as types.
+//!
+//! A community has profiles; a profile has scores, a tier, a rank and badges. Everything that enters Muster is parsed
+//! into these types at its edge and handed inward as them. A page size is a [`Limit`], and there is no way to make an
+//! unlimited one.
+//!
+//! Nothing here does I/O, keeps time or waits.
+
+mod badge;
+mod community;
+mod cursor;
+mod event;
+mod id;
+mod limit;
+mod nym;
+mod page;
+mod profile;
+mod score;
+mod tenure;
+mod text;
+mod tier;
+
+pub use badge::{Award, Awarder, Badge, BadgeKind, KindCount, Reason};
+pub use community::{CommunityName, Stats, TierCount};
+pub use cursor::{Cursor, CursorError, CursorKey, CursorScope};
+pub use event::{Effect, Event, EventTime, GuildEffect, MemberEffect, Role};
+pub use id::{BadgeId, CommunityId, EventId, GuildId, ProfileId, UserId, Wallet};
+pub use limit::{Limit, LimitError, PageLimit, SuggestLimit};
+pub use nym::{Nym, NymKey, SearchQuery};
+pub use page::Page;
+pub use profile::{
+    BadgeStanding, Direction, DirectoryPage, DirectorySort, Lookup, Position, Profile, ProfileDetail,
+    Progress, RankedProfile, TenuredProfile,
+};
+pub use score::{Activity, Conviction, Rank};
+pub use tenure::{Tenure, TenurePolicy};
+pub use text::TextError;
+pub use tier::{Movement, PolicyError, RankTier, ScoreTier, Tier, TierChange, TierPolicy, TierThreshold};
