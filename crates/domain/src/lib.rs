@@ -19,6 +19,7 @@ mod score;
 mod tenure;
 mod text;
 mod tier;
+mod transport;
 
 pub use badge::{Award, Awarder, Badge, BadgeKind, KindCount, Reason};
 pub use community::{CommunityName, Stats, TierCount};
@@ -36,3 +37,4 @@ pub use score::{Activity, Conviction, Rank};
 pub use tenure::{Tenure, TenurePolicy};
 pub use text::TextError;
 pub use tier::{Movement, PolicyError, RankTier, ScoreTier, Tier, TierChange, TierPolicy, TierThreshold};
+pub use transport::{Environment, TlsPolicy, TlsReason, UnknownEnvironment};
