@@ -1,2 +1,76 @@
-//! x
-fn main() {}
+//! The command line of Muster's checks and demonstrations.
+
+#![expect(clippy::print_stdout, reason = "a command line tool answers on standard output")]
+#![expect(clippy::print_stderr, reason = "and complains on standard error")]
+
+mod cargo;
+mod ci;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Muster's checks and demonstrations.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start PostgreSQL and NATS once and run every test of the workspace against them.
+    Test(test::Arguments),
+    /// Run every check that a change must pass, and print one table of verdicts.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // What a command started is stopped when its future is dropped, however it ends.
+    let ended = runtime.block_on(async {
+        tokio::select! {
+            ended = run(arguments.command) => ended,
+            interrupted = interrupted() => interrupted,
+        }
+    });
+    match ended {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Test(arguments) => test::run(&arguments).await,
+        Command::Ci => ci::run().await,
+    }
+}
+
+/// Waits for SIGINT or SIGTERM, and answers the exit code that shells give to a process that one of them ended.
+async fn interrupted() -> Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let (name, code) = tokio::select! {
+        caught = tokio::signal::ctrl_c() => {
+            caught.context("cannot listen for SIGINT")?;
+            ("SIGINT", 130)
+        }
+        _ = terminate.recv() => ("SIGTERM", 143),
+    };
+    eprintln!("\n{name}: stopping what was started");
+    Ok(ExitCode::from(code))
+}

@@ -1,0 +1,93 @@
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+/// The workspace's root.
+pub(crate) fn root() -> PathBuf {
+    let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&here).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}
+
+/// The cargo that runs this program.
+pub(crate) fn program() -> OsString {
+    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
+}
+
+/// A command of the workspace: in its root, in a process group of its own, without input.
+pub(crate) fn command(program: impl Into<OsString>, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program.into());
+    command.args(arguments).current_dir(root()).stdin(Stdio::null()).process_group(0);
+    command
+}
+
+/// Runs a command to its end. Its output goes where this program's goes.
+///
+/// # Errors
+/// When it cannot be run.
+pub(crate) async fn run(command: &mut Command) -> Result<ExitStatus> {
+    Group::spawn(command)?.0.wait().await.context("cannot wait for a command")
+}
+
+/// As [`run`], and hands each whole line of its standard output to `line` as it passes.
+///
+/// # Errors
+/// When it cannot be run.
+pub(crate) async fn run_reading(command: &mut Command, mut line: impl FnMut(&str)) -> Result<ExitStatus> {
+    let mut group = Group::spawn(command.stdout(Stdio::piped()))?;
+    let mut output = group.0.stdout.take().context("a command has no output")?;
+    let mut terminal = tokio::io::stdout();
+    let mut chunk = vec![0; 8192];
+    let mut pending = Vec::new();
+    loop {
+        let length = output.read(&mut chunk).await?;
+        let Some(read) = chunk.get(..length).filter(|read| !read.is_empty()) else { break };
+        // At once, so that a test that hangs is seen by its name.
+        terminal.write_all(read).await?;
+        terminal.flush().await?;
+        pending.extend_from_slice(read);
+        while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {
+            let whole: Vec<u8> = pending.drain(..=end).collect();
+            line(String::from_utf8_lossy(&whole).trim_end());
+        }
+    }
+    group.0.wait().await.context("cannot wait for a command")
+}
+
+/// A command and all that it started, ended when dropped.
+struct Group(Child);
+
+impl Group {
+    fn spawn(command: &mut Command) -> Result<Self> {
+        let spawned = command.spawn();
+        spawned.map(Self).with_context(|| format!("cannot run {}", command.as_std().get_program().display()))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // `id` is `None` once it has been waited for.
+        let Some(id) = self.0.id().and_then(|id| i32::try_from(id).ok()) else { return };
+        for (signal, patience) in [(Signal::SIGINT, 50), (Signal::SIGKILL, 10)] {
+            killpg(Pid::from_raw(id), signal).ok();
+            for _ in 0..patience {
+                if matches!(self.0.try_wait(), Ok(Some(_)) | Err(_)) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}

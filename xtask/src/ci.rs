@@ -1,0 +1,157 @@
+use std::env;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use comfy_table::{Table, presets};
+use xtask::{pin, services};
+
+use crate::{cargo, test};
+
+/// What a change must pass, in this order. A step that fails does not keep the others from running.
+const STEPS: [Step; 6] = [
+    Step { name: "formatting", check: Check::Cargo(&["fmt", "--all", "--check"], None) },
+    Step {
+        name: "clippy",
+        check: Check::Cargo(
+            &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+            None,
+        ),
+    },
+    Step { name: "tests", check: Check::Tests },
+    Step {
+        name: "documentation",
+        check: Check::Cargo(
+            &["doc", "--workspace", "--no-deps", "--locked"],
+            Some(("RUSTDOCFLAGS", "-D warnings")),
+        ),
+    },
+    Step {
+        name: "dependencies: bans, licences, sources",
+        check: Check::Deny(&["bans", "licenses", "sources"]),
+    },
+    Step { name: "dependencies: advisories", check: Check::Advisories },
+];
+
+struct Step {
+    name: &'static str,
+    check: Check,
+}
+
+enum Check {
+    /// A cargo command with at most one variable.
+    Cargo(&'static [&'static str], Option<(&'static str, &'static str)>),
+    /// `cargo xtask test`.
+    Tests,
+    /// These checks of cargo-deny.
+    Deny(&'static [&'static str]),
+    /// cargo-deny's check against the RustSec database, which it has to fetch.
+    Advisories,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+    /// It could not be done here, which is not a pass.
+    NotRun,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Passed => "passed",
+            Self::Failed => "FAILED",
+            Self::NotRun => "NOT RUN",
+        })
+    }
+}
+
+/// Runs every step; fails when any did.
+pub(crate) async fn run() -> Result<ExitCode> {
+    let mut verdicts = Vec::new();
+    for step in &STEPS {
+        println!("\n==> {}", step.name);
+        let started = Instant::now();
+        let verdict = match step.check.run().await {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                println!("error: {error:#}");
+                Verdict::Failed
+            }
+        };
+        verdicts.push((step.name, verdict, started.elapsed()));
+    }
+    println!("\n{}", table(&verdicts));
+    for (name, ..) in verdicts.iter().filter(|(_, verdict, _)| *verdict == Verdict::NotRun) {
+        println!(
+            "NOT RUN: {name}. It did not pass; run it where the RustSec advisory database can be fetched."
+        );
+    }
+    let failed = verdicts.iter().any(|(_, verdict, _)| *verdict == Verdict::Failed);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn table(verdicts: &[(&str, Verdict, Duration)]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["step", "verdict", "time"]);
+    for (name, verdict, time) in verdicts {
+        table.add_row([(*name).to_owned(), verdict.to_string(), format!("{:.1} s", time.as_secs_f64())]);
+    }
+    table
+}
+
+impl Check {
+    async fn run(&self) -> Result<Verdict> {
+        match self {
+            Self::Cargo(arguments, variable) => {
+                let mut command = cargo::command(cargo::program(), arguments);
+                command.envs(*variable);
+                verdict(cargo::run(&mut command).await?.success())
+            }
+            Self::Tests => verdict(test::tests(&[]).await? == 0),
+            Self::Deny(checks) => {
+                let mut command = cargo::command(cargo_deny().await?, &["check"]);
+                verdict(cargo::run(command.args(*checks)).await?.success())
+            }
+            Self::Advisories => {
+                let deny = cargo_deny().await?;
+                let fetched = cargo::run(&mut cargo::command(&deny, &["fetch", "db"])).await?.success();
+                // On the machine that decides, a database that cannot be had is a failure.
+                if !fetched && env::var_os("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
+                    return Ok(Verdict::NotRun);
+                }
+                ensure!(fetched, "the RustSec advisory database could not be fetched");
+                let mut command = cargo::command(deny, &["check", "--disable-fetch", "advisories"]);
+                verdict(cargo::run(&mut command).await?.success())
+            }
+        }
+    }
+}
+
+fn verdict(passed: bool) -> Result<Verdict> {
+    Ok(if passed { Verdict::Passed } else { Verdict::Failed })
+}
+
+/// The pinned cargo-deny: from PATH if it is there in that version, else built into the cache once.
+async fn cargo_deny() -> Result<PathBuf> {
+    let pin = pin::crate_named("cargo-deny")?;
+    if let Ok(found) = which::which(&pin.name) {
+        let output = cargo::command(&found, &["--version"]).output().await?;
+        if String::from_utf8_lossy(&output.stdout).split_whitespace().any(|word| word == pin.version) {
+            return Ok(found);
+        }
+    }
+    let kept = services::cache()?.join(format!("{}-{}", pin.name, pin.version));
+    let program = kept.join("bin").join(&pin.name);
+    if !program.is_file() {
+        println!("building {} {} into {}: a few minutes, once", pin.name, pin.version, kept.display());
+        let mut command =
+            cargo::command(cargo::program(), &["install", "--locked", "--version", &pin.version]);
+        command.arg("--root").arg(&kept).arg(&pin.name).env_remove("CARGO_TARGET_DIR");
+        ensure!(cargo::run(&mut command).await?.success(), "cargo-deny does not build");
+    }
+    Ok(program)
+}

@@ -1,0 +1,170 @@
+use std::env;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::Uid;
+use sha2::{Digest, Sha256};
+
+use crate::pin::{self, Wheel};
+
+/// Keeps Debian's package from making and starting a cluster when it is installed: only the programs are wanted.
+const NO_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/muster.conf";
+
+/// Where fetched tools are kept: `$XDG_CACHE_HOME/muster`, else `~/.cache/muster`; for root `/var/cache/muster`, since
+/// PostgreSQL runs as a user who cannot look into root's home.
+///
+/// # Errors
+/// When there is no home directory.
+pub fn cache() -> Result<PathBuf> {
+    if let Some(cache) = env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute()) {
+        return Ok(cache.join("muster"));
+    }
+    if Uid::effective().is_root() {
+        return Ok(PathBuf::from("/var/cache/muster"));
+    }
+    Ok(env::home_dir().context("no home directory: set XDG_CACHE_HOME")?.join(".cache/muster"))
+}
+
+/// The one command that installs a Debian package by hand.
+pub(super) fn command_for(package: &str) -> String {
+    if which::which("apt-get").is_ok() {
+        format!("install it with `sudo apt-get install -y {package}`, then run this again")
+    } else {
+        let formula = if package == "postgresql" { "postgresql@17" } else { package };
+        format!(
+            "install it with `brew install {formula}` or your system's package manager, then run this again"
+        )
+    }
+}
+
+/// Installs a Debian package where this process may; says whether it did.
+pub(super) fn by_package_manager(package: &str) -> bool {
+    if which::which("apt-get").is_err() {
+        return false;
+    }
+    let is_root = Uid::effective().is_root();
+    if !is_root && !succeeds(Command::new("sudo").args(["-n", "true"])) {
+        return false;
+    }
+    println!("installing {package} with apt-get");
+    let as_root = |program: &str| {
+        if is_root {
+            Command::new(program)
+        } else {
+            let mut sudo = Command::new("sudo");
+            sudo.args(["-n", program]);
+            sudo
+        }
+    };
+    let guarded = package == "postgresql" && !Path::new(NO_CLUSTER).exists();
+    if guarded {
+        let script =
+            format!("mkdir -p $(dirname {NO_CLUSTER}) && echo create_main_cluster=false >{NO_CLUSTER}");
+        succeeds(as_root("sh").args(["-c", &script]));
+    }
+    let apt = |arguments: &[&str]| {
+        succeeds(as_root("env").args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]).args(arguments))
+    };
+    let installed = apt(&["update"]) && apt(&["install", "-y", "--no-install-recommends", package]);
+    if guarded {
+        succeeds(as_root("rm").args(["-f", NO_CLUSTER]));
+    }
+    installed
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// Fetches the pinned wheel of a tool into the cache, unless it is there, and answers the directory of its programs;
+/// `None` when no wheel is pinned for this machine.
+pub(super) fn by_wheel(tool: &str) -> Result<Option<PathBuf>> {
+    let Some(pin) = pin::wheel(tool)? else { return Ok(None) };
+    let digest_start: String = pin.sha256.chars().take(12).collect();
+    let kept = cache()?.join(format!("{}-{}-{digest_start}", pin.name, pin.version));
+    let programs = kept.join(&pin.inside);
+    if programs.is_dir() {
+        return Ok(Some(programs));
+    }
+    println!("fetching {} {} (wheel {}) into {}", pin.name, pin.version, pin.wheel, kept.display());
+    let cache = cache()?;
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let scratch = tempfile::Builder::new().prefix("fetch-").tempdir_in(&cache)?;
+    let wheel = download(&pin, scratch.path())?;
+    let unpacked = scratch.path().join("unpacked");
+    run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked))?;
+    // Python's unzip leaves out who may run what.
+    run(Command::new("chmod").args(["-R", "a+rX"]).arg(&unpacked))?;
+    run(Command::new("chmod").args(["-R", "a+rx"]).arg(unpacked.join(&pin.inside)))?;
+    match fs::rename(&unpacked, &kept) {
+        // Somebody else was faster, with the same content.
+        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}
+        renamed => renamed.with_context(|| format!("cannot make {}", kept.display()))?,
+    }
+    Ok(Some(programs))
+}
+
+fn download(pin: &Wheel, to: &Path) -> Result<PathBuf> {
+    let requirements = to.join("requirements.txt");
+    fs::write(&requirements, format!("{}=={} --hash=sha256:{}\n", pin.wheel, pin.version, pin.sha256))?;
+    run(Command::new("python3")
+        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
+        .args(["--only-binary", ":all:", "--require-hashes", "--requirement"])
+        .arg(&requirements)
+        .arg("--dest")
+        .arg(to))?;
+    let mut files = fs::read_dir(to)?.flatten().map(|entry| entry.path());
+    let wheel = files
+        .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
+        .with_context(|| format!("pip fetched no wheel of {}", pin.wheel))?;
+    verify(&wheel, &pin.sha256)?;
+    Ok(wheel)
+}
+
+fn verify(file: &Path, pinned: &str) -> Result<()> {
+    let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let digest: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
+    ensure!(
+        digest == pinned,
+        "{} has SHA-256 {digest}, not {pinned} as pinned in xtask/pins.toml: it is not used",
+        file.display()
+    );
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = match command.stdin(Stdio::null()).output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bail!("{} is not on this machine", command.get_program().display())
+        }
+        output => output?,
+    };
+    ensure!(
+        output.status.success(),
+        "{} failed: {}",
+        command.get_program().display(),
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_another_digest_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "abc").unwrap();
+        // The first example of FIPS 180-2, appendix B.
+        let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        verify(&file, digest).unwrap();
+        fs::write(&file, "abd").unwrap();
+        let error = verify(&file, digest).unwrap_err().to_string();
+        assert!(error.contains("not used") && error.contains(digest), "{error}");
+    }
+}

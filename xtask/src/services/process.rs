@@ -1,0 +1,157 @@
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+
+use super::RunDirectory;
+
+/// How long a process may take to end when asked to, before it is killed.
+const GRACE: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(10);
+/// How many bytes of a log's end are shown when its process fails.
+const LOG_TAIL: usize = 4000;
+
+/// A server process of a run. It is in a process group of its own, so that Ctrl-C in the terminal does not reach it, and
+/// it is stopped when this value is dropped.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    stop_signal: Signal,
+    pid_file: PathBuf,
+    log: PathBuf,
+    // Held so that the directory outlives what runs in it.
+    _directory: RunDirectory,
+}
+
+impl Process {
+    /// Starts `command`, which goes by `name`, with its output appended to `<name>.log`. `stop_signal` is what asks it to
+    /// end in good order.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start(
+        directory: &RunDirectory,
+        name: &str,
+        command: &mut Command,
+        stop_signal: Signal,
+    ) -> Result<Self> {
+        let log = directory.path().join(format!("{name}.log"));
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("cannot write {}", log.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().context("cannot share a log file")?)
+            .stderr(output)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+        let pid_file = directory.path().join(format!("{name}.pid"));
+        let started =
+            Self { name: name.to_owned(), child, stop_signal, pid_file, log, _directory: directory.clone() };
+        fs::write(&started.pid_file, format!("{}\n", started.id())).context("cannot write a process id")?;
+        Ok(started)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The file that its output goes to.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.id()).context("a process id beyond what the system gives out")?;
+        signal::kill(Pid::from_raw(pid), signal)
+            .with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
+    /// Waits until `is_ready`, asked every few milliseconds, answers with something.
+    ///
+    /// # Errors
+    /// When the process ends before, or is not ready within `deadline`; the error holds the end of its log.
+    pub fn wait_until<T>(
+        &mut self,
+        deadline: Duration,
+        mut is_ready: impl FnMut() -> Option<T>,
+    ) -> Result<T> {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(answer) = is_ready() {
+                return Ok(answer);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status} before it was ready:\n{}", self.name, self.log_tail());
+            }
+            if Instant::now() > end {
+                bail!("{} was not ready within {deadline:?}:\n{}", self.name, self.log_tail());
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Waits until it has ended by itself, at most for `deadline`; `None` when it still runs then.
+    ///
+    /// # Errors
+    /// When the system cannot tell.
+    pub fn wait(&mut self, deadline: Duration) -> Result<Option<ExitStatus>> {
+        let end = Instant::now() + deadline;
+        loop {
+            let status = self.child.try_wait()?;
+            if status.is_some() || Instant::now() > end {
+                return Ok(status);
+            }
+            thread::sleep(POLL);
+        }
+    }
+
+    /// Kills it at once, as a crash would, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child
+            .kill()
+            .and_then(|()| self.child.wait())
+            .with_context(|| format!("cannot kill {}", self.name))?;
+        Ok(())
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        let tail = bytes.get(bytes.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
+        String::from_utf8_lossy(tail).into_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            drop(self.signal(self.stop_signal));
+            if !matches!(self.wait(GRACE), Ok(Some(_))) {
+                drop(self.kill());
+            }
+        }
+        drop(fs::remove_file(&self.pid_file));
+    }
+}
