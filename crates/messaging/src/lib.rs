@@ -1,1 +1,8 @@
-//! Placeholder
+//! Muster over NATS.
+//!
+//! Nothing but this crate names `async_nats`. A [`connection::Connection`] is made only of servers that have passed the
+//! TLS policy ([`tls::server::Servers`]); [`service`] answers questions over it, [`events`] reads what the chat gateway
+//! publishes, and [`client`] asks. What stands in the messages is in [`wire`].
+
+pub mod connection;
+pub mod tls;

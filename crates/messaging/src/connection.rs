@@ -1,0 +1,540 @@
+//! A connection to NATS that has passed the gate, and how it fares.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::tls::material::Material;
+use crate::tls::server::{PlaintextServers, ServerUrl, TlsServers};
+
+/// The most messages that wait in the client to be sent.
+const SEND_QUEUE: usize = 2048;
+/// The most messages that wait in one subscription to be read. What comes beyond is dropped and counted, so it is above
+/// the largest batch of events and the most requests that are answered at once.
+const SUBSCRIPTION_QUEUE: usize = 4096;
+/// The longest pause between two attempts to reconnect.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
+/// How long a link that has failed for good waits before it would dial again: its process is to end long before.
+const NEVER: Duration = Duration::from_hours(24 * 365);
+
+/// Whom to connect to, and by what right. The plaintext arm needs [`PlaintextServers`], which exist only where the policy
+/// allows them.
+#[derive(Debug, Clone)]
+pub enum Transport {
+    /// TLS to every server, always.
+    Tls {
+        /// The servers.
+        servers: TlsServers,
+        /// Whom to trust, and who to be.
+        material: Arc<Material>,
+    },
+    /// As each server's URL says.
+    Plaintext {
+        /// The servers.
+        servers: PlaintextServers,
+        /// Whom to trust and who to be, with those of them that speak TLS; `None` trusts the system's authorities.
+        material: Option<Arc<Material>>,
+    },
+}
+
+impl Transport {
+    /// The servers.
+    #[must_use]
+    pub fn servers(&self) -> &[ServerUrl] {
+        match self {
+            Self::Tls { servers, .. } => servers.as_slice(),
+            Self::Plaintext { servers, .. } => servers.as_slice(),
+        }
+    }
+}
+
+/// How to say who is connecting.
+#[derive(Debug, Clone, Default)]
+pub enum Auth {
+    /// Not at all, or by the client certificate alone.
+    #[default]
+    None,
+    /// By name and password.
+    UserPassword {
+        /// The name.
+        user: String,
+        /// The password.
+        password: SecretString,
+    },
+    /// By a token.
+    Token(SecretString),
+    /// By an NKey, given by its seed (`SU…`).
+    NKey(SecretString),
+    /// By a JSON web token and an NKey, given as the contents of a credentials file.
+    Credentials(SecretString),
+}
+
+/// What a connection needs to know.
+#[derive(Debug, Clone)]
+pub struct NatsConfig {
+    /// Whom to connect to.
+    pub transport: Transport,
+    /// How to say who is connecting.
+    pub auth: Auth,
+    /// The name that the server's monitoring shows.
+    pub name: String,
+    /// Whether TLS begins before the server says anything, which it must be configured for (`handshake_first: true`).
+    pub tls_first: bool,
+    /// How long one attempt on one server's address may take.
+    pub connect_timeout: Duration,
+    /// How long to wait for the answer to a request that sets no time of its own.
+    pub request_timeout: Duration,
+    /// How often the server is asked whether it is still there; after two unanswered times the link counts as broken.
+    pub ping_interval: Duration,
+    /// How long the link may be broken before it has failed for good.
+    pub give_up_after: Duration,
+    /// After how many refusals in a row the link has failed for good.
+    pub max_refusals: u32,
+}
+
+impl NatsConfig {
+    /// The defaults: 5 s for an attempt, 5 s for a request, a ping every 5 s, given up after 5 minutes or 5 refusals.
+    #[must_use]
+    pub fn new(transport: Transport, name: impl Into<String>) -> Self {
+        Self {
+            transport,
+            auth: Auth::None,
+            name: name.into(),
+            tls_first: false,
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(5),
+            give_up_after: Duration::from_mins(5),
+            max_refusals: 5,
+        }
+    }
+}
+
+/// Whether there is a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkState {
+    /// There is.
+    Connected,
+    /// There is none at the moment; it is being restored.
+    Disconnected {
+        /// Since when.
+        since: Instant,
+    },
+    /// It was closed on purpose.
+    Closed,
+    /// It is not restored any more: the process should end, and be started anew with what it lacks.
+    Failed(LinkFailure),
+}
+
+/// Why a link is not restored any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LinkFailure {
+    /// The servers refused the credentials again and again.
+    #[error("the NATS servers refuse the credentials: see that the user exists and that its secret is current")]
+    Refused,
+    /// No server was reached for too long.
+    #[error("no NATS server was reached for too long: see the servers, the network between, and the certificates")]
+    Unreachable,
+    /// A connection stood without a verified certificate where TLS is required.
+    #[error("a NATS connection came about without TLS where it is required: it was dropped")]
+    NotTls,
+}
+
+/// What has happened to a link since it was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LinkCounts {
+    /// Connections after the first.
+    pub reconnects: u64,
+    /// Refusals of the credentials.
+    pub refusals: u64,
+    /// Messages dropped because a subscription was not read fast enough.
+    pub slow_consumers: u64,
+    /// Servers that announced that they are about to stop.
+    pub lame_ducks: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    reconnects: AtomicU64,
+    refusals: AtomicU64,
+    slow_consumers: AtomicU64,
+    lame_ducks: AtomicU64,
+}
+
+/// A connection to NATS. Clones share it; when the last is dropped it closes.
+#[derive(Debug, Clone)]
+pub struct Connection(Arc<Link>);
+
+#[derive(Debug)]
+struct Link {
+    client: Client,
+    state: watch::Receiver<LinkState>,
+    counters: Arc<Counters>,
+    request_timeout: Duration,
+    monitor: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // The monitor holds a client of its own, which would keep the connection open.
+        self.monitor.abort();
+    }
+}
+
+impl Connection {
+    /// Connects. One round over all servers is made; nothing is retried in the background before the first success, so a
+    /// wrong address, authority or password is an error here.
+    ///
+    /// # Errors
+    /// [`ConnectionError`] says what kind of thing went wrong, with its cause.
+    pub async fn open(config: NatsConfig) -> Result<Self, ConnectionError> {
+        let (events_in, events) = mpsc::channel(64);
+        let given_up = Arc::new(AtomicBool::new(false));
+        let (options, verified) = options(&config, events_in, Arc::clone(&given_up))?;
+        let servers: Vec<ServerAddr> = config.transport.servers().iter().map(ServerUrl::address).collect();
+        let before = verified.as_ref().map_or(0, |material| material.accepted());
+        // A name may have several addresses, each with its own time; this bounds them all together.
+        let bound = config
+            .connect_timeout
+            .saturating_mul(u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_add(1));
+        let client = tokio::time::timeout(bound, options.connect(&servers[..]))
+            .await
+            .map_err(|_| ConnectionError::TimedOut(bound))?
+            .map_err(ConnectionError::from_connect)?;
+        if verified.as_ref().is_some_and(|material| material.accepted() <= before) {
+            return Err(ConnectionError::Failed(LinkFailure::NotTls));
+        }
+        let (state_in, state) = watch::channel(LinkState::Connected);
+        let counters = Arc::new(Counters::default());
+        let monitor = Monitor {
+            client: client.clone(),
+            state: state_in,
+            counters: Arc::clone(&counters),
+            given_up,
+            verified: verified.map(|material| (material, before)),
+            give_up_after: config.give_up_after,
+            max_refusals: config.max_refusals.max(1),
+            connections: 0,
+            refusals: 0,
+        };
+        Ok(Self(Arc::new(Link {
+            client,
+            state,
+            counters,
+            request_timeout: config.request_timeout,
+            monitor: tokio::spawn(monitor.run(events)),
+        })))
+    }
+
+    /// Whether there is a connection, now and as it changes.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<LinkState> {
+        self.0.state.clone()
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counts(&self) -> LinkCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LinkCounts {
+            reconnects: read(&self.0.counters.reconnects),
+            refusals: read(&self.0.counters.refusals),
+            slow_consumers: read(&self.0.counters.slow_consumers),
+            lame_ducks: read(&self.0.counters.lame_ducks),
+        }
+    }
+
+    /// The version and name of the server that is connected to.
+    #[must_use]
+    pub fn server(&self) -> (String, String) {
+        self.0.client.try_server_info().map(|info| (info.version, info.server_name)).unwrap_or_default()
+    }
+
+    /// The largest message that the server takes, in bytes.
+    #[must_use]
+    pub fn max_payload(&self) -> usize {
+        self.0.client.max_payload()
+    }
+
+    /// Drops the connection and makes a new one, with the certificates that were read last. Subscriptions go on.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Closed`] when the connection was closed.
+    pub async fn renew(&self) -> Result<(), ConnectionError> {
+        self.0.client.force_reconnect().await.map_err(|_| ConnectionError::Closed)
+    }
+
+    /// Sends what waits, ends every subscription and closes the connection.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Undrained`] when that takes longer than `deadline`.
+    pub async fn drain(&self, deadline: Duration) -> Result<(), ConnectionError> {
+        let mut state = self.state();
+        let closed = async {
+            if *state.borrow() == LinkState::Closed {
+                return;
+            }
+            // Each fails only on a connection that is closed already.
+            let _ = self.0.client.flush().await;
+            let _ = self.0.client.drain().await;
+            let _ = state.wait_for(|state| *state == LinkState::Closed).await;
+        };
+        tokio::time::timeout(deadline, closed).await.map_err(|_| ConnectionError::Undrained(deadline))
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.0.client
+    }
+
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.0.request_timeout
+    }
+}
+
+/// The library's options, and the material whose count of accepted peers proves that TLS was spoken, where it must be.
+fn options(
+    config: &NatsConfig,
+    events: mpsc::Sender<Event>,
+    given_up: Arc<AtomicBool>,
+) -> Result<(ConnectOptions, Option<Arc<Material>>), ConnectionError> {
+    let mut options = ConnectOptions::new()
+        .name(&config.name)
+        .connection_timeout(config.connect_timeout)
+        .request_timeout(Some(config.request_timeout))
+        .ping_interval(config.ping_interval)
+        .client_capacity(SEND_QUEUE)
+        .subscription_capacity(SUBSCRIPTION_QUEUE)
+        // Announced servers come by an INFO that anyone in the path can write, and without a scheme.
+        .ignore_discovered_servers()
+        .reconnect_delay_callback(move |attempts| match given_up.load(Ordering::Acquire) {
+            true => NEVER,
+            false => reconnect_delay(attempts),
+        })
+        .event_callback(move |event| {
+            let events = events.clone();
+            async move {
+                // Fails only when the connection was dropped, and nobody looks any more.
+                let _ = events.send(event).await;
+            }
+        });
+    let (material, verified) = match &config.transport {
+        Transport::Tls { material, .. } => {
+            options = options.require_tls(true);
+            (Some(material), Some(Arc::clone(material)))
+        }
+        Transport::Plaintext { material, .. } => (material.as_ref(), None),
+    };
+    if let Some(material) = material {
+        options = options.tls_client_config(material.client_config().as_ref().clone());
+    }
+    if config.tls_first {
+        options = options.tls_first();
+    }
+    let options = match &config.auth {
+        Auth::None => options,
+        Auth::UserPassword { user, password } => {
+            options.user_and_password(user.clone(), password.expose_secret().to_owned())
+        }
+        Auth::Token(token) => options.token(token.expose_secret().to_owned()),
+        Auth::NKey(seed) => options.nkey(seed.expose_secret().trim().to_owned()),
+        // The cause is not kept: it may quote the file.
+        Auth::Credentials(contents) => {
+            options.credentials(contents.expose_secret()).map_err(|_| ConnectionError::Credentials)?
+        }
+    };
+    Ok((options, verified))
+}
+
+fn reconnect_delay(attempts: usize) -> Duration {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
+    match attempts {
+        0 | 1 => Duration::ZERO,
+        _ => Duration::from_millis(10).saturating_mul(2_u32.saturating_pow(doublings)).min(MAX_RECONNECT_DELAY),
+    }
+}
+
+/// Turns the library's events into a state and counts, and bounds what it would repeat for ever.
+struct Monitor {
+    client: Client,
+    state: watch::Sender<LinkState>,
+    counters: Arc<Counters>,
+    given_up: Arc<AtomicBool>,
+    /// Where TLS is required: the material, and how many peers it had accepted before this link.
+    verified: Option<(Arc<Material>, u64)>,
+    give_up_after: Duration,
+    max_refusals: u32,
+    connections: u64,
+    refusals: u32,
+}
+
+impl Monitor {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        loop {
+            let broken_since = match *self.state.borrow() {
+                LinkState::Disconnected { since } => Some(since),
+                _ => None,
+            };
+            let given_up = async {
+                match broken_since {
+                    Some(since) => tokio::time::sleep_until(since + self.give_up_after).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.see(event).await,
+                    None => return,
+                },
+                () = given_up => self.fail(LinkFailure::Unreachable),
+            }
+        }
+    }
+
+    async fn see(&mut self, event: Event) {
+        let failed = matches!(*self.state.borrow(), LinkState::Failed(_));
+        match event {
+            Event::Connected => {
+                self.connections = self.connections.saturating_add(1);
+                if self.connections > 1 {
+                    self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+                }
+                self.refusals = 0;
+                if let Some((material, before)) = &self.verified
+                    && material.accepted().saturating_sub(*before) < self.connections
+                {
+                    self.fail(LinkFailure::NotTls);
+                    // Drained, for this connection must not be used; it fails only on one that is closed.
+                    let _ = self.client.drain().await;
+                } else if !failed {
+                    self.state.send_replace(LinkState::Connected);
+                }
+            }
+            Event::Disconnected if !failed => {
+                self.state.send_replace(LinkState::Disconnected { since: Instant::now() });
+            }
+            Event::Closed if !failed => {
+                self.state.send_replace(LinkState::Closed);
+            }
+            Event::LameDuckMode => {
+                self.counters.lame_ducks.fetch_add(1, Ordering::Relaxed);
+                // Fails only on a connection that is closed.
+                let _ = self.client.force_reconnect().await;
+            }
+            Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
+                self.counters.slow_consumers.fetch_add(1, Ordering::Relaxed);
+            }
+            Event::ServerError(ServerError::AuthorizationViolation) => self.refused(),
+            Event::ClientError(ClientError::Other(text)) if is_refusal(&text) => self.refused(),
+            _ => {}
+        }
+    }
+
+    fn refused(&mut self) {
+        self.counters.refusals.fetch_add(1, Ordering::Relaxed);
+        self.refusals = self.refusals.saturating_add(1);
+        if self.refusals >= self.max_refusals {
+            self.fail(LinkFailure::Refused);
+        }
+    }
+
+    fn fail(&self, why: LinkFailure) {
+        self.given_up.store(true, Ordering::Release);
+        self.state.send_if_modified(|state| match state {
+            LinkState::Closed | LinkState::Failed(_) => false,
+            _ => {
+                tracing::error!(error = %why, "the connection to NATS has failed for good");
+                *state = LinkState::Failed(why);
+                true
+            }
+        });
+    }
+}
+
+/// The library tells why an attempt to reconnect failed only by the text of its kind.
+fn is_refusal(text: &str) -> bool {
+    [ConnectErrorKind::AuthorizationViolation, ConnectErrorKind::Authentication]
+        .iter()
+        .any(|kind| kind.to_string() == text)
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// A server's name or certificate was not what it must be, or it does not speak TLS.
+    #[error("no NATS server proved by TLS who it is: see the CA, the server's name and its certificate's dates")]
+    Tls(#[source] async_nats::ConnectError),
+    /// The credentials were refused.
+    #[error("the NATS server refuses the credentials: see that the user exists and that its secret is current")]
+    Refused(#[source] async_nats::ConnectError),
+    /// No server could be reached.
+    #[error("no NATS server could be reached: see that it runs and that its address is right")]
+    Unreachable(#[source] async_nats::ConnectError),
+    /// It took too long.
+    #[error("no NATS server answered within {0:?}: see that it runs and that nothing in between swallows packets")]
+    TimedOut(Duration),
+    /// The credentials file is not one.
+    #[error("the NATS credentials file does not hold a JWT and an NKey seed: write it anew, as `nsc` makes it")]
+    Credentials,
+    /// It came about and must not be used.
+    #[error(transparent)]
+    Failed(LinkFailure),
+    /// It was closed.
+    #[error("the connection to NATS is closed")]
+    Closed,
+    /// It did not close in time.
+    #[error("the connection to NATS did not drain within {0:?}: what was not sent by then is lost")]
+    Undrained(Duration),
+}
+
+impl ConnectionError {
+    fn from_connect(error: async_nats::ConnectError) -> Self {
+        match error.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => Self::Refused(error),
+            ConnectErrorKind::Tls => Self::Tls(error),
+            _ if is_from_tls(&error) => Self::Tls(error),
+            _ => Self::Unreachable(error),
+        }
+    }
+}
+
+fn is_from_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let within = |error: &(dyn std::error::Error + 'static)| {
+        error.is::<rustls::Error>()
+            || error
+                .downcast_ref::<std::io::Error>()
+                .and_then(std::io::Error::get_ref)
+                .is_some_and(|inner| inner.is::<rustls::Error>() || is_from_tls(inner))
+    };
+    std::iter::successors(Some(error), |error| error.source()).any(within)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reconnecting_slows_down_to_a_bound() {
+        assert_eq!(reconnect_delay(1), Duration::ZERO);
+        assert!((2..100).all(|n| reconnect_delay(n) <= reconnect_delay(n + 1)));
+        assert_eq!(reconnect_delay(usize::MAX), MAX_RECONNECT_DELAY);
+    }
+
+    #[test]
+    fn no_configuration_shows_a_secret() {
+        let secret = || SecretString::from("s3cret");
+        for auth in [
+            Auth::UserPassword { user: "user".to_owned(), password: secret() },
+            Auth::Token(secret()),
+            Auth::NKey(secret()),
+            Auth::Credentials(secret()),
+        ] {
+            assert!(!format!("{auth:?}").contains("s3cret"));
+        }
+    }
+}

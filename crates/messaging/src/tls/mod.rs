@@ -1,0 +1,6 @@
+//! The gate: what must be true of servers and certificates before anything is sent.
+
+pub mod certificate;
+pub mod material;
+pub mod pem;
+pub mod server;
