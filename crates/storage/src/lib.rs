@@ -1,1 +1,30 @@
-//! Placeholder
+//! Muster's record in PostgreSQL.
+//!
+//! [`Store`] answers a view of one community, [`Community`], and every query on a community's rows is a method of that
+//! view: there is none that could forget its tenant. A list takes a [`Limit`](muster_domain::Limit) and a cursor, and
+//! costs the same at any depth. Events are applied by [`Store::events_apply`], each once.
+
+mod apply;
+mod badge;
+mod community;
+mod connection;
+mod directory;
+mod error;
+mod fold;
+mod migration;
+mod profile;
+mod ranking;
+mod search;
+mod statement;
+mod stats;
+mod store;
+mod tier;
+
+pub use apply::{Applied, MAX_BATCH};
+pub use community::Community;
+pub use connection::StoreConfig;
+pub use directory::{DIRECTORY_ROWS_BY_NUMBER, DirectoryStart};
+pub use error::{Cause, Error, Missing};
+pub use migration::{check as migrations_check, migrate, revert as migration_revert};
+pub use profile::Export;
+pub use store::{FoundCommunity, PoolStatus, Store};

@@ -1,0 +1,5 @@
+DROP TABLE signing_keys;
+DROP TABLE community_days;
+DROP TABLE community_counts;
+DROP TABLE communities;
+DROP FUNCTION utc_day;

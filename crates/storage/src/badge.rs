@@ -1,0 +1,356 @@
+//! Badges: awarded, revoked, listed.
+
+use diesel::QueryableByName;
+use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::AsyncPgConnection;
+use futures_util::FutureExt;
+use muster_domain::{
+    Award, Awarder, Badge, BadgeKind, CommunityId, Cursor, KindCount, Page, PageLimit, ProfileId, Reason,
+    UserId,
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::Error;
+use crate::community::Community;
+use crate::error::Missing;
+use crate::profile::{HISTORY, in_community, lock, profile_held};
+use crate::ranking::{date, micros};
+use crate::statement;
+
+#[derive(QueryableByName)]
+struct BadgeRow {
+    #[diesel(sql_type = SqlUuid)]
+    badge_id: Uuid,
+    #[diesel(sql_type = SqlUuid)]
+    profile_id: Uuid,
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = Timestamptz)]
+    awarded_at: OffsetDateTime,
+    #[diesel(sql_type = Nullable<Text>)]
+    awarded_by: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    reason: Option<String>,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    revoked_at: Option<OffsetDateTime>,
+    #[diesel(sql_type = Nullable<Text>)]
+    revoked_by: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    revoke_reason: Option<String>,
+}
+
+impl TryFrom<BadgeRow> for Badge {
+    type Error = Error;
+
+    fn try_from(row: BadgeRow) -> Result<Self, Error> {
+        let awarder = |by: Option<String>| by.map(Awarder::parse).transpose().map_err(Error::defect);
+        let reason = |why: Option<String>| why.map(Reason::parse).transpose().map_err(Error::defect);
+        Ok(Self {
+            badge_id: row.badge_id.into(),
+            profile_id: row.profile_id.into(),
+            kind: BadgeKind::parse(row.kind).map_err(Error::defect)?,
+            awarded_at: row.awarded_at,
+            awarded_by: awarder(row.awarded_by)?,
+            reason: reason(row.reason)?,
+            revoked_at: row.revoked_at,
+            revoked_by: awarder(row.revoked_by)?,
+            revoke_reason: reason(row.revoke_reason)?,
+        })
+    }
+}
+
+#[derive(QueryableByName)]
+struct KindRow {
+    #[diesel(sql_type = Text)]
+    kind: String,
+    #[diesel(sql_type = BigInt)]
+    holders: i64,
+    #[diesel(sql_type = Timestamptz)]
+    first_awarded_at: OffsetDateTime,
+}
+
+/// An award or a revocation, as it is kept.
+pub(crate) struct Operation {
+    pub(crate) community: CommunityId,
+    pub(crate) profile: ProfileId,
+    pub(crate) kind: BadgeKind,
+    pub(crate) at: OffsetDateTime,
+    pub(crate) id: Uuid,
+    pub(crate) award: bool,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) by: Option<Awarder>,
+}
+
+impl Community {
+    /// A visible member's unrevoked badges, newest first.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such member, [`Error::Cursor`] for a foreign cursor.
+    pub async fn badge_list_by_profile(
+        &self,
+        profile: ProfileId,
+        limit: PageLimit,
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<Badge>, Error> {
+        const ENDPOINT: &str = "profiles.badges";
+        let ordering = profile.to_string();
+        let (awarded, badge) = self.position(ENDPOINT, &ordering, cursor, (i64::MAX, Uuid::max()))?;
+        let visible = self
+            .statement("SELECT true AS visible FROM profiles WHERE community_id = $1 AND profile_id = $2 AND visible")
+            .bind::<SqlUuid, _>(profile.get());
+        if self.store.optional::<VisibleRow>(visible).await?.is_none() {
+            return Err(Error::NotFound(Missing::Profile));
+        }
+        let statement = self
+            .statement(
+                "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by, revoke_reason
+                 FROM badges
+                 WHERE community_id = $1 AND profile_id = $2 AND revoked_at IS NULL AND (awarded_at, badge_id) < ($3, $4)
+                 ORDER BY awarded_at DESC, badge_id DESC LIMIT {limit}",
+            )
+            .bind::<SqlUuid, _>(profile.get())
+            .bind::<Timestamptz, _>(date(awarded))
+            .bind::<SqlUuid, _>(badge);
+        let (rows, more) = self.store.page::<BadgeRow, 1000>(statement, limit).await?;
+        let last = rows.last().map(|row| (micros(row.awarded_at), row.badge_id));
+        let next = self.next(ENDPOINT, &ordering, more, last)?;
+        let items = rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        Ok(Page { items, next, limit: limit.get() })
+    }
+
+    /// The community's badge kinds, by name.
+    ///
+    /// # Errors
+    /// [`Error::Cursor`] for a foreign cursor.
+    pub async fn badge_kind_list(
+        &self,
+        limit: PageLimit,
+        cursor: Option<&Cursor>,
+    ) -> Result<Page<KindCount>, Error> {
+        const ENDPOINT: &str = "badges.kinds";
+        let after: String = self.position(ENDPOINT, "", cursor, String::new())?;
+        let statement = self
+            .statement(
+                "SELECT kind, holders, first_awarded_at FROM badge_kinds
+                 WHERE community_id = $1 AND kind > $2 ORDER BY kind LIMIT {limit}",
+            )
+            .bind::<Text, _>(after);
+        let (rows, more) = self.store.page::<KindRow, 1000>(statement, limit).await?;
+        let next = self.next(ENDPOINT, "", more, rows.last().map(|row| row.kind.clone()))?;
+        let items = rows
+            .into_iter()
+            .map(|row| {
+                Ok(KindCount {
+                    kind: BadgeKind::parse(row.kind).map_err(Error::defect)?,
+                    holders: u64::try_from(row.holders).map_err(Error::defect)?,
+                    first_awarded_at: row.first_awarded_at,
+                })
+            })
+            .collect::<Result<_, Error>>()?;
+        Ok(Page { items, next, limit: limit.get() })
+    }
+
+    /// Awards a badge. Awarding what is held answers the held badge.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such profile in this community.
+    pub async fn badge_award(
+        &self,
+        profile: ProfileId,
+        kind: BadgeKind,
+        reason: Option<Reason>,
+        by: Option<Awarder>,
+    ) -> Result<Award, Error> {
+        let community = self.id;
+        self.store
+            .write(move |connection| {
+                async move {
+                    lock(connection, community).await?;
+                    profile_held(connection, community, profile).await?;
+                    if let Some(badge) = badge_held(connection, community, profile, &kind).await? {
+                        return Ok(Award { badge, created: false });
+                    }
+                    operate_now(connection, community, profile, &kind, true, reason, by).await?;
+                    let badge = badge_held(connection, community, profile, &kind).await?;
+                    let badge = badge.ok_or_else(|| Error::defect("an awarded badge is not held"))?;
+                    Ok(Award { badge, created: true })
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    /// Revokes a held badge, and answers it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such profile, or it does not hold the kind.
+    pub async fn badge_revoke(
+        &self,
+        profile: ProfileId,
+        kind: BadgeKind,
+        reason: Option<Reason>,
+        by: Option<Awarder>,
+    ) -> Result<Badge, Error> {
+        let community = self.id;
+        self.store
+            .write(move |connection| {
+                async move {
+                    lock(connection, community).await?;
+                    profile_held(connection, community, profile).await?;
+                    let held = badge_held(connection, community, profile, &kind).await?;
+                    let held = held.ok_or(Error::NotFound(Missing::Badge))?;
+                    operate_now(connection, community, profile, &kind, false, reason, by).await?;
+                    let revoked = in_community(
+                        "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by,
+                             revoke_reason
+                         FROM badges WHERE community_id = $1 AND badge_id = $2",
+                        community,
+                    )
+                    .bind::<SqlUuid, _>(held.badge_id.get());
+                    let row: Option<BadgeRow> = statement::optional(connection, revoked).await?;
+                    row.ok_or_else(|| Error::defect("a revoked badge is gone"))?.try_into()
+                }
+                .boxed()
+            })
+            .await
+    }
+
+    /// A page of a profile's badges, revoked ones among them, and whether there are more.
+    pub(crate) async fn badge_history(
+        &self,
+        profile: ProfileId,
+        (kind, awarded, badge): (String, i64, Uuid),
+    ) -> Result<(Vec<Badge>, bool), Error> {
+        let statement = self
+            .statement(
+                "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by, revoke_reason
+                 FROM badges
+                 WHERE community_id = $1 AND profile_id = $2 AND (kind, awarded_at, badge_id) > ($3, $4, $5)
+                 ORDER BY kind, awarded_at, badge_id LIMIT {limit}",
+            )
+            .bind::<SqlUuid, _>(profile.get())
+            .bind::<Text, _>(kind)
+            .bind::<Timestamptz, _>(date(awarded))
+            .bind::<SqlUuid, _>(badge);
+        let (rows, more) = self.store.page::<BadgeRow, 1000>(statement, HISTORY).await?;
+        Ok((rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?, more))
+    }
+}
+
+async fn badge_held(
+    connection: &mut AsyncPgConnection,
+    community: CommunityId,
+    profile: ProfileId,
+    kind: &BadgeKind,
+) -> Result<Option<Badge>, Error> {
+    let held = in_community(
+        "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by, revoke_reason
+         FROM badges WHERE community_id = $1 AND profile_id = $2 AND kind = $3 AND revoked_at IS NULL",
+        community,
+    )
+    .bind::<SqlUuid, _>(profile.get())
+    .bind::<Text, _>(kind.as_str().to_owned());
+    let row: Option<BadgeRow> = statement::optional(connection, held).await?;
+    row.map(TryInto::try_into).transpose()
+}
+
+/// Adds an operation that happens now, which is behind every one that is known, even one of a clock ahead of ours.
+async fn operate_now(
+    connection: &mut AsyncPgConnection,
+    community: CommunityId,
+    profile: ProfileId,
+    kind: &BadgeKind,
+    award: bool,
+    reason: Option<Reason>,
+    by: Option<Awarder>,
+) -> Result<(), Error> {
+    let now = in_community(
+        "SELECT greatest(date_trunc('milliseconds', clock_timestamp()), max(at) + interval '1 millisecond') AS at
+         FROM badge_ops WHERE community_id = $1 AND profile_id = $2 AND kind = $3",
+        community,
+    )
+    .bind::<SqlUuid, _>(profile.get())
+    .bind::<Text, _>(kind.as_str().to_owned());
+    let now: Option<NowRow> = statement::optional(connection, now).await?;
+    let at = now.ok_or_else(|| Error::defect("the database does not tell the time"))?.at;
+    let operation =
+        Operation { community, profile, kind: kind.clone(), at, id: Uuid::now_v7(), award, reason, by };
+    operate(connection, &[operation]).await
+}
+
+/// Records operations and makes the badges agree with them. Each community is locked by the caller.
+pub(crate) async fn operate(
+    connection: &mut AsyncPgConnection,
+    operations: &[Operation],
+) -> Result<(), Error> {
+    fn each<T>(operations: &[Operation], f: impl Fn(&Operation) -> T) -> Vec<T> {
+        operations.iter().map(f).collect()
+    }
+    let communities = each(operations, |o| o.community.get());
+    let profiles = each(operations, |o| o.profile.get());
+    let kinds = each(operations, |o| o.kind.as_str().to_owned());
+    let dates = each(operations, |o| o.at);
+    let insert = statement::Statement::new(
+        "INSERT INTO badge_ops (community_id, profile_id, kind, at, op_id, award, reason, by)
+         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind::<Array<SqlUuid>, _>(communities.clone())
+    .bind::<Array<SqlUuid>, _>(profiles.clone())
+    .bind::<Array<Text>, _>(kinds.clone())
+    .bind::<Array<Timestamptz>, _>(dates.clone())
+    .bind::<Array<SqlUuid>, _>(each(operations, |o| o.id))
+    .bind::<Array<Bool>, _>(each(operations, |o| o.award))
+    .bind::<Array<Nullable<Text>>, _>(each(operations, |o| o.reason.clone().map(String::from)))
+    .bind::<Array<Nullable<Text>>, _>(each(operations, |o| o.by.clone().map(String::from)));
+    statement::execute(connection, insert).await?;
+    let settle = statement::Statement::new(
+        "SELECT badges_settle(community_id, array_agg(profile_id), array_agg(kind), array_agg(since))
+         FROM (
+             SELECT community_id, profile_id, kind, min(at) AS since
+             FROM unnest($1, $2, $3, $4) AS o (community_id, profile_id, kind, at)
+             GROUP BY 1, 2, 3
+         ) AS pairs
+         GROUP BY community_id",
+    )
+    .bind::<Array<SqlUuid>, _>(communities)
+    .bind::<Array<SqlUuid>, _>(profiles)
+    .bind::<Array<Text>, _>(kinds)
+    .bind::<Array<Timestamptz>, _>(dates);
+    statement::execute(connection, settle).await?;
+    Ok(())
+}
+
+/// Removes a person's id as the awarder of others' badges.
+pub(crate) async fn forget_awarder(
+    connection: &mut AsyncPgConnection,
+    community: CommunityId,
+    person: &UserId,
+) -> Result<(), Error> {
+    const MENTIONS: [&str; 3] = [
+        "UPDATE badges AS b SET awarded_by = NULL FROM badge_ops AS o
+         WHERE o.community_id = $1 AND o.by = $2 AND o.award AND b.community_id = $1 AND b.badge_id = o.op_id",
+        "UPDATE badges AS b SET revoked_by = NULL FROM badge_ops AS o
+         WHERE o.community_id = $1 AND o.by = $2 AND NOT o.award
+             AND b.community_id = $1 AND b.profile_id = o.profile_id AND b.kind = o.kind AND b.revoked_by = $2",
+        "UPDATE badge_ops SET by = NULL WHERE community_id = $1 AND by = $2",
+    ];
+    for sql in MENTIONS {
+        let update = in_community(sql, community).bind::<Text, _>(person.as_str().to_owned());
+        statement::execute(connection, update).await?;
+    }
+    Ok(())
+}
+
+#[derive(QueryableByName)]
+struct NowRow {
+    #[diesel(sql_type = Timestamptz)]
+    at: OffsetDateTime,
+}
+
+#[derive(QueryableByName)]
+struct VisibleRow {
+    #[diesel(sql_type = Bool)]
+    #[expect(dead_code, reason = "that there is a row is the answer")]
+    visible: bool,
+}

@@ -1,0 +1,236 @@
+//! Connections to PostgreSQL: over verified TLS where the policy requires it, each with the session's bounds set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::{ConnectionError, ConnectionResult};
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::deadpool::Pool;
+use diesel_async::pooled_connection::{AsyncDieselConnectionManager, ManagerConfig, RecyclingMethod};
+use futures_util::FutureExt;
+use muster_domain::TlsPolicy;
+use rustls::ClientConfig;
+use secrecy::{ExposeSecret, SecretString};
+use tokio_postgres::config::SslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::Error;
+
+/// How to reach PostgreSQL. [`StoreConfig::new`] holds it to the TLS policy, so that one in hand is fit to use.
+#[derive(Clone)]
+pub struct StoreConfig {
+    connect: tokio_postgres::Config,
+    tls: Option<Arc<ClientConfig>>,
+    pub(crate) pool_size: usize,
+    pub(crate) acquire_timeout: Duration,
+    pub(crate) query_timeout: Duration,
+}
+
+impl StoreConfig {
+    /// Checks a connection URL against the policy.
+    ///
+    /// Where TLS is required, `tls` verifies the server's certificate and host name, and the URL's `sslmode` is
+    /// `verify-full` or absent, which means the same. Where it is optional, an URL without `sslmode=verify-full` is
+    /// plaintext.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] when the URL does not parse, or is weaker than the policy.
+    pub fn new(url: &SecretString, policy: TlsPolicy, tls: Option<Arc<ClientConfig>>) -> Result<Self, Error> {
+        let refused = |why: &str| Err(Error::Configuration(why.to_owned()));
+        let url = url.expose_secret();
+        let mode = sslmode(url);
+        let encrypted = match (policy.is_required(), mode) {
+            (_, Some("verify-full")) | (true, None) => true,
+            (false, None | Some("disable")) => false,
+            (true, Some(mode)) => {
+                return refused(&format!(
+                    "sslmode={mode} is weaker than the TLS policy ({policy}): write sslmode=verify-full"
+                ));
+            }
+            (false, Some(mode)) => {
+                return refused(&format!(
+                    "sslmode={mode} promises more than it checks: write sslmode=verify-full or sslmode=disable"
+                ));
+            }
+        };
+        // tokio-postgres knows `require` and no stricter mode; the certificate and the name are checked by `tls`.
+        let parsed = url.replace("sslmode=verify-full", "sslmode=require").parse::<tokio_postgres::Config>();
+        // The parser's error may quote the URL, and with it the password.
+        let Ok(mut connect) = parsed else {
+            return refused(
+                "it does not parse: write postgres://user:password@host:5432/database?sslmode=verify-full",
+            );
+        };
+        if encrypted && tls.is_none() {
+            return refused("sslmode=verify-full needs certificate authorities to verify against");
+        }
+        connect
+            .ssl_mode(if encrypted { SslMode::Require } else { SslMode::Disable })
+            .application_name("muster")
+            .connect_timeout(Duration::from_secs(5))
+            .keepalives_idle(Duration::from_secs(30))
+            .tcp_user_timeout(Duration::from_secs(20));
+        Ok(Self {
+            connect,
+            tls: tls.filter(|_| encrypted),
+            pool_size: 10,
+            acquire_timeout: Duration::from_secs(2),
+            query_timeout: Duration::from_secs(5),
+        })
+    }
+
+    /// The most connections; 10 unless set, at least 1.
+    #[must_use]
+    pub fn pool_size(mut self, connections: usize) -> Self {
+        self.pool_size = connections.max(1);
+        self
+    }
+
+    /// How long to wait for a free connection; 2 seconds unless set.
+    #[must_use]
+    pub const fn acquire_timeout(mut self, timeout: Duration) -> Self {
+        self.acquire_timeout = timeout;
+        self
+    }
+
+    /// How long a read may take; 5 seconds unless set. A write may take six times as long.
+    #[must_use]
+    pub const fn query_timeout(mut self, timeout: Duration) -> Self {
+        self.query_timeout = timeout;
+        self
+    }
+
+    /// Whether connections are TLS.
+    #[must_use]
+    pub const fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    pub(crate) fn write_timeout(&self) -> Duration {
+        self.query_timeout.saturating_mul(6)
+    }
+
+    fn session(&self) -> tokio_postgres::Config {
+        let mut connect = self.connect.clone();
+        let asked = connect.get_options().unwrap_or_default().to_owned();
+        // A lock is waited for less long than a statement may run, so that the message tells the two apart; the
+        // server's own bound is a little under the client's, so that it is the server that ends the statement.
+        let write = self.write_timeout().as_millis();
+        connect.options(format!(
+            "-c statement_timeout={write} -c lock_timeout={lock} -c idle_in_transaction_session_timeout={write} \
+             -c TimeZone=UTC -c lc_messages=C {asked}",
+            lock = write / 2,
+        ));
+        connect
+    }
+
+    /// Opens one connection.
+    pub(crate) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+        let session = self.session();
+        let failed = |error: tokio_postgres::Error| {
+            ConnectionError::CouldntSetupConfiguration(diesel::result::Error::QueryBuilderError(Box::new(
+                error,
+            )))
+        };
+        // The connection is handed over with its client, or its errors would vanish.
+        match &self.tls {
+            Some(tls) => {
+                let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
+                let (client, connection) = session.connect(tls).await.map_err(failed)?;
+                AsyncPgConnection::try_from_client_and_connection(client, connection).await
+            }
+            None => {
+                let (client, connection) = session.connect(tokio_postgres::NoTls).await.map_err(failed)?;
+                AsyncPgConnection::try_from_client_and_connection(client, connection).await
+            }
+        }
+    }
+
+    pub(crate) fn pool(&self) -> Result<Pool<AsyncPgConnection>, Error> {
+        let config = self.clone();
+        let mut manager = ManagerConfig::default();
+        manager.recycling_method = RecyclingMethod::Fast;
+        manager.custom_setup = Box::new(move |_| {
+            let config = config.clone();
+            async move { config.connect().await }.boxed()
+        });
+        Pool::builder(AsyncDieselConnectionManager::new_with_config("", manager))
+            .max_size(self.pool_size)
+            .wait_timeout(Some(self.acquire_timeout))
+            .create_timeout(Some(self.query_timeout))
+            .runtime(deadpool::Runtime::Tokio1)
+            .build()
+            .map_err(|error| Error::Configuration(error.to_string()))
+    }
+}
+
+impl std::fmt::Debug for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StoreConfig")
+            .field("hosts", &self.connect.get_hosts())
+            .field("database", &self.connect.get_dbname())
+            .field("encrypted", &self.is_encrypted())
+            .field("pool_size", &self.pool_size)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The value of `sslmode` in an URL or a keyword string.
+fn sslmode(url: &str) -> Option<&str> {
+    let (_, value) = url.split_once("sslmode=")?;
+    value.split(['&', ' ', '#']).next()
+}
+
+#[cfg(test)]
+mod tests {
+    use muster_domain::Environment;
+
+    use super::*;
+
+    fn tls() -> Option<Arc<ClientConfig>> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Some(Arc::new(builder.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()))
+    }
+
+    fn config(url: &str, environment: Environment) -> Result<StoreConfig, Error> {
+        StoreConfig::new(&SecretString::from(url), TlsPolicy::new(environment, false), tls())
+    }
+
+    #[test]
+    fn production_takes_nothing_weaker_than_verify_full() {
+        for mode in ["disable", "allow", "prefer", "require", "verify-ca"] {
+            let url = format!("postgres://u:hunter2@db/muster?sslmode={mode}");
+            let message = config(&url, Environment::Production).unwrap_err().to_string();
+            assert!(message.contains(mode) && message.contains("verify-full"), "{message}");
+            assert!(!message.contains("hunter2"));
+        }
+        for url in
+            ["postgres://u:p@db/muster?sslmode=verify-full", "postgres://u:p@db/muster", "host=db user=u"]
+        {
+            let config = config(url, Environment::Production).unwrap();
+            assert!(config.is_encrypted());
+            assert_eq!(config.connect.get_ssl_mode(), SslMode::Require);
+        }
+    }
+
+    #[test]
+    fn development_is_plaintext_or_verified_and_nothing_between() {
+        assert!(!config("postgres://u:p@db/muster", Environment::Development).unwrap().is_encrypted());
+        assert!(
+            config("postgres://u:p@db/muster?sslmode=verify-full", Environment::Development)
+                .unwrap()
+                .is_encrypted()
+        );
+        assert!(config("postgres://u:p@db/muster?sslmode=require", Environment::Development).is_err());
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        let config = config("postgres://u:hunter2@db/muster", Environment::Production).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+        let error = self::config("postgres://u:hunter2@db:port/muster", Environment::Production).unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("hunter2"));
+    }
+}

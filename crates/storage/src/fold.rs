@@ -1,0 +1,152 @@
+//! What a batch of events comes to for each community and member, before it is compared with what is stored.
+//!
+//! Every value is a register: the latest event, by time and then by id, wins. Folding a batch first makes its cost one
+//! row a member, however many of its events are about them.
+
+use std::collections::HashMap;
+
+use muster_domain::{
+    Activity, Awarder, BadgeKind, CommunityId, CommunityName, Conviction, Effect, Event, GuildEffect,
+    MemberEffect, Nym, Reason, Role, UserId,
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// When, and by which event, a value was set. The order of events.
+pub(crate) type Mark = (OffsetDateTime, Uuid);
+
+/// A value with the event that set it.
+pub(crate) type Register<T> = Option<(Mark, T)>;
+
+/// Sets a register unless what it holds is later.
+fn set<T>(register: &mut Register<T>, mark: Mark, value: T) {
+    if register.as_ref().is_none_or(|(held, _)| *held < mark) {
+        *register = Some((mark, value));
+    }
+}
+
+/// The register's value, if it is later than what is stored.
+pub(crate) fn newer<T>(register: &Register<T>, stored: Option<Mark>) -> Option<&(Mark, T)> {
+    register.as_ref().filter(|(mark, _)| stored.is_none_or(|stored| stored < *mark))
+}
+
+/// What a batch comes to.
+#[derive(Default)]
+pub(crate) struct Changes {
+    pub(crate) communities: HashMap<CommunityId, CommunityChange>,
+    pub(crate) members: HashMap<(CommunityId, UserId), MemberChange>,
+}
+
+/// What a batch says of one community.
+#[derive(Default)]
+pub(crate) struct CommunityChange {
+    pub(crate) name: Register<CommunityName>,
+    pub(crate) active: Register<bool>,
+}
+
+/// What a batch says of one member.
+pub(crate) struct MemberChange {
+    pub(crate) username: Register<Nym>,
+    pub(crate) nick: Register<(Option<Nym>, Vec<Role>)>,
+    pub(crate) has_left: Register<bool>,
+    /// The earliest join.
+    pub(crate) joined: Option<OffsetDateTime>,
+    /// The earliest event.
+    pub(crate) seen: OffsetDateTime,
+    pub(crate) conviction: Register<Conviction>,
+    pub(crate) activity: Register<Activity>,
+    pub(crate) adds: Vec<(Mark, Activity)>,
+    pub(crate) badges: Vec<BadgeChange>,
+}
+
+/// An award or a revocation.
+pub(crate) struct BadgeChange {
+    pub(crate) mark: Mark,
+    pub(crate) kind: BadgeKind,
+    pub(crate) award: bool,
+    pub(crate) reason: Option<Reason>,
+    pub(crate) by: Option<Awarder>,
+}
+
+impl MemberChange {
+    const fn seen_at(at: OffsetDateTime) -> Self {
+        Self {
+            username: None,
+            nick: None,
+            has_left: None,
+            joined: None,
+            seen: at,
+            conviction: None,
+            activity: None,
+            adds: Vec::new(),
+            badges: Vec::new(),
+        }
+    }
+}
+
+impl Changes {
+    /// Takes in one event, which must not have been applied before.
+    pub(crate) fn take(&mut self, community: CommunityId, event: Event) {
+        let mark = (event.at.date(), event.id.get());
+        match event.effect {
+            Effect::Guild(effect) => {
+                let change = self.communities.entry(community).or_default();
+                match effect {
+                    GuildEffect::Join { name } => {
+                        set(&mut change.name, mark, name);
+                        set(&mut change.active, mark, true);
+                    }
+                    GuildEffect::Update { name } => set(&mut change.name, mark, name),
+                    GuildEffect::Leave => set(&mut change.active, mark, false),
+                }
+            }
+            Effect::Member { user, effect } => {
+                let change =
+                    self.members.entry((community, user)).or_insert_with(|| MemberChange::seen_at(mark.0));
+                change.seen = change.seen.min(mark.0);
+                change.take(mark, effect);
+            }
+        }
+    }
+}
+
+impl MemberChange {
+    fn take(&mut self, mark: Mark, effect: MemberEffect) {
+        match effect {
+            MemberEffect::Join { username } => {
+                set(&mut self.username, mark, username);
+                set(&mut self.has_left, mark, false);
+                self.joined = Some(self.joined.map_or(mark.0, |joined| joined.min(mark.0)));
+            }
+            MemberEffect::Update { nick, roles } => set(&mut self.nick, mark, (nick, roles)),
+            MemberEffect::Leave => set(&mut self.has_left, mark, true),
+            MemberEffect::ScoreSet { conviction, activity } => {
+                if let Some(conviction) = conviction {
+                    set(&mut self.conviction, mark, conviction);
+                }
+                if let Some(activity) = activity {
+                    set(&mut self.activity, mark, activity);
+                }
+            }
+            MemberEffect::ActivityAdd { amount } => self.adds.push((mark, amount)),
+            MemberEffect::BadgeAward { kind, reason, by } => {
+                self.badges.push(BadgeChange { mark, kind, award: true, reason, by });
+            }
+            MemberEffect::BadgeRevoke { kind, reason, by } => {
+                self.badges.push(BadgeChange { mark, kind, award: false, reason, by });
+            }
+        }
+    }
+
+    /// When the member was last active, as far as this batch tells.
+    pub(crate) fn last_active(&self) -> Option<OffsetDateTime> {
+        let added = self.adds.iter().map(|((at, _), _)| *at).max();
+        added.max(self.activity.as_ref().map(|((at, _), _)| *at))
+    }
+
+    /// What this batch adds to activity set at `set`.
+    pub(crate) fn added_since(&self, set: Option<Mark>) -> Activity {
+        let counted = self.adds.iter().filter(|(mark, _)| set.is_none_or(|set| set < *mark));
+        counted.fold(Activity::default(), |sum, (_, amount)| sum.plus(*amount))
+    }
+}

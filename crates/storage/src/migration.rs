@@ -1,0 +1,65 @@
+//! The schema: embedded, reversible migrations, applied by one process at a time.
+
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use crate::statement::{self, Statement};
+use crate::{Error, StoreConfig};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
+
+/// Applies every pending migration and answers their names. Several processes may call it at once: they take turns.
+///
+/// # Errors
+/// [`Error::Unavailable`] when the database cannot be reached, [`Error::Migration`] when a migration fails; it is then
+/// rolled back, and those before it stay.
+pub async fn migrate(config: &StoreConfig) -> Result<Vec<String>, Error> {
+    let mut connection = connect(config).await?;
+    // A session's lock: it is released with the connection, however this ends.
+    let lock = Statement::new("SELECT pg_advisory_lock(hashtextextended('muster migrations', 0))");
+    statement::execute(&mut connection, lock).await?;
+    blocking(connection, |harness| {
+        let applied = harness.run_pending_migrations(MIGRATIONS).map_err(Error::Migration)?;
+        Ok(applied.iter().map(ToString::to_string).collect())
+    })
+    .await
+}
+
+/// Reverts the newest migration and answers its name.
+///
+/// # Errors
+/// As [`migrate`].
+pub async fn revert(config: &StoreConfig) -> Result<String, Error> {
+    let connection = connect(config).await?;
+    blocking(connection, |harness| {
+        harness.revert_last_migration(MIGRATIONS).map(|version| version.to_string()).map_err(Error::Migration)
+    })
+    .await
+}
+
+/// Fails unless every migration has been applied.
+///
+/// # Errors
+/// [`Error::Outdated`] with how many are pending; [`Error::Unavailable`] when the database cannot be reached.
+pub async fn check(config: &StoreConfig) -> Result<(), Error> {
+    let connection = connect(config).await?;
+    blocking(connection, |harness| {
+        let pending = harness.pending_migrations(MIGRATIONS).map_err(Error::Migration)?;
+        if pending.is_empty() { Ok(()) } else { Err(Error::Outdated(pending.len())) }
+    })
+    .await
+}
+
+async fn connect(config: &StoreConfig) -> Result<AsyncPgConnection, Error> {
+    config.connect().await.map_err(|error| Error::Unavailable(error.into()))
+}
+
+/// Diesel's migrations are blocking calls.
+async fn blocking<T: Send + 'static>(
+    connection: AsyncPgConnection,
+    work: impl FnOnce(&mut AsyncMigrationHarness<AsyncPgConnection>) -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(move || work(&mut AsyncMigrationHarness::new(connection)))
+        .await
+        .map_err(|error| Error::Migration(error.into()))?
+}

@@ -1,0 +1,64 @@
+//! Search in nyms: every tail of every nym is a key of one index, so a match anywhere is a prefix of some tail.
+
+use diesel::sql_types::{BigInt, Text};
+use muster_domain::{Profile, SearchQuery, SuggestLimit};
+
+use crate::Error;
+use crate::community::Community;
+use crate::profile::{ProfileRow, profile_columns, profile_of_each_key};
+
+/// How often a text of one character can stand in one nym.
+const NYM: usize = muster_domain::Nym::MAX;
+
+impl Community {
+    /// Visible members whose nym matches: exactly, then from its start, then from a word's start, then inside; among
+    /// equals by nym. Later kinds of match are only looked for while the earlier ones leave room.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is.
+    pub async fn profile_search(
+        &self,
+        query: &SearchQuery,
+        limit: SuggestLimit,
+    ) -> Result<Vec<Profile>, Error> {
+        let text = query.key().as_str();
+        // One nym can match in several places, so more tails than profiles are read; as many as could matter.
+        let places = (NYM / text.chars().count().max(1)).saturating_add(1);
+        let statement = self
+            .statement(concat!(
+                "WITH starts AS MATERIALIZED (
+                     SELECT t.profile_id, t.tail, t.class FROM nym_tails AS t
+                     WHERE t.community_id = $1 AND t.class = 0 AND t.tail >= $2 AND t.tail < $3
+                     ORDER BY t.tail, t.profile_id LIMIT {limit}
+                 ), words AS MATERIALIZED (
+                     SELECT t.profile_id, t.tail, t.class FROM nym_tails AS t
+                     WHERE t.community_id = $1 AND t.class = 1 AND t.tail >= $2 AND t.tail < $3
+                         AND (SELECT count(*) FROM starts) < {limit}
+                     ORDER BY t.tail, t.profile_id LIMIT {limit} * $4
+                 ), insides AS MATERIALIZED (
+                     SELECT t.profile_id, t.tail, t.class FROM nym_tails AS t
+                     WHERE t.community_id = $1 AND t.class = 2 AND t.tail >= $2 AND t.tail < $3
+                         AND (SELECT count(DISTINCT profile_id) FROM (TABLE starts UNION ALL TABLE words) AS m) < {limit}
+                     ORDER BY t.tail, t.profile_id LIMIT {limit} * $4
+                 ), k AS MATERIALIZED (
+                     SELECT * FROM (
+                         SELECT DISTINCT ON (profile_id) profile_id, class, tail
+                         FROM (TABLE starts UNION ALL TABLE words UNION ALL TABLE insides) AS matches
+                         ORDER BY profile_id, class, tail
+                     ) AS best
+                     ORDER BY class, tail, profile_id LIMIT {limit}
+                 )
+                 SELECT ",
+                profile_columns!(),
+                " FROM k",
+                profile_of_each_key!(),
+                "ORDER BY k.class, p.nym_key, p.profile_id"
+            ))
+            .bind::<Text, _>(text.to_owned())
+            // Every text that begins with the query sorts before the query followed by the last character there is.
+            .bind::<Text, _>(format!("{text}{}", char::MAX))
+            .bind::<BigInt, _>(i64::try_from(places).unwrap_or(1));
+        let rows: Vec<ProfileRow> = self.store.rows(statement, limit).await?;
+        rows.into_iter().map(TryInto::try_into).collect()
+    }
+}

@@ -1,0 +1,265 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::sql_types::{Binary, Bool, Nullable, Text, Uuid as SqlUuid};
+use diesel::{QueryResult, QueryableByName};
+use diesel_async::pooled_connection::deadpool::{Object, Pool};
+use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
+use futures_util::future::BoxFuture;
+use moka::future::Cache;
+use muster_domain::{CommunityId, CursorKey, GuildId, Limit};
+use uuid::Uuid;
+
+use crate::community::{Community, Policy};
+use crate::error::Missing;
+use crate::statement::{self, Statement};
+use crate::{Error, StoreConfig};
+
+/// How long a community's policy is trusted before it is read again.
+const POLICY_AGE: Duration = Duration::from_secs(10);
+/// How many communities' policies are kept: a few kilobytes each.
+const POLICIES: u64 = 10_000;
+
+/// Muster's record. Cheap to clone: the clones share one pool.
+///
+/// Rows are reached through [`Store::community`] only, which answers a view of one community.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    pool: Pool<AsyncPgConnection>,
+    config: StoreConfig,
+    cursor_key: CursorKey,
+    policies: Cache<CommunityId, Arc<Policy>>,
+}
+
+/// A community as its chat server's id finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundCommunity {
+    /// Its id.
+    pub community_id: CommunityId,
+    /// Its name, if one is known.
+    pub name: Option<String>,
+    /// False once the chat server was left.
+    pub active: bool,
+}
+
+/// The pool at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Connections handed out.
+    pub in_use: usize,
+    /// Connections open.
+    pub open: usize,
+    /// The most connections.
+    pub size: usize,
+    /// Callers waiting for one.
+    pub waiting: usize,
+}
+
+impl Store {
+    /// Connects, and checks that the schema is the one this version needs.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database cannot be reached, [`Error::Outdated`] when migrations are pending.
+    pub async fn open(config: StoreConfig) -> Result<Self, Error> {
+        crate::migration::check(&config).await?;
+        let pool = config.pool()?;
+        let cursor_key = {
+            let mut connection = acquire(&pool).await?;
+            let found: Option<SecretRow> = statement::optional(
+                &mut connection,
+                Statement::new("SELECT secret FROM signing_keys WHERE purpose = 'cursor'"),
+            )
+            .await?;
+            let secret = found.ok_or_else(|| Error::defect("the cursor's signing key is missing"))?.secret;
+            CursorKey::new(
+                secret.try_into().map_err(|_| Error::defect("the cursor's signing key is not 32 bytes"))?,
+            )
+        };
+        let policies = Cache::builder().max_capacity(POLICIES).time_to_live(POLICY_AGE).build();
+        Ok(Self(Arc::new(Inner { pool, config, cursor_key, policies })))
+    }
+
+    /// The view of one community.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is none of this id.
+    pub async fn community(&self, id: CommunityId) -> Result<Community, Error> {
+        let load = crate::community::policy(self, id);
+        let policy =
+            self.0.policies.try_get_with(id, load).await.map_err(|error| match Arc::try_unwrap(error) {
+                Ok(error) => error,
+                // Several callers waited for one look-up: each gets an error of its own of the same kind.
+                Err(shared) => match &*shared {
+                    Error::NotFound(missing) => Error::NotFound(*missing),
+                    transient if transient.is_transient() => Error::Unavailable(transient.to_string().into()),
+                    other => Error::defect(other.to_string()),
+                },
+            })?;
+        Ok(Community { store: self.clone(), id, policy })
+    }
+
+    /// The community of a chat server.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when no event of that server has been seen.
+    pub async fn community_find(&self, guild: &GuildId) -> Result<FoundCommunity, Error> {
+        let statement =
+            Statement::new("SELECT community_id, name, active FROM communities WHERE guild_id = $1")
+                .bind::<Text, _>(guild.as_str().to_owned());
+        let row: FoundRow = self.optional(statement).await?.ok_or(Error::NotFound(Missing::Community))?;
+        Ok(FoundCommunity { community_id: row.community_id.into(), name: row.name, active: row.active })
+    }
+
+    /// Asks the database for an answer, as a readiness check.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there is none in time.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.optional::<OneRow>(Statement::new("SELECT true AS one")).await.map(|_| ())
+    }
+
+    /// The pool at this moment.
+    #[must_use]
+    pub fn pool_status(&self) -> PoolStatus {
+        let status = self.0.pool.status();
+        PoolStatus {
+            in_use: status.size.saturating_sub(status.available),
+            open: status.size,
+            size: status.max_size,
+            waiting: status.waiting,
+        }
+    }
+
+    /// Closes the pool; what is handed out is closed when it comes back.
+    pub fn close(&self) {
+        self.0.pool.close();
+    }
+
+    pub(crate) fn cursor_key(&self) -> &CursorKey {
+        &self.0.cursor_key
+    }
+
+    pub(crate) async fn forget_policy(&self, id: CommunityId) {
+        self.0.policies.invalidate(&id).await;
+    }
+
+    pub(crate) async fn optional<T>(&self, statement: Statement) -> Result<Option<T>, Error>
+    where
+        T: QueryableByName<diesel::pg::Pg> + Send + 'static,
+    {
+        let mut connection = acquire(&self.0.pool).await?;
+        let result = self.within_deadline(statement::optional(&mut connection, statement)).await;
+        settle(connection, result)
+    }
+
+    pub(crate) async fn rows<T, const MAX: u32>(
+        &self,
+        statement: Statement,
+        limit: Limit<MAX>,
+    ) -> Result<Vec<T>, Error>
+    where
+        T: QueryableByName<diesel::pg::Pg> + Send + 'static,
+    {
+        let mut connection = acquire(&self.0.pool).await?;
+        let result = self.within_deadline(statement::rows(&mut connection, statement, limit)).await;
+        settle(connection, result)
+    }
+
+    pub(crate) async fn page<T, const MAX: u32>(
+        &self,
+        statement: Statement,
+        limit: Limit<MAX>,
+    ) -> Result<(Vec<T>, bool), Error>
+    where
+        T: QueryableByName<diesel::pg::Pg> + Send + 'static,
+    {
+        let mut connection = acquire(&self.0.pool).await?;
+        let result = self.within_deadline(statement::page(&mut connection, statement, limit)).await;
+        settle(connection, result)
+    }
+
+    async fn within_deadline<T>(&self, query: impl Future<Output = QueryResult<T>>) -> Result<T, Error> {
+        match tokio::time::timeout(self.0.config.query_timeout, query).await {
+            Ok(result) => result.map_err(Error::from),
+            Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
+        }
+    }
+
+    /// Runs a write in a transaction of its own task: a caller that stops waiting does not leave it half done.
+    ///
+    /// When the deadline passes, or the connection breaks during the commit, whether it was committed is unknown; what
+    /// is written carries an id by which a repetition finds out.
+    pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
+        let store = self.clone();
+        let task = tokio::spawn(async move {
+            let mut connection = acquire(&store.0.pool).await?;
+            let deadline = store.0.config.write_timeout();
+            let result = match tokio::time::timeout(deadline, transaction(&mut connection, work)).await {
+                Ok(result) => result,
+                Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
+            };
+            settle(connection, result)
+        });
+        task.await.map_err(|error| Error::defect(error))?
+    }
+}
+
+async fn transaction<T, F>(connection: &mut AsyncPgConnection, work: F) -> Result<T, Error>
+where
+    F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>>,
+{
+    type Transaction = <AsyncPgConnection as AsyncConnection>::TransactionManager;
+    Transaction::begin_transaction(connection).await?;
+    match work(connection).await {
+        Ok(done) => {
+            Transaction::commit_transaction(connection).await?;
+            Ok(done)
+        }
+        Err(error) => match Transaction::rollback_transaction(connection).await {
+            Ok(()) => Err(error),
+            // A connection that cannot roll back must not be used again.
+            Err(_) => Err(Error::Unavailable(error.into())),
+        },
+    }
+}
+
+async fn acquire(pool: &Pool<AsyncPgConnection>) -> Result<Object<AsyncPgConnection>, Error> {
+    pool.get().await.map_err(|error| Error::Unavailable(error.into()))
+}
+
+/// Gives a connection back, unless it failed or may still have an answer outstanding.
+fn settle<T>(connection: Object<AsyncPgConnection>, result: Result<T, Error>) -> Result<T, Error> {
+    if result.as_ref().is_err_and(Error::is_transient) {
+        drop(Object::take(connection));
+    }
+    result
+}
+
+#[derive(QueryableByName)]
+struct SecretRow {
+    #[diesel(sql_type = Binary)]
+    secret: Vec<u8>,
+}
+
+#[derive(QueryableByName)]
+struct FoundRow {
+    #[diesel(sql_type = SqlUuid)]
+    community_id: Uuid,
+    #[diesel(sql_type = Nullable<Text>)]
+    name: Option<String>,
+    #[diesel(sql_type = Bool)]
+    active: bool,
+}
+
+#[derive(QueryableByName)]
+struct OneRow {
+    #[diesel(sql_type = Bool)]
+    #[expect(dead_code, reason = "that there is an answer is the answer")]
+    one: bool,
+}
