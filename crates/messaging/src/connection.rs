@@ -136,10 +136,14 @@ pub enum LinkState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LinkFailure {
     /// The servers refused the credentials again and again.
-    #[error("the NATS servers refuse the credentials: see that the user exists and that its secret is current")]
+    #[error(
+        "the NATS servers refuse the credentials: see that the user exists and that its secret is current"
+    )]
     Refused,
     /// No server was reached for too long.
-    #[error("no NATS server was reached for too long: see the servers, the network between, and the certificates")]
+    #[error(
+        "no NATS server was reached for too long: see the servers, the network between, and the certificates"
+    )]
     Unreachable,
     /// A connection stood without a verified certificate where TLS is required.
     #[error("a NATS connection came about without TLS where it is required: it was dropped")]
@@ -355,7 +359,9 @@ fn reconnect_delay(attempts: usize) -> Duration {
     let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(u32::MAX).min(16);
     match attempts {
         0 | 1 => Duration::ZERO,
-        _ => Duration::from_millis(10).saturating_mul(2_u32.saturating_pow(doublings)).min(MAX_RECONNECT_DELAY),
+        _ => {
+            Duration::from_millis(10).saturating_mul(2_u32.saturating_pow(doublings)).min(MAX_RECONNECT_DELAY)
+        }
     }
 }
 
@@ -467,19 +473,27 @@ fn is_refusal(text: &str) -> bool {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// A server's name or certificate was not what it must be, or it does not speak TLS.
-    #[error("no NATS server proved by TLS who it is: see the CA, the server's name and its certificate's dates")]
+    #[error(
+        "no NATS server proved by TLS who it is: see the CA, the server's name and its certificate's dates"
+    )]
     Tls(#[source] async_nats::ConnectError),
     /// The credentials were refused.
-    #[error("the NATS server refuses the credentials: see that the user exists and that its secret is current")]
+    #[error(
+        "the NATS server refuses the credentials: see that the user exists and that its secret is current"
+    )]
     Refused(#[source] async_nats::ConnectError),
     /// No server could be reached.
     #[error("no NATS server could be reached: see that it runs and that its address is right")]
     Unreachable(#[source] async_nats::ConnectError),
     /// It took too long.
-    #[error("no NATS server answered within {0:?}: see that it runs and that nothing in between swallows packets")]
+    #[error(
+        "no NATS server answered within {0:?}: see that it runs and that nothing in between swallows packets"
+    )]
     TimedOut(Duration),
     /// The credentials file is not one.
-    #[error("the NATS credentials file does not hold a JWT and an NKey seed: write it anew, as `nsc` makes it")]
+    #[error(
+        "the NATS credentials file does not hold a JWT and an NKey seed: write it anew, as `nsc` makes it"
+    )]
     Credentials,
     /// It came about and must not be used.
     #[error(transparent)]
@@ -495,7 +509,9 @@ pub enum ConnectionError {
 impl ConnectionError {
     fn from_connect(error: async_nats::ConnectError) -> Self {
         match error.kind() {
-            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => Self::Refused(error),
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                Self::Refused(error)
+            }
             ConnectErrorKind::Tls => Self::Tls(error),
             _ if is_from_tls(&error) => Self::Tls(error),
             _ => Self::Unreachable(error),

@@ -5,4 +5,8 @@
 //! publishes, and [`client`] asks. What stands in the messages is in [`wire`].
 
 pub mod connection;
+pub mod endpoint;
+pub mod request;
+pub mod service;
 pub mod tls;
+pub mod wire;

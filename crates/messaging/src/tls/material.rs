@@ -201,9 +201,7 @@ fn private_roots(
         let facts = Certificate::parse(&der).map_err(|_| MaterialError::NotX509 { path: path.to_owned() })?;
         // webpki takes a trust anchor for what it is, whatever its dates say.
         if facts.is_valid_at(now) {
-            roots
-                .add(der)
-                .map_err(|cause| MaterialError::Certificate { path: path.to_owned(), cause })?;
+            roots.add(der).map_err(|cause| MaterialError::Certificate { path: path.to_owned(), cause })?;
         }
         authorities.push(facts);
     }
@@ -226,8 +224,7 @@ fn identity(
     provider: &CryptoProvider,
     now: OffsetDateTime,
 ) -> Result<(CertifiedKey, Vec<Certificate>), MaterialError> {
-    let chain =
-        pem::read_certificates(&file(certificate)?).map_err(|cause| pem_error(certificate, cause))?;
+    let chain = pem::read_certificates(&file(certificate)?).map_err(|cause| pem_error(certificate, cause))?;
     let private = pem::read_private_key(&file(key)?).map_err(|cause| pem_error(key, cause))?;
     let facts: Vec<Certificate> = chain
         .iter()
@@ -270,13 +267,8 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self.0.verifier().verify_server_cert(
-            end_entity,
-            intermediates,
-            server_name,
-            ocsp_response,
-            now,
-        );
+        let verified =
+            self.0.verifier().verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
         if verified.is_err() {
             self.0.refused.fetch_add(1, Ordering::AcqRel);
             return verified;
@@ -469,7 +461,11 @@ mod tests {
         assert_eq!(material.own()[0].names, ["first"]);
         assert!(!material.reload().unwrap(), "nothing changed");
 
-        write(directory.path(), &ca, &Pair { certificate: second.certificate.clone(), key: first.key.clone() });
+        write(
+            directory.path(),
+            &ca,
+            &Pair { certificate: second.certificate.clone(), key: first.key.clone() },
+        );
         assert!(matches!(material.reload(), Err(MaterialError::Key { .. })));
         write(directory.path(), &ca, &pair("old", 2021));
         assert!(matches!(material.reload(), Err(MaterialError::Expired { .. })));
@@ -485,7 +481,11 @@ mod tests {
         assert!(material.reload().unwrap());
         assert_eq!(material.own()[0].names, ["second"]);
         let identity = material.config.client_auth_cert_resolver.resolve(&[], &[]).unwrap();
-        assert_eq!(Certificate::parse(&identity.cert[0]).unwrap().names, ["second"], "seen by the same config");
+        assert_eq!(
+            Certificate::parse(&identity.cert[0]).unwrap().names,
+            ["second"],
+            "seen by the same config"
+        );
     }
 
     #[test]

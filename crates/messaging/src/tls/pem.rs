@@ -81,7 +81,10 @@ mod tests {
     fn what_a_file_must_hold() {
         let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let (certificate, key) = (signed.cert.pem(), signed.signing_key.serialize_pem());
-        assert_eq!(read_certificates(format!("{certificate}{key}{certificate}").as_bytes()).unwrap().len(), 2);
+        assert_eq!(
+            read_certificates(format!("{certificate}{key}{certificate}").as_bytes()).unwrap().len(),
+            2
+        );
         assert!(read_private_key(format!("{certificate}{key}").as_bytes()).is_ok());
         assert!(matches!(read_certificates(key.as_bytes()), Err(PemError::NoCertificate)));
         assert!(matches!(read_private_key(certificate.as_bytes()), Err(PemError::NoKey)));

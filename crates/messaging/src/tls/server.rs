@@ -53,7 +53,9 @@ impl Servers {
         {
             return Err(ServersError::Plaintext { position, url: url.clone(), policy });
         }
-        if let Some((position, (url, _))) = (1_usize..).zip(&parsed).find(|(_, (_, credentials))| *credentials) {
+        if let Some((position, (url, _))) =
+            (1_usize..).zip(&parsed).find(|(_, (_, credentials))| *credentials)
+        {
             return Err(ServersError::Credentials { position, url: url.clone() });
         }
         let servers: Vec<ServerUrl> = parsed.into_iter().map(|(url, _)| url).collect();
@@ -250,8 +252,22 @@ mod tests {
     #[test]
     fn what_is_refused_where_tls_is_required() {
         for given in [
-            "nats://a:4222", "NATS://a", "ws://a:80", "a:4222", "a", "[::1]:4222", "127.0.0.1", "http://a",
-            "tls:/a", "", " ", "tls://", "nats+ws://a", "nats+tls+tls://a", "tls//a", "tls:a",
+            "nats://a:4222",
+            "NATS://a",
+            "ws://a:80",
+            "a:4222",
+            "a",
+            "[::1]:4222",
+            "127.0.0.1",
+            "http://a",
+            "tls:/a",
+            "",
+            " ",
+            "tls://",
+            "nats+ws://a",
+            "nats+tls+tls://a",
+            "tls//a",
+            "tls:a",
         ] {
             assert!(parse(&["tls://b", given], REQUIRED).is_err(), "{given}");
         }
@@ -259,8 +275,7 @@ mod tests {
 
     #[test]
     fn one_plaintext_url_among_many_is_named_without_its_password() {
-        let error =
-            parse(&["tls://a", "nats://user:s3cret@b:4222", "wss://c"], REQUIRED).unwrap_err();
+        let error = parse(&["tls://a", "nats://user:s3cret@b:4222", "wss://c"], REQUIRED).unwrap_err();
         assert!(error.contains("nats://b:4222") && error.contains("tls://b:4222"), "{error}");
         assert!(error.contains("server 2") && error.contains("required: production"), "{error}");
         assert!(!error.contains("s3cret") && !error.contains("user"), "{error}");
@@ -271,8 +286,15 @@ mod tests {
     #[test]
     fn nothing_repeats_a_password() {
         for given in [
-            "tls://user:s3cret@a", "tls://s3cret@a", "nats://user:s3cret", "tls://user:s3/cret@a", "s3cret@a:1:2",
-            "nats+tls://user:s3cret@a", "user:s3cret@a:4222", "tls://a?password=s3cret", "tls://u:s3%cret@[::1",
+            "tls://user:s3cret@a",
+            "tls://s3cret@a",
+            "nats://user:s3cret",
+            "tls://user:s3/cret@a",
+            "s3cret@a:1:2",
+            "nats+tls://user:s3cret@a",
+            "user:s3cret@a:4222",
+            "tls://a?password=s3cret",
+            "tls://u:s3%cret@[::1",
         ] {
             for policy in [REQUIRED, OPTIONAL] {
                 let shown = match Servers::parse([given], policy) {
@@ -298,7 +320,10 @@ mod tests {
     fn the_size_of_a_list() {
         assert_eq!(Servers::parse([] as [&str; 0], OPTIONAL).unwrap_err(), ServersError::Empty);
         assert!(Servers::parse(["tls://a"; MAX_SERVERS], REQUIRED).is_ok());
-        assert_eq!(Servers::parse(std::iter::repeat("tls://a"), REQUIRED).unwrap_err(), ServersError::TooMany);
+        assert_eq!(
+            Servers::parse(std::iter::repeat("tls://a"), REQUIRED).unwrap_err(),
+            ServersError::TooMany
+        );
     }
 
     proptest! {

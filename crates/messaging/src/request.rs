@@ -1,0 +1,100 @@
+//! One request, read.
+
+use std::str::FromStr;
+
+use async_nats::HeaderMap;
+use muster_domain::CommunityId;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::endpoint::{Endpoint, PREFIX};
+use crate::wire::error::{MAX_REQUEST, ServiceError};
+use crate::wire::query::{Caller, Question};
+
+/// The header that names the person on whose behalf a client asks.
+pub const CALLER: &str = "Muster-Caller";
+/// The header that says which trace a request belongs to, as W3C Trace Context has it.
+pub const TRACEPARENT: &str = "traceparent";
+/// The largest `traceparent` that is kept: version 00 has 55 characters, later ones may have more.
+const MAX_TRACEPARENT: usize = 128;
+
+/// One request as a handler gets it: everything in it has been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Its id, which the log and the answer to a defect tell.
+    pub id: Uuid,
+    /// Where it was asked.
+    pub endpoint: Endpoint,
+    /// What is asked.
+    pub question: Question,
+    /// The person on whose behalf it is asked.
+    pub caller: Option<Caller>,
+    /// The trace that it belongs to.
+    pub traceparent: Option<String>,
+    /// When the client is told `unavailable` if there is no answer by then.
+    pub deadline: Instant,
+}
+
+impl Request {
+    /// Reads a message, and says whether the limit that it asks for had to be changed.
+    pub(crate) fn read(
+        id: Uuid,
+        endpoint: Endpoint,
+        deadline: Instant,
+        subject: &str,
+        headers: Option<&HeaderMap>,
+        payload: &[u8],
+    ) -> Result<(Self, bool), ServiceError> {
+        if payload.len() > MAX_REQUEST {
+            return Err(ServiceError::payload_too_large());
+        }
+        let (question, clamped) = Question::parse(endpoint, community(subject), payload)?;
+        let header = |name: &str| headers.and_then(|headers| headers.get(name));
+        let caller = header(CALLER)
+            .map(|value| Caller::parse(value.as_str()))
+            .transpose()
+            .map_err(|cause| ServiceError::invalid_request(CALLER, format!("{CALLER} {cause}")))?;
+        let traceparent = header(TRACEPARENT).map(|value| value.as_str().to_owned()).filter(|value| {
+            value.len() <= MAX_TRACEPARENT && value.bytes().all(|byte| byte.is_ascii_graphic())
+        });
+        Ok((Self { id, endpoint, question, caller, traceparent, deadline }, clamped))
+    }
+}
+
+/// The community of a subject `muster.v1.<community>.…`. Only a UUID's usual form counts, so that one community has one
+/// subject and the broker's permissions hold for it.
+fn community(subject: &str) -> Option<CommunityId> {
+    let text = subject.strip_prefix(PREFIX)?.strip_prefix('.')?.split('.').next()?;
+    let community = CommunityId::from_str(text).ok()?;
+    (community.to_string() == text).then_some(community)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_community_has_one_subject() {
+        let id = "6f1c2a0e-8f1d-4f7e-9d55-1a2b3c4d5e6f";
+        assert_eq!(community(&format!("{PREFIX}.{id}.profiles.ranked")).unwrap().to_string(), id);
+        for other in
+            [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), "naib".to_owned(), String::new()]
+        {
+            assert_eq!(community(&format!("{PREFIX}.{other}.profiles.ranked")), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_caller_has_bounds() {
+        let read = |caller: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CALLER, caller);
+            let subject = format!("{PREFIX}.communities.find");
+            let (endpoint, body) = (Endpoint::CommunitiesFind, br#"{"guild_id":"1"}"#);
+            Request::read(Uuid::nil(), endpoint, Instant::now(), &subject, Some(&headers), body)
+        };
+        assert_eq!(read("stilgar").unwrap().0.caller.unwrap().as_str(), "stilgar");
+        assert_eq!(read(&"x".repeat(129)).unwrap_err().field(), Some(CALLER));
+        assert_eq!(read("").unwrap_err().field(), Some(CALLER));
+    }
+}

@@ -1,0 +1,353 @@
+//! The NATS micro-service `muster`: requests in, answers out, within bounds.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::service::ServiceExt;
+use async_nats::service::endpoint::Endpoint as Incoming;
+use futures_util::stream::{SelectAll, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::connection::Connection;
+use crate::endpoint::Endpoint;
+use crate::request::Request;
+use crate::wire::answer::Answer;
+use crate::wire::error::{ErrorCode, ServiceError};
+
+/// The service's name in the NATS service protocol.
+pub const NAME: &str = "muster";
+/// The header with an error's message.
+pub const ERROR: &str = "Nats-Service-Error";
+/// The header with an error's number.
+pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
+/// What is left of the server's largest message for headers and the protocol.
+const HEADROOM: usize = 4 * 1024;
+/// The most characters of a message that go into a header.
+const MAX_ERROR_HEADER: usize = 256;
+
+/// What one request came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observation {
+    /// Where it was asked.
+    pub endpoint: Endpoint,
+    /// `None` for an answer, else the kind of error.
+    pub error: Option<ErrorCode>,
+    /// From its arrival to its answer.
+    pub latency: Duration,
+    /// Whether the limit that was asked for had to be changed.
+    pub clamped: bool,
+    /// Whether the page had to be cut to fit into one message.
+    pub cut: bool,
+}
+
+/// Gets every [`Observation`]; it must not block.
+pub type Observe = Arc<dyn Fn(&Observation) + Send + Sync>;
+
+/// The service's bounds.
+#[derive(Clone)]
+pub struct ServiceConfig {
+    /// How many requests are worked on at once. One that comes beyond is answered `unavailable` at once.
+    pub max_in_flight: usize,
+    /// How long a handler may take before the client is told `unavailable`. The handler is not stopped by it.
+    pub deadline: Duration,
+    /// Told of every request.
+    pub observe: Observe,
+}
+
+impl Default for ServiceConfig {
+    /// 256 requests at once, 5 s each, told to nobody.
+    fn default() -> Self {
+        Self { max_in_flight: 256, deadline: Duration::from_secs(5), observe: Arc::new(|_| {}) }
+    }
+}
+
+impl fmt::Debug for ServiceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServiceConfig")
+            .field("max_in_flight", &self.max_in_flight)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Answers every endpoint of the service by `handler` until the service is stopped.
+///
+/// # Errors
+/// [`ServeError`] when the endpoints cannot be subscribed to.
+pub async fn serve<H, F>(
+    connection: &Connection,
+    config: ServiceConfig,
+    handler: H,
+) -> Result<Service, ServeError>
+where
+    H: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
+{
+    let errors = Errors::default();
+    let told = errors.clone();
+    let micro = connection
+        .client()
+        .service_builder()
+        .description("Members, ranks, tiers and badges of chat communities")
+        // The library counts as errors only answers that it writes itself, which have no body; ours are counted here.
+        .stats_handler(move |name, _| serde_json::json!({ "errors": told.of(&name) }))
+        .start(NAME, env!("CARGO_PKG_VERSION"))
+        .await
+        .map_err(ServeError)?;
+    let mut incoming = SelectAll::new();
+    for endpoint in Endpoint::ALL {
+        let requests: Incoming = micro
+            .endpoint_builder()
+            .name(endpoint.service_name())
+            .add(endpoint.pattern())
+            .await
+            .map_err(ServeError)?;
+        incoming.push(requests.map(move |request| (*endpoint, request)).boxed());
+    }
+    let tasks = TaskTracker::new();
+    let shared = Arc::new(Shared { connection: connection.clone(), config, errors, handler });
+    let reader = tokio::spawn(read(incoming, shared, tasks.clone()));
+    Ok(Service { micro, reader, tasks })
+}
+
+/// The running service.
+#[derive(Debug)]
+pub struct Service {
+    micro: async_nats::service::Service,
+    reader: JoinHandle<()>,
+    tasks: TaskTracker,
+}
+
+impl Service {
+    /// How many requests are being worked on.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Takes no more requests and waits for the answers to those that were taken.
+    ///
+    /// # Errors
+    /// [`StopError`] when they take longer than `deadline`; they go on.
+    pub async fn stop(self, deadline: Duration) -> Result<(), StopError> {
+        let tasks = self.tasks;
+        let finished = async {
+            // Neither can fail in a way that leaves something to stop.
+            let _ = self.micro.stop().await;
+            let _ = self.reader.await;
+            tasks.close();
+            tasks.wait().await;
+        };
+        let timely = tokio::time::timeout(deadline, finished).await;
+        timely.map_err(|_| StopError { unanswered: tasks.len() })
+    }
+}
+
+/// How many errors each endpoint has answered.
+#[derive(Debug, Clone, Default)]
+struct Errors(Arc<RwLock<BTreeMap<String, AtomicU64>>>);
+
+impl Errors {
+    fn count(&self, endpoint: Endpoint) {
+        let name = endpoint.service_name();
+        let counted = self
+            .0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&name)
+            .map(|count| count.fetch_add(1, Ordering::Relaxed));
+        if counted.is_none() {
+            let mut counts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            counts.entry(name).or_default().fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn of(&self, name: &str) -> u64 {
+        let counts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        counts.get(name).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+}
+
+struct Shared<H> {
+    connection: Connection,
+    config: ServiceConfig,
+    errors: Errors,
+    handler: H,
+}
+
+type Requests = SelectAll<futures_util::stream::BoxStream<'static, (Endpoint, async_nats::service::Request)>>;
+
+/// Reads requests until the service is stopped. It never waits for a handler, so that the queue before it stays short.
+async fn read<H, F>(mut incoming: Requests, shared: Arc<Shared<H>>, tasks: TaskTracker)
+where
+    H: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
+{
+    let permits = Arc::new(Semaphore::new(shared.config.max_in_flight));
+    while let Some((endpoint, message)) = incoming.next().await {
+        // Without a place to answer to, there is nothing to do.
+        if message.message.reply.is_none() {
+            continue;
+        }
+        let started = Instant::now();
+        match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) => {
+                let shared = Arc::clone(&shared);
+                tasks.spawn(async move { shared.work(endpoint, message, started, permit).await });
+            }
+            Err(_) => {
+                let busy =
+                    ServiceError::unavailable("the service is at its bound of requests: ask again later");
+                let outcome = Outcome { answer: Err(busy), clamped: false, cut: false };
+                shared.answer(endpoint, Uuid::now_v7(), &message, started, outcome).await;
+            }
+        }
+    }
+}
+
+struct Outcome {
+    answer: Result<Vec<u8>, ServiceError>,
+    clamped: bool,
+    cut: bool,
+}
+
+impl<H, F> Shared<H>
+where
+    H: Fn(Request) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
+{
+    async fn work(
+        &self,
+        endpoint: Endpoint,
+        message: async_nats::service::Request,
+        started: Instant,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let id = Uuid::now_v7();
+        let outcome = self.outcome(id, endpoint, &message.message, started, permit).await;
+        self.answer(endpoint, id, &message, started, outcome).await;
+    }
+
+    async fn outcome(
+        &self,
+        id: Uuid,
+        endpoint: Endpoint,
+        message: &async_nats::Message,
+        started: Instant,
+        permit: OwnedSemaphorePermit,
+    ) -> Outcome {
+        let deadline = started + self.config.deadline;
+        let headers = message.headers.as_ref();
+        let (mut request, clamped) =
+            match Request::read(id, endpoint, deadline, &message.subject, headers, &message.payload) {
+                Ok(read) => read,
+                Err(error) => return Outcome { answer: Err(error), clamped: false, cut: false },
+            };
+        let room = self.connection.max_payload().saturating_sub(HEADROOM);
+        let permit = Arc::new(permit);
+        let mut cut = false;
+        // The rows of a page at least halve each time, so this ends after as many rounds as 1000 has bits.
+        loop {
+            match self.handle(request.clone(), &permit).await {
+                Ok(json) if json.len() <= room => return Outcome { answer: Ok(json), clamped, cut },
+                Ok(json) => match request.question.halved() {
+                    Some(question) => {
+                        cut = true;
+                        request.question = question;
+                    }
+                    None => {
+                        let error =
+                            format!("one row needs {} bytes, a message has room for {room}", json.len());
+                        return Outcome { answer: Err(ServiceError::internal(error)), clamped, cut };
+                    }
+                },
+                Err(error) => return Outcome { answer: Err(error), clamped, cut },
+            }
+        }
+    }
+
+    /// Runs the handler as a task of its own: a panic stays within, and a write that is under way when the deadline
+    /// passes is not torn. The permit is held for as long as the handler runs.
+    async fn handle(
+        &self,
+        request: Request,
+        permit: &Arc<OwnedSemaphorePermit>,
+    ) -> Result<Vec<u8>, ServiceError> {
+        let deadline = request.deadline;
+        let handling = (self.handler)(request);
+        let permit = Arc::clone(permit);
+        let task = tokio::spawn(async move {
+            let answer = handling.await;
+            drop(permit);
+            answer
+        });
+        match tokio::time::timeout_at(deadline, task).await {
+            Ok(Ok(answer)) => answer?.to_json().map_err(ServiceError::internal),
+            Ok(Err(ended)) => Err(ServiceError::internal(ended)),
+            Err(_) => Err(ServiceError::unavailable("the answer took too long: ask again later")),
+        }
+    }
+
+    async fn answer(
+        &self,
+        endpoint: Endpoint,
+        id: Uuid,
+        message: &async_nats::service::Request,
+        started: Instant,
+        outcome: Outcome,
+    ) {
+        let Outcome { answer, clamped, cut } = outcome;
+        let error = answer.as_ref().err().map(ServiceError::code);
+        let sent = match answer {
+            Ok(json) => message.respond(Ok(json.into())).await,
+            Err(error) => {
+                self.errors.count(endpoint);
+                if let Some(cause) = error.cause() {
+                    tracing::error!(request.id = %id, request.endpoint = %endpoint, error = cause, "a request failed");
+                }
+                let mut headers = HeaderMap::new();
+                headers.insert(ERROR, header_text(error.message()).as_str());
+                headers.insert(ERROR_CODE, error.code().number().to_string().as_str());
+                let body = serde_json::to_vec(&error.body(id)).unwrap_or_default();
+                message.respond_with_headers(Ok(body.into()), headers).await
+            }
+        };
+        if let Err(error) = sent {
+            tracing::warn!(request.id = %id, request.endpoint = %endpoint, error = %error, "an answer was not sent");
+        }
+        (self.config.observe)(&Observation { endpoint, error, latency: started.elapsed(), clamped, cut });
+    }
+}
+
+/// A message as a header can hold it: one bounded line of printable ASCII.
+fn header_text(message: &str) -> String {
+    message
+        .chars()
+        .take(MAX_ERROR_HEADER)
+        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
+        .collect()
+}
+
+/// The service could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the service's subjects cannot be subscribed to: see that the connection stands and that its user may"
+)]
+pub struct ServeError(#[source] async_nats::Error);
+
+/// The service was not done in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{unanswered} requests were not answered before the deadline")]
+pub struct StopError {
+    /// How many requests are still being worked on.
+    pub unanswered: usize,
+}
