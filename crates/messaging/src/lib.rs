@@ -6,6 +6,8 @@
 
 pub mod connection;
 pub mod endpoint;
+pub mod events;
+mod header;
 pub mod request;
 pub mod service;
 pub mod tls;

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::connection::Connection;
 use crate::endpoint::Endpoint;
+use crate::header;
 use crate::request::Request;
 use crate::wire::answer::Answer;
 use crate::wire::error::{ErrorCode, ServiceError};
@@ -31,8 +32,6 @@ pub const ERROR: &str = "Nats-Service-Error";
 pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
 /// What is left of the server's largest message for headers and the protocol.
 const HEADROOM: usize = 4 * 1024;
-/// The most characters of a message that go into a header.
-const MAX_ERROR_HEADER: usize = 256;
 
 /// What one request came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -315,7 +314,7 @@ where
                     tracing::error!(request.id = %id, request.endpoint = %endpoint, error = cause, "a request failed");
                 }
                 let mut headers = HeaderMap::new();
-                headers.insert(ERROR, header_text(error.message()).as_str());
+                headers.insert(ERROR, header::line(error.message()).as_str());
                 headers.insert(ERROR_CODE, error.code().number().to_string().as_str());
                 let body = serde_json::to_vec(&error.body(id)).unwrap_or_default();
                 message.respond_with_headers(Ok(body.into()), headers).await
@@ -326,15 +325,6 @@ where
         }
         (self.config.observe)(&Observation { endpoint, error, latency: started.elapsed(), clamped, cut });
     }
-}
-
-/// A message as a header can hold it: one bounded line of printable ASCII.
-fn header_text(message: &str) -> String {
-    message
-        .chars()
-        .take(MAX_ERROR_HEADER)
-        .map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' })
-        .collect()
 }
 
 /// The service could not be started.

@@ -1,0 +1,421 @@
+//! Events as they stand in the stream, into the domain's and back. Fields that are not known are ignored.
+
+use std::fmt;
+use std::str::FromStr;
+
+use muster_domain::{
+    Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect,
+    GuildId, MemberEffect, Nym, Reason, Role, UserId,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::wire::limit::read_integer;
+
+/// What the subject of every event begins with.
+pub const PREFIX: &str = "events.";
+/// The largest event, in bytes.
+pub const MAX_EVENT: usize = 256 * 1024;
+/// The most characters of an event's type.
+const MAX_TYPE: usize = 64;
+
+/// What an event comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decoded {
+    /// It changes something.
+    Event(Event),
+    /// It changes nothing: the chat server is out for the moment, not gone.
+    Outage,
+    /// Its type is not one of ours.
+    Unknown {
+        /// The type.
+        event_type: String,
+    },
+}
+
+/// Reads an event.
+///
+/// # Errors
+/// [`DecodeError`] names the field and the bound that it breaks.
+pub fn decode(subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
+    if payload.len() > MAX_EVENT {
+        return Err(DecodeError::TooLarge { bytes: payload.len() });
+    }
+    let envelope: Envelope<'_> = serde_json::from_slice(payload)
+        .map_err(|cause| DecodeError::Malformed { line: cause.line(), column: cause.column() })?;
+    let event_type = required("event_type", envelope.event_type, kind_of_event)?;
+    if subject.strip_prefix(PREFIX) != Some(event_type.as_str()) {
+        return Err(field("event_type", "must be what the subject says"));
+    }
+    let Some(kind) = Kind::of(&event_type) else { return Ok(Decoded::Unknown { event_type }) };
+    let id = required("event_id", envelope.event_id, |text| {
+        EventId::from_str(&text).map_err(|_| "must be a UUID")
+    })?;
+    let at = time(envelope.timestamp)?;
+    let guild = required("guild_id", envelope.guild_id, GuildId::parse)?;
+    let data: Data<'_> = match envelope.data {
+        None => Data::default(),
+        Some(data) => {
+            serde_json::from_str(data.get()).map_err(|_| field("data", "must be an object or null"))?
+        }
+    };
+    let effect = match kind {
+        Kind::Guild(kind) => match guild_effect(kind, &data)? {
+            Some(effect) => Effect::Guild(effect),
+            None => return Ok(Decoded::Outage),
+        },
+        Kind::Member(kind) => Effect::Member {
+            user: required("user_id", envelope.user_id, UserId::parse)?,
+            effect: member_effect(kind, &data)?,
+        },
+    };
+    Ok(Decoded::Event(Event { id, at, guild, effect }))
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Guild(GuildKind),
+    Member(MemberKind),
+}
+
+#[derive(Clone, Copy)]
+enum GuildKind {
+    Join,
+    Update,
+    Leave,
+}
+
+#[derive(Clone, Copy)]
+enum MemberKind {
+    Join,
+    Update,
+    Leave,
+    ScoreSet,
+    ActivityAdd,
+    BadgeAward,
+    BadgeRevoke,
+}
+
+impl Kind {
+    fn of(event_type: &str) -> Option<Self> {
+        Some(match event_type {
+            "guild.join" => Self::Guild(GuildKind::Join),
+            "guild.update" => Self::Guild(GuildKind::Update),
+            "guild.leave" => Self::Guild(GuildKind::Leave),
+            "member.join" => Self::Member(MemberKind::Join),
+            "member.update" => Self::Member(MemberKind::Update),
+            "member.leave" => Self::Member(MemberKind::Leave),
+            "score.set" => Self::Member(MemberKind::ScoreSet),
+            "activity.add" => Self::Member(MemberKind::ActivityAdd),
+            "badge.award" => Self::Member(MemberKind::BadgeAward),
+            "badge.revoke" => Self::Member(MemberKind::BadgeRevoke),
+            _ => return None,
+        })
+    }
+}
+
+/// The fields that are read. Each is left as text at first, so that whatever is wrong with one is said with its name, and
+/// so that depth costs nothing.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    event_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    guild_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    user_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Default, Deserialize)]
+struct Data<'a> {
+    #[serde(borrow)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    unavailable: Option<&'a RawValue>,
+    #[serde(borrow)]
+    username: Option<&'a RawValue>,
+    #[serde(borrow)]
+    nick: Option<&'a RawValue>,
+    #[serde(borrow)]
+    roles: Option<&'a RawValue>,
+    #[serde(borrow)]
+    conviction: Option<&'a RawValue>,
+    #[serde(borrow)]
+    activity: Option<&'a RawValue>,
+    #[serde(borrow)]
+    amount: Option<&'a RawValue>,
+    #[serde(borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reason: Option<&'a RawValue>,
+    #[serde(borrow)]
+    by: Option<&'a RawValue>,
+}
+
+/// `None` for an outage.
+fn guild_effect(kind: GuildKind, data: &Data<'_>) -> Result<Option<GuildEffect>, DecodeError> {
+    let name = || required("data.name", data.name, CommunityName::parse);
+    Ok(Some(match kind {
+        GuildKind::Join => GuildEffect::Join { name: name()? },
+        GuildKind::Update => GuildEffect::Update { name: name()? },
+        GuildKind::Leave => match data.unavailable.map(RawValue::get) {
+            None | Some("false") => GuildEffect::Leave,
+            Some("true") => return Ok(None),
+            Some(_) => return Err(field("data.unavailable", "must be true, false or absent")),
+        },
+    }))
+}
+
+fn member_effect(kind: MemberKind, data: &Data<'_>) -> Result<MemberEffect, DecodeError> {
+    let badge = || {
+        Ok((
+            required("data.kind", data.kind, BadgeKind::parse)?,
+            unless_blank("data.reason", data.reason, Reason::parse)?,
+            unless_blank("data.by", data.by, Awarder::parse)?,
+        ))
+    };
+    Ok(match kind {
+        MemberKind::Join => MemberEffect::Join {
+            username: required("data.username", data.username, |text| Nym::parse(&text))?,
+        },
+        MemberKind::Update => MemberEffect::Update {
+            nick: unless_blank("data.nick", data.nick, |text| Nym::parse(&text))?,
+            roles: roles(data.roles)?,
+        },
+        MemberKind::Leave => MemberEffect::Leave,
+        MemberKind::ScoreSet => MemberEffect::ScoreSet {
+            conviction: integer("data.conviction", data.conviction)?.map(Conviction::clamp),
+            activity: integer("data.activity", data.activity)?
+                .map(|amount| activity("data.activity", amount))
+                .transpose()?,
+        },
+        MemberKind::ActivityAdd => MemberEffect::ActivityAdd {
+            amount: activity(
+                "data.amount",
+                integer("data.amount", data.amount)?.ok_or_else(|| field("data.amount", "is missing"))?,
+            )?,
+        },
+        MemberKind::BadgeAward => {
+            let (kind, reason, by) = badge()?;
+            MemberEffect::BadgeAward { kind, reason, by }
+        }
+        MemberKind::BadgeRevoke => {
+            let (kind, reason, by) = badge()?;
+            MemberEffect::BadgeRevoke { kind, reason, by }
+        }
+    })
+}
+
+fn kind_of_event(text: String) -> Result<String, String> {
+    let ok =
+        text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
+    if (1..=MAX_TYPE).contains(&text.len()) && ok {
+        Ok(text)
+    } else {
+        Err(format!("must be 1 to {MAX_TYPE} lower-case letters, digits, dots, underscores and dashes"))
+    }
+}
+
+fn time(raw: Option<&RawValue>) -> Result<EventTime, DecodeError> {
+    let millis = integer("timestamp", raw)?.ok_or_else(|| field("timestamp", "is missing"))?;
+    i64::try_from(millis).ok().and_then(EventTime::from_millis).ok_or_else(|| {
+        field("timestamp", format!("must be milliseconds since 1970, 0 to {}", EventTime::MAX))
+    })
+}
+
+fn activity(name: &'static str, amount: i128) -> Result<Activity, DecodeError> {
+    if amount < 0 { Err(field(name, "must not be negative")) } else { Ok(Activity::clamp(amount)) }
+}
+
+fn roles(raw: Option<&RawValue>) -> Result<Vec<Role>, DecodeError> {
+    const NAME: &str = "data.roles";
+    let Some(raw) = raw else { return Ok(Vec::new()) };
+    let given: Vec<String> =
+        serde_json::from_str(raw.get()).map_err(|_| field(NAME, "must be a list of texts"))?;
+    if given.len() > MemberEffect::MAX_ROLES {
+        return Err(field(
+            NAME,
+            format!("has {} entries, at most {} are allowed", given.len(), MemberEffect::MAX_ROLES),
+        ));
+    }
+    given.into_iter().map(|role| Role::parse(role).map_err(|cause| field(NAME, cause))).collect()
+}
+
+fn text(name: &'static str, raw: Option<&RawValue>) -> Result<Option<String>, DecodeError> {
+    raw.map(|raw| serde_json::from_str(raw.get()).map_err(|_| field(name, "must be a text"))).transpose()
+}
+
+fn required<T, E: fmt::Display>(
+    name: &'static str,
+    raw: Option<&RawValue>,
+    parse: impl FnOnce(String) -> Result<T, E>,
+) -> Result<T, DecodeError> {
+    let text = text(name, raw)?.ok_or_else(|| field(name, "is missing"))?;
+    parse(text).map_err(|cause| field(name, cause))
+}
+
+/// A text that may be absent, null or blank.
+fn unless_blank<T, E: fmt::Display>(
+    name: &'static str,
+    raw: Option<&RawValue>,
+    parse: impl FnOnce(String) -> Result<T, E>,
+) -> Result<Option<T>, DecodeError> {
+    text(name, raw)?
+        .filter(|text| !text.trim().is_empty())
+        .map(|text| parse(text).map_err(|cause| field(name, cause)))
+        .transpose()
+}
+
+fn integer(name: &'static str, raw: Option<&RawValue>) -> Result<Option<i128>, DecodeError> {
+    raw.map(|raw| {
+        read_integer(raw.get()).ok_or_else(|| field(name, "must be an integer without fraction or exponent"))
+    })
+    .transpose()
+}
+
+fn field(name: &'static str, problem: impl fmt::Display) -> DecodeError {
+    DecodeError::Field { name, problem: problem.to_string() }
+}
+
+/// Why an event can never be applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Over [`MAX_EVENT`].
+    #[error("the event has {bytes} bytes, at most {MAX_EVENT} are allowed")]
+    TooLarge {
+        /// How many it has.
+        bytes: usize,
+    },
+    /// Not JSON, not an object, or a field twice.
+    #[error("the event is not one JSON object with each field once (line {line}, column {column})")]
+    Malformed {
+        /// The line, from 1.
+        line: usize,
+        /// The column, from 1.
+        column: usize,
+    },
+    /// A field is missing or breaks a bound.
+    #[error("{name} {problem}")]
+    Field {
+        /// Which.
+        name: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Writes an event as the gateway does: its subject and its payload.
+#[must_use]
+pub fn encode(event: &Event) -> (String, Vec<u8>) {
+    let (event_type, user_id, data) = match &event.effect {
+        Effect::Guild(GuildEffect::Join { name }) => ("guild.join", None, DataOut::named(name)),
+        Effect::Guild(GuildEffect::Update { name }) => ("guild.update", None, DataOut::named(name)),
+        Effect::Guild(GuildEffect::Leave) => {
+            ("guild.leave", None, DataOut { unavailable: Some(false), ..DataOut::default() })
+        }
+        Effect::Member { user, effect } => {
+            let (event_type, data) = member_data(effect);
+            (event_type, Some(user.as_str()), data)
+        }
+    };
+    let envelope = EnvelopeOut {
+        event_id: event.id,
+        event_type,
+        shard_id: 0,
+        timestamp: event.at.millis(),
+        guild_id: event.guild.as_str(),
+        channel_id: None,
+        user_id,
+        data: (event_type != "member.leave").then_some(data),
+    };
+    // Texts and numbers always have a JSON form.
+    (format!("{PREFIX}{event_type}"), serde_json::to_vec(&envelope).unwrap_or_default())
+}
+
+fn member_data(effect: &MemberEffect) -> (&'static str, DataOut<'_>) {
+    let none = DataOut::default();
+    match effect {
+        MemberEffect::Join { username } => {
+            ("member.join", DataOut { username: Some(username.as_str()), discriminator: Some("0"), ..none })
+        }
+        MemberEffect::Update { nick, roles } => {
+            let roles = Some(roles.iter().map(Role::as_str).collect());
+            ("member.update", DataOut { nick: nick.as_ref().map(Nym::as_str), roles, ..none })
+        }
+        MemberEffect::Leave => ("member.leave", none),
+        MemberEffect::ScoreSet { conviction, activity } => (
+            "score.set",
+            DataOut {
+                conviction: conviction.map(Conviction::get),
+                activity: activity.map(Activity::get),
+                ..none
+            },
+        ),
+        MemberEffect::ActivityAdd { amount } => {
+            ("activity.add", DataOut { amount: Some(amount.get()), ..none })
+        }
+        MemberEffect::BadgeAward { kind, reason, by } => ("badge.award", DataOut::badge(kind, reason, by)),
+        MemberEffect::BadgeRevoke { kind, reason, by } => ("badge.revoke", DataOut::badge(kind, reason, by)),
+    }
+}
+
+#[derive(Serialize)]
+struct EnvelopeOut<'a> {
+    event_id: EventId,
+    event_type: &'a str,
+    shard_id: u32,
+    timestamp: i64,
+    guild_id: &'a str,
+    channel_id: Option<&'a str>,
+    user_id: Option<&'a str>,
+    data: Option<DataOut<'a>>,
+}
+
+#[derive(Default, Serialize)]
+struct DataOut<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unavailable: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    discriminator: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    roles: Option<Vec<&'a str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nick: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conviction: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activity: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    amount: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<&'a str>,
+}
+
+impl<'a> DataOut<'a> {
+    fn named(name: &'a CommunityName) -> Self {
+        Self { name: Some(name.as_str()), ..Self::default() }
+    }
+
+    fn badge(kind: &'a BadgeKind, reason: &'a Option<Reason>, by: &'a Option<Awarder>) -> Self {
+        Self {
+            kind: Some(kind.as_str()),
+            reason: reason.as_ref().map(Reason::as_str),
+            by: by.as_ref().map(Awarder::as_str),
+            ..Self::default()
+        }
+    }
+}

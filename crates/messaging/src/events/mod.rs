@@ -1,0 +1,6 @@
+//! What the chat gateway publishes: each event read, its effect applied, then acknowledged.
+
+pub mod consumer;
+pub mod dead_letter;
+pub mod envelope;
+pub mod stream;
