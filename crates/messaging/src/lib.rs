@@ -4,6 +4,7 @@
 //! TLS policy ([`tls::server::Servers`]); [`service`] answers questions over it, [`events`] reads what the chat gateway
 //! publishes, and [`client`] asks. What stands in the messages is in [`wire`].
 
+pub mod client;
 pub mod connection;
 pub mod endpoint;
 pub mod events;

@@ -348,7 +348,7 @@ where
     async fn pull(&self) -> Result<Vec<Message>, async_nats::Error> {
         let inner = &self.inner;
         let mut link = inner.connection.state();
-        if link.borrow_and_update().clone() != LinkState::Connected {
+        if *link.borrow_and_update() != LinkState::Connected {
             self.pause(Duration::from_millis(100)).await;
             return Ok(Vec::new());
         }

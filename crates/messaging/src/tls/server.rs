@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_size_of_a_list() {
-        assert_eq!(Servers::parse([] as [&str; 0], OPTIONAL).unwrap_err(), ServersError::Empty);
+        assert_eq!(Servers::parse(std::iter::empty::<&str>(), OPTIONAL).unwrap_err(), ServersError::Empty);
         assert!(Servers::parse(["tls://a"; MAX_SERVERS], REQUIRED).is_ok());
         assert_eq!(
             Servers::parse(std::iter::repeat("tls://a"), REQUIRED).unwrap_err(),

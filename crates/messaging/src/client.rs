@@ -1,0 +1,415 @@
+//! Asking the service from Rust: one method for each endpoint, no JSON to write.
+//!
+//! ```no_run
+//! # async fn example(config: muster_messaging::connection::NatsConfig, guild: muster_domain::GuildId)
+//! # -> Result<(), muster_messaging::client::ClientError> {
+//! use muster_messaging::client::Client;
+//! use muster_messaging::wire::request::PageRequest;
+//!
+//! let client = Client::connect(config).await?;
+//! let community = client.find_community(guild).await?;
+//! let page = client.community(community.community_id).profiles_ranked(PageRequest::first(10)).await?;
+//! for member in page.items {
+//!     println!("{} {}", member.rank, member.profile.nym);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::{HeaderMap, Message};
+use futures_util::stream::{self, StreamExt};
+use muster_domain::{CommunityId, Event, GuildId, ProfileId};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::connection::{Connection, ConnectionError, NatsConfig};
+use crate::endpoint::Endpoint;
+use crate::events::envelope;
+use crate::request::{CALLER, TRACEPARENT};
+use crate::service::ERROR_CODE;
+use crate::wire::answer::{
+    Award, Badge, Change, Cleared, Community, Detail, Directory, Erased, Kind, Page, PersonalData, Position,
+    Profile, Progress, Ranked, Revocable, Standing, Stats, Threshold, VisibleProfile,
+};
+use crate::wire::error::{ErrorBody, ErrorCode, MAX_REQUEST};
+use crate::wire::query::Caller;
+use crate::wire::request::{
+    AroundRequest, AwardRequest, BadgesRequest, ClearRequest, DirectoryRequest, EmptyRequest, ExportRequest,
+    FindRequest, GetRequest, PageRequest, ProfileRequest, RevokeRequest, SearchRequest,
+};
+
+/// How often a request is sent at most, where it may be repeated.
+const MAX_ATTEMPTS: u32 = 3;
+/// How long to wait before a request that nobody took is sent again.
+const NOBODY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks the service. Clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    connection: Connection,
+    caller: Option<Caller>,
+    traceparent: Option<String>,
+    timeout: Duration,
+}
+
+impl Client {
+    /// Connects and asks over that connection.
+    ///
+    /// # Errors
+    /// [`ClientError::Connection`] when there is none.
+    pub async fn connect(config: NatsConfig) -> Result<Self, ClientError> {
+        Ok(Self::new(Connection::open(config).await?))
+    }
+
+    /// Asks over a connection that stands.
+    #[must_use]
+    pub fn new(connection: Connection) -> Self {
+        let timeout = connection.request_timeout();
+        Self { connection, caller: None, traceparent: None, timeout }
+    }
+
+    /// The same client, asking on this person's behalf.
+    #[must_use]
+    pub fn on_behalf_of(mut self, caller: Caller) -> Self {
+        self.caller = Some(caller);
+        self
+    }
+
+    /// The same client, whose requests belong to this trace (W3C Trace Context).
+    #[must_use]
+    pub fn in_trace(mut self, traceparent: impl Into<String>) -> Self {
+        self.traceparent = Some(traceparent.into());
+        self
+    }
+
+    /// The same client, waiting this long for each answer, repetitions included.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Asks within one community.
+    #[must_use]
+    pub fn community(&self, community: CommunityId) -> CommunityClient {
+        CommunityClient { client: self.clone(), community }
+    }
+
+    /// The community of a chat server.
+    ///
+    /// # Errors
+    /// [`ClientError`]; of code [`ErrorCode::NotFound`] when there is none.
+    pub async fn find_community(&self, guild_id: GuildId) -> Result<Community, ClientError> {
+        self.ask(Endpoint::CommunitiesFind, CommunityId::new(Uuid::nil()), &FindRequest { guild_id }).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        endpoint: Endpoint,
+        community: CommunityId,
+        request: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let payload = bytes::Bytes::from(serde_json::to_vec(request).map_err(ClientError::Request)?);
+        if payload.len() > MAX_REQUEST {
+            return Err(ClientError::TooLarge);
+        }
+        let message = self.send(endpoint, endpoint.subject(community), payload).await?;
+        let failed = message.headers.as_ref().is_some_and(|headers| headers.get(ERROR_CODE).is_some());
+        if failed {
+            let body: ErrorBody = serde_json::from_slice(&message.payload).map_err(ClientError::Answer)?;
+            let error = body.error;
+            return Err(ClientError::Service {
+                code: error.code,
+                message: error.message,
+                field: error.field,
+                retry_after: error.retry_after_ms.map(Duration::from_millis),
+                request_id: error.request_id,
+            });
+        }
+        serde_json::from_slice(&message.payload).map_err(ClientError::Answer)
+    }
+
+    /// Sends a request until it is answered. One that nobody took is sent again, for then it had no effect; one whose
+    /// answer is lost, only where asking twice is asking once.
+    async fn send(
+        &self,
+        endpoint: Endpoint,
+        subject: String,
+        payload: bytes::Bytes,
+    ) -> Result<Message, ClientError> {
+        let deadline = Instant::now() + self.timeout;
+        let per_attempt = if endpoint.is_repeatable() { self.timeout / 2 } else { self.timeout };
+        let mut attempt = 1;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let request = async_nats::Request::new()
+                .payload(payload.clone())
+                .headers(self.headers())
+                .timeout(Some(per_attempt.min(left)));
+            // The library's own time begins when the request has found room in its queue.
+            let sent = self.connection.client().send_request(subject.clone(), request);
+            let error = match tokio::time::timeout(per_attempt.min(left), sent).await {
+                Ok(Ok(message)) => return Ok(message),
+                Ok(Err(error)) => match error.kind() {
+                    RequestErrorKind::TimedOut => ClientError::Timeout(self.timeout),
+                    RequestErrorKind::NoResponders => ClientError::NoResponders,
+                    _ => return Err(ClientError::Send(error.into())),
+                },
+                Err(_) => ClientError::Timeout(self.timeout),
+            };
+            let nobody = matches!(error, ClientError::NoResponders);
+            let pause = if nobody { NOBODY_PAUSE.saturating_mul(attempt) } else { Duration::ZERO };
+            let in_time = Instant::now() + pause < deadline;
+            if !in_time || attempt >= MAX_ATTEMPTS || !(nobody || endpoint.is_repeatable()) {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(caller) = &self.caller {
+            headers.insert(CALLER, caller.as_str());
+        }
+        if let Some(traceparent) = self.traceparent.as_ref().filter(|text| !text.contains(['\r', '\n'])) {
+            headers.insert(TRACEPARENT, traceparent.as_str());
+        }
+        headers
+    }
+}
+
+/// Asks within one community.
+#[derive(Debug, Clone)]
+pub struct CommunityClient {
+    client: Client,
+    community: CommunityId,
+}
+
+macro_rules! ask {
+    ($($(#[$meta:meta])* $name:ident($request:ty) -> $answer:ty = $endpoint:ident;)+) => {
+        impl CommunityClient {
+            $(
+                $(#[$meta])*
+                ///
+                /// # Errors
+                /// [`ClientError`] says whether the service refused or was not reached.
+                pub async fn $name(&self, request: $request) -> Result<$answer, ClientError> {
+                    self.client.ask(Endpoint::$endpoint, self.community, &request).await
+                }
+            )+
+        }
+    };
+}
+
+ask! {
+    /// Profiles by conviction, highest first.
+    profiles_ranked(PageRequest) -> Page<Ranked> = ProfilesRanked;
+    /// One profile and its standings.
+    profiles_get(GetRequest) -> Detail = ProfilesGet;
+    /// The members ranked around one.
+    profiles_around(AroundRequest) -> Page<Ranked> = ProfilesAround;
+    /// Profiles by activity.
+    profiles_active(PageRequest) -> Page<Profile> = ProfilesActive;
+    /// Profiles by a piece of their nym.
+    profiles_search(SearchRequest) -> Page<Profile> = ProfilesSearch;
+    /// One profile's badges, newest first.
+    profiles_badges(BadgesRequest) -> Page<Badge> = ProfilesBadges;
+    /// Profiles by number of badges.
+    badges_leaderboard(PageRequest) -> Page<Standing> = BadgesLeaderboard;
+    /// The community's badge kinds.
+    badges_kinds(PageRequest) -> Page<Kind> = BadgesKinds;
+    /// Members closest below their next score tier.
+    tiers_progression(PageRequest) -> Page<Progress> = TiersProgression;
+    /// Promotions and demotions, newest first.
+    tiers_changes(PageRequest) -> Page<Change> = TiersChanges;
+    /// The members, sorted and filtered.
+    directory_list(DirectoryRequest) -> Directory = DirectoryList;
+    /// Awards a badge.
+    badges_award(AwardRequest) -> Award = AdminBadgesAward;
+    /// Revokes a badge.
+    badges_revoke(RevokeRequest) -> Revocable = AdminBadgesRevoke;
+    /// All that is held on a person.
+    profiles_export(ExportRequest) -> PersonalData = AdminProfilesExport;
+    /// Forgets rate limits' counters.
+    ratelimit_clear(ClearRequest) -> Cleared = AdminRatelimitClear;
+}
+
+macro_rules! ask_by_id {
+    ($($(#[$meta:meta])* $name:ident() -> $answer:ty = $endpoint:ident;)+) => {
+        impl CommunityClient {
+            $(
+                $(#[$meta])*
+                ///
+                /// # Errors
+                /// [`ClientError`] says whether the service refused or was not reached.
+                pub async fn $name(&self, profile_id: ProfileId) -> Result<$answer, ClientError> {
+                    self.client.ask(Endpoint::$endpoint, self.community, &ProfileRequest { profile_id }).await
+                }
+            )+
+        }
+    };
+}
+
+ask_by_id! {
+    /// Where one member stands.
+    profiles_position() -> Position = ProfilesPosition;
+    /// Takes a profile out of lists and ranks.
+    profiles_hide() -> VisibleProfile = AdminProfilesHide;
+    /// Puts it back.
+    profiles_show() -> VisibleProfile = AdminProfilesShow;
+    /// Erases a person.
+    profiles_erase() -> Erased = AdminProfilesErase;
+}
+
+impl CommunityClient {
+    /// The community.
+    #[must_use]
+    pub fn id(&self) -> CommunityId {
+        self.community
+    }
+
+    /// What it takes to hold a rank tier.
+    ///
+    /// # Errors
+    /// [`ClientError`] says whether the service refused or was not reached.
+    pub async fn tiers_threshold(&self) -> Result<Threshold, ClientError> {
+        self.client.ask(Endpoint::TiersThreshold, self.community, &EmptyRequest {}).await
+    }
+
+    /// The community in numbers.
+    ///
+    /// # Errors
+    /// [`ClientError`] says whether the service refused or was not reached.
+    pub async fn stats(&self) -> Result<Stats, ClientError> {
+        self.client.ask(Endpoint::CommunityStats, self.community, &EmptyRequest {}).await
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is no connection.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// The service refused.
+    #[error("the service answers {code}: {message}")]
+    Service {
+        /// The kind of error.
+        code: ErrorCode,
+        /// What went wrong and what to do.
+        message: String,
+        /// The field that is wrong.
+        field: Option<String>,
+        /// In how long the request may be made again.
+        retry_after: Option<Duration>,
+        /// The id under which the service's log tells more.
+        request_id: Option<Uuid>,
+    },
+    /// No answer came.
+    #[error("the service did not answer within {0:?}")]
+    Timeout(Duration),
+    /// Nobody takes the request.
+    #[error("nobody answers there: see that the service runs, and that this client's user may ask it")]
+    NoResponders,
+    /// The request is over 64 KiB.
+    #[error("the request has over {MAX_REQUEST} bytes")]
+    TooLarge,
+    /// The request could not be written as JSON.
+    #[error("the request cannot be written")]
+    Request(#[source] serde_json::Error),
+    /// The answer is not of the documented form.
+    #[error("the answer is not of the documented form: see that service and client are of one major version")]
+    Answer(#[source] serde_json::Error),
+    /// The request was not sent.
+    #[error("the request was not sent")]
+    Send(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ClientError {
+    /// The kind of error that the service answered, if it answered one.
+    #[must_use]
+    pub fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Service { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+/// Publishes events as the chat gateway does, for demonstrations and tests.
+#[derive(Debug, Clone)]
+pub struct EventPublisher {
+    context: async_nats::jetstream::Context,
+}
+
+impl EventPublisher {
+    /// The most events that wait for the broker's acknowledgement at once.
+    pub const MAX_IN_FLIGHT: usize = 512;
+
+    /// Publishes over this connection.
+    #[must_use]
+    pub fn new(connection: &Connection) -> Self {
+        Self { context: async_nats::jetstream::new(connection.client().clone()) }
+    }
+
+    /// Publishes one event, and waits until the stream has it. Answers its sequence there.
+    ///
+    /// # Errors
+    /// [`PublishError`] when the stream did not take it.
+    pub async fn publish(&self, event: &Event) -> Result<u64, PublishError> {
+        let (subject, payload) = envelope::encode(event);
+        self.publish_raw(subject, payload).await
+    }
+
+    /// Publishes any bytes on any subject of the stream.
+    ///
+    /// # Errors
+    /// [`PublishError`] when the stream did not take them.
+    pub async fn publish_raw(&self, subject: String, payload: Vec<u8>) -> Result<u64, PublishError> {
+        let failed = |cause: async_nats::jetstream::context::PublishError| PublishError(cause.into());
+        let sent = self.context.publish(subject, payload.into()).await.map_err(failed)?;
+        Ok(sent.await.map_err(failed)?.sequence)
+    }
+
+    /// Publishes many events, up to [`Self::MAX_IN_FLIGHT`] of them at once, and tells `progress` how many the stream has
+    /// after each. They are sent in order.
+    ///
+    /// # Errors
+    /// [`PublishError`] at the first that the stream did not take.
+    pub async fn publish_all(
+        &self,
+        events: impl IntoIterator<Item = Event> + Send,
+        mut progress: impl FnMut(u64) + Send,
+    ) -> Result<u64, PublishError> {
+        let mut published: u64 = 0;
+        let mut sending = stream::iter(events.into_iter().map(|event| {
+            let publisher = self.clone();
+            async move { publisher.publish(&event).await }
+        }))
+        .buffered(Self::MAX_IN_FLIGHT);
+        while let Some(taken) = sending.next().await {
+            taken?;
+            published = published.saturating_add(1);
+            progress(published);
+        }
+        Ok(published)
+    }
+}
+
+/// An event was not taken.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream did not take the event: see that it exists and has room")]
+pub struct PublishError(#[source] Box<dyn std::error::Error + Send + Sync>);
