@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::Error;
 use crate::community::Community;
 use crate::error::Missing;
-use crate::profile::{HISTORY, in_community, lock, profile_held};
+use crate::profile::{in_community, lock, profile_held};
 use crate::ranking::{date, micros};
 use crate::statement;
 
@@ -107,7 +107,7 @@ impl Community {
                 "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by, revoke_reason
                  FROM badges
                  WHERE community_id = $1 AND profile_id = $2 AND revoked_at IS NULL AND (awarded_at, badge_id) < ($3, $4)
-                 ORDER BY awarded_at DESC, badge_id DESC LIMIT {limit}",
+                 ORDER BY awarded_at DESC, badge_id DESC LIMIT $limit",
             )
             .bind::<SqlUuid, _>(profile.get())
             .bind::<Timestamptz, _>(date(awarded))
@@ -133,7 +133,7 @@ impl Community {
         let statement = self
             .statement(
                 "SELECT kind, holders, first_awarded_at FROM badge_kinds
-                 WHERE community_id = $1 AND kind > $2 ORDER BY kind LIMIT {limit}",
+                 WHERE community_id = $1 AND kind > $2 ORDER BY kind LIMIT $limit",
             )
             .bind::<Text, _>(after);
         let (rows, more) = self.store.page::<KindRow, 1000>(statement, limit).await?;
@@ -220,6 +220,7 @@ impl Community {
     pub(crate) async fn badge_history(
         &self,
         profile: ProfileId,
+        limit: PageLimit,
         (kind, awarded, badge): (String, i64, Uuid),
     ) -> Result<(Vec<Badge>, bool), Error> {
         let statement = self
@@ -227,13 +228,13 @@ impl Community {
                 "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by, revoke_reason
                  FROM badges
                  WHERE community_id = $1 AND profile_id = $2 AND (kind, awarded_at, badge_id) > ($3, $4, $5)
-                 ORDER BY kind, awarded_at, badge_id LIMIT {limit}",
+                 ORDER BY kind, awarded_at, badge_id LIMIT $limit",
             )
             .bind::<SqlUuid, _>(profile.get())
             .bind::<Text, _>(kind)
             .bind::<Timestamptz, _>(date(awarded))
             .bind::<SqlUuid, _>(badge);
-        let (rows, more) = self.store.page::<BadgeRow, 1000>(statement, HISTORY).await?;
+        let (rows, more) = self.store.page::<BadgeRow, 1000>(statement, limit).await?;
         Ok((rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?, more))
     }
 }

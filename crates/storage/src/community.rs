@@ -89,7 +89,7 @@ pub(crate) async fn policy(store: &Store, id: CommunityId) -> Result<Arc<Policy>
          FROM communities AS c LEFT JOIN tier_policies AS p USING (community_id)
          WHERE c.community_id = $1
          ORDER BY p.last_rank, p.from_conviction
-         LIMIT {limit}",
+         LIMIT $limit",
     )
     .bind::<SqlUuid, _>(id.get());
     // As many tiers as a policy can have.

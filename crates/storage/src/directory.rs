@@ -54,7 +54,7 @@ macro_rules! list {
             $key,
             " ORDER BY ",
             $order,
-            " LIMIT {limit} OFFSET $2
+            " LIMIT $limit OFFSET $2
              )
              SELECT ",
             profile_columns!(),

@@ -271,11 +271,16 @@ impl Community {
             .await
     }
 
-    /// Everything that is held on a person, a page of it: up to 1000 badges and 1000 changes of tier.
+    /// Everything that is held on a person, a page of it: at most `limit` badges and as many changes of tier.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is none, [`Error::Cursor`] for a foreign cursor.
-    pub async fn profile_export(&self, id: ProfileId, cursor: Option<&Cursor>) -> Result<Export, Error> {
+    pub async fn profile_export(
+        &self,
+        id: ProfileId,
+        limit: PageLimit,
+        cursor: Option<&Cursor>,
+    ) -> Result<Export, Error> {
         const ENDPOINT: &str = "admin.profiles.export";
         let ordering = id.to_string();
         let start = ((String::new(), i64::MIN, Uuid::nil()), 0_i64);
@@ -291,8 +296,8 @@ impl Community {
             .bind::<SqlUuid, _>(id.get());
         let profile: ProfileRow =
             self.store.optional(statement).await?.ok_or(Error::NotFound(Missing::Profile))?;
-        let (badges, more_badges) = self.badge_history(id, badge_after.clone()).await?;
-        let (changes, more_changes) = self.tier_history(id, change_after).await?;
+        let (badges, more_badges) = self.badge_history(id, limit, badge_after.clone()).await?;
+        let (changes, more_changes) = self.tier_history(id, limit, change_after).await?;
         let position = (
             badges.last().map_or(badge_after, |badge| {
                 (badge.kind.as_str().to_owned(), micros(badge.awarded_at), badge.badge_id.get())
@@ -344,6 +349,3 @@ pub(crate) async fn profile_held(
     let row: Option<ProfileRow> = statement::optional(connection, statement).await?;
     row.ok_or(Error::NotFound(Missing::Profile))?.try_into()
 }
-
-/// How many rows of history an export's page holds.
-pub(crate) const HISTORY: PageLimit = PageLimit::MAX;

@@ -73,7 +73,7 @@ impl Community {
                 "WITH k AS MATERIALIZED (
                      SELECT s.profile_id, s.conviction FROM scores AS s
                      WHERE s.community_id = $1 AND s.visible AND (s.conviction, s.profile_id) < ($2, $3)
-                     ORDER BY s.conviction DESC, s.profile_id DESC LIMIT {limit}
+                     ORDER BY s.conviction DESC, s.profile_id DESC LIMIT $limit
                  )
                  SELECT ",
                 profile_columns!(),
@@ -111,7 +111,7 @@ impl Community {
                              WHERE s.community_id = $1 AND s.visible
                                  AND (s.conviction, s.profile_id)
                                      > ((SELECT conviction FROM t), (SELECT profile_id FROM t))
-                             ORDER BY s.conviction, s.profile_id LIMIT {limit}
+                             ORDER BY s.conviction, s.profile_id LIMIT $limit
                          ) AS above
                          UNION ALL
                          SELECT *, row_number() OVER (), 2 FROM (
@@ -119,12 +119,12 @@ impl Community {
                              WHERE s.community_id = $1 AND s.visible
                                  AND (s.conviction, s.profile_id)
                                      < ((SELECT conviction FROM t), (SELECT profile_id FROM t))
-                             ORDER BY s.conviction DESC, s.profile_id DESC LIMIT {limit}
+                             ORDER BY s.conviction DESC, s.profile_id DESC LIMIT $limit
                          ) AS below
                          UNION ALL
                          SELECT *, 0, 0 FROM t
                      ) AS nearest
-                     ORDER BY distance, side LIMIT {limit}
+                     ORDER BY distance, side LIMIT $limit
                  )
                  SELECT ",
                 profile_columns!(),
@@ -159,7 +159,7 @@ impl Community {
                      SELECT s.profile_id, s.activity FROM scores AS s
                      WHERE s.community_id = $1 AND s.visible AND s.activity > 0
                          AND (s.activity, s.profile_id) < ($2, $3)
-                     ORDER BY s.activity DESC, s.profile_id DESC LIMIT {limit}
+                     ORDER BY s.activity DESC, s.profile_id DESC LIMIT $limit
                  )
                  SELECT ",
                 profile_columns!(),
@@ -194,7 +194,7 @@ impl Community {
                      SELECT p.profile_id, p.badge_count, p.joined_at FROM profiles AS p
                      WHERE p.community_id = $1 AND p.visible
                          AND ((-p.badge_count), p.joined_at, p.profile_id) > ($2, $3, $4)
-                     ORDER BY (-p.badge_count), p.joined_at, p.profile_id LIMIT {limit}
+                     ORDER BY (-p.badge_count), p.joined_at, p.profile_id LIMIT $limit
                  )
                  SELECT ",
                 profile_columns!(),

@@ -29,24 +29,24 @@ impl Community {
                 "WITH starts AS MATERIALIZED (
                      SELECT t.profile_id, t.tail, t.class FROM nym_tails AS t
                      WHERE t.community_id = $1 AND t.class = 0 AND t.tail >= $2 AND t.tail < $3
-                     ORDER BY t.tail, t.profile_id LIMIT {limit}
+                     ORDER BY t.tail, t.profile_id LIMIT $limit
                  ), words AS MATERIALIZED (
                      SELECT t.profile_id, t.tail, t.class FROM nym_tails AS t
                      WHERE t.community_id = $1 AND t.class = 1 AND t.tail >= $2 AND t.tail < $3
-                         AND (SELECT count(*) FROM starts) < {limit}
-                     ORDER BY t.tail, t.profile_id LIMIT {limit} * $4
+                         AND (SELECT count(*) FROM starts) < $limit
+                     ORDER BY t.tail, t.profile_id LIMIT $limit * $4
                  ), insides AS MATERIALIZED (
                      SELECT t.profile_id, t.tail, t.class FROM nym_tails AS t
                      WHERE t.community_id = $1 AND t.class = 2 AND t.tail >= $2 AND t.tail < $3
-                         AND (SELECT count(DISTINCT profile_id) FROM (TABLE starts UNION ALL TABLE words) AS m) < {limit}
-                     ORDER BY t.tail, t.profile_id LIMIT {limit} * $4
+                         AND (SELECT count(DISTINCT profile_id) FROM (TABLE starts UNION ALL TABLE words) AS m) < $limit
+                     ORDER BY t.tail, t.profile_id LIMIT $limit * $4
                  ), k AS MATERIALIZED (
                      SELECT * FROM (
                          SELECT DISTINCT ON (profile_id) profile_id, class, tail
                          FROM (TABLE starts UNION ALL TABLE words UNION ALL TABLE insides) AS matches
                          ORDER BY profile_id, class, tail
                      ) AS best
-                     ORDER BY class, tail, profile_id LIMIT {limit}
+                     ORDER BY class, tail, profile_id LIMIT $limit
                  )
                  SELECT ",
                 profile_columns!(),

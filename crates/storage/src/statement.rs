@@ -11,7 +11,7 @@ use muster_domain::Limit;
 
 type Bind = Box<dyn QueryFragment<Pg> + Send + Sync>;
 
-/// Fixed SQL and its values. `$1` to `$99` name the values in the order they were bound, as often as needed; `{limit}`
+/// Fixed SQL and its values. `$1`, `$2` and so on name the values in the order they were bound, as often as needed; `$limit`
 /// is where the list's bound goes.
 ///
 /// The text is always a constant, so each statement is prepared once a connection; `diesel::sql_query` would prepare it
@@ -22,7 +22,7 @@ pub(crate) struct Statement {
     limit: Option<Bind>,
 }
 
-const LIMIT: &str = "{limit}";
+const LIMIT: &str = "$limit";
 
 impl Statement {
     pub(crate) const fn new(sql: &'static str) -> Self {
@@ -48,7 +48,7 @@ impl Statement {
 impl QueryFragment<Pg> for Statement {
     fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
         let mut rest = self.sql;
-        while let Some(at) = rest.find(['$', '{']) {
+        while let Some(at) = rest.find('$') {
             let (text, marker) = rest.split_at_checked(at).ok_or(DieselError::NotFound)?;
             out.push_sql(text);
             rest = if let Some(after) = marker.strip_prefix(LIMIT) {
@@ -56,7 +56,7 @@ impl QueryFragment<Pg> for Statement {
                 limit.walk_ast(out.reborrow())?;
                 after
             } else {
-                let number = marker.trim_start_matches('$');
+                let number = marker.strip_prefix('$').unwrap_or(marker);
                 let digits = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
                 let (index, after) = number.split_at_checked(digits).ok_or(DieselError::NotFound)?;
                 let bind = index.parse::<usize>().ok().and_then(|n| self.binds.get(n.checked_sub(1)?));
@@ -124,7 +124,7 @@ where
     T: QueryableByName<Pg> + Send + 'static,
 {
     if !statement.sql.contains(LIMIT) {
-        return Err(misuse("a list's SQL has no {limit}"));
+        return Err(misuse("a list's SQL has no $limit"));
     }
     statement.limited(rows).load(connection).await
 }

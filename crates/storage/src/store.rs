@@ -7,7 +7,7 @@ use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
 use futures_util::future::BoxFuture;
 use moka::future::Cache;
-use muster_domain::{CommunityId, CursorKey, GuildId, Limit};
+use muster_domain::{CommunityId, CommunityName, CursorKey, GuildId, Limit};
 use uuid::Uuid;
 
 use crate::community::{Community, Policy};
@@ -39,7 +39,7 @@ pub struct FoundCommunity {
     /// Its id.
     pub community_id: CommunityId,
     /// Its name, if one is known.
-    pub name: Option<String>,
+    pub name: Option<CommunityName>,
     /// False once the chat server was left.
     pub active: bool,
 }
@@ -109,7 +109,8 @@ impl Store {
             Statement::new("SELECT community_id, name, active FROM communities WHERE guild_id = $1")
                 .bind::<Text, _>(guild.as_str().to_owned());
         let row: FoundRow = self.optional(statement).await?.ok_or(Error::NotFound(Missing::Community))?;
-        Ok(FoundCommunity { community_id: row.community_id.into(), name: row.name, active: row.active })
+        let name = row.name.map(CommunityName::parse).transpose().map_err(Error::defect)?;
+        Ok(FoundCommunity { community_id: row.community_id.into(), name, active: row.active })
     }
 
     /// Asks the database for an answer, as a readiness check.
@@ -206,7 +207,7 @@ impl Store {
             };
             settle(connection, result)
         });
-        task.await.map_err(|error| Error::defect(error))?
+        task.await.map_err(Error::defect)?
     }
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::Error;
 use crate::community::Community;
 use crate::profile::{
-    HISTORY, ProfileRow, in_community, lock, profile_columns, profile_of_each_key, tier_named,
+    ProfileRow, in_community, lock, profile_columns, profile_of_each_key, tier_named,
 };
 use crate::ranking::{date, micros};
 use crate::statement::{self, Statement};
@@ -122,9 +122,9 @@ impl Community {
                          SELECT s.profile_id, s.conviction FROM scores AS s
                          WHERE s.community_id = $1 AND s.visible AND s.conviction >= t.low
                              AND (s.conviction, s.profile_id) < (t.until - $6, t.after)
-                         ORDER BY s.conviction DESC, s.profile_id DESC LIMIT {limit}
+                         ORDER BY s.conviction DESC, s.profile_id DESC LIMIT $limit
                      ) AS s
-                     ORDER BY distance, t.step, s.profile_id DESC LIMIT {limit}
+                     ORDER BY distance, t.step, s.profile_id DESC LIMIT $limit
                  )
                  SELECT ",
                 profile_columns!(),
@@ -168,7 +168,7 @@ impl Community {
                 "SELECT k.*, p.nym FROM (
                      SELECT c.change_id, c.profile_id, c.from_tier, c.to_tier, c.promotion, c.at FROM tier_changes AS c
                      WHERE c.community_id = $1 AND c.visible AND (c.at, c.change_id) < ($2, $3)
-                     ORDER BY c.at DESC, c.change_id DESC LIMIT {limit}
+                     ORDER BY c.at DESC, c.change_id DESC LIMIT $limit
                  ) AS k
                  CROSS JOIN LATERAL (SELECT p.nym FROM profiles AS p
                      WHERE p.community_id = $1 AND p.profile_id = k.profile_id LIMIT 1) AS p
@@ -244,7 +244,7 @@ impl Community {
             let statement = self
                 .statement(
                     "SELECT profile_id FROM profiles
-                     WHERE community_id = $1 AND profile_id > $2 ORDER BY profile_id LIMIT {limit}",
+                     WHERE community_id = $1 AND profile_id > $2 ORDER BY profile_id LIMIT $limit",
                 )
                 .bind::<SqlUuid, _>(after);
             let (batch, more) = self.store.page::<IdRow, 1000>(statement, PageLimit::MAX).await?;
@@ -270,6 +270,7 @@ impl Community {
     pub(crate) async fn tier_history(
         &self,
         profile: ProfileId,
+        limit: PageLimit,
         after: i64,
     ) -> Result<(Vec<(i64, TierChange)>, bool), Error> {
         let statement = self
@@ -277,11 +278,11 @@ impl Community {
                 "SELECT c.change_id, c.profile_id, c.from_tier, c.to_tier, c.promotion, c.at, p.nym
                  FROM tier_changes AS c JOIN profiles AS p USING (community_id, profile_id)
                  WHERE c.community_id = $1 AND c.profile_id = $2 AND c.change_id > $3
-                 ORDER BY c.change_id LIMIT {limit}",
+                 ORDER BY c.change_id LIMIT $limit",
             )
             .bind::<SqlUuid, _>(profile.get())
             .bind::<BigInt, _>(after);
-        let (rows, more) = self.store.page::<ChangeRow, 1000>(statement, HISTORY).await?;
+        let (rows, more) = self.store.page::<ChangeRow, 1000>(statement, limit).await?;
         let changes = rows.into_iter().map(|row| Ok((row.change_id, row.try_into()?)));
         Ok((changes.collect::<Result<_, Error>>()?, more))
     }

@@ -1,2 +1,103 @@
-//! x
-fn main() {}
+//! The Muster worker: takes the chat gateway's events, keeps the record, answers questions.
+
+mod answers;
+mod check;
+mod connect;
+mod failure;
+mod health;
+mod http;
+mod limits;
+mod logging;
+mod metrics;
+mod readiness;
+mod serve;
+mod settings;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+/// Takes a chat gateway's events from NATS JetStream, keeps members, badges, tiers and ranks in PostgreSQL, and answers
+/// questions over NATS.
+///
+/// The configuration is built-in defaults, then the file, then MUSTER__… variables; `muster-worker defaults` prints all
+/// keys.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// A TOML file with the configuration.
+    #[arg(long, env = "MUSTER_CONFIG_FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand, Clone, Copy)]
+enum Command {
+    /// Works until it is told to stop. What happens without a command.
+    Serve,
+    /// Brings the database's schema up to date.
+    Migrate,
+    /// Reports whether the configuration and both connections would work; exit code 0 only if all would.
+    Check,
+    /// Asks the running worker whether it is alive.
+    Health,
+    /// Prints every key of the configuration with its default.
+    Defaults,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // Before anything makes a TLS connection: there is one provider, and this is the one place that chooses it.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&Failure::Io(error)),
+    };
+    match runtime.block_on(run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "these commands' results are for standard output")]
+async fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let command = arguments.command.unwrap_or(Command::Serve);
+    if matches!(command, Command::Defaults) {
+        print!("{}", settings::DEFAULTS);
+        return Ok(());
+    }
+    let settings = Settings::load(arguments.config.as_deref(), None)?;
+    match command {
+        Command::Serve => {
+            logging::start(&settings.log)?;
+            serve::serve(settings).await
+        }
+        Command::Migrate => {
+            logging::start(&settings.log)?;
+            let database = connect::configure(&settings)?.database;
+            let applied = muster_storage::migrate(&database).await?;
+            for migration in &applied {
+                println!("applied {migration}");
+            }
+            println!("the schema is up to date ({} applied now)", applied.len());
+            Ok(())
+        }
+        Command::Check => check::check(&settings).await,
+        Command::Health => Ok(health::ask(settings.http).await?),
+        Command::Defaults => Ok(()),
+    }
+}
+
+/// The one line that says why the process ends, whether or not the log was started.
+#[expect(clippy::print_stderr, reason = "the log may not have been started")]
+fn report(failure: &Failure) -> ExitCode {
+    eprintln!("muster-worker: {}", failure.chain());
+    ExitCode::from(failure.exit_code())
+}

@@ -19,15 +19,15 @@ LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
 BEGIN
     RETURN (
         SELECT coalesce(sum(siblings.members), 0)
-        FROM generate_series(0, 6) AS level
+        FROM generate_series(0, 6) AS step
         CROSS JOIN LATERAL (
             SELECT sum(c.members) AS members
             FROM rank_counts AS c
             WHERE c.community_id = in_community
               AND c.ladder = in_ladder
-              AND c.level = level::smallint
-              AND c.bucket > (score >> (8 * level))
-              AND c.bucket <= CASE level WHEN 6 THEN 32 ELSE (score >> (8 * level)) | 255 END
+              AND c.level = step::smallint
+              AND c.bucket > (score >> (8 * step))
+              AND c.bucket <= CASE step WHEN 6 THEN 32 ELSE (score >> (8 * step)) | 255 END
         ) AS siblings
     );
 END $$;
@@ -49,9 +49,9 @@ CREATE FUNCTION rank_counts_add(in_ladder integer, communities uuid[], scores bi
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO rank_counts AS c (community_id, ladder, level, bucket, members)
-    SELECT change.community_id, in_ladder, level, change.score >> (8 * level), sum(change.delta)
+    SELECT change.community_id, in_ladder, step, change.score >> (8 * step), sum(change.delta)
     FROM unnest(communities, scores, deltas) AS change (community_id, score, delta)
-    CROSS JOIN generate_series(0, 6) AS level
+    CROSS JOIN generate_series(0, 6) AS step
     GROUP BY 1, 2, 3, 4
     HAVING sum(change.delta) <> 0
     ORDER BY 1, 2, 3, 4

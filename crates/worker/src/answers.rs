@@ -1,0 +1,137 @@
+//! What each question is answered with.
+
+use std::sync::Arc;
+
+use muster_domain::Page;
+use muster_messaging::request::Request;
+use muster_messaging::wire::answer::{Answer, Export};
+use muster_messaging::wire::error::ServiceError;
+use muster_messaging::wire::query::{DirectoryPlace, Query, Question};
+use muster_storage::{Community, DirectoryStart, Error, Store};
+
+use crate::limits::RateLimits;
+use crate::metrics;
+
+/// Answers questions from the store, within the rate limits.
+pub(crate) struct Answers {
+    pub(crate) store: Store,
+    pub(crate) limits: Arc<RateLimits>,
+}
+
+impl Answers {
+    pub(crate) async fn answer(&self, request: Request) -> Result<Answer, ServiceError> {
+        let failed = |error| service_error(&request, error);
+        match &request.question {
+            Question::Find(guild) => {
+                let found = self.store.community_find(guild).await.map_err(failed)?;
+                Ok(Answer::Community {
+                    community: found.community_id,
+                    name: found.name,
+                    active: found.active,
+                })
+            }
+            // Not counted itself: it is how an operator gets back in.
+            Question::Within(id, Query::AdminRatelimitClear { caller }) => {
+                self.store.community(*id).await.map_err(failed)?;
+                Ok(Answer::Cleared(self.limits.clear(*id, caller.as_ref())))
+            }
+            Question::Within(id, query) => {
+                let community = self.store.community(*id).await.map_err(failed)?;
+                if let Err((scope, wait)) = self.limits.check(*id, request.caller.as_ref()) {
+                    metrics::rate_limited(scope);
+                    return Err(ServiceError::rate_limited(wait));
+                }
+                answer(&community, query.clone()).await.map_err(failed)
+            }
+        }
+    }
+}
+
+async fn answer(community: &Community, query: Query) -> Result<Answer, Error> {
+    Ok(match query {
+        Query::ProfilesRanked(page) => {
+            Answer::Ranked(community.profile_list_ranked(page.limit, page.cursor.as_ref()).await?)
+        }
+        Query::ProfilesGet(lookup) => Answer::Detail(Box::new(community.profile_get(&lookup).await?)),
+        Query::ProfilesPosition(profile) => Answer::Position(community.profile_position(profile).await?),
+        Query::ProfilesAround { profile, limit } => {
+            Answer::Ranked(community.profile_list_around(profile, limit).await?)
+        }
+        Query::ProfilesActive(page) => {
+            Answer::Profiles(community.profile_list_active(page.limit, page.cursor.as_ref()).await?)
+        }
+        Query::ProfilesSearch { query, limit } => {
+            let items = community.profile_search(&query, limit).await?;
+            Answer::Profiles(Page { items, next: None, limit: limit.get() })
+        }
+        Query::ProfilesBadges { profile, page } => {
+            Answer::Badges(community.badge_list_by_profile(profile, page.limit, page.cursor.as_ref()).await?)
+        }
+        Query::BadgesLeaderboard(page) => {
+            Answer::Leaderboard(community.badge_leaderboard(page.limit, page.cursor.as_ref()).await?)
+        }
+        Query::BadgesKinds(page) => {
+            Answer::Kinds(community.badge_kind_list(page.limit, page.cursor.as_ref()).await?)
+        }
+        Query::TiersProgression(page) => {
+            Answer::Progression(community.tier_list_progression(page.limit, page.cursor.as_ref()).await?)
+        }
+        Query::TiersChanges(page) => {
+            Answer::Changes(community.tier_change_list(page.limit, page.cursor.as_ref()).await?)
+        }
+        Query::TiersThreshold => Answer::Threshold(community.tier_threshold().await?),
+        Query::DirectoryList(directory) => {
+            let (start, number) = match directory.place {
+                DirectoryPlace::Cursor(cursor) => (DirectoryStart::Cursor(cursor), None),
+                DirectoryPlace::Page { number, skip } => (DirectoryStart::Offset(skip), Some(number)),
+            };
+            let (tier, sort, direction) = (directory.tier.as_ref(), directory.sort, directory.direction);
+            let page = community.directory_list(tier, sort, direction, directory.limit, &start).await?;
+            Answer::Directory { page, number }
+        }
+        Query::CommunityStats => Answer::Stats(community.stats().await?),
+        Query::AdminBadgesAward { profile, kind, reason, by } => {
+            Answer::Awarded(community.badge_award(profile, kind, reason, by).await?)
+        }
+        Query::AdminBadgesRevoke { profile, kind, reason, by } => {
+            Answer::Revoked(community.badge_revoke(profile, kind, reason, by).await?)
+        }
+        Query::AdminProfilesHide(profile) => {
+            Answer::Visibility(Box::new(community.profile_hide(profile).await?))
+        }
+        Query::AdminProfilesShow(profile) => {
+            Answer::Visibility(Box::new(community.profile_show(profile).await?))
+        }
+        Query::AdminProfilesExport { profile, cursor, limit } => {
+            let export = community.profile_export(profile, limit, cursor.as_ref()).await?;
+            Answer::Export(Box::new(Export {
+                profile: export.profile,
+                badges: export.badges,
+                tier_changes: export.tier_changes,
+                next: export.next,
+            }))
+        }
+        Query::AdminProfilesErase(profile) => {
+            community.profile_erase(profile).await?;
+            Answer::Erased(profile)
+        }
+        Query::AdminRatelimitClear { .. } => Answer::Cleared(0),
+    })
+}
+
+fn service_error(request: &Request, error: Error) -> ServiceError {
+    match error {
+        Error::NotFound(missing) => ServiceError::not_found(&missing.to_string()),
+        Error::Cursor(cause) => ServiceError::invalid_cursor(cause),
+        error if error.is_transient() => {
+            tracing::warn!(
+                request.id = %request.id,
+                request.endpoint = %request.endpoint,
+                error = %error,
+                "a request was answered unavailable"
+            );
+            ServiceError::unavailable("the database is out of reach or too slow: ask again")
+        }
+        error => ServiceError::internal(error),
+    }
+}
