@@ -419,3 +419,227 @@ impl<'a> DataOut<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn event(event_type: &str, data: &str) -> String {
+        format!(
+            r#"{{"event_id":"00000000-0000-0000-0000-000000000001","event_type":"{event_type}","shard_id":0,
+                "timestamp":1700000000000,"guild_id":"42","channel_id":null,"user_id":"7","more":{{"a":[1]}},
+                "data":{data}}}"#
+        )
+    }
+
+    fn effect(event_type: &str, data: &str) -> Result<Decoded, DecodeError> {
+        decode(&format!("events.{event_type}"), event(event_type, data).as_bytes())
+    }
+
+    fn member(event_type: &str, data: &str) -> MemberEffect {
+        match effect(event_type, data).unwrap() {
+            Decoded::Event(Event { effect: Effect::Member { user, effect }, guild, at, .. }) => {
+                assert_eq!((user.as_str(), guild.as_str(), at.millis()), ("7", "42", 1_700_000_000_000));
+                effect
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn nym(text: &str) -> Nym {
+        Nym::parse(text).unwrap()
+    }
+
+    #[test]
+    fn golden_events_of_members() {
+        assert_eq!(
+            member("member.join", r#"{"username":"Chani","discriminator":"0","avatar":null}"#),
+            MemberEffect::Join { username: nym("Chani") }
+        );
+        assert_eq!(
+            member("member.update", r#"{"roles":["1","2"],"nick":" Sihaya "}"#),
+            MemberEffect::Update {
+                nick: Some(nym("Sihaya")),
+                roles: vec![Role::parse("1").unwrap(), Role::parse("2").unwrap()]
+            }
+        );
+        for none in ["null", "{}", r#"{"nick":null,"roles":null}"#, r#"{"nick":"  "}"#] {
+            assert_eq!(member("member.update", none), MemberEffect::Update { nick: None, roles: Vec::new() });
+        }
+        assert_eq!(member("member.leave", "null"), MemberEffect::Leave);
+        assert_eq!(
+            member(
+                "score.set",
+                r#"{"conviction":-99999999999999999999999999999999999999999999,"activity":3}"#
+            ),
+            MemberEffect::ScoreSet {
+                conviction: Some(Conviction::MIN),
+                activity: Some(Activity::clamp(3_i64))
+            }
+        );
+        assert_eq!(member("score.set", "null"), MemberEffect::ScoreSet { conviction: None, activity: None });
+        assert_eq!(
+            member("activity.add", r#"{"amount":0}"#),
+            MemberEffect::ActivityAdd { amount: Activity::clamp(0_i64) }
+        );
+        assert_eq!(
+            member("badge.award", r#"{"kind":"first_blood","reason":"","by":null}"#),
+            MemberEffect::BadgeAward {
+                kind: BadgeKind::parse("first_blood").unwrap(),
+                reason: None,
+                by: None
+            }
+        );
+    }
+
+    #[test]
+    fn golden_events_of_guilds() {
+        let guild = |event_type: &str, data: &str| match effect(event_type, data).unwrap() {
+            Decoded::Event(Event { effect: Effect::Guild(effect), .. }) => Some(effect),
+            Decoded::Outage => None,
+            other => panic!("{other:?}"),
+        };
+        let name = CommunityName::parse("Arrakis").unwrap();
+        assert_eq!(
+            guild("guild.join", r#"{"name":"Arrakis","member_count":5}"#),
+            Some(GuildEffect::Join { name: name.clone() })
+        );
+        assert_eq!(guild("guild.update", r#"{"name":"Arrakis"}"#), Some(GuildEffect::Update { name }));
+        for gone in ["null", "{}", r#"{"unavailable":false}"#, r#"{"unavailable":null}"#] {
+            assert_eq!(guild("guild.leave", gone), Some(GuildEffect::Leave));
+        }
+        assert_eq!(guild("guild.leave", r#"{"unavailable":true}"#), None);
+    }
+
+    #[test]
+    fn unknown_types_are_told_apart_from_broken_ones() {
+        let unknown = decode("events.message.create", br#"{"event_type":"message.create"}"#);
+        assert_eq!(unknown, Ok(Decoded::Unknown { event_type: "message.create".to_owned() }));
+        assert!(decode("events.message.create", br#"{"event_type":"member.join"}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_refused_names_its_field() {
+        for (event_type, data, name, says) in [
+            ("guild.join", "null", "data.name", "missing"),
+            ("guild.join", r#"{"name":"\u202e"}"#, "data.name", "U+202E"),
+            ("guild.leave", r#"{"unavailable":"yes"}"#, "data.unavailable", "true"),
+            ("member.join", r#"{"username":null}"#, "data.username", "missing"),
+            ("member.join", r#"{"username":5}"#, "data.username", "text"),
+            ("member.join", r#"{"username":"\ud800"}"#, "data.username", "text"),
+            ("member.update", r#"{"roles":["a b"]}"#, "data.roles", "U+0020"),
+            ("member.update", r#"{"roles":"1"}"#, "data.roles", "list"),
+            ("score.set", r#"{"conviction":1.5}"#, "data.conviction", "integer"),
+            ("score.set", r#"{"conviction":"1"}"#, "data.conviction", "integer"),
+            ("score.set", r#"{"activity":-1}"#, "data.activity", "negative"),
+            ("activity.add", "null", "data.amount", "missing"),
+            ("activity.add", r#"{"amount":-1}"#, "data.amount", "negative"),
+            ("badge.award", r#"{"reason":"x"}"#, "data.kind", "missing"),
+            ("badge.revoke", r#"{"kind":""}"#, "data.kind", "1 to 64"),
+            ("member.join", "[]", "data", "object"),
+            ("member.join", "7", "data", "object"),
+        ] {
+            match effect(event_type, data) {
+                Err(DecodeError::Field { name: refused, problem }) => {
+                    assert_eq!(refused, name, "{event_type} {data}");
+                    assert!(problem.contains(says), "{event_type} {data}: {problem}");
+                }
+                other => panic!("{event_type} {data}: {other:?}"),
+            }
+        }
+        let roles = format!(r#"{{"roles":[{}]}}"#, vec!["\"1\""; 251].join(","));
+        assert!(effect("member.update", &roles).unwrap_err().to_string().contains("at most 250"));
+        for (from, to, name) in [
+            ("1700000000000", "-1", "timestamp"),
+            ("1700000000000", "1e12", "timestamp"),
+            ("1700000000000", "253402300800000", "timestamp"),
+            ("1700000000000", "99999999999999999999999", "timestamp"),
+            (r#""42""#, "null", "guild_id"),
+            (r#""7""#, "null", "user_id"),
+            ("00000000-0000", "0-0", "event_id"),
+            (r#""member.leave""#, r#""Member Leave""#, "event_type"),
+            (r#""member.leave""#, "null", "event_type"),
+        ] {
+            let text = event("member.leave", "null").replace(from, to);
+            let refused = decode("events.member.leave", text.as_bytes()).unwrap_err();
+            assert!(refused.to_string().starts_with(name), "{to}: {refused}");
+        }
+    }
+
+    #[test]
+    fn size_and_depth_are_bounded() {
+        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(
+            member("member.join", &format!(r#"{{"username":"a","x":{}}}"#, deep(60_000)))
+                != MemberEffect::Leave
+        );
+        assert!(effect("member.join", &deep(60_000)).is_err());
+        let huge = event("member.join", &format!(r#"{{"username":"a","x":"{}"}}"#, "x".repeat(MAX_EVENT)));
+        assert!(matches!(decode("events.member.join", huge.as_bytes()), Err(DecodeError::TooLarge { .. })));
+        assert!(matches!(decode("events.member.join", b"{"), Err(DecodeError::Malformed { .. })));
+        assert!(matches!(decode("events.member.join", b"\xff"), Err(DecodeError::Malformed { .. })));
+    }
+
+    fn text(max: usize) -> impl Strategy<Value = String> {
+        proptest::string::string_regex(&format!("[a-zA-Z\u{e9}\u{4e2d}\"\\\\]{{1,{max}}}")).unwrap()
+    }
+
+    fn member_effects() -> impl Strategy<Value = MemberEffect> {
+        let badge = || {
+            (text(64), proptest::option::of(text(500)), proptest::option::of(text(64))).prop_map(
+                |(kind, reason, by)| {
+                    let reason = reason.map(|reason| Reason::parse(reason).unwrap());
+                    (BadgeKind::parse(kind).unwrap(), reason, by.map(|by| Awarder::parse(by).unwrap()))
+                },
+            )
+        };
+        let nick = proptest::option::of(text(32).prop_map(|text| nym(&text)));
+        prop_oneof![
+            text(32).prop_map(|text| MemberEffect::Join { username: nym(&text) }),
+            (nick, proptest::collection::vec("[0-9]{1,20}", 0..5)).prop_map(|(nick, roles)| {
+                MemberEffect::Update {
+                    nick,
+                    roles: roles.into_iter().map(|r| Role::parse(r).unwrap()).collect(),
+                }
+            }),
+            Just(MemberEffect::Leave),
+            any::<(Option<i64>, Option<i64>)>().prop_map(|(conviction, activity)| MemberEffect::ScoreSet {
+                conviction: conviction.map(Conviction::clamp),
+                activity: activity.map(Activity::clamp),
+            }),
+            any::<i64>().prop_map(|amount| MemberEffect::ActivityAdd { amount: Activity::clamp(amount) }),
+            badge().prop_map(|(kind, reason, by)| MemberEffect::BadgeAward { kind, reason, by }),
+            badge().prop_map(|(kind, reason, by)| MemberEffect::BadgeRevoke { kind, reason, by }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_decodes(id: u128, millis in 0..=EventTime::MAX, effect in member_effects()) {
+            let event = Event {
+                id: EventId::new(Uuid::from_u128(id)),
+                at: EventTime::from_millis(millis).unwrap(),
+                guild: GuildId::parse("42").unwrap(),
+                effect: Effect::Member { user: UserId::parse("7").unwrap(), effect },
+            };
+            let (subject, payload) = encode(&event);
+            prop_assert_eq!(decode(&subject, &payload), Ok(Decoded::Event(event)));
+        }
+
+        #[test]
+        fn any_bytes_are_answered_not_panicked_at(payload: Vec<u8>, subject: String) {
+            let _ = decode(&subject, &payload);
+        }
+
+        #[test]
+        fn any_data_is_answered_not_panicked_at(
+            data in "(null|\\{(\"(nick|roles|username|amount|conviction)\":(null|-?[0-9]{1,60}|\"x\"|\\[\\]|\\{\\}))?\\})",
+            at in 0..4_usize,
+        ) {
+            let _ = effect(["member.join", "member.update", "score.set", "activity.add"][at], &data);
+        }
+    }
+}
