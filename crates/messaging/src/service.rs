@@ -115,12 +115,13 @@ where
     let tasks = TaskTracker::new();
     let shared = Arc::new(Shared { connection: connection.clone(), config, errors, handler });
     let reader = tokio::spawn(read(incoming, shared, tasks.clone()));
-    Ok(Service { micro, reader, tasks })
+    Ok(Service { connection: connection.clone(), micro, reader, tasks })
 }
 
 /// The running service.
 #[derive(Debug)]
 pub struct Service {
+    connection: Connection,
     micro: async_nats::service::Service,
     reader: JoinHandle<()>,
     tasks: TaskTracker,
@@ -133,7 +134,9 @@ impl Service {
         self.tasks.len()
     }
 
-    /// Takes no more requests and waits for the answers to those that were taken.
+    /// Takes no more requests, waits for the answers to those that were taken, and for the server to know that it shall
+    /// send no more. A request that the server sends in the moment of stopping is lost; [`Client`](crate::client::Client)
+    /// then asks again.
     ///
     /// # Errors
     /// [`StopError`] when they take longer than `deadline`; they go on.
@@ -143,6 +146,8 @@ impl Service {
             // Neither can fail in a way that leaves something to stop.
             let _ = self.micro.stop().await;
             let _ = self.reader.await;
+            // The server answers in order, and to this at once, for nobody listens there.
+            let _ = self.connection.client().request(self.connection.client().new_inbox(), "".into()).await;
             tasks.close();
             tasks.wait().await;
         };
@@ -225,7 +230,7 @@ where
     F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
 {
     async fn work(
-        &self,
+        self: &Arc<Self>,
         endpoint: Endpoint,
         message: async_nats::service::Request,
         started: Instant,
@@ -237,7 +242,7 @@ where
     }
 
     async fn outcome(
-        &self,
+        self: &Arc<Self>,
         id: Uuid,
         endpoint: Endpoint,
         message: &async_nats::Message,
@@ -277,15 +282,14 @@ where
     /// Runs the handler as a task of its own: a panic stays within, and a write that is under way when the deadline
     /// passes is not torn. The permit is held for as long as the handler runs.
     async fn handle(
-        &self,
+        self: &Arc<Self>,
         request: Request,
         permit: &Arc<OwnedSemaphorePermit>,
     ) -> Result<Vec<u8>, ServiceError> {
         let deadline = request.deadline;
-        let handling = (self.handler)(request);
-        let permit = Arc::clone(permit);
+        let (shared, permit) = (Arc::clone(self), Arc::clone(permit));
         let task = tokio::spawn(async move {
-            let answer = handling.await;
+            let answer = (shared.handler)(request).await;
             drop(permit);
             answer
         });

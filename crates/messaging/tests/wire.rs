@@ -1,4 +1,5 @@
 //! Golden texts: what stands in each request and answer, byte for byte.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use muster_domain::{
     Activity, Award, Awarder, Badge, BadgeId, BadgeKind, BadgeStanding, CommunityId, CommunityName,

@@ -23,6 +23,8 @@ use crate::connection::{Connection, LinkState};
 
 /// How long one wait for the first event of a batch lasts.
 const WAIT: Duration = Duration::from_secs(2);
+/// How much longer than that the broker may take to say that there is none.
+const SILENCE: Duration = Duration::from_secs(2);
 /// How long the rest of a batch may take, which the server has ready.
 const REST: Duration = Duration::from_secs(5);
 /// The most bytes of the rest of a batch: with the batches at once, this bounds the memory that events take.
@@ -352,6 +354,7 @@ where
             self.pause(Duration::from_millis(100)).await;
             return Ok(Vec::new());
         }
+        let asked = Instant::now();
         let mut wait = inner.consumer.batch().max_messages(1).expires(WAIT).messages().await?;
         let first = tokio::select! {
             first = wait.next() => first,
@@ -365,7 +368,10 @@ where
                 None
             }
         };
-        let Some(first) = first.transpose()? else { return Ok(Vec::new()) };
+        let Some(first) = first.transpose()? else {
+            // The broker says so when it has nothing. One that says nothing at all may have no such consumer any more.
+            return if asked.elapsed() > WAIT + SILENCE { Err("no answer".into()) } else { Ok(Vec::new()) };
+        };
         let mut messages = vec![first];
         let more = inner.config.batch.clamp(1, 500).saturating_sub(1);
         if more == 0 {
@@ -421,7 +427,9 @@ where
                 parts.iter().flatten().chain(&part).map(|item| Arc::clone(&item.message)).collect();
             let events: Vec<Delivered> = part.iter().map(|item| item.delivered.clone()).collect();
             let started = Instant::now();
-            let applying = tokio::spawn((self.apply)(events));
+            // A task of its own: a panic stays within, and a write that is under way is never torn.
+            let apply = Arc::clone(&self.apply);
+            let applying = tokio::spawn(async move { apply(events).await });
             let result = self.meanwhile_held(&held, applying).await;
             let result = result.unwrap_or_else(|panic| Err(ApplyError::Failed(panic.to_string())));
             match result {

@@ -1,0 +1,315 @@
+//! Events through a real stream.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use futures_util::StreamExt;
+use muster_domain::{Activity, Effect, Event, EventId, EventTime, GuildId, MemberEffect, UserId};
+use muster_messaging::client::EventPublisher;
+use muster_messaging::connection::Connection;
+use muster_messaging::events::consumer::{
+    ApplyError, Consumer, ConsumerConfig, ConsumerError, Delivered, Happening, Lag,
+};
+use uuid::Uuid;
+
+use crate::broker::{Broker, until};
+
+fn event(n: u128) -> Event {
+    Event {
+        id: EventId::new(Uuid::from_u128(n)),
+        at: EventTime::from_millis(1_700_000_000_000).unwrap(),
+        guild: GuildId::parse("42").unwrap(),
+        effect: Effect::Member {
+            user: UserId::parse("7").unwrap(),
+            effect: MemberEffect::ActivityAdd { amount: Activity::clamp(1_i64) },
+        },
+    }
+}
+
+#[derive(Default)]
+struct Ledger {
+    applied: Mutex<BTreeMap<u128, u32>>,
+    happenings: Mutex<Vec<Happening>>,
+}
+
+fn number(delivered: &Delivered) -> u128 {
+    delivered.event.id.get().as_u128()
+}
+
+impl Ledger {
+    fn applied(&self) -> BTreeSet<u128> {
+        self.applied.lock().unwrap().keys().copied().collect()
+    }
+
+    fn happened(&self, what: &Happening) -> usize {
+        self.happenings.lock().unwrap().iter().filter(|happening| *happening == what).count()
+    }
+
+    /// Applies all or nothing: nothing when `refuse` has something against one of them.
+    fn apply(
+        &self,
+        events: &[Delivered],
+        refuse: impl Fn(&Delivered) -> Option<ApplyError>,
+    ) -> Result<(), ApplyError> {
+        for delivered in events {
+            if let Some(error) = refuse(delivered) {
+                return Err(error);
+            }
+        }
+        for delivered in events {
+            *self.applied.lock().unwrap().entry(number(delivered)).or_insert(0) += 1;
+        }
+        Ok(())
+    }
+}
+
+struct Fixture {
+    broker: Broker,
+    connection: Connection,
+    publisher: EventPublisher,
+    ledger: Arc<Ledger>,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let broker = Broker::plain();
+        let connection = broker.connect().await;
+        let publisher = EventPublisher::new(&connection);
+        Self { broker, connection, publisher, ledger: Arc::default() }
+    }
+
+    async fn open(&self, config: ConsumerConfig) -> Consumer {
+        let ledger = Arc::clone(&self.ledger);
+        let observe =
+            Arc::new(move |happening: &Happening| ledger.happenings.lock().unwrap().push(happening.clone()));
+        Consumer::open(&self.connection, ConsumerConfig { observe, ..config }).await.unwrap()
+    }
+
+    fn apply<R>(
+        &self,
+        refuse: R,
+    ) -> impl Fn(Vec<Delivered>) -> std::future::Ready<Result<(), ApplyError>> + Send + Sync + 'static + use<R>
+    where
+        R: Fn(&Delivered) -> Option<ApplyError> + Send + Sync + 'static,
+    {
+        let ledger = Arc::clone(&self.ledger);
+        move |events| std::future::ready(ledger.apply(&events, &refuse))
+    }
+
+    async fn settled(&self, consumer: &Consumer) {
+        until("everything is acknowledged", async || {
+            consumer.lag().await.is_ok_and(|lag| lag == Lag::default())
+        })
+        .await;
+    }
+
+    /// Every dead letter: its headers and its payload.
+    async fn dead(&self) -> Vec<(BTreeMap<String, String>, String)> {
+        let context = jetstream::new(self.broker.raw().await);
+        let stream = context.get_stream("DEAD_LETTERS").await.unwrap();
+        let config = jetstream::consumer::pull::Config::default();
+        let consumer = stream.create_consumer(config).await.unwrap();
+        let mut messages = consumer.fetch().max_messages(100).messages().await.unwrap();
+        let mut dead = Vec::new();
+        while let Some(message) = messages.next().await {
+            let message = message.unwrap();
+            let headers = message.headers.as_ref().unwrap();
+            let headers =
+                headers.iter().map(|(name, values)| (name.to_string(), values[0].to_string())).collect();
+            dead.push((headers, String::from_utf8_lossy(&message.payload).into_owned()));
+        }
+        dead
+    }
+}
+
+#[tokio::test]
+async fn many_events_are_applied_each_and_acknowledged() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig::default()).await;
+    let reading = consumer.start(fixture.apply(|_| None));
+    let told = Mutex::new(0);
+    let published = fixture
+        .publisher
+        .publish_all((1..=5000).map(event), |so_far| *told.lock().unwrap() = so_far)
+        .await
+        .unwrap();
+    assert_eq!((published, *told.lock().unwrap()), (5000, 5000));
+    until("all are applied", async || fixture.ledger.applied().len() == 5000).await;
+    fixture.settled(&consumer).await;
+    reading.stop(Duration::from_secs(10)).await.unwrap();
+    assert!(fixture.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_duplicate_is_given_twice_for_the_store_to_tell() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig::default()).await;
+    for _ in 0..2 {
+        fixture.publisher.publish(&event(1)).await.unwrap();
+    }
+    let _reading = consumer.start(fixture.apply(|_| None));
+    fixture.settled(&consumer).await;
+    assert_eq!(fixture.ledger.applied.lock().unwrap()[&1], 2);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_dead_on_first_delivery_with_its_reason() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig::default()).await;
+    let raw = |subject: &str, payload: &str| {
+        fixture.publisher.publish_raw(subject.to_owned(), payload.as_bytes().to_vec())
+    };
+    raw("events.member.join", "{").await.unwrap();
+    let no_guild = r#"{"event_id":"00000000-0000-0000-0000-000000000001","event_type":"member.leave","timestamp":1,"guild_id":null,"user_id":"7","data":null}"#;
+    let sequence = raw("events.member.leave", no_guild).await.unwrap();
+    raw("events.member.leave", &"[".repeat(200_000)).await.unwrap();
+    raw("events.member.leave", &"x".repeat(300_000)).await.unwrap();
+    let whole = "y".repeat(1_048_576);
+    raw("events.member.leave", &whole).await.unwrap();
+    raw("events.message.create", r#"{"event_type":"message.create"}"#).await.unwrap();
+    let outage = r#"{"event_id":"00000000-0000-0000-0000-000000000002","event_type":"guild.leave","timestamp":1,"guild_id":"42","data":{"unavailable":true}}"#;
+    raw("events.guild.leave", outage).await.unwrap();
+    fixture.publisher.publish(&event(9)).await.unwrap();
+
+    let reading = consumer.start(fixture.apply(|_| None));
+    fixture.settled(&consumer).await;
+    reading.stop(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(fixture.ledger.applied(), BTreeSet::from([9]));
+    assert_eq!(fixture.ledger.happened(&Happening::Unknown), 1);
+    assert_eq!(fixture.ledger.happened(&Happening::Outage), 1);
+    assert_eq!(fixture.ledger.happened(&Happening::Malformed), 5);
+    let dead = fixture.dead().await;
+    assert_eq!(dead.len(), 5);
+    let (headers, payload) =
+        dead.iter().find(|(headers, _)| headers["Muster-Sequence"] == sequence.to_string()).unwrap();
+    assert_eq!(payload, no_guild, "copied whole");
+    assert_eq!(headers["Muster-Reason"], "guild_id is missing");
+    assert_eq!(headers["Muster-Subject"], "events.member.leave");
+    assert_eq!(headers["Muster-Deliveries"], "1");
+    assert!(headers["Muster-Time"].ends_with('Z'));
+    assert!(dead.iter().any(|(headers, _)| headers["Muster-Reason"].contains("at most 262144")));
+    let cut = dead.iter().find(|(headers, _)| headers.contains_key("Muster-Cut-From")).unwrap();
+    assert_eq!(cut.0["Muster-Cut-From"], "1048576", "no room beside the headers");
+}
+
+#[tokio::test]
+async fn a_failure_that_passes_is_tried_again() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig::default()).await;
+    fixture.publisher.publish_all((1..=20).map(event), |_| ()).await.unwrap();
+    let _reading = consumer.start(fixture.apply(|delivered| {
+        let fails = number(delivered) == 7 && delivered.deliveries == 1;
+        fails.then(|| ApplyError::Failed("serialization failure".to_owned()))
+    }));
+    fixture.settled(&consumer).await;
+    assert_eq!(fixture.ledger.applied().len(), 20);
+    assert_eq!(fixture.ledger.happened(&Happening::Delayed), 1);
+    assert!(fixture.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn an_outage_of_the_store_makes_events_wait_and_ends_none() {
+    let fixture = Fixture::new().await;
+    let config = ConsumerConfig {
+        max_deliveries: 1,
+        ack_wait: Duration::from_millis(300),
+        ..ConsumerConfig::default()
+    };
+    let consumer = fixture.open(config).await;
+    fixture.publisher.publish_all((1..=20).map(event), |_| ()).await.unwrap();
+    let calls = AtomicU32::new(0);
+    let _reading = consumer.start(fixture.apply(move |_| {
+        let refused = calls.fetch_add(1, Ordering::SeqCst) < 4;
+        refused.then(|| ApplyError::Unavailable("connection refused".to_owned()))
+    }));
+    fixture.settled(&consumer).await;
+    assert!(
+        fixture.ledger.applied.lock().unwrap().values().all(|times| *times == 1),
+        "held, not delivered again"
+    );
+    assert_eq!(fixture.ledger.applied().len(), 20);
+    assert!(fixture.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_poison_event_is_dead_and_its_neighbours_are_not_held_up() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig { max_deliveries: 2, ..ConsumerConfig::default() }).await;
+    fixture.publisher.publish_all((1..=100).map(event), |_| ()).await.unwrap();
+    let _reading = consumer.start(fixture.apply(|delivered| match number(delivered) {
+        50 => Some(ApplyError::Failed("it always fails".to_owned())),
+        60 => Some(ApplyError::Poison(delivered.event.id, "it never will".to_owned())),
+        70 => panic!("a defect in the store"),
+        _ => None,
+    }));
+    until("all but the poison are applied", async || fixture.ledger.applied().len() == 97).await;
+    assert_eq!(
+        fixture.ledger.happened(&Happening::GivenUp),
+        1,
+        "the neighbours did not wait for those that are retried"
+    );
+    fixture.settled(&consumer).await;
+    let dead = fixture.dead().await;
+    let mut reasons: Vec<(&str, &str)> =
+        dead.iter().map(|(h, _)| (h["Muster-Reason"].as_str(), h["Muster-Deliveries"].as_str())).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons.len(), 3);
+    assert_eq!(reasons[0], ("it always fails", "2"));
+    assert_eq!(reasons[1], ("it never will", "1"));
+    assert!(reasons[2].0.contains("panic") && reasons[2].1 == "2", "{reasons:?}");
+    assert_eq!(fixture.ledger.applied().len(), 97);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_or_made_again_is_an_alarm() {
+    let fixture = Fixture::new().await;
+    let context = jetstream::new(fixture.broker.raw().await);
+    let mut reading = fixture.open(ConsumerConfig::default()).await.start(fixture.apply(|_| None));
+    context.delete_stream("EVENTS").await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), reading.ended()).await.unwrap();
+    assert!(matches!(ended, ConsumerError::StreamGone), "{ended:?}");
+
+    let first = fixture.open(ConsumerConfig::default()).await;
+    context.delete_stream("EVENTS").await.unwrap();
+    let second = fixture.open(ConsumerConfig::default()).await;
+    assert!(matches!(first.lag().await, Err(ConsumerError::StreamReplaced)));
+    assert_eq!(second.lag().await.unwrap(), Lag::default());
+}
+
+#[tokio::test]
+async fn what_is_there_already_is_used_as_it_is() {
+    let fixture = Fixture::new().await;
+    let context = jetstream::new(fixture.broker.raw().await);
+    let made = jetstream::stream::Config {
+        name: "EVENTS".to_owned(),
+        subjects: vec!["events.>".to_owned()],
+        max_messages: 77,
+        ..Default::default()
+    };
+    context.create_stream(made).await.unwrap();
+    fixture.publisher.publish(&event(1)).await.unwrap();
+    let consumer = fixture.open(ConsumerConfig::default()).await;
+    let lag = consumer.lag().await.unwrap();
+    assert_eq!((lag.pending, lag.unacknowledged, lag.dropped), (1, 0, 0));
+    assert!(lag.oldest.is_some_and(|age| age < Duration::from_secs(60)));
+    let stream = context.get_stream("EVENTS").await.unwrap();
+    assert_eq!(stream.cached_info().config.max_messages, 77);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_loses_nothing() {
+    let mut fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig::default()).await;
+    fixture.publisher.publish_all((1..=500).map(event), |_| ()).await.unwrap();
+    let reading = consumer.start(fixture.apply(|_| None));
+    until("the first are applied", async || !fixture.ledger.applied().is_empty()).await;
+    let setup = crate::broker::Setup { tls: false, ..Default::default() };
+    fixture.broker.restart(&setup);
+    until("it is connected anew", async || fixture.connection.counts().reconnects >= 1).await;
+    fixture.publisher.publish_all((501..=600).map(event), |_| ()).await.unwrap();
+    until("all are applied", async || fixture.ledger.applied().len() == 600).await;
+    reading.stop(Duration::from_secs(10)).await.unwrap();
+}
