@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,9 +21,16 @@ pub(crate) fn program() -> OsString {
     env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
 }
 
-/// Where cargo puts what it builds.
-pub(crate) fn target_directory() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
+/// Builds the worker and answers its program.
+///
+/// # Errors
+/// When it does not build.
+pub(crate) async fn build_worker() -> Result<PathBuf> {
+    let build = ["build", "--locked", "--package", "muster-worker"];
+    ensure!(run(&mut command(program(), &build)).await?.success(), "the worker does not build");
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target));
+    Ok(target.join("debug/muster-worker"))
 }
 
 /// A command of the workspace: in its root, in a process group of its own, without input.

@@ -5,6 +5,7 @@
 
 mod cargo;
 mod ci;
+mod demo;
 mod test;
 
 use std::process::ExitCode;
@@ -23,6 +24,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Show everything at work: a real PostgreSQL, a real NATS with TLS, the real worker, real events.
+    Demo(demo::Arguments),
     /// Start PostgreSQL and NATS once and run every test of the workspace against them.
     Test(test::Arguments),
     /// Run every check that a change must pass, and print one table of verdicts.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     match command {
+        Command::Demo(arguments) => demo::run(&arguments).await,
         Command::Test(arguments) => test::run(&arguments).await,
         Command::Ci => ci::run().await,
     }

@@ -1,8 +1,8 @@
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use xtask::services::Services;
 
 use crate::cargo;
@@ -23,10 +23,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Runs every test; answers cargo's exit code, 0 only when all passed.
 pub(crate) async fn tests(for_cargo: &[String]) -> Result<i32> {
-    let build = ["build", "--locked", "--package", "muster-worker"];
-    let built = cargo::run(&mut cargo::command(cargo::program(), &build)).await?;
-    ensure!(built.success(), "the worker does not build, so its tests cannot run");
-
+    let worker = cargo::build_worker().await?;
     let services = Services::start(false)?;
     println!(
         "started PostgreSQL {} on port {} and nats-server {} on port {}",
@@ -36,7 +33,7 @@ pub(crate) async fn tests(for_cargo: &[String]) -> Result<i32> {
         services.nats.port(),
     );
     let mut command = cargo::command(cargo::program(), &["test", "--workspace", "--locked"]);
-    command.args(for_cargo).envs(variables(&services)?);
+    command.args(for_cargo).envs(variables(&services, &worker)?);
     if std::io::stdout().is_terminal() {
         command.env("CARGO_TERM_COLOR", "always");
     }
@@ -47,9 +44,9 @@ pub(crate) async fn tests(for_cargo: &[String]) -> Result<i32> {
 }
 
 /// What the tests are told of the servers.
-fn variables(services: &Services) -> Result<Vec<(&'static str, String)>> {
+fn variables(services: &Services, worker: &Path) -> Result<Vec<(&'static str, String)>> {
     let user = services.nats.user("worker")?;
-    let path = |path: &std::path::Path| path.display().to_string();
+    let path = |path: &Path| path.display().to_string();
     Ok(vec![
         ("MUSTER_TEST_DATABASE_URL", services.postgres.url("postgres")),
         ("MUSTER_TEST_CA_FILE", path(services.authority.certificate_file())),
@@ -60,13 +57,8 @@ fn variables(services: &Services) -> Result<Vec<(&'static str, String)>> {
         ("MUSTER_TEST_KEY_FILE", path(&services.worker.key_file)),
         ("MUSTER_TEST_NATS_SERVER", path(&services.nats.server().program)),
         ("MUSTER_TEST_POSTGRES_BIN", path(&services.postgres.server().bin)),
-        ("MUSTER_TEST_WORKER", path(&worker("debug"))),
+        ("MUSTER_TEST_WORKER", path(worker)),
     ])
-}
-
-/// The worker's program, as cargo builds it in a profile's directory.
-pub(crate) fn worker(profile: &str) -> PathBuf {
-    cargo::target_directory().join(profile).join("muster-worker")
 }
 
 #[derive(Default)]

@@ -1,0 +1,195 @@
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use xtask::services::{Process, Services};
+
+/// How long the worker may take until it is ready, and until it has stopped.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How the worker is configured: by variables, as a container would be.
+pub(super) struct Configuration {
+    program: PathBuf,
+    variables: BTreeMap<&'static str, String>,
+    address: SocketAddr,
+}
+
+impl Configuration {
+    /// For production, with every secret in a file.
+    pub(super) fn new(program: PathBuf, services: &Services) -> Result<Self> {
+        let path = |path: &Path| path.display().to_string();
+        let user = services.nats.user("worker")?;
+        let password = services.directory.secret_file("worker-nats-password", &user.password)?;
+        let url =
+            services.directory.secret_file("worker-database-url", &services.postgres.url("postgres"))?;
+        let ca = path(services.authority.certificate_file());
+        let address = free_address()?;
+        let variables = BTreeMap::from([
+            ("MUSTER__ENVIRONMENT", "production".to_owned()),
+            ("MUSTER__NATS__URLS", services.nats.url()),
+            ("MUSTER__NATS__CA_FILE", ca.clone()),
+            ("MUSTER__NATS__CERTIFICATE_FILE", path(&services.worker.certificate_file)),
+            ("MUSTER__NATS__KEY_FILE", path(&services.worker.key_file)),
+            ("MUSTER__NATS__USER", user.name.clone()),
+            ("MUSTER__NATS__PASSWORD_FILE", path(&password)),
+            ("MUSTER__DATABASE__URL_FILE", path(&url)),
+            ("MUSTER__DATABASE__CA_FILE", ca),
+            ("MUSTER__HTTP__ADDRESS", address.to_string()),
+        ]);
+        Ok(Self { program, variables, address })
+    }
+
+    /// The same with other servers.
+    pub(super) fn with_servers(&self, urls: &str) -> Self {
+        let mut variables = self.variables.clone();
+        variables.insert("MUSTER__NATS__URLS", urls.to_owned());
+        Self { program: self.program.clone(), variables, address: self.address }
+    }
+
+    fn command(&self, argument: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(argument);
+        // Only what is configured here counts.
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTER_")) {
+            command.env_remove(name);
+        }
+        command.envs(&self.variables);
+        command
+    }
+
+    /// Runs one of the worker's commands to its end.
+    pub(super) async fn run(&self, argument: &str) -> Result<Output> {
+        let mut command = tokio::process::Command::from(self.command(argument));
+        command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+        let output = tokio::time::timeout(PATIENCE, command.output());
+        output
+            .await
+            .with_context(|| format!("muster-worker {argument} did not end within {PATIENCE:?}"))?
+            .context("cannot run muster-worker")
+    }
+
+    /// Starts it as a process of its own and waits until it says that it is ready.
+    pub(super) fn serve(&self, services: &Services) -> Result<Worker> {
+        let mut command = self.command("serve");
+        let mut process = Process::start(&services.directory, "worker", &mut command, Signal::SIGTERM)?;
+        process.wait_until(PATIENCE, || {
+            get(self.address, "/readyz").ok().filter(|(status, _)| *status == 200)
+        })?;
+        Ok(Worker { process, address: self.address })
+    }
+}
+
+/// The worker at work. It is stopped when this value is dropped.
+pub(super) struct Worker {
+    process: Process,
+    address: SocketAddr,
+}
+
+/// What has become of the events so far, by the worker's own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct EventCounts(BTreeMap<String, u64>);
+
+impl EventCounts {
+    fn of(&self, outcome: &str) -> u64 {
+        self.0.get(outcome).copied().unwrap_or(0)
+    }
+
+    /// How many had their effect.
+    pub(super) fn applied(&self) -> u64 {
+        self.of("applied")
+    }
+
+    /// How many came again and had none.
+    pub(super) fn duplicates(&self) -> u64 {
+        self.of("duplicate")
+    }
+
+    /// How many were not understood, or given up.
+    pub(super) fn lost(&self) -> u64 {
+        ["unknown_type", "malformed", "given_up", "not_buried"].map(|outcome| self.of(outcome)).iter().sum()
+    }
+}
+
+impl std::fmt::Display for EventCounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let words: Vec<String> =
+            self.0.iter().map(|(outcome, number)| format!("{outcome} {number}")).collect();
+        f.write_str(&words.join(", "))
+    }
+}
+
+impl Worker {
+    /// Where its health and metrics are.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Reads its metrics.
+    pub(super) fn event_counts(&self) -> Result<EventCounts> {
+        let (status, text) = get(self.address, "/metrics")?;
+        if status != 200 {
+            bail!("the worker answers {status} for its metrics");
+        }
+        let mut counts = EventCounts::default();
+        for line in text.lines() {
+            let labelled = line.strip_prefix("muster_events_total{outcome=\"");
+            if let Some((outcome, number)) = labelled.and_then(|rest| rest.split_once("\"} ")) {
+                let number = number.trim().parse().context("a counter that is no number")?;
+                counts.0.insert(outcome.to_owned(), number);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Its memory now and at most so far, in MiB, where the system tells.
+    pub(super) fn memory(&self) -> Option<(u64, u64)> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
+        let mebibytes = |key: &str| -> Option<u64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            line.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes / 1024)
+        };
+        Some((mebibytes("VmRSS:")?, mebibytes("VmHWM:")?))
+    }
+
+    /// The file that its log goes to.
+    pub(super) fn log(&self) -> &Path {
+        self.process.log()
+    }
+
+    /// The end of its log.
+    pub(super) fn log_tail(&self) -> String {
+        self.process.log_tail()
+    }
+
+    /// Tells it to stop as an orchestrator would; answers its exit code.
+    pub(super) fn stop(mut self) -> Result<Option<i32>> {
+        self.process.signal(Signal::SIGTERM)?;
+        let status = self.process.wait(PATIENCE)?;
+        Ok(status.and_then(|status| status.code()))
+    }
+}
+
+fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
+    Ok(listener.local_addr()?)
+}
+
+/// Asks for a path by HTTP; answers the status and the body.
+fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    const TIME: Duration = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, TIME)?;
+    stream.set_read_timeout(Some(TIME))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let status = answer.split_whitespace().nth(1).and_then(|word| word.parse().ok());
+    let (_, body) = answer.split_once("\r\n\r\n").context("an HTTP answer without a body")?;
+    Ok((status.context("an HTTP answer without a status")?, body.to_owned()))
+}
