@@ -27,6 +27,9 @@ use crate::settings::Settings;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the database may take to answer a look. Together they bound how late readiness goes off.
 const PING: Duration = Duration::from_secs(3);
+/// How often ids of events long applied are forgotten, and how many thousand at the most each time.
+const PRUNE: Duration = Duration::from_mins(1);
+const PRUNE_ROUNDS: usize = 100;
 /// How often the broker is asked how far reading is behind.
 const LAG: Duration = Duration::from_secs(5);
 
@@ -39,6 +42,11 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
         tls.policy = %settings.policy,
         "muster-worker starts"
     );
+    if !settings.policy.is_required()
+        && let Some(plaintext) = settings.nats.servers.as_slice().iter().find(|server| !server.is_tls())
+    {
+        tracing::warn!(nats.server = %plaintext, tls.policy = %settings.policy, "NATS is spoken to in plaintext");
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let readiness = Readiness::new();
@@ -97,6 +105,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
         consumer,
         materials: [("nats", nats_material), ("postgres", database_material)],
         readiness: readiness.clone(),
+        remember: settings.events.remember,
     };
     let ended = tokio::select! {
         _ = terminate.recv() => None,
@@ -141,12 +150,26 @@ async fn apply(store: Store, delivered: Vec<Delivered>) -> Result<(), ApplyError
     }
 }
 
+async fn prune_applied(store: Store, remember: Duration) {
+    for _ in 0..PRUNE_ROUNDS {
+        match store.applied_events_prune(remember).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(error = %error, "old events' ids were not forgotten this time");
+                return;
+            }
+        }
+    }
+}
+
 struct Watch {
     store: Store,
     connection: Connection,
     consumer: Consumer,
     materials: [(&'static str, Option<Arc<Material>>); 2],
     readiness: Readiness,
+    remember: Duration,
 }
 
 impl Watch {
@@ -155,8 +178,10 @@ impl Watch {
         let mut state = self.connection.state();
         let mut look = interval(LOOK);
         let mut lag = interval(LAG);
+        let mut prune = interval(PRUNE);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         lag.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 ended = reading.ended() => {
@@ -180,6 +205,9 @@ impl Watch {
                     self.certificates();
                 }
                 _ = lag.tick() => self.lag().await,
+                _ = prune.tick() => {
+                    tokio::spawn(prune_applied(self.store.clone(), self.remember));
+                }
             }
         }
     }

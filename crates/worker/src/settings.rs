@@ -75,6 +75,8 @@ pub(crate) struct Events {
     pub(crate) batch: usize,
     pub(crate) in_flight: usize,
     pub(crate) max_deliveries: u32,
+    /// How long the ids of applied events are kept.
+    pub(crate) remember: Duration,
 }
 
 #[derive(Debug)]
@@ -197,6 +199,7 @@ struct RawEvents {
     batch: i64,
     in_flight: i64,
     max_deliveries: i64,
+    remember_days: i64,
 }
 
 #[derive(Deserialize)]
@@ -266,6 +269,8 @@ impl Raw {
                 batch: bounded("events.batch", self.events.batch, 1..=500)?,
                 in_flight: bounded("events.in_flight", self.events.in_flight, 1..=16)?,
                 max_deliveries: bounded("events.max_deliveries", self.events.max_deliveries, 1..=1000)?,
+                remember: bounded("events.remember_days", self.events.remember_days, 1..=3650)
+                    .map(|days: u32| Duration::from_hours(24).saturating_mul(days))?,
             },
             service: Service {
                 max_in_flight: bounded("service.max_in_flight", self.service.max_in_flight, 1..=4096)?,
