@@ -2,11 +2,11 @@
 
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use xtask::services::{
     Authority, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, RunDirectory, Services, nats_server,
@@ -159,4 +159,44 @@ fn keys_are_for_their_owner_only() {
     let identity = authority.client("client").unwrap();
     let mode = std::fs::metadata(&identity.key_file).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// Set for a copy of this test program that is to be killed.
+const KILLED: &str = "MUSTER_XTASK_KILLED_RUN";
+
+/// Not a test of its own: the run that [`a_killed_run_leaves_nothing_behind`] kills.
+#[test]
+fn the_run_that_is_killed() {
+    if std::env::var_os(KILLED).is_none() {
+        return;
+    }
+    let services = Services::start(false).unwrap();
+    println!("{} {} {}", services.postgres.port(), services.nats.port(), services.directory.path().display());
+    std::thread::sleep(Duration::from_secs(600));
+}
+
+#[test]
+fn a_killed_run_leaves_nothing_behind() {
+    let mut run = Command::new(std::env::current_exe().unwrap())
+        .args(["the_run_that_is_killed", "--exact", "--nocapture", "--quiet"])
+        .env(KILLED, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(run.stdout.take().unwrap());
+    let is_told = |line: &String| line.split(' ').count() == 3 && line.contains('/');
+    let told = output.lines().map(|line| line.unwrap()).find(|line| is_told(line)).unwrap();
+    let mut words = told.split(' ');
+    let mut port = || words.next().unwrap().parse::<u16>().unwrap();
+    let (postgres, nats) = (port(), port());
+    let directory = Path::new(words.next().unwrap());
+    assert!(directory.exists() && !refuses(postgres) && !refuses(nats));
+
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let end = Instant::now() + Duration::from_secs(30);
+    while directory.exists() || !refuses(postgres) || !refuses(nats) {
+        assert!(Instant::now() < end, "{} or its servers are still there", directory.display());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

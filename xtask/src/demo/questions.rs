@@ -354,9 +354,7 @@ impl Questions<'_> {
             .items
             .iter()
             .filter(|kind| {
-                let holds = |member: &&Member| member.badges.contains_key(kind.kind.as_str());
-                // A profile keeps its badges when its member leaves.
-                count(self.model.members.values().filter(holds).count()) != kind.holders
+                self.model.count(|member| member.badges.contains_key(kind.kind.as_str())) != kind.holders
             })
             .map(|kind| format!("{} has {} holders", kind.kind, kind.holders))
             .collect();
@@ -412,7 +410,10 @@ impl Questions<'_> {
         let newest_first = page.items.is_sorted_by(|a, b| a.at >= b.at);
         self.report.holds("tiers.changes: newest first", newest_first, &page.items);
         let real = page.items.iter().all(|change| change.from != change.to);
-        self.report.holds("tiers.changes: each is a change", real && !page.items.is_empty(), &page.items);
+        self.report.holds("tiers.changes: each is a change", real, &page.items);
+        // A few members may all have come in one batch, which gives them their first tier and changes none.
+        let some = !page.items.is_empty() || self.model.size() < 1000;
+        self.report.holds("tiers.changes: members moved while the community grew", some, &page.items);
         Ok(())
     }
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 /// Ends what the run left running and removes its directory, once the pipe on its standard input closes. The kernel
-/// closes that pipe however the run ends, `kill -9` included.
+/// closes that pipe however the run ends, `kill -9` included. What was started last ends first, since it needs the others
+/// to end in good order.
 const KEEPER: &str = r#"
 cat >/dev/null
-for file in "$1"/*.pid; do
-    [ -f "$file" ] || continue
+ls -t "$1"/*.pid | while read -r file; do
     read -r pid <"$file"
     kill -INT "$pid" 2>/dev/null || continue
     tenths=0
