@@ -1,6 +1,7 @@
 //! The exactly-once application of events: their ids and their effects in one transaction.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
@@ -46,6 +47,29 @@ impl Store {
         let guilds: BTreeSet<GuildId> = events.iter().map(|event| event.guild.clone()).collect();
         self.communities_ensure(guilds).await?;
         self.write(move |connection| apply(connection, events).boxed()).await
+    }
+
+    /// Forgets up to 1000 ids of events that were applied longer ago than `age`, and answers how many. An event that comes
+    /// again after that would be applied again: `age` is to be well above how long the stream keeps events.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is.
+    pub async fn applied_events_prune(&self, age: Duration) -> Result<usize, Error> {
+        let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+        self.write(move |connection| {
+            async move {
+                let prune = Statement::new(
+                    "DELETE FROM applied_events WHERE ctid = ANY(ARRAY(
+                         SELECT ctid FROM applied_events
+                         WHERE applied_at < now() - $1 * interval '1 second' LIMIT 1000
+                     ))",
+                )
+                .bind::<BigInt, _>(seconds);
+                Ok(statement::execute(connection, prune).await?)
+            }
+            .boxed()
+        })
+        .await
     }
 
     /// Makes the communities that are not known yet, in a transaction of their own: it holds no lock that another could
@@ -511,8 +535,10 @@ async fn earlier_adds(
     let prune = Statement::new(
         "DELETE FROM activity_adds AS a
          USING unnest($1, $2, $3, $4) AS k (community_id, profile_id, at, event_id)
-         WHERE a.community_id = k.community_id AND a.profile_id = k.profile_id
-             AND (a.at, a.event_id) < (k.at, k.event_id)",
+         CROSS JOIN LATERAL (SELECT r.ctid FROM activity_adds AS r
+             WHERE r.community_id = k.community_id AND r.profile_id = k.profile_id
+                 AND (r.at, r.event_id) < (k.at, k.event_id) OFFSET 0) AS row
+         WHERE a.ctid = row.ctid",
     );
     let keyed = |statement: Statement| {
         statement

@@ -267,7 +267,7 @@ async fn operate_now(
     by: Option<Awarder>,
 ) -> Result<(), Error> {
     let now = in_community(
-        "SELECT greatest(date_trunc('milliseconds', clock_timestamp()), max(at) + interval '1 millisecond') AS at
+        "SELECT greatest(date_trunc('milliseconds', clock_timestamp()), max(at) + interval '1 microsecond') AS at
          FROM badge_ops WHERE community_id = $1 AND profile_id = $2 AND kind = $3",
         community,
     )

@@ -11,6 +11,7 @@ use crate::Error;
 use crate::community::Community;
 use crate::profile::{ProfileRow, profile_columns, profile_of_each_key};
 use crate::ranking::{date, micros};
+use crate::search::behind_every_nym;
 
 /// The last row that a page by number may reach; behind it only a cursor leads.
 pub const DIRECTORY_ROWS_BY_NUMBER: u32 = 10_000;
@@ -27,7 +28,7 @@ pub enum DirectoryStart {
 /// The last row's key, in the order of the list.
 #[derive(Serialize, Deserialize)]
 enum Key {
-    Nym(String, Uuid),
+    Nym(String, i64, Uuid),
     Joined(i64, Uuid),
     Badges(i32, i64, Uuid),
 }
@@ -59,7 +60,9 @@ macro_rules! list {
              SELECT ",
             profile_columns!(),
             ", k.nym_key FROM k",
-            profile_of_each_key!()
+            profile_of_each_key!(),
+            " ORDER BY ",
+            $order
         )
     };
 }
@@ -80,10 +83,10 @@ macro_rules! lists {
 type Lists = [[&'static str; 2]; 2];
 
 const BY_NYM: Lists = lists!(
-    "(p.nym_key, p.profile_id)",
-    "($4, $5)",
-    "p.nym_key, p.profile_id",
-    "p.nym_key DESC, p.profile_id DESC"
+    "(p.nym_key, p.joined_at, p.profile_id)",
+    "($4, $5, $6)",
+    "p.nym_key, p.joined_at, p.profile_id",
+    "p.nym_key DESC, p.joined_at DESC, p.profile_id DESC"
 );
 const BY_JOINED: Lists = lists!(
     "(p.joined_at, p.profile_id)",
@@ -99,7 +102,8 @@ const BY_BADGES: Lists = lists!(
 );
 
 impl Community {
-    /// A page of the directory. By tenure and by badges, descending is from the longest and the most.
+    /// A page of the directory: by nym and then joining, by tenure, or by badges and then joining. By tenure and by badges,
+    /// descending is from the longest and the most.
     ///
     /// # Errors
     /// [`Error::Cursor`] for a foreign cursor.
@@ -120,8 +124,8 @@ impl Community {
             DirectoryStart::Offset(rows) => (None, (*rows).min(DIRECTORY_ROWS_BY_NUMBER)),
         };
         let first = match (sort, forward) {
-            (DirectorySort::Nym, true) => Key::Nym(String::new(), Uuid::nil()),
-            (DirectorySort::Nym, false) => Key::Nym(char::MAX.to_string(), Uuid::max()),
+            (DirectorySort::Nym, true) => Key::Nym(String::new(), i64::MIN, Uuid::nil()),
+            (DirectorySort::Nym, false) => Key::Nym(behind_every_nym(""), i64::MAX, Uuid::max()),
             (DirectorySort::Tenure, true) => Key::Joined(i64::MIN, Uuid::nil()),
             (DirectorySort::Tenure, false) => Key::Joined(i64::MAX, Uuid::max()),
             (DirectorySort::Badges, true) => Key::Badges(i32::MIN, i64::MIN, Uuid::nil()),
@@ -140,7 +144,9 @@ impl Community {
             .bind::<BigInt, _>(i64::from(offset))
             .bind::<Nullable<Text>, _>(tier.map(|tier| tier.as_str().to_owned()));
         let statement = match key {
-            Key::Nym(nym, id) => statement.bind::<Text, _>(nym).bind::<SqlUuid, _>(id),
+            Key::Nym(nym, joined, id) => {
+                statement.bind::<Text, _>(nym).bind::<Timestamptz, _>(date(joined)).bind::<SqlUuid, _>(id)
+            }
             Key::Joined(joined, id) => statement.bind::<Timestamptz, _>(date(joined)).bind::<SqlUuid, _>(id),
             Key::Badges(badges, joined, id) => statement
                 .bind::<Integer, _>(badges)
@@ -149,7 +155,7 @@ impl Community {
         };
         let (rows, more) = self.store.page::<DirectoryRow, 1000>(statement, limit).await?;
         let last = rows.last().map(|DirectoryRow { profile, nym_key }| match sort {
-            DirectorySort::Nym => Key::Nym(nym_key.clone(), profile.profile_id),
+            DirectorySort::Nym => Key::Nym(nym_key.clone(), micros(profile.joined_at), profile.profile_id),
             DirectorySort::Tenure => Key::Joined(micros(profile.joined_at), profile.profile_id),
             DirectorySort::Badges => Key::Badges(
                 profile.badge_count.saturating_neg(),

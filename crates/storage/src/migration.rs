@@ -15,9 +15,7 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 /// rolled back, and those before it stay.
 pub async fn migrate(config: &StoreConfig) -> Result<Vec<String>, Error> {
     let mut connection = connect(config).await?;
-    // A session's lock: it is released with the connection, however this ends.
-    let lock = Statement::new("SELECT pg_advisory_lock(hashtextextended('muster migrations', 0))");
-    statement::execute(&mut connection, lock).await?;
+    lock(&mut connection).await?;
     blocking(connection, |harness| {
         let applied = harness.run_pending_migrations(MIGRATIONS).map_err(Error::Migration)?;
         Ok(applied.iter().map(ToString::to_string).collect())
@@ -30,7 +28,8 @@ pub async fn migrate(config: &StoreConfig) -> Result<Vec<String>, Error> {
 /// # Errors
 /// As [`migrate`].
 pub async fn revert(config: &StoreConfig) -> Result<String, Error> {
-    let connection = connect(config).await?;
+    let mut connection = connect(config).await?;
+    lock(&mut connection).await?;
     blocking(connection, |harness| {
         harness.revert_last_migration(MIGRATIONS).map(|version| version.to_string()).map_err(Error::Migration)
     })
@@ -48,6 +47,21 @@ pub async fn check(config: &StoreConfig) -> Result<(), Error> {
         if pending.is_empty() { Ok(()) } else { Err(Error::Outdated(pending.len())) }
     })
     .await
+}
+
+/// Waits for the migrations of other processes. The lock is the session's: it is released with the connection, however
+/// this ends. Building an index on a large table takes longer than any statement of the worker may.
+async fn lock(connection: &mut AsyncPgConnection) -> Result<(), Error> {
+    const STATEMENTS: [&str; 4] = [
+        "SET statement_timeout = 0",
+        "SET lock_timeout = 0",
+        "SELECT pg_advisory_lock(hashtextextended('muster migrations', 0))",
+        "RESET lock_timeout",
+    ];
+    for sql in STATEMENTS {
+        statement::execute(connection, Statement::new(sql)).await?;
+    }
+    Ok(())
 }
 
 async fn connect(config: &StoreConfig) -> Result<AsyncPgConnection, Error> {

@@ -108,10 +108,12 @@ macro_rules! detail_by {
             "SELECT ",
             profile_columns!(),
             ", members_above($1, 1, s.conviction) AS above, members_above($1, 2, p.badge_count) AS above_by_badges
-             FROM (SELECT * FROM profiles AS p WHERE p.community_id = $1 AND p.visible AND ",
+             FROM (SELECT * FROM profiles AS p WHERE p.community_id = $1 AND ",
             $condition,
             " LIMIT 1) AS p
-             JOIN scores AS s ON s.community_id = $1 AND s.profile_id = p.profile_id"
+             CROSS JOIN LATERAL (SELECT * FROM scores AS s
+                 WHERE s.community_id = $1 AND s.profile_id = p.profile_id LIMIT 1) AS s
+             WHERE p.visible"
         )
     };
 }
@@ -146,7 +148,10 @@ impl Community {
                 self.statement(detail_by!("p.wallet = $2")).bind::<Text, _>(wallet.as_str().to_owned())
             }
             Lookup::Nym(nym) => self
-                .statement(detail_by!("p.nym_key = $2 ORDER BY p.community_id, p.nym_key, p.profile_id"))
+                .statement(detail_by!(
+                    "p.visible AND p.nym_key = left($2, 64)
+                     ORDER BY p.community_id, p.nym_key, p.joined_at, p.profile_id"
+                ))
                 .bind::<Text, _>(nym.key().as_str().to_owned()),
         };
         let row: DetailRow =

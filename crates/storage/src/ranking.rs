@@ -77,8 +77,8 @@ impl Community {
                  )
                  SELECT ",
                 profile_columns!(),
-                ", members_above($1, 1, (SELECT max(conviction) FROM k)) AS above_first,
-                 members_at($1, 1, (SELECT max(conviction) FROM k)) AS at_first
+                ", (SELECT members_above($1, 1, max(conviction)) FROM k) AS above_first,
+                 (SELECT members_at($1, 1, max(conviction)) FROM k) AS at_first
                  FROM k",
                 profile_of_each_key!(),
                 "ORDER BY k.conviction DESC, k.profile_id DESC"
@@ -106,7 +106,7 @@ impl Community {
                      WHERE s.community_id = $1 AND s.profile_id = $2 AND s.visible
                  ), k AS MATERIALIZED (
                      SELECT * FROM (
-                         SELECT *, row_number() OVER () AS distance, 1 AS side FROM (
+                         SELECT *, row_number() OVER (ORDER BY conviction, profile_id) AS distance, 1 AS side FROM (
                              SELECT s.profile_id, s.conviction FROM scores AS s
                              WHERE s.community_id = $1 AND s.visible
                                  AND (s.conviction, s.profile_id)
@@ -114,7 +114,7 @@ impl Community {
                              ORDER BY s.conviction, s.profile_id LIMIT $limit
                          ) AS above
                          UNION ALL
-                         SELECT *, row_number() OVER (), 2 FROM (
+                         SELECT *, row_number() OVER (ORDER BY conviction DESC, profile_id DESC), 2 FROM (
                              SELECT s.profile_id, s.conviction FROM scores AS s
                              WHERE s.community_id = $1 AND s.visible
                                  AND (s.conviction, s.profile_id)
@@ -128,8 +128,8 @@ impl Community {
                  )
                  SELECT ",
                 profile_columns!(),
-                ", members_above($1, 1, (SELECT max(conviction) FROM k)) AS above_first,
-                 members_at($1, 1, (SELECT max(conviction) FROM k)) AS at_first
+                ", (SELECT members_above($1, 1, max(conviction)) FROM k) AS above_first,
+                 (SELECT members_at($1, 1, max(conviction)) FROM k) AS at_first
                  FROM k",
                 profile_of_each_key!(),
                 "ORDER BY k.conviction DESC, k.profile_id DESC"
@@ -198,8 +198,8 @@ impl Community {
                  )
                  SELECT ",
                 profile_columns!(),
-                ", members_above($1, 2, (SELECT max(badge_count) FROM k)) AS above_first,
-                 members_at($1, 2, (SELECT max(badge_count) FROM k)) AS at_first
+                ", (SELECT members_above($1, 2, max(badge_count)) FROM k) AS above_first,
+                 (SELECT members_at($1, 2, max(badge_count)) FROM k) AS at_first
                  FROM k",
                 profile_of_each_key!(),
                 "ORDER BY (-k.badge_count), k.joined_at, k.profile_id"

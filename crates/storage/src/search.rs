@@ -1,18 +1,23 @@
 //! Search in nyms: every tail of every nym is a key of one index, so a match anywhere is a prefix of some tail.
 
 use diesel::sql_types::{BigInt, Text};
-use muster_domain::{Profile, SearchQuery, SuggestLimit};
+use muster_domain::{Nym, Profile, SearchQuery, SuggestLimit};
 
 use crate::Error;
 use crate::community::Community;
 use crate::profile::{ProfileRow, profile_columns, profile_of_each_key};
 
-/// How often a text of one character can stand in one nym.
-const NYM: usize = muster_domain::Nym::MAX;
+/// A text that sorts behind every nym key that begins with `start`. No key holds more than a nym's number of the last
+/// character there is.
+pub(crate) fn behind_every_nym(start: &str) -> String {
+    let mut text = start.to_owned();
+    text.extend(std::iter::repeat_n(char::MAX, Nym::MAX.saturating_add(1)));
+    text
+}
 
 impl Community {
     /// Visible members whose nym matches: exactly, then from its start, then from a word's start, then inside; among
-    /// equals by nym. Later kinds of match are only looked for while the earlier ones leave room.
+    /// equals by the text from the match on. Later kinds of match are only looked for while the earlier ones leave room.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database is.
@@ -22,8 +27,8 @@ impl Community {
         limit: SuggestLimit,
     ) -> Result<Vec<Profile>, Error> {
         let text = query.key().as_str();
-        // One nym can match in several places, so more tails than profiles are read; as many as could matter.
-        let places = (NYM / text.chars().count().max(1)).saturating_add(1);
+        // One nym can match in several places, so more tails than profiles are read: as many as a nym has.
+        let tails = i64::try_from(Nym::MAX).unwrap_or(i64::MAX);
         let statement = self
             .statement(concat!(
                 "WITH starts AS MATERIALIZED (
@@ -52,12 +57,11 @@ impl Community {
                 profile_columns!(),
                 " FROM k",
                 profile_of_each_key!(),
-                "ORDER BY k.class, p.nym_key, p.profile_id"
+                "ORDER BY k.class, k.tail, k.profile_id"
             ))
             .bind::<Text, _>(text.to_owned())
-            // Every text that begins with the query sorts before the query followed by the last character there is.
-            .bind::<Text, _>(format!("{text}{}", char::MAX))
-            .bind::<BigInt, _>(i64::try_from(places).unwrap_or(1));
+            .bind::<Text, _>(behind_every_nym(text))
+            .bind::<BigInt, _>(tails);
         let rows: Vec<ProfileRow> = self.store.rows(statement, limit).await?;
         rows.into_iter().map(TryInto::try_into).collect()
     }

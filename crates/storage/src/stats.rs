@@ -45,7 +45,7 @@ impl Community {
              LEFT JOIN community_counts AS c USING (community_id)
              CROSS JOIN LATERAL (
                  SELECT coalesce(array_agg(k.tier), '{}') AS tiers, coalesce(array_agg(k.members), '{}') AS tier_members
-                 FROM tier_counts AS k WHERE k.community_id = $1
+                 FROM tier_counts AS k WHERE k.community_id = $1 AND k.members <> 0
              ) AS t
              CROSS JOIN LATERAL (
                  SELECT coalesce(sum(k.active), 0)::bigint AS active, coalesce(sum(k.joined), 0)::bigint AS joined,

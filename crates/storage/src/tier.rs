@@ -15,9 +15,7 @@ use uuid::Uuid;
 
 use crate::Error;
 use crate::community::Community;
-use crate::profile::{
-    ProfileRow, in_community, lock, profile_columns, profile_of_each_key, tier_named,
-};
+use crate::profile::{ProfileRow, in_community, lock, profile_columns, profile_of_each_key, tier_named};
 use crate::ranking::{date, micros};
 use crate::statement::{self, Statement};
 

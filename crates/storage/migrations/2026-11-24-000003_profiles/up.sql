@@ -15,8 +15,9 @@ CREATE TABLE profiles (
     nick_at timestamptz,
     nick_event uuid,
     nym text NOT NULL GENERATED ALWAYS AS (coalesce(nick, username, left(user_id, 32), '')) STORED,
+    -- Folding can make eighteen characters of one: this bound keeps cursors and index keys within theirs.
     nym_key text COLLATE "C" NOT NULL
-        GENERATED ALWAYS AS (coalesce(nick_key, username_key, lower(left(user_id, 32)), '')) STORED,
+        GENERATED ALWAYS AS (left(coalesce(nick_key, username_key, lower(left(user_id, 32)), ''), 64)) STORED,
     has_left boolean NOT NULL DEFAULT false,
     presence_at timestamptz,
     presence_event uuid,
@@ -37,9 +38,10 @@ CREATE TABLE profiles (
 CREATE UNIQUE INDEX profiles_by_user ON profiles (community_id, user_id) WHERE user_id IS NOT NULL;
 CREATE UNIQUE INDEX profiles_by_wallet ON profiles (community_id, wallet) WHERE wallet IS NOT NULL;
 
--- The directory, with and without a tier, in its three orders. The badge leaderboard is the order by badges.
-CREATE INDEX profiles_by_nym ON profiles (community_id, nym_key, profile_id) WHERE visible;
-CREATE INDEX profiles_by_tier_nym ON profiles (community_id, tier, nym_key, profile_id) WHERE visible;
+-- The directory, with and without a tier, in its three orders. The badge leaderboard is the order by badges; who is
+-- looked up by nym is the first of the order by nym.
+CREATE INDEX profiles_by_nym ON profiles (community_id, nym_key, joined_at, profile_id) WHERE visible;
+CREATE INDEX profiles_by_tier_nym ON profiles (community_id, tier, nym_key, joined_at, profile_id) WHERE visible;
 CREATE INDEX profiles_by_joined ON profiles (community_id, joined_at, profile_id) WHERE visible;
 CREATE INDEX profiles_by_tier_joined ON profiles (community_id, tier, joined_at, profile_id) WHERE visible;
 CREATE INDEX profiles_by_badges ON profiles (community_id, (-badge_count), joined_at, profile_id) WHERE visible;

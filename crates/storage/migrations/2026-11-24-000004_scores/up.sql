@@ -81,13 +81,26 @@ CREATE TRIGGER scores_inserted AFTER INSERT ON scores
 CREATE TRIGGER scores_updated AFTER UPDATE ON scores
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION scores_updated();
 
+-- Rows are updated by their place, found one by one by their key: whatever the planner believes of a table that it has no
+-- statistics of yet, it cannot read all of it. Writers hold the community's lock, so a place does not change meanwhile.
 CREATE FUNCTION profiles_visibility_to_scores() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE scores AS s SET visible = n.visible
-    FROM new_rows AS n
-    WHERE s.community_id = n.community_id AND s.profile_id = n.profile_id AND s.visible <> n.visible;
+    UPDATE scores AS s SET visible = change.visible
+    FROM (
+        SELECT v.community_id, v.profile_id, bool_or(v.visible) FILTER (WHERE v.new) AS visible
+        FROM (
+            SELECT n.community_id, n.profile_id, n.visible, true AS new FROM new_rows AS n
+            UNION ALL
+            SELECT o.community_id, o.profile_id, o.visible, false FROM old_rows AS o
+        ) AS v
+        GROUP BY 1, 2 HAVING bool_or(v.visible) <> bool_and(v.visible)
+    ) AS change
+    CROSS JOIN LATERAL (SELECT r.ctid FROM scores AS r
+        WHERE r.community_id = change.community_id AND r.profile_id = change.profile_id LIMIT 1) AS row
+    WHERE s.ctid = row.ctid;
     RETURN NULL;
 END $$;
 
 CREATE TRIGGER profiles_visibility_to_scores AFTER UPDATE ON profiles
-    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION profiles_visibility_to_scores();
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION profiles_visibility_to_scores();

@@ -11,7 +11,8 @@ CREATE TABLE nym_tails (
     PRIMARY KEY (community_id, class, tail, profile_id)
 );
 
--- The tails of one folded nym. A word starts behind white space or ASCII punctuation.
+-- The tails of one folded nym. A word starts behind white space or ASCII punctuation. A nym has at most 32 characters;
+-- folding can make many of one, and a match behind the 32nd is given up for a bound on what one nym writes and matches.
 CREATE FUNCTION nym_tails_of(nym_key text) RETURNS TABLE (class smallint, tail text)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -22,7 +23,7 @@ BEGIN ATOMIC
             ELSE 2
         END::smallint,
         substr(nym_key, at)
-    FROM generate_series(1, length(nym_key)) AS at;
+    FROM generate_series(1, length(left(nym_key, 32))) AS at;
 END;
 
 CREATE FUNCTION profiles_nym_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -35,21 +36,41 @@ BEGIN
 END $$;
 
 CREATE FUNCTION profiles_nym_updated() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    communities uuid[];
+    ids uuid[];
+    before text[];
+    after text[];
 BEGIN
+    -- A key is null where the member is not visible.
+    SELECT array_agg(m.community_id), array_agg(m.profile_id), array_agg(m.before), array_agg(m.after)
+    INTO communities, ids, before, after
+    FROM (
+        SELECT v.community_id, v.profile_id, max(v.before) AS before, max(v.after) AS after
+        FROM (
+            SELECT o.community_id, o.profile_id, o.nym_key AS before, NULL AS after FROM old_rows AS o WHERE o.visible
+            UNION ALL
+            SELECT n.community_id, n.profile_id, NULL, n.nym_key FROM new_rows AS n WHERE n.visible
+        ) AS v
+        GROUP BY 1, 2
+    ) AS m
+    WHERE m.before IS DISTINCT FROM m.after;
+    IF communities IS NULL THEN
+        RETURN NULL;
+    END IF;
+
     DELETE FROM nym_tails AS d
-    USING old_rows AS o
-        JOIN new_rows AS n USING (community_id, profile_id)
-        CROSS JOIN LATERAL nym_tails_of(o.nym_key) AS t
-    WHERE o.visible AND (NOT n.visible OR o.nym_key <> n.nym_key)
-        AND d.community_id = o.community_id AND d.class = t.class AND d.tail = t.tail COLLATE "C"
-        AND d.profile_id = o.profile_id;
+    USING unnest(communities, ids, before) AS m (community_id, profile_id, nym_key)
+        CROSS JOIN LATERAL nym_tails_of(m.nym_key) AS t
+        CROSS JOIN LATERAL (SELECT r.ctid FROM nym_tails AS r
+            WHERE r.community_id = m.community_id AND r.class = t.class AND r.tail = t.tail COLLATE "C"
+                AND r.profile_id = m.profile_id LIMIT 1) AS row
+    WHERE d.ctid = row.ctid;
 
     INSERT INTO nym_tails
-    SELECT n.community_id, t.class, t.tail, n.profile_id
-    FROM new_rows AS n
-        JOIN old_rows AS o USING (community_id, profile_id)
-        CROSS JOIN LATERAL nym_tails_of(n.nym_key) AS t
-    WHERE n.visible AND (NOT o.visible OR o.nym_key <> n.nym_key);
+    SELECT m.community_id, t.class, t.tail, m.profile_id
+    FROM unnest(communities, ids, after) AS m (community_id, profile_id, nym_key)
+        CROSS JOIN LATERAL nym_tails_of(m.nym_key) AS t;
     RETURN NULL;
 END $$;
 

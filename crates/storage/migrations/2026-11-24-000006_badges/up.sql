@@ -37,6 +37,7 @@ CREATE TABLE badge_ops (
 -- Finds whom a person awarded, for when that person is erased.
 CREATE INDEX badge_ops_by_awarder ON badge_ops (community_id, by) WHERE by IS NOT NULL;
 
+-- Kept by triggers: how many visible members hold each kind. A kind that was ever awarded stays.
 CREATE TABLE badge_kinds (
     community_id uuid NOT NULL REFERENCES communities,
     kind text COLLATE "C" NOT NULL,
@@ -45,10 +46,10 @@ CREATE TABLE badge_kinds (
     PRIMARY KEY (community_id, kind)
 ) WITH (fillfactor = 50);
 
--- Adds held badges (sign 1) or takes them away (sign -1) in everything that counts badges.
-CREATE FUNCTION badge_counts_add(
-    communities uuid[], profile_ids uuid[], kinds text[], dates timestamptz[], signs integer[]
-) RETURNS void LANGUAGE plpgsql AS $$
+-- Adds held badges (sign 1) or takes them away (sign -1) in what counts those of visible members. A sign of 0 only makes
+-- the kind known.
+CREATE FUNCTION visible_badges_add(communities uuid[], kinds text[], dates timestamptz[], signs integer[])
+RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     IF communities IS NULL THEN
         RETURN;
@@ -66,6 +67,24 @@ BEGIN
     FROM unnest(communities, dates, signs) AS change (community_id, at, sign)
     GROUP BY 1, 2 HAVING sum(change.sign) <> 0 ORDER BY 1, 2
     ON CONFLICT (community_id, day) DO UPDATE SET awarded = c.awarded + excluded.awarded;
+END $$;
+
+-- Adds held badges (sign 1) or takes them away (sign -1) in everything that counts badges.
+CREATE FUNCTION badge_counts_add(
+    communities uuid[], profile_ids uuid[], kinds text[], dates timestamptz[], signs integer[]
+) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    visible_signs integer[];
+BEGIN
+    IF communities IS NULL THEN
+        RETURN;
+    END IF;
+
+    SELECT array_agg(CASE WHEN p.visible THEN c.sign ELSE 0 END ORDER BY c.place) INTO visible_signs
+    FROM unnest(communities, profile_ids, signs) WITH ORDINALITY AS c (community_id, profile_id, sign, place)
+    CROSS JOIN LATERAL (SELECT p.visible FROM profiles AS p
+        WHERE p.community_id = c.community_id AND p.profile_id = c.profile_id LIMIT 1) AS p;
+    PERFORM visible_badges_add(communities, kinds, dates, visible_signs);
 
     UPDATE profiles AS p SET badge_count = p.badge_count + change.delta
     FROM (
@@ -73,15 +92,43 @@ BEGIN
         FROM unnest(communities, profile_ids, signs) AS c (community_id, profile_id, sign)
         GROUP BY 1, 2 HAVING sum(c.sign) <> 0
     ) AS change
-    WHERE p.community_id = change.community_id AND p.profile_id = change.profile_id;
+    CROSS JOIN LATERAL (SELECT r.ctid FROM profiles AS r
+        WHERE r.community_id = change.community_id AND r.profile_id = change.profile_id LIMIT 1) AS row
+    WHERE p.ctid = row.ctid;
 END $$;
+
+-- Who comes into sight brings what they hold into the counts, and who goes takes it along.
+CREATE FUNCTION profiles_visibility_to_badges() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM visible_badges_add(
+        array_agg(b.community_id), array_agg(b.kind), array_agg(b.awarded_at), array_agg(change.sign)
+    )
+    FROM (
+        SELECT v.community_id, v.profile_id, sum(v.sign)::integer AS sign
+        FROM (
+            SELECT n.community_id, n.profile_id, 1 AS sign FROM new_rows AS n WHERE n.visible
+            UNION ALL
+            SELECT o.community_id, o.profile_id, -1 FROM old_rows AS o WHERE o.visible
+        ) AS v
+        GROUP BY 1, 2 HAVING sum(v.sign) <> 0
+    ) AS change
+    JOIN badges AS b
+        ON b.community_id = change.community_id AND b.profile_id = change.profile_id AND b.revoked_at IS NULL;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER profiles_visibility_to_badges AFTER UPDATE ON profiles
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION profiles_visibility_to_badges();
 
 CREATE FUNCTION badges_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM badge_counts_add(
-        array_agg(n.community_id), array_agg(n.profile_id), array_agg(n.kind), array_agg(n.awarded_at), array_agg(1)
+        array_agg(n.community_id), array_agg(n.profile_id), array_agg(n.kind), array_agg(n.awarded_at),
+        -- One that was revoked before it was written still makes its kind known.
+        array_agg((n.revoked_at IS NULL)::integer)
     )
-    FROM new_rows AS n WHERE n.revoked_at IS NULL;
+    FROM new_rows AS n;
     RETURN NULL;
 END $$;
 
@@ -157,12 +204,16 @@ BEGIN
     -- What is no longer held goes first, so that a kind is never held twice.
     DELETE FROM badges AS b
     USING unnest(profile_ids, kinds, since) AS pair (profile_id, kind, since)
-    WHERE b.community_id = in_community AND b.profile_id = pair.profile_id AND b.kind = pair.kind
-        AND b.awarded_at >= pair.since AND b.badge_id <> ALL (ARRAY(SELECT w.badge_id FROM unnest(wanted) AS w));
+        CROSS JOIN LATERAL (SELECT r.ctid, r.badge_id FROM badges AS r
+            WHERE r.community_id = in_community AND r.profile_id = pair.profile_id AND r.kind = pair.kind
+                AND r.awarded_at >= pair.since OFFSET 0) AS row
+    WHERE b.ctid = row.ctid AND row.badge_id <> ALL (ARRAY(SELECT w.badge_id FROM unnest(wanted) AS w));
 
     UPDATE badges AS b SET revoked_at = w.revoked_at, revoked_by = w.revoked_by, revoke_reason = w.revoke_reason
     FROM unnest(wanted) AS w
-    WHERE b.community_id = in_community AND b.badge_id = w.badge_id
+        CROSS JOIN LATERAL (SELECT r.ctid FROM badges AS r
+            WHERE r.community_id = in_community AND r.badge_id = w.badge_id LIMIT 1) AS row
+    WHERE b.ctid = row.ctid
         AND (b.revoked_at, b.revoked_by, b.revoke_reason)
             IS DISTINCT FROM (w.revoked_at, w.revoked_by, w.revoke_reason);
 

@@ -1,0 +1,180 @@
+//! Events have one effect each, and the end state is that of their order, however they arrive.
+
+use std::sync::Arc;
+
+use muster_domain::{Event, GuildId};
+use muster_storage::Store;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestError, TestRunner};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::support::consistency;
+use crate::support::database::Database;
+use crate::support::events::{Drawn, GUILDS, drawn, guild};
+use crate::support::reference::{GuildState, end_state, stored_state};
+
+/// Events and how they arrive: the index of an event for each arrival, at least once each, and the sizes of batches.
+#[derive(Debug, Clone)]
+struct Arrivals {
+    events: Vec<Drawn>,
+    order: Vec<usize>,
+    sizes: Vec<usize>,
+}
+
+impl Arrivals {
+    fn batches(&self, guilds: &[GuildId]) -> Vec<Vec<Event>> {
+        let mut arriving = self.order.iter().map(|index| self.events[*index].event(guilds)).peekable();
+        let mut sizes = self.sizes.iter().cycle();
+        let mut batches = Vec::new();
+        while arriving.peek().is_some() {
+            batches.push(arriving.by_ref().take(*sizes.next().unwrap()).collect());
+        }
+        batches
+    }
+}
+
+fn arrivals(events: std::ops::Range<usize>) -> impl Strategy<Value = Arrivals> {
+    let events = proptest::collection::vec(drawn(), events);
+    (events, proptest::collection::vec(1..60_usize, 1..8)).prop_flat_map(|(events, sizes)| {
+        let again = proptest::collection::vec(0..events.len(), 0..=events.len() / 2);
+        let all: Vec<usize> = (0..events.len()).collect();
+        let order = again.prop_flat_map(move |again| Just([all.clone(), again].concat()).prop_shuffle());
+        (Just(events), order, Just(sizes)).prop_map(|(events, order, sizes)| Arrivals {
+            events,
+            order,
+            sizes,
+        })
+    })
+}
+
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Config { cases, max_shrink_iters: 300, failure_persistence: None, ..Config::default() })
+}
+
+/// Runs a property whose cases share a runtime and a database, which is emptied for each.
+fn run<S: Strategy>(
+    cases: u32,
+    strategy: &S,
+    case: impl Fn(&tokio::runtime::Runtime, &Setting, S::Value) -> Result<(), TestCaseError>,
+) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let setting = runtime.block_on(Setting::new());
+    let result = runner(cases).run(strategy, |value| {
+        let empty = "TRUNCATE communities, nym_tails CASCADE";
+        runtime.block_on(setting.client.batch_execute(empty)).unwrap();
+        // What a failed assertion says is lost when it is caught by the runner, so it is handed on.
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&runtime, &setting, value)))
+            .unwrap_or_else(|panic| {
+                let said = panic.downcast_ref::<String>().cloned();
+                Err(TestCaseError::fail(said.unwrap_or_else(|| "it panicked".to_owned())))
+            })
+    });
+    drop(setting);
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(why, input)) => panic!("{why}\nof {input:#?}"),
+        Err(TestError::Abort(why)) => panic!("{why}"),
+    }
+}
+
+struct Setting {
+    stores: [Store; 2],
+    client: Client,
+    _database: Database,
+}
+
+impl Setting {
+    async fn new() -> Self {
+        let database = Database::migrated().await;
+        let stores = [database.store().await, database.store().await];
+        Self { stores, client: database.client().await, _database: database }
+    }
+
+    async fn stored(&self, guilds: &[GuildId]) -> Vec<Option<GuildState>> {
+        let mut states = Vec::new();
+        for guild in guilds {
+            states.push(stored_state(&self.client, guild).await);
+        }
+        states
+    }
+}
+
+fn fresh_guilds() -> Vec<GuildId> {
+    let run = Uuid::new_v4().simple().to_string();
+    (0..GUILDS).map(|number| guild(&format!("{run}-{number}"))).collect()
+}
+
+/// Hands batches to both stores at once, each to whichever is free.
+async fn deliver(stores: &[Store; 2], batches: Vec<Vec<Event>>) -> (usize, usize) {
+    let queue = Arc::new(std::sync::Mutex::new(batches.into_iter()));
+    let take = |store: Store| {
+        let queue = Arc::clone(&queue);
+        async move {
+            let (mut fresh, mut duplicates) = (0, 0);
+            loop {
+                let Some(batch) = queue.lock().unwrap().next() else { return (fresh, duplicates) };
+                let applied = store.events_apply(batch).await.unwrap();
+                fresh += applied.fresh;
+                duplicates += applied.duplicates;
+            }
+        }
+    };
+    let (one, other) = tokio::join!(take(stores[0].clone()), take(stores[1].clone()));
+    (one.0 + other.0, one.1 + other.1)
+}
+
+#[test]
+fn shuffled_duplicated_and_concurrent_events_come_to_what_the_contract_says() {
+    run(20, &arrivals(1..300), |runtime, setting, arrivals| {
+        runtime.block_on(async {
+            let guilds = fresh_guilds();
+            let events: Vec<Event> = arrivals.events.iter().map(|event| event.event(&guilds)).collect();
+            let counted = deliver(&setting.stores, arrivals.batches(&guilds)).await;
+            prop_assert_eq!(counted, (events.len(), arrivals.order.len() - events.len()));
+
+            let expected = end_state(&events);
+            let stored = setting.stored(&guilds).await;
+            for (guild, stored) in guilds.iter().zip(&stored) {
+                prop_assert_eq!(stored.as_ref(), expected.get(guild));
+            }
+            consistency::check(&setting.client).await;
+
+            // The same, one after the other in their order.
+            let in_order = fresh_guilds();
+            let mut events: Vec<Event> = arrivals.events.iter().map(|event| event.event(&in_order)).collect();
+            events.sort_by_key(|event| (event.at, event.id));
+            for batch in events.chunks(17) {
+                setting.stores[0].events_apply(batch.to_vec()).await.unwrap();
+            }
+            prop_assert_eq!(setting.stored(&in_order).await, stored);
+            prop_assert_eq!(
+                visible(&setting.client, &in_order).await,
+                visible(&setting.client, &guilds).await
+            );
+            Ok(())
+        })
+    });
+}
+
+/// Tiers and counts of what is visible, as text.
+async fn visible(client: &Client, guilds: &[GuildId]) -> Vec<String> {
+    let mut all = Vec::new();
+    for guild in guilds {
+        let rows = client
+            .query(
+                "WITH c AS (SELECT community_id FROM communities WHERE guild_id = $1)
+                 SELECT ROW(user_id, tier, badge_count)::text FROM c JOIN profiles USING (community_id) WHERE visible
+                 UNION ALL SELECT ROW(tier, members)::text FROM c JOIN tier_counts USING (community_id) WHERE members <> 0
+                 UNION ALL SELECT ROW(kind, holders, first_awarded_at)::text FROM c JOIN badge_kinds USING (community_id)
+                 UNION ALL SELECT ROW(members, conviction_total, badges)::text
+                     FROM c JOIN community_counts USING (community_id)
+                 ORDER BY 1",
+                &[&guild.as_str()],
+            )
+            .await
+            .unwrap();
+        all.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+    }
+    all
+}

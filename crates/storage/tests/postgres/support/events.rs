@@ -1,0 +1,148 @@
+//! Events as tests write them.
+
+use muster_domain::{
+    Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect,
+    GuildId, MemberEffect, Nym, Reason, Role, UserId,
+};
+use muster_storage::{Community, MAX_BATCH, Store};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+/// Milliseconds since 1970 of the first event of a test: 2026-11-01.
+pub(crate) const START: i64 = 1_793_491_200_000;
+
+pub(crate) fn guild(name: &str) -> GuildId {
+    GuildId::parse(name).unwrap()
+}
+
+pub(crate) fn user(number: impl std::fmt::Display) -> UserId {
+    UserId::parse(format!("u{number}")).unwrap()
+}
+
+pub(crate) fn kind(name: &str) -> BadgeKind {
+    BadgeKind::parse(name).unwrap()
+}
+
+pub(crate) fn nym(name: &str) -> Nym {
+    Nym::parse(name).unwrap()
+}
+
+/// An event of a member, with an id of its own.
+pub(crate) fn member(guild: &GuildId, user: &UserId, at: i64, effect: MemberEffect) -> Event {
+    Event {
+        id: EventId::new(Uuid::new_v4()),
+        at: EventTime::from_millis(at).unwrap(),
+        guild: guild.clone(),
+        effect: Effect::Member { user: user.clone(), effect },
+    }
+}
+
+pub(crate) fn joined(guild: &GuildId, user: &UserId, at: i64, name: &str) -> Event {
+    member(guild, user, at, MemberEffect::Join { username: nym(name) })
+}
+
+pub(crate) fn scored(guild: &GuildId, user: &UserId, at: i64, conviction: i64) -> Event {
+    let conviction = Some(Conviction::clamp(conviction));
+    member(guild, user, at, MemberEffect::ScoreSet { conviction, activity: None })
+}
+
+pub(crate) fn awarded(guild: &GuildId, user: &UserId, at: i64, name: &str) -> Event {
+    member(guild, user, at, MemberEffect::BadgeAward { kind: kind(name), reason: None, by: None })
+}
+
+pub(crate) fn added(guild: &GuildId, user: &UserId, at: i64, amount: i64) -> Event {
+    member(guild, user, at, MemberEffect::ActivityAdd { amount: Activity::clamp(amount) })
+}
+
+/// Applies events in batches of the largest size; answers the community's view.
+pub(crate) async fn apply(store: &Store, guild: &GuildId, events: Vec<Event>) -> Community {
+    for batch in events.chunks(MAX_BATCH) {
+        store.events_apply(batch.to_vec()).await.unwrap();
+    }
+    view(store, guild).await
+}
+
+pub(crate) async fn view(store: &Store, guild: &GuildId) -> Community {
+    let found = store.community_find(guild).await.unwrap();
+    store.community(found.community_id).await.unwrap()
+}
+
+pub(crate) const GUILDS: usize = 2;
+pub(crate) const USERS: u8 = 30;
+
+/// An event of one of few communities and users, at one of few times, so that many are of the same and tie.
+#[derive(Debug, Clone)]
+pub(crate) struct Drawn {
+    pub(crate) guild: usize,
+    id: u128,
+    at: i64,
+    effect: Effect,
+}
+
+impl Drawn {
+    /// The event in the community that stands for its number.
+    pub(crate) fn event(&self, guilds: &[GuildId]) -> Event {
+        Event {
+            id: EventId::new(Uuid::from_u128(self.id)),
+            at: EventTime::from_millis(START + self.at).unwrap(),
+            guild: guilds[self.guild].clone(),
+            effect: self.effect.clone(),
+        }
+    }
+}
+
+pub(crate) fn drawn() -> impl Strategy<Value = Drawn> {
+    (0..GUILDS, any::<u128>(), 0..40_i64, effect()).prop_map(|(guild, id, at, effect)| Drawn {
+        guild,
+        id,
+        // Two days, so that the counts by day have several.
+        at: at * 4_000_000,
+        effect,
+    })
+}
+
+fn effect() -> impl Strategy<Value = Effect> {
+    let name = "[a-c]{1,3}".prop_map(|name| CommunityName::parse(name).unwrap());
+    let guild = prop_oneof![
+        name.clone().prop_map(|name| GuildEffect::Join { name }),
+        name.prop_map(|name| GuildEffect::Update { name }),
+        Just(GuildEffect::Leave),
+    ];
+    let member = (0..USERS, member_effect())
+        .prop_map(|(number, effect)| Effect::Member { user: user(number), effect });
+    prop_oneof![1 => guild.prop_map(Effect::Guild), 24 => member]
+}
+
+fn member_effect() -> impl Strategy<Value = MemberEffect> {
+    // Few names, so that they are shared; some hold what SQL patterns would take for special.
+    let name = || {
+        prop_oneof!["[a-bA-B]{1,2}( [a-b])?", "[%_\\\\]{1,3}", "[\u{e9}\u{c9}\u{df}\u{ff26}]{1,2}"]
+            .prop_map(|n| nym(&n))
+    };
+    let score = || {
+        prop_oneof![
+            8 => (-3..12_i64).prop_map(|score| score * 100),
+            2 => -1200..1200_i64,
+            1 => prop_oneof![Just(i64::MIN), Just(i64::MAX), Just(0), Just(255), Just(256), Just(-256), Just(-257)],
+        ]
+    };
+    let kinds = || "[k-m]".prop_map(|name| kind(&name));
+    let reason = || proptest::option::of("[r-t]".prop_map(|text| Reason::parse(text).unwrap()));
+    // Some are awarded by members.
+    let by = || proptest::option::of((0..USERS).prop_map(|n| Awarder::parse(format!("u{n}")).unwrap()));
+    let roles = proptest::collection::vec("[1-3]{1,2}".prop_map(|role| Role::parse(role).unwrap()), 0..3);
+    prop_oneof![
+        4 => name().prop_map(|username| MemberEffect::Join { username }),
+        3 => (proptest::option::of(name()), roles).prop_map(|(nick, roles)| MemberEffect::Update { nick, roles }),
+        2 => Just(MemberEffect::Leave),
+        8 => (proptest::option::of(score()), proptest::option::of(score())).prop_map(|(conviction, activity)| {
+            MemberEffect::ScoreSet {
+                conviction: conviction.map(Conviction::clamp),
+                activity: activity.map(Activity::clamp),
+            }
+        }),
+        4 => score().prop_map(|amount| MemberEffect::ActivityAdd { amount: Activity::clamp(amount) }),
+        5 => (kinds(), reason(), by()).prop_map(|(kind, reason, by)| MemberEffect::BadgeAward { kind, reason, by }),
+        3 => (kinds(), reason(), by()).prop_map(|(kind, reason, by)| MemberEffect::BadgeRevoke { kind, reason, by }),
+    ]
+}
