@@ -28,16 +28,25 @@ pub fn cache() -> Result<PathBuf> {
     Ok(env::home_dir().context("no home directory: set XDG_CACHE_HOME")?.join(".cache/muster"))
 }
 
-/// The one command that installs a Debian package by hand.
-pub(super) fn command_for(package: &str) -> String {
-    if which::which("apt-get").is_ok() {
-        format!("install it with `sudo apt-get install -y {package}`, then run this again")
-    } else {
-        let formula = if package == "postgresql" { "postgresql@17" } else { package };
-        format!(
-            "install it with `brew install {formula}` or your system's package manager, then run this again"
-        )
-    }
+/// Package managers, and how each installs PostgreSQL's server.
+const MANAGERS: [(&str, &str, &str); 5] = [
+    ("apt-get", "sudo apt-get install -y", "postgresql"),
+    ("dnf", "sudo dnf install -y", "postgresql-server"),
+    ("pacman", "sudo pacman -S", "postgresql"),
+    ("apk", "sudo apk add", "postgresql"),
+    ("brew", "brew install", "postgresql@17"),
+];
+
+/// The one command that installs `postgresql` or `nats-server` by hand.
+pub(super) fn command_for(tool: &str) -> String {
+    let manager = MANAGERS.iter().find(|(program, ..)| which::which(program).is_ok());
+    manager.map_or_else(
+        || "install it with your system's package manager, then run this again".to_owned(),
+        |(_, install, server)| {
+            let package = if tool == "postgresql" { server } else { tool };
+            format!("install it with `{install} {package}`, then run this again")
+        },
+    )
 }
 
 /// Installs a Debian package where this process may; says whether it did.
