@@ -5,7 +5,6 @@ mod gateway;
 mod promises;
 mod questions;
 mod report;
-mod worker;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use crate::cargo;
 use promises::Promises;
 use questions::Questions;
 use report::Report;
-use worker::{Configuration, Worker};
+use xtask::worker::{Configuration, Worker};
 
 /// What `cargo xtask demo` takes.
 #[derive(clap::Args)]

@@ -10,3 +10,4 @@
 
 pub mod pin;
 pub mod services;
+pub mod worker;

@@ -6,7 +6,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use muster_messaging::client::EventPublisher;
 
 use super::community::{GatewayEvent, count};
-use super::worker::{EventCounts, Worker};
+use xtask::worker::{EventCounts, Worker};
 
 /// How long the worker may stand still while events wait.
 const PATIENCE: Duration = Duration::from_secs(30);

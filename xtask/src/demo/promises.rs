@@ -15,7 +15,7 @@ use super::community::{Community, GUILD, Member, count, millis};
 use super::gateway::until;
 use super::questions::timed;
 use super::report::{Report, or_dash, table};
-use super::worker::{Configuration, Worker};
+use xtask::worker::{Configuration, Worker};
 
 /// Shows what Muster promises, at work.
 pub(super) struct Promises<'a> {
@@ -194,7 +194,8 @@ pub(super) async fn plaintext_refused(
 ) -> Result<()> {
     println!("\n== No plaintext server, not even one among many");
     let plaintext = "nats://gateway:hunter2@nats-2.example:4222";
-    let output = configuration.with_servers(&format!("{tls_url},{plaintext}")).run("serve").await?;
+    let output =
+        configuration.with("MUSTER__NATS__URLS", format!("{tls_url},{plaintext}")).run("serve").await?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let code = output.status.code();
     println!(

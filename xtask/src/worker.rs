@@ -1,3 +1,5 @@
+//! The worker as a process of its own, configured as a container would be: for the demo and for the tests that see it whole.
+
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
@@ -7,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use crate::services::{Process, Services};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
-use xtask::services::{Process, Services};
 
 /// How long the worker may take until it is ready, and until it has stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How the worker is configured: by variables, as a container would be.
-pub(super) struct Configuration {
+pub struct Configuration {
     program: PathBuf,
     variables: BTreeMap<&'static str, String>,
     address: SocketAddr,
@@ -23,7 +25,10 @@ pub(super) struct Configuration {
 
 impl Configuration {
     /// For production, with every secret in a file.
-    pub(super) fn new(program: PathBuf, services: &Services) -> Result<Self> {
+    ///
+    /// # Errors
+    /// When a file cannot be written or no port is free.
+    pub fn new(program: PathBuf, services: &Services) -> Result<Self> {
         let path = |path: &Path| path.display().to_string();
         let user = services.nats.user("worker")?;
         let password = services.directory.secret_file("worker-nats-password", &user.password)?;
@@ -46,11 +51,23 @@ impl Configuration {
         Ok(Self { program, variables, address })
     }
 
-    /// The same with other servers.
-    pub(super) fn with_servers(&self, urls: &str) -> Self {
+    /// The same with one more variable, or another value of one.
+    #[must_use]
+    pub fn with(&self, variable: &'static str, value: impl Into<String>) -> Self {
         let mut variables = self.variables.clone();
-        variables.insert("MUSTER__NATS__URLS", urls.to_owned());
+        variables.insert(variable, value.into());
         Self { program: self.program.clone(), variables, address: self.address }
+    }
+
+    /// The same on an address of its own, for a second worker beside the first.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn elsewhere(&self) -> Result<Self> {
+        let address = free_address()?;
+        let mut other = self.with("MUSTER__HTTP__ADDRESS", address.to_string());
+        other.address = address;
+        Ok(other)
     }
 
     fn command(&self, argument: &str) -> Command {
@@ -65,7 +82,10 @@ impl Configuration {
     }
 
     /// Runs one of the worker's commands to its end.
-    pub(super) async fn run(&self, argument: &str) -> Result<Output> {
+    ///
+    /// # Errors
+    /// When it cannot be run, or takes longer than half a minute.
+    pub async fn run(&self, argument: &str) -> Result<Output> {
         let mut command = tokio::process::Command::from(self.command(argument));
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         let output = tokio::time::timeout(PATIENCE, command.output());
@@ -76,7 +96,10 @@ impl Configuration {
     }
 
     /// Starts it as a process of its own and waits until it says that it is ready.
-    pub(super) fn serve(&self, services: &Services) -> Result<Worker> {
+    ///
+    /// # Errors
+    /// When it ends or is not ready within half a minute; the end of its log is part of the error.
+    pub fn serve(&self, services: &Services) -> Result<Worker> {
         let mut command = self.command("serve");
         let mut process = Process::start(&services.directory, "worker", &mut command, Signal::SIGTERM)?;
         process.wait_until(PATIENCE, || {
@@ -87,14 +110,14 @@ impl Configuration {
 }
 
 /// The worker at work. It is stopped when this value is dropped.
-pub(super) struct Worker {
+pub struct Worker {
     process: Process,
     address: SocketAddr,
 }
 
 /// What has become of the events so far, by the worker's own words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct EventCounts(BTreeMap<String, u64>);
+pub struct EventCounts(BTreeMap<String, u64>);
 
 impl EventCounts {
     fn of(&self, outcome: &str) -> u64 {
@@ -102,17 +125,17 @@ impl EventCounts {
     }
 
     /// How many had their effect.
-    pub(super) fn applied(&self) -> u64 {
+    pub fn applied(&self) -> u64 {
         self.of("applied")
     }
 
     /// How many came again and had none.
-    pub(super) fn duplicates(&self) -> u64 {
+    pub fn duplicates(&self) -> u64 {
         self.of("duplicate")
     }
 
     /// How many were not understood, or given up.
-    pub(super) fn lost(&self) -> u64 {
+    pub fn lost(&self) -> u64 {
         ["unknown_type", "malformed", "given_up", "not_buried"].map(|outcome| self.of(outcome)).iter().sum()
     }
 }
@@ -127,12 +150,15 @@ impl std::fmt::Display for EventCounts {
 
 impl Worker {
     /// Where its health and metrics are.
-    pub(super) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Reads its metrics.
-    pub(super) fn event_counts(&self) -> Result<EventCounts> {
+    ///
+    /// # Errors
+    /// When it does not answer them.
+    pub fn event_counts(&self) -> Result<EventCounts> {
         let (status, text) = get(self.address, "/metrics")?;
         if status != 200 {
             bail!("the worker answers {status} for its metrics");
@@ -148,8 +174,16 @@ impl Worker {
         Ok(counts)
     }
 
+    /// Asks it for a path by HTTP; answers the status and the body.
+    ///
+    /// # Errors
+    /// When it does not answer within five seconds.
+    pub fn get(&self, path: &str) -> Result<(u16, String)> {
+        get(self.address, path)
+    }
+
     /// Its memory now and at most so far, in MiB, where the system tells.
-    pub(super) fn memory(&self) -> Option<(u64, u64)> {
+    pub fn memory(&self) -> Option<(u64, u64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).ok()?;
         let mebibytes = |key: &str| -> Option<u64> {
             let line = status.lines().find_map(|line| line.strip_prefix(key))?;
@@ -159,17 +193,28 @@ impl Worker {
     }
 
     /// The file that its log goes to.
-    pub(super) fn log(&self) -> &Path {
+    pub fn log(&self) -> &Path {
         self.process.log()
     }
 
     /// The end of its log.
-    pub(super) fn log_tail(&self) -> String {
+    pub fn log_tail(&self) -> String {
         self.process.log_tail()
     }
 
+    /// Kills it, as a crash would.
+    ///
+    /// # Errors
+    /// When it cannot be killed.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.kill()
+    }
+
     /// Tells it to stop as an orchestrator would; answers its exit code.
-    pub(super) fn stop(mut self) -> Result<Option<i32>> {
+    ///
+    /// # Errors
+    /// When it cannot be told, or does not stop within half a minute.
+    pub fn stop(mut self) -> Result<Option<i32>> {
         self.process.signal(Signal::SIGTERM)?;
         let status = self.process.wait(PATIENCE)?;
         Ok(status.and_then(|status| status.code()))

@@ -1,0 +1,204 @@
+//! What clients may rely on, over the real wire.
+
+use std::str::FromStr;
+
+use anyhow::Result;
+use muster_domain::{CommunityId, MemberEffect, UserId};
+use muster_messaging::client::ClientError;
+use muster_messaging::endpoint::Endpoint;
+use muster_messaging::wire::error::ErrorCode;
+use muster_messaging::wire::query::Caller;
+use muster_messaging::wire::request::{
+    AroundRequest, ClearRequest, DirectoryRequest, GetRequest, PageRequest,
+};
+
+use crate::setting::{Guild, Setting, community, eventually};
+
+fn code<T>(result: Result<T, ClientError>) -> Option<ErrorCode> {
+    result.err().and_then(|error| error.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
+    let setting = Setting::new().await?;
+    let worker = setting.serve()?;
+    let (client, publisher) = setting.client().await?;
+    let (mut tabr, mut makab) = (Guild::new("tabr"), Guild::new("makab"));
+    let mut events = vec![tabr.join_guild(), makab.join_guild()];
+    for n in 0..30 {
+        let user = format!("user{n}");
+        events.extend([
+            tabr.join(&user),
+            tabr.score(&user, n),
+            makab.join(&user),
+            makab.score(&user, 1000 + n),
+        ]);
+    }
+    let total = u64::try_from(events.len())?;
+    publisher.publish_all(events, |_| {}).await?;
+    eventually("the events' effect", || async { worker.event_counts().is_ok_and(|c| c.applied() == total) })
+        .await?;
+    let (tabr, makab) = (
+        client.community(community(&client, "tabr").await?),
+        client.community(community(&client, "makab").await?),
+    );
+
+    // A cursor is good for the list, the community and the ordering that made it.
+    let first = tabr.profiles_ranked(PageRequest::first(10)).await?;
+    let next = first.next.expect("20 more members");
+    let second = tabr.profiles_ranked(PageRequest::first(10).after(&next)).await?;
+    assert_eq!(second.items.first().map(|item| item.rank.get()), Some(11));
+    let mut tampered = next.clone().into_bytes();
+    tampered[5] = if tampered[5] == b'A' { b'B' } else { b'A' };
+    let tampered = String::from_utf8(tampered)?;
+    let page = |cursor: &str| PageRequest::first(10).after(cursor);
+    assert_eq!(code(makab.profiles_ranked(page(&next)).await), Some(ErrorCode::InvalidCursor));
+    assert_eq!(code(tabr.profiles_active(page(&next)).await), Some(ErrorCode::InvalidCursor));
+    assert_eq!(code(tabr.profiles_ranked(page(&tampered)).await), Some(ErrorCode::InvalidCursor));
+    assert_eq!(code(tabr.profiles_ranked(page(&"A".repeat(513))).await), Some(ErrorCode::InvalidCursor));
+    let by_nym =
+        tabr.directory_list(DirectoryRequest { limit: Some(3), ..DirectoryRequest::default() }).await?;
+    let descending = DirectoryRequest {
+        limit: Some(3),
+        direction: Some(muster_domain::Direction::Desc),
+        cursor: by_nym.next,
+        ..DirectoryRequest::default()
+    };
+    assert_eq!(code(tabr.directory_list(descending).await), Some(ErrorCode::InvalidCursor));
+
+    // Another community's profile is not there, whatever is asked of it.
+    let theirs = makab.profiles_get(GetRequest::UserId(UserId::parse("user3")?)).await?.profile.profile_id;
+    assert_eq!(code(tabr.profiles_get(GetRequest::ProfileId(theirs)).await), Some(ErrorCode::NotFound));
+    assert_eq!(code(tabr.profiles_position(theirs).await), Some(ErrorCode::NotFound));
+    let around = AroundRequest { profile_id: theirs, limit: None };
+    assert_eq!(code(tabr.profiles_around(around).await), Some(ErrorCode::NotFound));
+    assert_eq!(code(tabr.profiles_hide(theirs).await), Some(ErrorCode::NotFound));
+    assert_eq!(code(tabr.profiles_erase(theirs).await), Some(ErrorCode::NotFound));
+    let nowhere = CommunityId::from_str("00000000-0000-4000-8000-000000000000")?;
+    assert_eq!(code(client.community(nowhere).stats().await), Some(ErrorCode::NotFound));
+    assert_eq!(makab.stats().await?.members, 30);
+
+    // Any whole number is a limit; the answer says what was applied.
+    for (asked, applied) in [(i64::MAX, 1000), (-1, 1), (0, 1)] {
+        assert_eq!(tabr.profiles_ranked(PageRequest::first(asked)).await?.limit, applied);
+    }
+    let beyond = DirectoryRequest { page: Some(1001), limit: Some(10), ..DirectoryRequest::default() };
+    assert_eq!(code(tabr.directory_list(beyond).await), Some(ErrorCode::InvalidRequest));
+    assert_eq!(worker.stop()?, Some(0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_is_held_to_its_rate_until_it_is_cleared() -> Result<()> {
+    let setting = Setting::new().await?;
+    let _worker =
+        setting.configuration.with("MUSTER__LIMITS__CALLER_PER_SECOND", "1").serve(&setting.services)?;
+    let (client, publisher) = setting.client().await?;
+    publisher.publish(&Guild::new("tabr").join_guild()).await?;
+    let id = community(&client, "tabr").await?;
+    let paul = client.clone().on_behalf_of(Caller::parse("paul")?).community(id);
+    let leto = client.clone().on_behalf_of(Caller::parse("leto")?).community(id);
+    let mut refused = None;
+    for _ in 0..20 {
+        refused = refused.or(code(paul.stats().await));
+    }
+    assert_eq!(refused, Some(ErrorCode::RateLimited));
+    leto.stats().await?;
+    let cleared =
+        client.community(id).ratelimit_clear(ClearRequest { caller: Some("paul".to_owned()) }).await?;
+    assert_eq!(cleared.cleared, 1);
+    paul.stats().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_applied_is_a_dead_letter_and_delays_nobody() -> Result<()> {
+    let setting = Setting::new().await?;
+    let worker = setting.serve()?;
+    let (client, publisher) = setting.client().await?;
+    let mut tabr = Guild::new("tabr");
+    let malformed = [
+        ("events.member.join", "not json"),
+        ("events.member.join", "{}"),
+        ("events.score.set", "[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]"),
+    ];
+    for (subject, payload) in malformed {
+        publisher.publish_raw(subject.to_owned(), payload.as_bytes().to_vec()).await?;
+    }
+    publisher.publish_raw("events.channel.create".to_owned(), b"{\"event_id\":\"6f1c2a0e-8f1d-4f7e-9d55-1a2b3c4d5e6f\",\"event_type\":\"channel.create\",\"timestamp\":1}".to_vec()).await?;
+    let twice = tabr.add("paul", 40);
+    for event in [tabr.join("paul"), twice.clone(), twice.clone(), twice] {
+        publisher.publish(&event).await?;
+    }
+    eventually("the neighbours' effect", || async {
+        worker.event_counts().is_ok_and(|counts| counts.applied() == 2 && counts.duplicates() == 2)
+    })
+    .await?;
+    eventually("three dead letters", || async {
+        worker.event_counts().is_ok_and(|counts| counts.lost() == 4)
+    })
+    .await?;
+    let id = community(&client, "tabr").await?;
+    let paul = client.community(id).profiles_get(GetRequest::UserId(UserId::parse("paul")?)).await?;
+    assert_eq!(paul.profile.activity.get(), 40);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_who_leaves_hides_or_is_erased_is_in_no_list() -> Result<()> {
+    let setting = Setting::new().await?;
+    let worker = setting.serve()?;
+    let (client, publisher) = setting.client().await?;
+    let mut tabr = Guild::new("tabr");
+    let mut events = vec![tabr.join_guild()];
+    for (user, conviction) in [("paul", 30), ("leto", 20), ("alia", 10)] {
+        events.extend([tabr.join(user), tabr.score(user, conviction)]);
+    }
+    events.push(tabr.member("paul", MemberEffect::Leave));
+    let total = u64::try_from(events.len())?;
+    publisher.publish_all(events, |_| {}).await?;
+    eventually("the events' effect", || async { worker.event_counts().is_ok_and(|c| c.applied() == total) })
+        .await?;
+    let tabr_view = client.community(community(&client, "tabr").await?);
+    let ranks = || async {
+        let page = tabr_view.profiles_ranked(PageRequest::default()).await?;
+        Ok::<_, ClientError>(
+            page.items.into_iter().map(|i| (i.profile.nym.to_string(), i.rank.get())).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(ranks().await?, [("leto".to_owned(), 1), ("alia".to_owned(), 2)]);
+    let leto = tabr_view.profiles_get(GetRequest::UserId(UserId::parse("leto")?)).await?.profile.profile_id;
+    tabr_view.profiles_hide(leto).await?;
+    assert_eq!(ranks().await?, [("alia".to_owned(), 1)]);
+    tabr_view.profiles_show(leto).await?;
+    publisher.publish(&tabr.join("paul")).await?;
+    eventually("paul's return", || async { ranks().await.is_ok_and(|ranks| ranks.len() == 3) }).await?;
+    assert_eq!(
+        ranks().await?.first().map(|(nym, _)| nym.as_str()),
+        Some("paul"),
+        "a return keeps its history"
+    );
+    assert!(tabr_view.profiles_erase(leto).await?.erased);
+    assert_eq!(ranks().await?.len(), 2);
+    assert_eq!(tabr_view.stats().await?.members, 2);
+    Ok(())
+}
+
+#[test]
+fn the_documentation_names_every_endpoint() {
+    let api = include_str!("../../../../docs/api.md");
+    for endpoint in Endpoint::ALL {
+        assert!(api.contains(&format!("| `{}` |", endpoint.name())), "{endpoint} is not in docs/api.md");
+    }
+    for code in [
+        "invalid_request",
+        "invalid_cursor",
+        "forbidden",
+        "not_found",
+        "rate_limited",
+        "unavailable",
+        "internal",
+    ] {
+        assert!(api.contains(&format!("| `{code}` |")), "{code} is not in docs/api.md");
+    }
+}

@@ -1,0 +1,9 @@
+//! The worker as its operators run it: the real binary against a real PostgreSQL and a real NATS server of its own, both
+//! with TLS, seen from outside only.
+
+#![expect(clippy::unwrap_used, reason = "what a test stands on fails as the test does")]
+
+mod command_line;
+mod contract;
+mod faults;
+mod setting;

@@ -1,0 +1,140 @@
+//! The servers, the worker and a client of one test.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use muster_domain::{
+    Activity, CommunityId, CommunityName, Conviction, Effect, Environment, Event, EventId, EventTime,
+    GuildEffect, GuildId, MemberEffect, Nym, TlsPolicy, UserId,
+};
+use muster_messaging::client::{Client, EventPublisher};
+use muster_messaging::connection::{Auth, Connection, NatsConfig, Transport};
+use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
+use muster_messaging::tls::server::Servers;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+use xtask::services::Services;
+use xtask::worker::{Configuration, Worker};
+
+/// How long anything that must happen may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) struct Setting {
+    pub(crate) configuration: Configuration,
+    // Stopped last.
+    pub(crate) services: Services,
+}
+
+impl Setting {
+    /// Fresh servers with a migrated database.
+    pub(crate) async fn new() -> Result<Self> {
+        let services = tokio::task::spawn_blocking(|| Services::start(false)).await??;
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_muster-worker"));
+        // The tests ask as fast as they can.
+        let configuration = Configuration::new(program, &services)?
+            .with("MUSTER__LIMITS__COMMUNITY_PER_SECOND", "100000")
+            .with("MUSTER__LIMITS__COMMUNITY_BURST", "100000");
+        let migrated = configuration.run("migrate").await?;
+        if !migrated.status.success() {
+            bail!("migrate failed: {}", String::from_utf8_lossy(&migrated.stderr));
+        }
+        Ok(Self { configuration, services })
+    }
+
+    pub(crate) fn serve(&self) -> Result<Worker> {
+        self.configuration.serve(&self.services)
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Connection> {
+        let policy = TlsPolicy::new(Environment::Production, false);
+        let Servers::Tls(servers) = Servers::parse([self.services.nats.url()], policy)? else {
+            bail!("the test's NATS server speaks TLS");
+        };
+        let files = TlsFiles {
+            ca: Some(self.services.authority.certificate_file().to_owned()),
+            certificate: Some(self.services.client.certificate_file.clone()),
+            key: Some(self.services.client.key_file.clone()),
+        };
+        let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
+        let user = self.services.nats.user("client")?;
+        let mut config = NatsConfig::new(Transport::Tls { servers, material }, "test");
+        config.auth = Auth::UserPassword { user: user.name.clone(), password: user.password.clone().into() };
+        Ok(Connection::open(config).await?)
+    }
+
+    pub(crate) async fn client(&self) -> Result<(Client, EventPublisher)> {
+        let connection = self.connect().await?;
+        Ok((Client::new(connection.clone()), EventPublisher::new(&connection)))
+    }
+}
+
+/// Tries until it is true.
+pub(crate) async fn eventually<F: Future<Output = bool>>(
+    what: &str,
+    mut holds: impl FnMut() -> F,
+) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        if Instant::now() > deadline {
+            bail!("{what} did not happen within {PATIENCE:?}");
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// The community of a guild, once its events have been applied.
+pub(crate) async fn community(client: &Client, guild: &str) -> Result<CommunityId> {
+    let guild_id = GuildId::parse(guild)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.find_community(guild_id.clone()).await {
+            Ok(found) => return Ok(found.community_id),
+            Err(error) if Instant::now() > deadline => {
+                return Err(error).context("the community did not come about");
+            }
+            Err(_) => sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Where the events of one guild come from; each is a second later than the one before.
+pub(crate) struct Guild {
+    id: GuildId,
+    at: i64,
+}
+
+impl Guild {
+    pub(crate) fn new(id: &str) -> Self {
+        Self { id: GuildId::parse(id).unwrap(), at: 1_700_000_000_000 }
+    }
+
+    fn event(&mut self, effect: Effect) -> Event {
+        self.at += 1000;
+        let id = EventId::new(Uuid::new_v4());
+        Event { id, at: EventTime::from_millis(self.at).unwrap(), guild: self.id.clone(), effect }
+    }
+
+    pub(crate) fn join_guild(&mut self) -> Event {
+        self.event(Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Sietch Tabr").unwrap() }))
+    }
+
+    pub(crate) fn member(&mut self, user: &str, effect: MemberEffect) -> Event {
+        self.event(Effect::Member { user: UserId::parse(user).unwrap(), effect })
+    }
+
+    pub(crate) fn join(&mut self, user: &str) -> Event {
+        self.member(user, MemberEffect::Join { username: Nym::parse(user).unwrap() })
+    }
+
+    pub(crate) fn score(&mut self, user: &str, conviction: i64) -> Event {
+        let conviction = Some(Conviction::clamp(conviction));
+        self.member(user, MemberEffect::ScoreSet { conviction, activity: None })
+    }
+
+    pub(crate) fn add(&mut self, user: &str, amount: i64) -> Event {
+        self.member(user, MemberEffect::ActivityAdd { amount: Activity::clamp(amount) })
+    }
+}
