@@ -1,8 +1,10 @@
 //! Tries everything that serving needs, and reports it line by line.
 
+use std::path::Path;
+
 use muster_messaging::connection::Connection;
 use muster_messaging::tls::certificate::Certificate;
-use muster_messaging::tls::material::Material;
+use muster_messaging::tls::material::{Material, Peer};
 use muster_storage::Store;
 
 use crate::connect::configure;
@@ -11,15 +13,23 @@ use crate::settings::Settings;
 
 /// Prints the report; an error unless all would work.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
-pub(crate) async fn check(settings: &Settings) -> Result<(), Failure> {
-    println!("configuration  ok      environment {}", settings.environment);
-    println!("tls policy     {}", settings.policy);
-    for server in settings.nats.servers.as_slice() {
-        println!("nats server    {server} ({})", if server.is_tls() { "TLS" } else { "plaintext" });
+pub(crate) async fn check(file: Option<&Path>) -> Result<(), Failure> {
+    // Before the configuration as a whole, which one bad server is enough to refuse.
+    if let Some((policy, verdicts)) = Settings::verdicts(file, None) {
+        println!("tls policy     {policy}");
+        for verdict in verdicts {
+            match verdict {
+                Ok(server) if server.is_tls() => println!("nats server    ok      {server} (TLS)"),
+                Ok(server) => println!("nats server    ok      {server} (plaintext, which {policy} allows)"),
+                Err(error) => println!("nats server    REFUSED {error}"),
+            }
+        }
     }
-    let configured = configure(settings)?;
+    let settings = Settings::load(file, None)?;
+    println!("configuration  ok      environment {}", settings.environment);
+    let configured = configure(&settings)?;
     let materials = [("nats", &configured.nats_material), ("postgres", &configured.database_material)];
-    for (place, material) in materials {
+    for (place, material) in &materials {
         if let Some(material) = material {
             certificates(place, material);
         }
@@ -41,9 +51,15 @@ pub(crate) async fn check(settings: &Settings) -> Result<(), Failure> {
         }
         Err(error) => println!("nats           FAILED  {error}"),
     }
-    if let Some(material) = &configured.nats_material {
-        for (server, certificate) in material.peers() {
-            println!("nats           {server} shows {}", facts(&certificate));
+    let materials = [("nats", &configured.nats_material), ("postgres", &configured.database_material)];
+    for (place, material) in materials {
+        let Some(material) = material else { continue };
+        for Peer { name, certificate, version } in material.peers() {
+            let version = version.map_or_else(|| "no handshake".to_owned(), |version| version.to_string());
+            println!("{place:<14} {name} by {version} shows {}", facts(&certificate));
+        }
+        if let Some(refusal) = material.last_refusal() {
+            println!("{place:<14} REFUSED {refusal}");
         }
     }
     if database.is_ok() && nats.is_ok() { Ok(()) } else { Err(Failure::Check) }

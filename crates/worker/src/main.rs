@@ -10,7 +10,9 @@ mod limits;
 mod logging;
 mod metrics;
 mod readiness;
+mod rotation;
 mod serve;
+mod session;
 mod settings;
 
 use std::path::PathBuf;
@@ -73,7 +75,11 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         print!("{}", settings::DEFAULTS);
         return Ok(());
     }
-    let settings = Settings::load(arguments.config.as_deref(), None)?;
+    let file = arguments.config.as_deref();
+    if matches!(command, Command::Check) {
+        return check::check(file).await;
+    }
+    let settings = Settings::load(file, None)?;
     match command {
         Command::Serve => {
             logging::start(&settings.log)?;
@@ -89,9 +95,8 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             println!("the schema is up to date ({} applied now)", applied.len());
             Ok(())
         }
-        Command::Check => check::check(&settings).await,
         Command::Health => Ok(health::ask(settings.http).await?),
-        Command::Defaults => Ok(()),
+        Command::Check | Command::Defaults => Ok(()),
     }
 }
 

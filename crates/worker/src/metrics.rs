@@ -9,6 +9,7 @@ use muster_messaging::connection::LinkCounts;
 use muster_messaging::events::consumer::{Happening, Lag};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
+use muster_messaging::tls::material::{Peer, TlsVersion};
 use muster_storage::PoolStatus;
 use time::OffsetDateTime;
 
@@ -34,6 +35,9 @@ const SLOW: &str = "muster_nats_slow_consumers";
 const READY: &str = "muster_ready";
 const POLICY: &str = "muster_tls_policy_info";
 const CERTIFICATE_DAYS: &str = "muster_certificate_expiry_days";
+const ROTATIONS: &str = "muster_rotations_total";
+const PEERS: &str = "muster_tls_handshakes";
+const PEER: &str = "muster_tls_peer_info";
 const BUILD: &str = "muster_build_info";
 
 /// Seconds, from half a millisecond to the longest deadline.
@@ -68,7 +72,13 @@ pub(crate) fn install(policy: TlsPolicy) -> Result<PrometheusHandle, BuildError>
     describe_gauge!(READY, "1 when a part of the worker is ready, else 0");
     describe_gauge!(POLICY, "The TLS policy, as a label");
     describe_gauge!(CERTIFICATE_DAYS, "Days until a certificate expires");
+    describe_counter!(ROTATIONS, "Changes of certificates or secrets on disk, by outcome: taken or refused");
+    describe_gauge!(PEERS, Unit::Count, "Servers' certificates by verdict, since the last rotation");
+    describe_gauge!(PEER, "Servers by the TLS version they were last spoken to with");
     describe_gauge!(BUILD, "The running version, as a label");
+    for outcome in ["taken", "refused"] {
+        counter!(ROTATIONS, "outcome" => outcome).increment(0);
+    }
     gauge!(POLICY, "policy" => policy.to_string()).set(1);
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
     Ok(handle)
@@ -156,6 +166,21 @@ pub(crate) fn certificate(whose: &'static str, certificates: &[Certificate]) {
         .reduce(f64::min)
     {
         gauge!(CERTIFICATE_DAYS, "certificate" => whose).set(days);
+    }
+}
+
+/// Counts one change of certificates or secrets, by what became of it.
+pub(crate) fn rotation(outcome: &'static str) {
+    counter!(ROTATIONS, "outcome" => outcome).increment(1);
+}
+
+/// Shows how servers, `place` being `nats` or `postgres`, fared in their handshakes.
+pub(crate) fn peers(place: &'static str, accepted: u64, refused: u64, peers: &[Peer]) {
+    gauge!(PEERS, "place" => place, "verdict" => "accepted").set(wide(accepted));
+    gauge!(PEERS, "place" => place, "verdict" => "refused").set(wide(refused));
+    for version in [TlsVersion::Tls12, TlsVersion::Tls13] {
+        let number = peers.iter().filter(|peer| peer.version == Some(version)).count();
+        gauge!(PEER, "place" => place, "version" => version.to_string()).set(count(number));
     }
 }
 

@@ -3,24 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_domain::Event;
-use muster_messaging::connection::{Connection, LinkFailure, LinkState};
-use muster_messaging::events::consumer::{
-    ApplyError, Consumer, ConsumerConfig, ConsumerError, Delivered, Reading,
-};
-use muster_messaging::service::{ServiceConfig, serve as serve_requests};
-use muster_messaging::tls::material::Material;
+use muster_messaging::connection::{LinkFailure, LinkState};
+use muster_messaging::events::consumer::Consumer;
+use muster_messaging::tls::certificate::Certificate;
 use muster_storage::Store;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::answers::Answers;
-use crate::connect::{Configured, configure};
 use crate::failure::Failure;
 use crate::http::Http;
 use crate::limits::RateLimits;
 use crate::metrics;
 use crate::readiness::{Part, Readiness};
+use crate::rotation::{self, Expiry, Files};
+use crate::session::Session;
 use crate::settings::Settings;
 
 /// How often the parts are looked at.
@@ -51,46 +48,13 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let readiness = Readiness::new();
     let handle = metrics::install(settings.policy)?;
-    let Configured { nats, nats_material, database, database_material } = configure(&settings)?;
+    let files = Files::new(settings.files());
     let http = Http::start(settings.http, readiness.clone(), handle.clone()).await?;
-    let store = Store::open(database.clone()).await?;
-    readiness.set(Part::Migrations, true);
-    readiness.set(Part::Postgres, true);
-    let connection = Connection::open(nats).await?;
-    readiness.set(Part::Nats, true);
-
-    let consumer = Consumer::open(
-        &connection,
-        ConsumerConfig {
-            batch: settings.events.batch,
-            lanes: settings.events.in_flight,
-            max_deliveries: settings.events.max_deliveries,
-            observe: Arc::new(metrics::event),
-            ..ConsumerConfig::default()
-        },
-    )
-    .await?;
-    let applying = store.clone();
-    let mut reading = consumer.start(move |events| apply(applying.clone(), events));
-    readiness.set(Part::Consumer, true);
-
-    let answers =
-        Arc::new(Answers { store: store.clone(), limits: Arc::new(RateLimits::new(settings.limits)) });
-    let service = serve_requests(
-        &connection,
-        ServiceConfig {
-            max_in_flight: settings.service.max_in_flight,
-            deadline: settings.service.deadline,
-            observe: Arc::new(metrics::request),
-        },
-        move |request| {
-            let answers = Arc::clone(&answers);
-            async move { answers.answer(request).await }
-        },
-    )
-    .await?;
+    let settings = Arc::new(settings);
+    let limits = Arc::new(RateLimits::new(settings.limits));
+    let session = Session::open(&settings, Arc::clone(&limits), Some(&readiness)).await?;
     readiness.set(Part::Running, true);
-    let (server_version, server_name) = connection.server();
+    let (server_version, server_name) = session.connection.server();
     tracing::info!(
         nats.server = server_name,
         nats.version = server_version,
@@ -99,33 +63,31 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
         "muster-worker is ready"
     );
 
-    let watch = Watch {
-        store: store.clone(),
-        connection: connection.clone(),
-        consumer,
-        materials: [("nats", nats_material), ("postgres", database_material)],
+    let mut watch = Watch {
+        settings: Arc::clone(&settings),
+        limits,
         readiness: readiness.clone(),
-        remember: settings.events.remember,
+        files,
+        expiry: Expiry::default(),
+        opening: JoinSet::new(),
+        retired: JoinSet::new(),
     };
+    let mut session = session;
     let ended = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        failure = watch.run(&mut reading) => Some(failure),
+        failure = watch.run(&mut session) => Some(failure),
     };
 
     readiness.set(Part::Running, false);
     tracing::info!("muster-worker stops: no more events or requests are taken");
+    watch.opening.abort_all();
     let deadline = Instant::now() + settings.shutdown;
-    let left = || deadline.saturating_duration_since(Instant::now());
-    let drained = async {
-        let (events, requests) = tokio::join!(reading.stop(left()), service.stop(left()));
-        events?;
-        requests?;
-        connection.drain(left()).await?;
-        Ok::<(), Failure>(())
-    };
-    let drained = drained.await;
-    store.close();
+    let drained = session.stop(settings.shutdown).await;
+    // What a rotation has put aside ends within its own time, which is the same.
+    let retired = async { while watch.retired.join_next().await.is_some() {} };
+    // Past the deadline it is dropped; what it had not acknowledged is delivered again.
+    let _ = tokio::time::timeout_at(deadline, retired).await;
     http.stop().await;
     match (ended, drained) {
         (Some(failure), _) => Err(failure),
@@ -134,19 +96,6 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
             tracing::info!("muster-worker has stopped");
             Ok(())
         }
-    }
-}
-
-/// Applies a batch of events.
-async fn apply(store: Store, delivered: Vec<Delivered>) -> Result<(), ApplyError> {
-    let events: Vec<Event> = delivered.into_iter().map(|delivered| delivered.event).collect();
-    match store.events_apply(events).await {
-        Ok(applied) => {
-            metrics::applied(applied);
-            Ok(())
-        }
-        Err(error) if error.is_transient() => Err(ApplyError::Unavailable(error.to_string())),
-        Err(error) => Err(ApplyError::Failed(error.to_string())),
     }
 }
 
@@ -164,18 +113,23 @@ async fn prune_applied(store: Store, remember: Duration) {
 }
 
 struct Watch {
-    store: Store,
-    connection: Connection,
-    consumer: Consumer,
-    materials: [(&'static str, Option<Arc<Material>>); 2],
+    settings: Arc<Settings>,
+    limits: Arc<RateLimits>,
     readiness: Readiness,
-    remember: Duration,
+    files: Files,
+    expiry: Expiry,
+    /// A session that is being opened with what changed on disk, and by which digest it was seen.
+    opening: JoinSet<(u64, Result<Session, Failure>)>,
+    /// Sessions that a rotation has put aside and that end what they had begun.
+    retired: JoinSet<()>,
 }
 
 impl Watch {
-    /// Keeps readiness and gauges current, and answers when going on makes no sense.
-    async fn run(self, reading: &mut Reading) -> Failure {
-        let mut state = self.connection.state();
+    /// Keeps readiness and gauges current, takes up what changes on disk, and answers when going on makes no sense.
+    async fn run(&mut self, session: &mut Session) -> Failure {
+        let mut state = session.connection.state();
+        let mut files = interval(rotation::LOOK);
+        files.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look = interval(LOOK);
         let mut lag = interval(LAG);
         let mut prune = interval(PRUNE);
@@ -184,7 +138,7 @@ impl Watch {
         prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                ended = reading.ended() => {
+                ended = session.reading.ended() => {
                     self.readiness.set(Part::Consumer, false);
                     return Failure::Consumer(ended);
                 }
@@ -198,40 +152,99 @@ impl Watch {
                     }
                 }
                 _ = look.tick() => {
-                    let answers = timeout(PING, self.store.ping()).await.is_ok_and(|answer| answer.is_ok());
+                    let answers = timeout(PING, session.store.ping()).await.is_ok_and(|answer| answer.is_ok());
                     self.readiness.set(Part::Postgres, answers);
-                    metrics::pool(self.store.pool_status());
-                    metrics::link(self.connection.counts());
-                    self.certificates();
+                    metrics::pool(session.store.pool_status());
+                    metrics::link(session.connection.counts());
+                    self.certificates(session);
                 }
-                _ = lag.tick() => self.lag().await,
+                _ = files.tick() => if self.files.look() && self.opening.is_empty() {
+                    let (seen, settings, limits) =
+                        (self.files.seen(), Arc::clone(&self.settings), Arc::clone(&self.limits));
+                    self.opening.spawn(async move { (seen, Session::open(&settings, limits, None).await) });
+                },
+                Some(opened) = self.opening.join_next() => match opened {
+                    Ok((seen, opened)) => if self.take(session, seen, opened) {
+                        state = session.connection.state();
+                        state.mark_changed();
+                    },
+                    Err(defect) => tracing::error!(error = %defect, "a rotation broke off"),
+                },
+                _ = lag.tick() => report_lag(&session.consumer).await,
                 _ = prune.tick() => {
-                    tokio::spawn(prune_applied(self.store.clone(), self.remember));
+                    tokio::spawn(prune_applied(session.store.clone(), self.settings.events.remember));
                 }
             }
         }
     }
 
-    async fn lag(&self) {
-        match self.consumer.lag().await {
-            Ok(lag) => metrics::lag(&lag),
-            Err(ConsumerError::Lag(error)) => {
-                tracing::debug!(error = %error, "the lag of events is not known")
+    /// Puts what was opened with changed files in the place of what works, which then ends; what could not be opened is
+    /// refused, and nothing changes.
+    fn take(&mut self, session: &mut Session, seen: u64, opened: Result<Session, Failure>) -> bool {
+        match opened {
+            Ok(opened) => {
+                self.files.taken(seen);
+                let old = std::mem::replace(session, opened);
+                let deadline = self.settings.shutdown;
+                self.retired.spawn(async move {
+                    if let Err(failure) = old.stop(deadline).await {
+                        tracing::warn!(
+                            error = failure.chain(),
+                            "what was replaced did not end in good order"
+                        );
+                    }
+                });
+                metrics::rotation("taken");
+                let serials: Vec<String> = session
+                    .materials
+                    .iter()
+                    .filter_map(|(_, material)| {
+                        material.as_ref()?.own().first().map(|own| own.serial.clone())
+                    })
+                    .collect();
+                tracing::info!(
+                    certificates = serials.join(", "),
+                    "changed certificates or secrets are in use, on new connections"
+                );
+                true
             }
-            // That the stream is gone is found by the reading itself, which ends by it.
-            Err(error) => tracing::debug!(error = %error, "the lag of events is not known"),
+            Err(failure) => {
+                metrics::rotation("refused");
+                if self.files.refused(seen) {
+                    tracing::error!(
+                        error = failure.chain(),
+                        "changed certificates or secrets are refused: what was in use stays, and they are tried again"
+                    );
+                }
+                false
+            }
         }
     }
 
-    fn certificates(&self) {
-        for (place, material) in &self.materials {
+    fn certificates(&mut self, session: &Session) {
+        for (place, material) in &session.materials {
             let Some(material) = material else { continue };
-            let (own, authority) = match *place {
-                "nats" => ("nats_own", "nats_authority"),
-                _ => ("postgres_own", "postgres_authority"),
+            let (own, authority, server) = match *place {
+                "nats" => ("nats_own", "nats_authority", "nats_server"),
+                _ => ("postgres_own", "postgres_authority", "postgres_server"),
             };
-            metrics::certificate(own, &material.own());
-            metrics::certificate(authority, &material.authorities());
+            let peers = material.peers();
+            let servers: Vec<Certificate> = peers.iter().map(|peer| peer.certificate.clone()).collect();
+            for (whose, certificates) in
+                [(own, material.own()), (authority, material.authorities()), (server, servers)]
+            {
+                metrics::certificate(whose, &certificates);
+                self.expiry.watch(whose, &certificates);
+            }
+            metrics::peers(place, material.accepted(), material.refused(), &peers);
         }
+    }
+}
+
+async fn report_lag(consumer: &Consumer) {
+    match consumer.lag().await {
+        Ok(lag) => metrics::lag(&lag),
+        // That the stream is gone is found by the reading itself, which ends by it.
+        Err(error) => tracing::debug!(error = %error, "the lag of events is not known"),
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use config::{Config, File, FileFormat};
 use muster_domain::{Environment, TlsPolicy};
 use muster_messaging::tls::material::{MinimumVersion, TlsFiles};
-use muster_messaging::tls::server::Servers;
+use muster_messaging::tls::server::{ServerUrl, Servers, ServersError};
 use secrecy::SecretString;
 use serde::{Deserialize, Deserializer};
 
@@ -127,6 +127,20 @@ impl Settings {
         file: Option<&Path>,
         variables: Option<HashMap<String, String>>,
     ) -> Result<Self, SettingsError> {
+        Self::read(file, variables)?.check()
+    }
+
+    /// The policy and what it says of each NATS server, for a report; `None` when not even these can be read.
+    pub(crate) fn verdicts(
+        file: Option<&Path>,
+        variables: Option<HashMap<String, String>>,
+    ) -> Option<(TlsPolicy, Vec<Result<ServerUrl, ServersError>>)> {
+        let raw = Self::read(file, variables).ok()?;
+        let policy = TlsPolicy::new(raw.environment.parse().ok()?, raw.require_tls);
+        Some((policy, Servers::verdicts(raw.nats.urls, policy)))
+    }
+
+    fn read(file: Option<&Path>, variables: Option<HashMap<String, String>>) -> Result<Raw, SettingsError> {
         let mut sources = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
         if let Some(file) = file {
             sources = sources.add_source(File::from(file).format(FileFormat::Toml));
@@ -135,12 +149,29 @@ impl Settings {
             .prefix_separator("__")
             .separator("__")
             .source(variables);
-        let raw: Raw = sources
+        sources
             .add_source(environment)
             .build()
             .and_then(Config::try_deserialize)
-            .map_err(|error| SettingsError(format!("the configuration is wrong: {error}")))?;
-        raw.check()
+            .map_err(|error| SettingsError(format!("the configuration is wrong: {error}")))
+    }
+
+    /// Every file that certificates and secrets are read from.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let secret = match &self.nats.auth {
+            AuthFrom::Nothing => None,
+            AuthFrom::UserPassword(_, secret)
+            | AuthFrom::Token(secret)
+            | AuthFrom::NKey(secret)
+            | AuthFrom::Credentials(secret) => Some(secret),
+        };
+        let secrets = secret.into_iter().chain([&self.database.url]).filter_map(|secret| match secret {
+            Secret::Value(_) => None,
+            Secret::File { path, .. } => Some(path.clone()),
+        });
+        let certificates = [&self.nats.tls, &self.database.tls]
+            .map(|files| [files.ca.clone(), files.certificate.clone(), files.key.clone()]);
+        secrets.chain(certificates.into_iter().flatten().flatten()).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Certificates and keys as a client configuration that rotates in place.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,9 +55,46 @@ pub struct Material {
 #[derive(Debug)]
 struct Shared {
     current: RwLock<Current>,
-    peers: RwLock<BTreeMap<String, CertificateDer<'static>>>,
+    peers: RwLock<BTreeMap<String, Shown>>,
+    last_refusal: RwLock<Option<String>>,
     accepted: AtomicU64,
     refused: AtomicU64,
+}
+
+/// What a server showed, and by which version of TLS its handshake went through; `None` before it did.
+#[derive(Debug)]
+struct Shown {
+    der: CertificateDer<'static>,
+    version: Option<TlsVersion>,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tls12 => "TLS 1.2",
+            Self::Tls13 => "TLS 1.3",
+        })
+    }
+}
+
+/// A server whose certificate was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The name or address it was asked for by.
+    pub name: String,
+    /// The certificate that it showed last.
+    pub certificate: Certificate,
+    /// By which version of TLS; `None` while no handshake with that certificate has ended.
+    pub version: Option<TlsVersion>,
 }
 
 /// What one reading of the files gave.
@@ -80,6 +118,7 @@ impl Material {
         let shared = Arc::new(Shared {
             current: RwLock::new(current),
             peers: RwLock::new(BTreeMap::new()),
+            last_refusal: RwLock::new(None),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
@@ -136,11 +175,21 @@ impl Material {
         self.shared.current().own
     }
 
-    /// The certificate that each server showed last, by the name it was asked for: at most 64 servers.
+    /// The servers that were accepted, each with what it showed last, by name: at most 64.
     #[must_use]
-    pub fn peers(&self) -> Vec<(String, Certificate)> {
+    pub fn peers(&self) -> Vec<Peer> {
         let peers = self.shared.peers.read().unwrap_or_else(PoisonError::into_inner);
-        peers.iter().filter_map(|(name, der)| Some((name.clone(), Certificate::parse(der).ok()?))).collect()
+        let peer = |(name, shown): (&String, &Shown)| {
+            let certificate = Certificate::parse(&shown.der).ok()?;
+            Some(Peer { name: name.clone(), certificate, version: shown.version })
+        };
+        peers.iter().filter_map(peer).collect()
+    }
+
+    /// Which server was refused last, and why; `None` once a server was accepted after it.
+    #[must_use]
+    pub fn last_refusal(&self) -> Option<String> {
+        self.shared.last_refusal.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many servers' certificates were accepted so far. Every handshake counts, for none is resumed.
@@ -269,14 +318,15 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verified =
             self.0.verifier().verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-        if verified.is_err() {
+        if let Err(error) = &verified {
             self.0.refused.fetch_add(1, Ordering::AcqRel);
+            self.remember_refusal(&server_name.to_str(), error);
             return verified;
         }
         let mut peers = self.0.peers.write().unwrap_or_else(PoisonError::into_inner);
         let name = server_name.to_str().into_owned();
         if peers.len() < MAX_PEERS || peers.contains_key(&name) {
-            peers.insert(name, end_entity.clone().into_owned());
+            peers.insert(name, Shown { der: end_entity.clone().into_owned(), version: None });
         }
         verified
     }
@@ -287,7 +337,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.count(self.0.verifier().verify_tls12_signature(message, cert, dss))
+        self.count(self.0.verifier().verify_tls12_signature(message, cert, dss), cert, TlsVersion::Tls12)
     }
 
     fn verify_tls13_signature(
@@ -296,7 +346,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.count(self.0.verifier().verify_tls13_signature(message, cert, dss))
+        self.count(self.0.verifier().verify_tls13_signature(message, cert, dss), cert, TlsVersion::Tls13)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -310,10 +360,37 @@ impl ServerCertVerifier for Verifier {
 
 impl Verifier {
     /// The signature over the handshake is the last that is checked of a peer: with it, the peer is accepted.
-    fn count<T>(&self, verified: Result<T, rustls::Error>) -> Result<T, rustls::Error> {
-        let counter = if verified.is_ok() { &self.0.accepted } else { &self.0.refused };
-        counter.fetch_add(1, Ordering::AcqRel);
+    fn count<T>(
+        &self,
+        verified: Result<T, rustls::Error>,
+        cert: &CertificateDer<'_>,
+        version: TlsVersion,
+    ) -> Result<T, rustls::Error> {
+        match &verified {
+            Ok(_) => {
+                self.0.accepted.fetch_add(1, Ordering::AcqRel);
+                *self.0.last_refusal.write().unwrap_or_else(PoisonError::into_inner) = None;
+                let mut peers = self.0.peers.write().unwrap_or_else(PoisonError::into_inner);
+                for shown in peers.values_mut().filter(|shown| &shown.der == cert) {
+                    shown.version = Some(version);
+                }
+            }
+            Err(error) => {
+                self.0.refused.fetch_add(1, Ordering::AcqRel);
+                self.remember_refusal("a server", error);
+            }
+        }
         verified
+    }
+
+    /// Logged when it is not what was refused last: an attempt is repeated every other second.
+    fn remember_refusal(&self, name: &str, error: &rustls::Error) {
+        let refusal = format!("{name}: {error}");
+        let mut last = self.0.last_refusal.write().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() != Some(&refusal) {
+            tracing::warn!(tls.server = name, error = %error, "a server's certificate is refused");
+            *last = Some(refusal);
+        }
     }
 }
 

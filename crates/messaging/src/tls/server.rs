@@ -43,22 +43,17 @@ impl Servers {
             1..=MAX_SERVERS => {}
             _ => return Err(ServersError::TooMany),
         }
-        let parsed: Vec<(ServerUrl, bool)> = (1..)
-            .zip(&urls)
-            .map(|(position, url)| ServerUrl::read(position, url.as_ref()))
-            .collect::<Result<_, _>>()?;
-        // The policy goes before the credentials: a URL that breaks both is refused for what is worse.
-        if policy.is_required()
-            && let Some((position, (url, _))) = (1_usize..).zip(&parsed).find(|(_, (url, _))| !url.is_tls())
-        {
-            return Err(ServersError::Plaintext { position, url: url.clone(), policy });
+        let mut refused: Vec<ServersError> = Vec::new();
+        let mut servers: Vec<ServerUrl> = Vec::with_capacity(urls.len());
+        for verdict in Self::verdicts(&urls, policy) {
+            match verdict {
+                Ok(url) => servers.push(url),
+                Err(error) => refused.push(error),
+            }
         }
-        if let Some((position, (url, _))) =
-            (1_usize..).zip(&parsed).find(|(_, (_, credentials))| *credentials)
-        {
-            return Err(ServersError::Credentials { position, url: url.clone() });
+        if let Some(worst) = refused.into_iter().min_by_key(ServersError::rank) {
+            return Err(worst);
         }
-        let servers: Vec<ServerUrl> = parsed.into_iter().map(|(url, _)| url).collect();
         match servers.iter().find(|url| !url.is_tls()) {
             None => Ok(Self::Tls(TlsServers(servers))),
             Some(plaintext) => {
@@ -70,6 +65,15 @@ impl Servers {
                 Ok(Self::Plaintext(PlaintextServers(servers)))
             }
         }
+    }
+
+    /// What the policy says of every URL of a list, in its order, for a report: [`Servers::parse`] takes a list only when
+    /// all of it passes.
+    pub fn verdicts<T: AsRef<str>>(
+        urls: impl IntoIterator<Item = T>,
+        policy: TlsPolicy,
+    ) -> Vec<Result<ServerUrl, ServersError>> {
+        (1..).zip(urls).map(|(position, url)| ServerUrl::pass(position, url.as_ref(), policy)).collect()
     }
 
     /// The servers.
@@ -103,6 +107,19 @@ impl PlaintextServers {
 pub struct ServerUrl(ServerAddr);
 
 impl ServerUrl {
+    /// Reads one URL and holds it to the policy.
+    fn pass(position: usize, text: &str, policy: TlsPolicy) -> Result<Self, ServersError> {
+        let (url, credentials) = Self::read(position, text)?;
+        // The policy goes before the credentials: a URL that breaks both is refused for what is worse.
+        if policy.is_required() && !url.is_tls() {
+            return Err(ServersError::Plaintext { position, url, policy });
+        }
+        if credentials {
+            return Err(ServersError::Credentials { position, url });
+        }
+        Ok(url)
+    }
+
     /// Reads one URL, and whether it held credentials.
     fn read(position: usize, text: &str) -> Result<(Self, bool), ServersError> {
         let text = text.trim();
@@ -217,6 +234,18 @@ pub enum ServersError {
     },
 }
 
+impl ServersError {
+    /// Which of several errors of one list is told: the lowest.
+    const fn rank(&self) -> u8 {
+        match self {
+            Self::Empty | Self::TooMany => 0,
+            Self::Unreadable { .. } => 1,
+            Self::Plaintext { .. } => 2,
+            Self::Credentials { .. } => 3,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use muster_domain::{Environment, TlsReason};
@@ -314,6 +343,19 @@ mod tests {
         );
         assert!(matches!(Servers::parse(["a"], OPTIONAL), Ok(Servers::Plaintext(_))));
         assert!(matches!(Servers::parse(["tls://a"], OPTIONAL), Ok(Servers::Tls(_))));
+    }
+
+    #[test]
+    fn a_verdict_for_every_server() {
+        let urls = ["tls://a", "nats://user:s3cret@b", "?", "tls://user:s3cret@c"];
+        let shown: Vec<String> = Servers::verdicts(urls, REQUIRED)
+            .into_iter()
+            .map(|verdict| verdict.map_or_else(|error| error.to_string(), |url| url.to_string()))
+            .collect();
+        assert_eq!(shown[0], "tls://a:4222");
+        assert!(shown[1].contains("server 2") && shown[1].contains("plaintext"), "{shown:?}");
+        assert!(shown[2].contains("server 3") && shown[3].contains("credentials in its URL"), "{shown:?}");
+        assert!(!shown.concat().contains("s3cret"), "{shown:?}");
     }
 
     #[test]

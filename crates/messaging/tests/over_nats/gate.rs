@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use muster_messaging::client::{Client, ClientError};
 use muster_messaging::connection::{Auth, Connection, ConnectionError, LinkFailure, LinkState, Transport};
-use muster_messaging::tls::material::TlsFiles;
+use muster_messaging::tls::material::{TlsFiles, TlsVersion};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -40,8 +40,13 @@ async fn mutual_tls_connects_and_shows_with_whom() {
         let connection = Connection::open(config).await.unwrap();
         asks(&connection).await;
         assert_eq!((material.accepted(), material.refused()), (1, 0), "{url}");
-        let (name, peer) = material.peers().pop().unwrap();
-        assert_eq!((name.as_str(), &peer.names[..]), ("127.0.0.1", &["127.0.0.1".to_owned()][..]), "{url}");
+        let peer = material.peers().pop().unwrap();
+        assert_eq!(
+            (peer.name.as_str(), &peer.certificate.names[..]),
+            ("127.0.0.1", &["127.0.0.1".to_owned()][..]),
+            "{url}"
+        );
+        assert_eq!(peer.version, Some(TlsVersion::Tls13), "{url}");
         connection.drain(Duration::from_secs(5)).await.unwrap();
         assert_eq!(*connection.state().borrow(), LinkState::Closed);
     }
@@ -189,7 +194,7 @@ async fn a_rotated_certificate_is_shown_by_the_next_connection() {
     let config = broker.config();
     let material = material(&config.transport);
     let connection = Connection::open(config).await.unwrap();
-    let first = material.peers().pop().unwrap().1.serial;
+    let first = material.peers().pop().unwrap().certificate.serial;
     let own = material.own()[0].serial.clone();
 
     broker.authority.sign(broker.directory.path(), "client", "muster-worker");
@@ -199,7 +204,7 @@ async fn a_rotated_certificate_is_shown_by_the_next_connection() {
     until("it is connected anew", async || connection.counts().reconnects >= 1).await;
     asks(&connection).await;
     assert_eq!(material.accepted(), 2);
-    assert_eq!(material.peers().pop().unwrap().1.serial, first);
+    assert_eq!(material.peers().pop().unwrap().certificate.serial, first);
 }
 
 #[tokio::test]

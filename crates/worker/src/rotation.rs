@@ -1,0 +1,150 @@
+//! Certificates and secrets that change on disk are noticed, and their expiry is warned of.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::io::Read;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use muster_messaging::tls::certificate::Certificate;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+/// How often the files are looked at. What has changed is taken up when two looks in a row agree, so that a certificate
+/// is not read without its key.
+pub(crate) const LOOK: Duration = Duration::from_secs(2);
+/// How long what was refused waits until it is tried again: it may have been refused for a server that was away.
+const AGAIN: Duration = Duration::from_secs(30);
+/// From how long before its end a certificate is warned of, and how often.
+const WARN_DAYS: f64 = 14.0;
+const WARN_EVERY: Duration = Duration::from_hours(24);
+/// The most bytes of a file that are looked at: more than any that is accepted.
+const MAX_LOOKED_AT: u64 = 2 * 1024 * 1024;
+
+/// Files by their contents: what a path leads to is read each time, so that a swapped link counts as well.
+pub(crate) struct Files {
+    paths: Vec<PathBuf>,
+    // Keyed anew in each process, so that a digest says nothing of a secret.
+    hasher: RandomState,
+    in_use: u64,
+    last: u64,
+    refused: Option<(u64, Instant)>,
+}
+
+impl Files {
+    /// The files as they are now. To be made before they are read for use, so that no change in between is missed.
+    pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
+        let mut files = Self { paths, hasher: RandomState::new(), in_use: 0, last: 0, refused: None };
+        files.in_use = files.digest();
+        files.last = files.in_use;
+        files
+    }
+
+    /// Looks, and answers whether there is something new to be tried.
+    pub(crate) fn look(&mut self) -> bool {
+        let now = self.digest();
+        let before = std::mem::replace(&mut self.last, now);
+        let waits = |(refused, until): (u64, Instant)| refused == self.last && Instant::now() < until;
+        self.last == before && self.last != self.in_use && !self.refused.is_some_and(waits)
+    }
+
+    /// What was seen at the last look is in use.
+    pub(crate) fn taken(&mut self, seen: u64) {
+        self.in_use = seen;
+        self.refused = None;
+    }
+
+    /// What was seen is refused for a while; answers whether it is so for the first time.
+    pub(crate) fn refused(&mut self, seen: u64) -> bool {
+        let first = self.refused.is_none_or(|(refused, _)| refused != seen);
+        self.refused = Some((seen, Instant::now() + AGAIN));
+        first
+    }
+
+    /// What the last look saw.
+    pub(crate) const fn seen(&self) -> u64 {
+        self.last
+    }
+
+    fn digest(&self) -> u64 {
+        let contents: Vec<Option<Vec<u8>>> = self
+            .paths
+            .iter()
+            .map(|path| {
+                let mut bytes = Vec::new();
+                std::fs::File::open(path).ok()?.take(MAX_LOOKED_AT).read_to_end(&mut bytes).ok()?;
+                Some(bytes)
+            })
+            .collect();
+        self.hasher.hash_one(contents)
+    }
+}
+
+/// Warns of certificates that end soon, each once a day.
+#[derive(Default)]
+pub(crate) struct Expiry(HashMap<String, Instant>);
+
+impl Expiry {
+    pub(crate) fn watch(&mut self, whose: &'static str, certificates: &[Certificate]) {
+        for certificate in certificates {
+            let days = (certificate.not_after - OffsetDateTime::now_utc()).as_seconds_f64() / 86_400.0;
+            if days <= WARN_DAYS && self.is_due(&certificate.fingerprint) {
+                tracing::warn!(
+                    certificate = whose,
+                    subject = certificate.subject,
+                    serial = certificate.serial,
+                    not_after = %certificate.not_after,
+                    days,
+                    "a certificate ends soon: renew it"
+                );
+            }
+        }
+    }
+
+    fn is_due(&mut self, fingerprint: &str) -> bool {
+        let now = Instant::now();
+        self.0.retain(|_, warned| now.saturating_duration_since(*warned) < WARN_EVERY);
+        let due = !self.0.contains_key(fingerprint);
+        if due {
+            self.0.insert(fingerprint.to_owned(), now);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_counts_when_it_has_settled_and_until_it_is_taken() {
+        let directory = std::env::temp_dir().join(format!("muster-rotation-{}", std::process::id()));
+        std::fs::create_dir(&directory).unwrap();
+        let (first, second, link) = (directory.join("1"), directory.join("2"), directory.join("link"));
+        std::fs::write(&first, "one").unwrap();
+        std::fs::write(&second, "two").unwrap();
+        std::os::unix::fs::symlink(&first, &link).unwrap();
+        let mut files = Files::new(vec![link.clone()]);
+        assert!(!files.look());
+
+        // As Kubernetes swaps a secret: a new link is renamed over the old.
+        let swapped = directory.join("swapped");
+        std::os::unix::fs::symlink(&second, &swapped).unwrap();
+        std::fs::rename(&swapped, &link).unwrap();
+        assert!(!files.look(), "it may still be changing");
+        assert!(files.look());
+        assert!(files.refused(files.seen()), "told once");
+        assert!(!files.look(), "not tried again at once");
+        assert!(!files.refused(files.seen()));
+
+        std::fs::write(&second, "three").unwrap();
+        assert!(!files.look());
+        assert!(files.look(), "another change is another chance");
+        files.taken(files.seen());
+        assert!(!files.look());
+        std::fs::remove_file(&second).unwrap();
+        assert!(!files.look());
+        assert!(files.look(), "a file that is gone has changed");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

@@ -1,0 +1,109 @@
+//! All that works at one time: database, connection, consumer and service. A rotation opens a new one beside the old.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use muster_domain::Event;
+use muster_messaging::connection::Connection;
+use muster_messaging::events::consumer::{ApplyError, Consumer, ConsumerConfig, Delivered, Reading};
+use muster_messaging::service::{Service, ServiceConfig, serve as serve_requests};
+use muster_messaging::tls::material::Material;
+use muster_storage::Store;
+use tokio::time::Instant;
+
+use crate::answers::Answers;
+use crate::connect::{Configured, configure};
+use crate::failure::Failure;
+use crate::limits::RateLimits;
+use crate::metrics;
+use crate::readiness::{Part, Readiness};
+use crate::settings::Settings;
+
+pub(crate) struct Session {
+    pub(crate) store: Store,
+    pub(crate) connection: Connection,
+    pub(crate) consumer: Consumer,
+    pub(crate) reading: Reading,
+    pub(crate) materials: [(&'static str, Option<Arc<Material>>); 2],
+    service: Service,
+}
+
+impl Session {
+    /// Reads secrets and certificates, connects, and begins to work. `readiness` follows, part by part, where it is given.
+    pub(crate) async fn open(
+        settings: &Settings,
+        limits: Arc<RateLimits>,
+        readiness: Option<&Readiness>,
+    ) -> Result<Self, Failure> {
+        let ready = |part| {
+            if let Some(readiness) = readiness {
+                readiness.set(part, true);
+            }
+        };
+        let Configured { nats, nats_material, database, database_material } = configure(settings)?;
+        let store = Store::open(database).await?;
+        ready(Part::Migrations);
+        ready(Part::Postgres);
+        let connection = Connection::open(nats).await?;
+        ready(Part::Nats);
+        let consumer = Consumer::open(
+            &connection,
+            ConsumerConfig {
+                batch: settings.events.batch,
+                lanes: settings.events.in_flight,
+                max_deliveries: settings.events.max_deliveries,
+                observe: Arc::new(metrics::event),
+                ..ConsumerConfig::default()
+            },
+        )
+        .await?;
+        let applying = store.clone();
+        let reading = consumer.start(move |events| apply(applying.clone(), events));
+        ready(Part::Consumer);
+        let answers = Arc::new(Answers { store: store.clone(), limits });
+        let service = serve_requests(
+            &connection,
+            ServiceConfig {
+                max_in_flight: settings.service.max_in_flight,
+                deadline: settings.service.deadline,
+                observe: Arc::new(metrics::request),
+            },
+            move |request| {
+                let answers = Arc::clone(&answers);
+                async move { answers.answer(request).await }
+            },
+        )
+        .await?;
+        let materials = [("nats", nats_material), ("postgres", database_material)];
+        Ok(Self { store, connection, consumer, reading, materials, service })
+    }
+
+    /// Takes no more, finishes what was taken, and closes both connections, all within `deadline`.
+    pub(crate) async fn stop(self, deadline: Duration) -> Result<(), Failure> {
+        let deadline = Instant::now() + deadline;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let drained = async {
+            let (events, requests) = tokio::join!(self.reading.stop(left()), self.service.stop(left()));
+            events?;
+            requests?;
+            self.connection.drain(left()).await?;
+            Ok::<(), Failure>(())
+        };
+        let drained = drained.await;
+        self.store.close();
+        drained
+    }
+}
+
+/// Applies a batch of events.
+async fn apply(store: Store, delivered: Vec<Delivered>) -> Result<(), ApplyError> {
+    let events: Vec<Event> = delivered.into_iter().map(|delivered| delivered.event).collect();
+    match store.events_apply(events).await {
+        Ok(applied) => {
+            metrics::applied(applied);
+            Ok(())
+        }
+        Err(error) if error.is_transient() => Err(ApplyError::Unavailable(error.to_string())),
+        Err(error) => Err(ApplyError::Failed(error.to_string())),
+    }
+}
