@@ -72,7 +72,9 @@ impl TlsPolicy {
     pub const fn new(environment: Environment, require_tls: bool) -> Self {
         match environment {
             Environment::Production => Self::Required(TlsReason::Production),
-            Environment::Development | Environment::Test if require_tls => Self::Required(TlsReason::Configured),
+            Environment::Development | Environment::Test if require_tls => {
+                Self::Required(TlsReason::Configured)
+            }
             Environment::Development | Environment::Test => Self::Optional(environment),
         }
     }
