@@ -119,6 +119,7 @@ impl StoreConfig {
     fn session(&self) -> tokio_postgres::Config {
         let mut connect = self.connect.clone();
         let asked = connect.get_options().unwrap_or_default().to_owned();
+        // An event is acknowledged after its commit, so a commit must be on disk whatever the server's default is.
         // A lock is waited for less long than a statement may run, so that the message tells the two apart. A read that
         // outlasts its deadline is given up with its connection, and the server looks whether the connection is still
         // there.
@@ -126,7 +127,7 @@ impl StoreConfig {
         connect.options(format!(
             "-c statement_timeout={write} -c lock_timeout={lock} -c idle_in_transaction_session_timeout={write} \
              -c client_connection_check_interval=1s \
-             -c TimeZone=UTC -c lc_messages=C {PLANS} {asked}",
+             -c TimeZone=UTC -c lc_messages=C -c synchronous_commit=on {PLANS} {asked}",
             lock = write / 2,
         ));
         connect
