@@ -6,4 +6,5 @@
 mod command_line;
 mod contract;
 mod faults;
+mod rotation;
 mod setting;
