@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use muster_domain::{Environment, TlsPolicy};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::tls::material::Material;
-use crate::tls::server::{PlaintextServers, ServerUrl, TlsServers};
+use crate::tls::material::{Material, MaterialError, MinimumVersion, TlsFiles};
+use crate::tls::server::{PlaintextServers, ServerUrl, Servers, ServersError, TlsServers};
 
 /// The most messages that wait in the client to be sent.
 const SEND_QUEUE: usize = 2048;
@@ -99,6 +100,33 @@ pub struct NatsConfig {
 }
 
 impl NatsConfig {
+    /// The defaults over TLS 1.3 to every one of `urls`, as production wants it.
+    ///
+    /// ```no_run
+    /// use muster_messaging::connection::NatsConfig;
+    /// use muster_messaging::tls::material::TlsFiles;
+    ///
+    /// let files = TlsFiles { ca: Some("/etc/muster/ca.pem".into()), ..TlsFiles::default() };
+    /// let config = NatsConfig::production(["tls://nats.example:4222"], &files, "my-service")?;
+    /// # Ok::<_, muster_messaging::connection::ConnectionError>(config)
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConnectionError::Servers`] when a URL is not TLS, [`ConnectionError::Material`] when a file is not in order.
+    pub fn production<T: AsRef<str>>(
+        urls: impl IntoIterator<Item = T>,
+        files: &TlsFiles,
+        name: impl Into<String>,
+    ) -> Result<Self, ConnectionError> {
+        let policy = TlsPolicy::new(Environment::Production, false);
+        let material = Arc::new(Material::load(files, MinimumVersion::Tls13)?);
+        let transport = match Servers::parse(urls, policy)? {
+            Servers::Tls(servers) => Transport::Tls { servers, material },
+            Servers::Plaintext(servers) => Transport::Plaintext { servers, material: Some(material) },
+        };
+        Ok(Self::new(transport, name))
+    }
+
     /// The defaults: 5 s for an attempt, 5 s for a request, a ping every 5 s, given up after 5 minutes or 5 refusals.
     #[must_use]
     pub fn new(transport: Transport, name: impl Into<String>) -> Self {
@@ -472,6 +500,12 @@ fn is_refusal(text: &str) -> bool {
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
+    /// The list of servers is refused.
+    #[error(transparent)]
+    Servers(#[from] ServersError),
+    /// The certificates are refused.
+    #[error(transparent)]
+    Material(#[from] MaterialError),
     /// A server's name or certificate was not what it must be, or it does not speak TLS.
     #[error(
         "no NATS server proved by TLS who it is: see the CA, the server's name and its certificate's dates"

@@ -13,3 +13,8 @@ pub mod request;
 pub mod service;
 pub mod tls;
 pub mod wire;
+
+/// Runs the examples of the README with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
