@@ -108,7 +108,8 @@ impl NatsConfig {
     ///
     /// let files = TlsFiles { ca: Some("/etc/muster/ca.pem".into()), ..TlsFiles::default() };
     /// let config = NatsConfig::production(["tls://nats.example:4222"], &files, "my-service")?;
-    /// # Ok::<_, muster_messaging::connection::ConnectionError>(config)
+    /// # drop(config);
+    /// # Ok::<(), muster_messaging::connection::ConnectionError>(())
     /// ```
     ///
     /// # Errors
