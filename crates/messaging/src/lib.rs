@@ -9,6 +9,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod events;
 mod header;
+pub mod replicas;
 pub mod request;
 pub mod service;
 pub mod tls;

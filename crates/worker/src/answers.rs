@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use muster_domain::Page;
+use muster_messaging::connection::Connection;
+use muster_messaging::replicas::clear_everywhere;
 use muster_messaging::request::Request;
 use muster_messaging::wire::answer::{Answer, Export};
 use muster_messaging::wire::error::ServiceError;
@@ -16,6 +18,7 @@ use crate::metrics;
 pub(crate) struct Answers {
     pub(crate) store: Store,
     pub(crate) limits: Arc<RateLimits>,
+    pub(crate) connection: Connection,
 }
 
 impl Answers {
@@ -33,7 +36,8 @@ impl Answers {
             // Not counted itself: it is how an operator gets back in.
             Question::Within(id, Query::AdminRatelimitClear { caller }) => {
                 self.store.community(*id).await.map_err(failed)?;
-                Ok(Answer::Cleared(self.limits.clear(*id, caller.as_ref())))
+                let cleared = clear_everywhere(&self.connection, *id, caller.as_ref()).await;
+                cleared.map(Answer::Cleared).map_err(|error| ServiceError::unavailable(error.to_string()))
             }
             Question::Within(id, query) => {
                 let community = self.store.community(*id).await.map_err(failed)?;

@@ -1,5 +1,6 @@
 use muster_messaging::connection::{ConnectionError, LinkFailure};
 use muster_messaging::events::consumer::ConsumerError;
+use muster_messaging::replicas::ReplicaError;
 use muster_messaging::service::{ServeError, StopError};
 
 use crate::settings::SettingsError;
@@ -17,6 +18,8 @@ pub(crate) enum Failure {
     Link(#[from] LinkFailure),
     #[error(transparent)]
     Consumer(#[from] ConsumerError),
+    #[error(transparent)]
+    Replicas(#[from] ReplicaError),
     #[error(transparent)]
     Serve(#[from] ServeError),
     #[error(transparent)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use muster_domain::Event;
 use muster_messaging::connection::Connection;
 use muster_messaging::events::consumer::{ApplyError, Consumer, ConsumerConfig, Delivered, Reading};
+use muster_messaging::replicas::{self, Listening};
 use muster_messaging::service::{Service, ServiceConfig, serve as serve_requests};
 use muster_messaging::tls::material::Material;
 use muster_storage::Store;
@@ -26,6 +27,8 @@ pub(crate) struct Session {
     pub(crate) reading: Reading,
     pub(crate) materials: [(&'static str, Option<Arc<Material>>); 2],
     service: Service,
+    // Hears the other replicas until it is dropped.
+    _listening: Listening,
 }
 
 impl Session {
@@ -60,7 +63,10 @@ impl Session {
         let applying = store.clone();
         let reading = consumer.start(move |events| apply(applying.clone(), events));
         ready(Part::Consumer);
-        let answers = Arc::new(Answers { store: store.clone(), limits });
+        let clearing = Arc::clone(&limits);
+        let listening =
+            replicas::listen(&connection, move |community, caller| clearing.clear(community, caller)).await?;
+        let answers = Arc::new(Answers { store: store.clone(), limits, connection: connection.clone() });
         let service = serve_requests(
             &connection,
             ServiceConfig {
@@ -75,7 +81,7 @@ impl Session {
         )
         .await?;
         let materials = [("nats", nats_material), ("postgres", database_material)];
-        Ok(Self { store, connection, consumer, reading, materials, service })
+        Ok(Self { store, connection, consumer, reading, materials, service, _listening: listening })
     }
 
     /// Takes no more, finishes what was taken, and closes both connections, all within `deadline`.
