@@ -109,7 +109,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// A client as a sibling service would have: its own user and certificate, through the same gate.
-async fn client(services: &Services) -> Result<Client> {
+pub(crate) async fn client(services: &Services) -> Result<Client> {
     let user = services.nats.user("client")?;
     let Identity { certificate_file, key_file } = services.client.clone();
     let files = TlsFiles {

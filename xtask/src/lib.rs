@@ -10,4 +10,5 @@
 
 pub mod pin;
 pub mod services;
+pub mod tool;
 pub mod worker;

@@ -6,6 +6,9 @@
 mod cargo;
 mod ci;
 mod demo;
+mod image;
+mod manifests;
+mod scan;
 mod test;
 
 use std::process::ExitCode;
@@ -30,6 +33,12 @@ enum Command {
     Test(test::Arguments),
     /// Run every check that a change must pass, and print one table of verdicts.
     Ci,
+    /// Render the Kubernetes manifests and check them against the schema and Muster's rules.
+    Manifests(manifests::Arguments),
+    /// Build the worker's image and run it as the manifests would.
+    Image(image::Arguments),
+    /// Scan image, manifests, workflows and repository; a finding fails.
+    Scan(scan::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +71,9 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&arguments).await,
         Command::Test(arguments) => test::run(&arguments).await,
         Command::Ci => ci::run().await,
+        Command::Manifests(arguments) => manifests::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments).await,
+        Command::Scan(arguments) => scan::run(&arguments),
     }
 }
 

@@ -1,5 +1,5 @@
 mod configuration;
-mod render;
+pub(crate) mod render;
 mod rules;
 mod schema;
 

@@ -15,12 +15,30 @@ pub struct Wheel {
     pub version: String,
     /// The wheel's name in the Python package index.
     pub wheel: String,
-    /// Operating system and architecture, as Rust names them.
+    /// Operating system and architecture, as Rust names them; `any` for what is no program.
     pub platform: String,
     /// SHA-256 of the wheel, in lower-case hexadecimal digits.
     pub sha256: String,
     /// The directory inside the wheel that holds the programs.
     pub inside: String,
+    /// Where the digest can be seen again.
+    pub checked: String,
+}
+
+/// A pinned file of a tool's own release.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Release {
+    /// The tool, and its program.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Operating system and architecture, as Rust names them.
+    pub platform: String,
+    /// Where the file is; the program itself, or a `.tar.gz` that holds it at its top.
+    pub url: String,
+    /// SHA-256 of the file, in lower-case hexadecimal digits.
+    pub sha256: String,
     /// Where the digest can be seen again.
     pub checked: String,
 }
@@ -41,6 +59,7 @@ pub struct Crate {
 #[serde(deny_unknown_fields)]
 struct Pins {
     tool: Vec<Wheel>,
+    release: Vec<Release>,
     #[serde(rename = "crate")]
     crates: Vec<Crate>,
 }
@@ -55,7 +74,17 @@ fn pins() -> Result<Pins> {
 /// When `pins.toml` cannot be read.
 pub fn wheel(tool: &str) -> Result<Option<Wheel>> {
     let platform = format!("{OS} {ARCH}");
-    Ok(pins()?.tool.into_iter().find(|pin| pin.name == tool && pin.platform == platform))
+    let fits = |pin: &Wheel| pin.platform == platform || pin.platform == "any";
+    Ok(pins()?.tool.into_iter().find(|pin| pin.name == tool && fits(pin)))
+}
+
+/// The release of `tool` for this machine, if one is pinned.
+///
+/// # Errors
+/// When `pins.toml` cannot be read.
+pub fn release(tool: &str) -> Result<Option<Release>> {
+    let platform = format!("{OS} {ARCH}");
+    Ok(pins()?.release.into_iter().find(|pin| pin.name == tool && pin.platform == platform))
 }
 
 /// The pinned crate `name`.
@@ -74,14 +103,12 @@ mod tests {
     #[test]
     fn every_pin_has_a_whole_digest_and_says_where_it_was_seen() {
         let pins = pins().unwrap();
-        for pin in &pins.tool {
-            assert_eq!(pin.sha256.len(), 64, "{}", pin.name);
-            assert!(
-                pin.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)),
-                "{}",
-                pin.name
-            );
-            assert!(!pin.checked.is_empty(), "{}", pin.name);
+        let wheels = pins.tool.iter().map(|pin| (&pin.name, &pin.sha256, &pin.checked));
+        let releases = pins.release.iter().map(|pin| (&pin.name, &pin.sha256, &pin.checked));
+        for (name, digest, checked) in wheels.chain(releases) {
+            assert_eq!(digest.len(), 64, "{name}");
+            assert!(digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)), "{name}");
+            assert!(!checked.is_empty(), "{name}");
         }
         assert!(pins.crates.iter().all(|pin| !pin.checked.is_empty()));
     }

@@ -227,7 +227,7 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 /// Asks for a path by HTTP; answers the status and the body.
-fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     const TIME: Duration = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, TIME)?;
     stream.set_read_timeout(Some(TIME))?;

@@ -90,7 +90,10 @@ fn succeeds(command: &mut Command) -> bool {
 
 /// Fetches the pinned wheel of a tool into the cache, unless it is there, and answers the directory of its programs;
 /// `None` when no wheel is pinned for this machine.
-pub(super) fn by_wheel(tool: &str) -> Result<Option<PathBuf>> {
+///
+/// # Errors
+/// When it can neither be found nor fetched, or has another digest than the pinned one.
+pub fn by_wheel(tool: &str) -> Result<Option<PathBuf>> {
     let Some(pin) = pin::wheel(tool)? else { return Ok(None) };
     let digest_start: String = pin.sha256.chars().take(12).collect();
     let kept = cache()?.join(format!("{}-{}-{digest_start}", pin.name, pin.version));
@@ -133,7 +136,7 @@ fn download(pin: &Wheel, to: &Path) -> Result<PathBuf> {
     Ok(wheel)
 }
 
-fn verify(file: &Path, pinned: &str) -> Result<()> {
+pub(crate) fn verify(file: &Path, pinned: &str) -> Result<()> {
     let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let digest: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
     ensure!(
@@ -144,7 +147,7 @@ fn verify(file: &Path, pinned: &str) -> Result<()> {
     Ok(())
 }
 
-fn run(command: &mut Command) -> Result<()> {
+pub(crate) fn run(command: &mut Command) -> Result<()> {
     let output = match command.stdin(Stdio::null()).output() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             bail!("{} is not on this machine", command.get_program().display())

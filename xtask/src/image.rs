@@ -1,0 +1,220 @@
+mod engine;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use comfy_table::{Table, presets};
+use muster_messaging::client::ClientError;
+use muster_messaging::wire::error::ErrorCode;
+use nix::unistd::{Gid, Uid, chown};
+use xtask::services::Services;
+use xtask::worker::get;
+
+use crate::cargo;
+use crate::demo;
+use engine::Engine;
+
+/// Where the image lies for the scanners, in docker's form.
+pub(crate) const ARCHIVE: &str = "target/image/muster-worker.tar";
+/// What it is called on this machine.
+const IMAGE: &str = "localhost/muster-worker:xtask";
+/// What it may weigh, in bytes.
+const LARGEST: u64 = 20 * 1000 * 1000;
+const MOST_LAYERS: usize = 4;
+/// The user of image and manifests.
+const USER: u32 = 65532;
+/// How long a start and a stop may take; the stop is the manifest's grace.
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(45);
+
+/// What `cargo xtask image` takes.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The image to build from, by digest in a release.
+    #[arg(long, default_value = "docker.io/library/rust:1.95-bookworm")]
+    rust_image: String,
+    /// Use the image that was built or loaded before.
+    #[arg(long)]
+    no_build: bool,
+}
+
+pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let root = cargo::root();
+    let engine = Engine::find()?;
+    println!("== Building with {engine}");
+    if !arguments.no_build {
+        let started = Instant::now();
+        let mut build = engine.build(IMAGE, &arguments.rust_image, &revision(&root));
+        ensure!(cargo::run(&mut build).await?.success(), "the image does not build");
+        println!("built in {:.0} s", started.elapsed().as_secs_f64());
+    }
+    let archive = root.join(ARCHIVE);
+    fs::create_dir_all(archive.parent().context("no directory")?)?;
+    if archive.exists() {
+        fs::remove_file(&archive)?;
+    }
+    engine.save(IMAGE, &archive)?;
+
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["what must hold", "verdict", "seen"]);
+    let mut failures = 0_usize;
+    let mut say = |what: &str, holds: bool, seen: String| {
+        failures += usize::from(!holds);
+        table.add_row([what, if holds { "holds" } else { "FAILED" }, &seen]);
+    };
+    inspect(&archive, &mut say)?;
+    let ran = if engine.can_run() {
+        ask(&engine, &mut say).await?;
+        true
+    } else {
+        false
+    };
+    println!("{table}");
+    println!("for the scanners: {ARCHIVE}");
+    if failures > 0 {
+        return Ok(ExitCode::FAILURE);
+    }
+    if !ran {
+        println!("NOT RUN: running it, which takes docker or podman");
+        return Ok(ExitCode::from(2));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn revision(root: &Path) -> String {
+    let output = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output();
+    let revision = output.ok().filter(|output| output.status.success());
+    revision.map_or_else(
+        || "unknown".to_owned(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}
+
+/// Looks at the layers and the configuration as they would be pushed.
+fn inspect(archive: &Path, say: &mut impl FnMut(&str, bool, String)) -> Result<()> {
+    let scratch = tempfile::tempdir()?;
+    let tar = |arguments: &[&str], file: &Path| -> Result<String> {
+        let mut command = Command::new("tar");
+        let output = command.args(arguments).arg(file).current_dir(scratch.path()).output()?;
+        ensure!(output.status.success(), "tar cannot read {}", file.display());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    tar(&["-xf"], archive)?;
+    let json = |name: &str| -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&fs::read(scratch.path().join(name))?)?)
+    };
+    let manifest = json("manifest.json")?;
+    let text = |pointer: &str| manifest.pointer(pointer).and_then(serde_json::Value::as_str);
+    let config = json(text("/0/Config").context("the image has no configuration")?)?;
+    let layers = manifest.pointer("/0/Layers").and_then(serde_json::Value::as_array);
+    let layers: Vec<&str> =
+        layers.context("the image has no layers")?.iter().filter_map(serde_json::Value::as_str).collect();
+    let (mut size, mut content) = (0, String::new());
+    for layer in &layers {
+        let file = scratch.path().join(layer);
+        size += fs::metadata(&file)?.len();
+        content.push_str(&tar(&["-tvf"], &file)?);
+    }
+    let megabytes = format!("{}.{} MB", size / 1_000_000, size / 100_000 % 10);
+    say("at most 20 MB, unpacked", size <= LARGEST, megabytes);
+    say("at most 4 layers", layers.len() <= MOST_LAYERS, layers.len().to_string());
+    let files: Vec<&str> = content.lines().collect();
+    let only = matches!(files.as_slice(), [one] if one.starts_with("-r-xr-xr-x") && one.ends_with("muster-worker"));
+    say("nothing but the program, which nobody may write", only, files.join("\n"));
+    let of_config = |key: &str| config.pointer(&format!("/config/{key}")).map(ToString::to_string).unwrap_or_default();
+    let user = of_config("User");
+    say("a numeric user, not root", user == format!("\"{USER}:{USER}\""), user);
+    let health = of_config("Healthcheck/Test");
+    say("a health check without a shell", health.contains("\"CMD\",\"/muster-worker\",\"health\""), health);
+    let labels = of_config("Labels");
+    say("labels of the OCI", labels.contains("org.opencontainers.image.revision"), revision_of(&config));
+    Ok(())
+}
+
+fn revision_of(config: &serde_json::Value) -> String {
+    let label = config.pointer("/config/Labels/org.opencontainers.image.revision");
+    format!("revision {}", label.and_then(serde_json::Value::as_str).unwrap_or_default())
+}
+
+/// Runs it as the manifest would and asks it what its users ask.
+async fn ask(engine: &Engine, say: &mut impl FnMut(&str, bool, String)) -> Result<()> {
+    let services = Services::start(false)?;
+    let mounted = tempfile::tempdir()?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let variables = variables(&services, mounted.path(), address)?;
+    let migrated = engine.run_to_end(IMAGE, mounted.path(), &variables, "migrate")?;
+    say("migrate", migrated.0, migrated.1);
+    let container = engine.start(IMAGE, mounted.path(), &variables, "serve")?;
+    let deadline = Instant::now() + START;
+    let ready = loop {
+        let answer = get(address, "/readyz");
+        match answer {
+            Ok((200, body)) => break body,
+            _ if Instant::now() > deadline => {
+                bail!("it was not ready within {START:?}:\n{}", container.log())
+            }
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    };
+    say("/readyz", true, ready.trim().to_owned());
+    let (status, body) = get(address, "/livez")?;
+    say("/livez", status == 200, format!("{status} {}", body.trim()));
+    let (healthy, text) = container.exec(&["/muster-worker", "health"])?;
+    say("muster-worker health, inside", healthy, text);
+    let client = demo::client(&services).await?;
+    let answer = client.find_community(muster_domain::GuildId::parse("1")?).await;
+    let holds = matches!(&answer, Err(error) if error.code() == Some(ErrorCode::NotFound));
+    say("communities.find over NATS", holds, answer.map_or_else(|error: ClientError| error.to_string(), |_| "found".to_owned()));
+    let started = Instant::now();
+    let code = container.stop(STOP)?;
+    let seen = format!("exit code {code} after {:.1} s", started.elapsed().as_secs_f64());
+    say("SIGTERM: a clean exit", code == 0, seen);
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// Writes the secrets as the manifest mounts them, and answers the variables that name them.
+fn variables(services: &Services, directory: &Path, address: SocketAddr) -> Result<Vec<(String, String)>> {
+    let user = services.nats.user("worker")?;
+    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let files = [
+        ("NATS__CA_FILE", "ca.crt", read(services.authority.certificate_file())?),
+        ("NATS__CERTIFICATE_FILE", "tls.crt", read(&services.worker.certificate_file)?),
+        ("NATS__KEY_FILE", "tls.key", read(&services.worker.key_file)?),
+        ("NATS__PASSWORD_FILE", "password", user.password.clone().into_bytes()),
+        ("DATABASE__URL_FILE", "url", services.postgres.url("postgres").into_bytes()),
+        ("DATABASE__CA_FILE", "database-ca.crt", read(services.authority.certificate_file())?),
+    ];
+    let owned = |path: &Path, mode: u32| -> Result<()> {
+        // Without root the files belong to whom the engine maps to another user, so that all may read them.
+        let mode = if Uid::effective().is_root() {
+            chown(path, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))?;
+            mode
+        } else {
+            mode | 0o044
+        };
+        Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
+    };
+    let mut variables = vec![
+        ("MUSTER__NATS__URLS".to_owned(), services.nats.url()),
+        ("MUSTER__NATS__USER".to_owned(), user.name.clone()),
+        ("MUSTER__HTTP__ADDRESS".to_owned(), address.to_string()),
+    ];
+    for (key, name, content) in files {
+        let path: PathBuf = directory.join(name);
+        fs::write(&path, content)?;
+        owned(&path, 0o400)?;
+        variables.push((format!("MUSTER__{key}"), format!("{}/{name}", engine::MOUNTED)));
+    }
+    let mode = if Uid::effective().is_root() { 0o500 } else { 0o711 };
+    owned(directory, mode)?;
+    Ok(variables)
+}

@@ -1,0 +1,190 @@
+mod exceptions;
+mod sarif;
+mod scanners;
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+use comfy_table::{Table, presets};
+use time::OffsetDateTime;
+use xtask::tool;
+
+use crate::cargo;
+use exceptions::Exceptions;
+use sarif::Finding;
+
+/// What `cargo xtask scan` takes.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Run these scans and no other.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Scan>,
+    /// Leave these scans out, by name: what is left out this way does not count as not run.
+    #[arg(long, value_delimiter = ',')]
+    exclude: Vec<Scan>,
+    /// Fetch nothing.
+    #[arg(long)]
+    offline: bool,
+    /// The image, as an archive of docker's form.
+    #[arg(long, default_value = crate::image::ARCHIVE)]
+    image: PathBuf,
+    /// Where the reports go, one in SARIF for each scan.
+    #[arg(long, default_value = "target/scan")]
+    reports: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scan {
+    /// Hadolint on the Dockerfile.
+    Dockerfile,
+    /// zizmor on the workflows, at its pedantic level.
+    Workflows,
+    /// Trivy's misconfigurations in the rendered manifests and the Dockerfile.
+    Manifests,
+    /// Trivy's secrets in the repository.
+    RepositorySecrets,
+    /// Trivy's vulnerabilities in what the repository depends on.
+    RepositoryVulnerabilities,
+    /// Trivy's secrets in the image and its configuration.
+    ImageSecrets,
+    /// Trivy's vulnerabilities in the image's system and library packages.
+    ImageVulnerabilities,
+    /// Dive's efficiency of the image's layers.
+    ImageEfficiency,
+}
+
+impl Scan {
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn tool(self) -> &'static str {
+        match self {
+            Self::Dockerfile => "hadolint",
+            Self::Workflows => "zizmor",
+            Self::ImageEfficiency => "dive",
+            _ => "trivy",
+        }
+    }
+
+    fn of_image(self) -> bool {
+        matches!(self, Self::ImageSecrets | Self::ImageVulnerabilities | Self::ImageEfficiency)
+    }
+}
+
+/// How one scan ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Nothing was found but what is excepted.
+    Passed { excepted: usize },
+    /// What was found, and is not excepted.
+    Found(Vec<Finding>),
+    /// It could not be done, and why.
+    NotRun(String),
+}
+
+/// On the machine that decides, what cannot be had is a failure.
+pub(crate) fn decides() -> bool {
+    env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true")
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let root = cargo::root();
+    let exceptions = Exceptions::read(&root.join(exceptions::FILE))?;
+    let wanted = |scan: &Scan| {
+        (arguments.only.is_empty() || arguments.only.contains(scan)) && !arguments.exclude.contains(scan)
+    };
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["scan", "tool", "verdict"]);
+    let (mut failed, mut missed) = (false, false);
+    for expired in exceptions.expired(OffsetDateTime::now_utc().date()) {
+        println!("EXPIRED: {expired}");
+        failed = true;
+    }
+    for scan in Scan::value_variants().iter().filter(|scan| wanted(scan)) {
+        let (tool, outcome) = match one(*scan, arguments, &exceptions) {
+            Ok(done) => done,
+            Err(error) => (scan.tool().to_owned(), Err(error)),
+        };
+        let verdict = match outcome {
+            Ok(Outcome::Passed { excepted: 0 }) => "passed".to_owned(),
+            Ok(Outcome::Passed { excepted }) => format!("passed, {excepted} excepted"),
+            Ok(Outcome::Found(findings)) => {
+                failed = true;
+                for finding in &findings {
+                    println!("{}: {finding}", scan.name());
+                }
+                format!("FAILED: {} found", findings.len())
+            }
+            Ok(Outcome::NotRun(why)) => {
+                missed = true;
+                println!("NOT RUN: {}: {why}", scan.name());
+                "NOT RUN".to_owned()
+            }
+            Err(error) => {
+                failed = true;
+                println!("{}: {error:#}", scan.name());
+                "FAILED: see above".to_owned()
+            }
+        };
+        table.add_row([scan.name(), tool, verdict]);
+    }
+    println!("{table}");
+    if missed {
+        println!("What was NOT RUN did not pass. Leave it out by name: --exclude <scan>.");
+    }
+    Ok(match (failed, missed) {
+        (true, _) => ExitCode::FAILURE,
+        (false, true) => ExitCode::from(2),
+        (false, false) => ExitCode::SUCCESS,
+    })
+}
+
+/// Runs one scan with what the repository holds. For `cargo xtask ci`.
+pub(crate) fn alone(scan: Scan) -> Result<Outcome> {
+    let exceptions = Exceptions::read(&cargo::root().join(exceptions::FILE))?;
+    let arguments = Arguments {
+        only: vec![scan],
+        exclude: Vec::new(),
+        offline: false,
+        image: crate::image::ARCHIVE.into(),
+        reports: "target/scan".into(),
+    };
+    one(scan, &arguments, &exceptions)?.1
+}
+
+fn one(scan: Scan, arguments: &Arguments, exceptions: &Exceptions) -> Result<(String, Result<Outcome>)> {
+    let root = cargo::root();
+    let tool = match tool::find(scan.tool(), arguments.offline) {
+        Ok(tool) => tool,
+        Err(error) => return Ok((scan.tool().to_owned(), Ok(Outcome::NotRun(format!("{error:#}"))))),
+    };
+    let described = format!("{} {} ({})", scan.tool(), tool.version, tool.origin);
+    let image = root.join(&arguments.image);
+    if scan.of_image() && !image.is_file() {
+        let why = format!("{} is not there: make it with `cargo xtask image`", image.display());
+        return Ok((described, Ok(Outcome::NotRun(why))));
+    }
+    let reports = root.join(&arguments.reports);
+    fs::create_dir_all(&reports).with_context(|| format!("cannot make {}", reports.display()))?;
+    let report = reports.join(format!("{}.sarif", scan.name()));
+    let scanner = scanners::Scanner { tool: &tool, offline: arguments.offline, report: &report };
+    Ok((described, scanner.run(scan, &root, &image).map(|ran| gate(scan, ran, exceptions))))
+}
+
+fn gate(scan: Scan, ran: scanners::Ran, exceptions: &Exceptions) -> Outcome {
+    match ran {
+        scanners::Ran::NotRun(why) => Outcome::NotRun(why),
+        scanners::Ran::Findings(findings) => {
+            let all = findings.len();
+            let name = scan.name();
+            let left: Vec<Finding> =
+                findings.into_iter().filter(|finding| !exceptions.covers(&name, finding)).collect();
+            if left.is_empty() { Outcome::Passed { excepted: all } } else { Outcome::Found(left) }
+        }
+    }
+}
