@@ -8,10 +8,11 @@ use anyhow::{Result, ensure};
 use comfy_table::{Table, presets};
 use xtask::{pin, services};
 
-use crate::{cargo, test};
+use crate::scan::{self, Scan};
+use crate::{cargo, manifests, test};
 
 /// What a change must pass, in this order. A step that fails does not keep the others from running.
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 9] = [
     Step { name: "formatting", check: Check::Cargo(&["fmt", "--all", "--check"], None) },
     Step {
         name: "clippy",
@@ -33,6 +34,9 @@ const STEPS: [Step; 6] = [
         check: Check::Deny(&["bans", "licenses", "sources"]),
     },
     Step { name: "dependencies: advisories", check: Check::Advisories },
+    Step { name: "manifests", check: Check::Manifests },
+    Step { name: "Dockerfile: Hadolint", check: Check::Scan(Scan::Dockerfile) },
+    Step { name: "workflows: zizmor", check: Check::Scan(Scan::Workflows) },
 ];
 
 struct Step {
@@ -49,6 +53,10 @@ enum Check {
     Deny(&'static [&'static str]),
     /// cargo-deny's check against the RustSec database, which it has to fetch.
     Advisories,
+    /// `cargo xtask manifests`.
+    Manifests,
+    /// `cargo xtask scan --only` this one.
+    Scan(Scan),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,9 +94,7 @@ pub(crate) async fn run() -> Result<ExitCode> {
     }
     println!("\n{}", table(&verdicts));
     for (name, ..) in verdicts.iter().filter(|(_, verdict, _)| *verdict == Verdict::NotRun) {
-        println!(
-            "NOT RUN: {name}. It did not pass; run it where the RustSec advisory database can be fetched."
-        );
+        println!("NOT RUN: {name}. It did not pass; run it where what it needs can be fetched.");
     }
     let failed = verdicts.iter().any(|(_, verdict, _)| *verdict == Verdict::Failed);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -116,6 +122,24 @@ impl Check {
                 let mut command = cargo::command(cargo_deny().await?, &["check"]);
                 verdict(cargo::run(command.args(*checks)).await?.success())
             }
+            Self::Manifests => Ok(match manifests::check(false)? {
+                manifests::Outcome::Passed => Verdict::Passed,
+                manifests::Outcome::Failed => Verdict::Failed,
+                manifests::Outcome::NotRun => not_run(),
+            }),
+            Self::Scan(scan) => Ok(match scan::alone(*scan)? {
+                scan::Outcome::Passed { .. } => Verdict::Passed,
+                scan::Outcome::Found(findings) => {
+                    for finding in findings {
+                        println!("{finding}");
+                    }
+                    Verdict::Failed
+                }
+                scan::Outcome::NotRun(why) => {
+                    println!("NOT RUN: {why}");
+                    not_run()
+                }
+            }),
             Self::Advisories => {
                 let deny = cargo_deny().await?;
                 let fetched = cargo::run(&mut cargo::command(&deny, &["fetch", "db"])).await?.success();
@@ -129,6 +153,11 @@ impl Check {
             }
         }
     }
+}
+
+/// On the machine that decides, what cannot be had is a failure.
+fn not_run() -> Verdict {
+    if scan::decides() { Verdict::Failed } else { Verdict::NotRun }
 }
 
 fn verdict(passed: bool) -> Result<Verdict> {

@@ -124,9 +124,11 @@ fn inspect(archive: &Path, say: &mut impl FnMut(&str, bool, String)) -> Result<(
     say("at most 20 MB, unpacked", size <= LARGEST, megabytes);
     say("at most 4 layers", layers.len() <= MOST_LAYERS, layers.len().to_string());
     let files: Vec<&str> = content.lines().collect();
-    let only = matches!(files.as_slice(), [one] if one.starts_with("-r-xr-xr-x") && one.ends_with("muster-worker"));
+    let only =
+        matches!(files.as_slice(), [one] if one.starts_with("-r-xr-xr-x") && one.ends_with("muster-worker"));
     say("nothing but the program, which nobody may write", only, files.join("\n"));
-    let of_config = |key: &str| config.pointer(&format!("/config/{key}")).map(ToString::to_string).unwrap_or_default();
+    let of_config =
+        |key: &str| config.pointer(&format!("/config/{key}")).map(ToString::to_string).unwrap_or_default();
     let user = of_config("User");
     say("a numeric user, not root", user == format!("\"{USER}:{USER}\""), user);
     let health = of_config("Healthcheck/Test");
@@ -169,7 +171,11 @@ async fn ask(engine: &Engine, say: &mut impl FnMut(&str, bool, String)) -> Resul
     let client = demo::client(&services).await?;
     let answer = client.find_community(muster_domain::GuildId::parse("1")?).await;
     let holds = matches!(&answer, Err(error) if error.code() == Some(ErrorCode::NotFound));
-    say("communities.find over NATS", holds, answer.map_or_else(|error: ClientError| error.to_string(), |_| "found".to_owned()));
+    say(
+        "communities.find over NATS",
+        holds,
+        answer.map_or_else(|error: ClientError| error.to_string(), |_| "found".to_owned()),
+    );
     let started = Instant::now();
     let code = container.stop(STOP)?;
     let seen = format!("exit code {code} after {:.1} s", started.elapsed().as_secs_f64());

@@ -60,7 +60,11 @@ pub(crate) fn check(all: bool) -> Result<Outcome> {
             verdicts.extend(schema.check(&objects)?);
         }
         for Verdict { rule, object, problem } in verdicts {
-            if problem.is_some() { broken += 1 } else { held += 1 }
+            if problem.is_some() {
+                broken += 1
+            } else {
+                held += 1
+            }
             if all || problem.is_some() {
                 table.add_row([overlay, rule, &object, problem.as_deref().unwrap_or("holds")]);
             }

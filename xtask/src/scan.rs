@@ -7,7 +7,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use time::OffsetDateTime;
@@ -35,6 +35,9 @@ pub(crate) struct Arguments {
     /// Where the reports go, one in SARIF for each scan.
     #[arg(long, default_value = "target/scan")]
     reports: PathBuf,
+    /// Also list what is inside the image, in CycloneDX, in this file.
+    #[arg(long)]
+    sbom: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -134,6 +137,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         table.add_row([scan.name(), tool, verdict]);
     }
     println!("{table}");
+    if let Some(file) = &arguments.sbom {
+        let tool = tool::find("trivy", arguments.offline)?;
+        scanners::list_inside(&tool, &root.join(&arguments.image), &root.join(file))?;
+    }
     if missed {
         println!("What was NOT RUN did not pass. Leave it out by name: --exclude <scan>.");
     }
@@ -144,15 +151,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// Runs one scan with what the repository holds. For `cargo xtask ci`.
+/// Runs one scan with what the repository holds, and says what it found. For `cargo xtask ci`.
 pub(crate) fn alone(scan: Scan) -> Result<Outcome> {
     let exceptions = Exceptions::read(&cargo::root().join(exceptions::FILE))?;
+    let expired = exceptions.expired(OffsetDateTime::now_utc().date());
+    ensure!(expired.is_empty(), "expired: {}", expired.join("; "));
     let arguments = Arguments {
         only: vec![scan],
         exclude: Vec::new(),
         offline: false,
         image: crate::image::ARCHIVE.into(),
         reports: "target/scan".into(),
+        sbom: None,
     };
     one(scan, &arguments, &exceptions)?.1
 }

@@ -28,7 +28,8 @@ pub struct Tool {
 /// When it cannot be had; the message says why. A file of another digest than the pinned one is not used.
 pub fn find(name: &str, offline: bool) -> Result<Tool> {
     let (release, wheel) = (pin::release(name)?, pin::wheel(name)?);
-    let versions = [release.as_ref().map(|pin| pin.version.as_str()), wheel.as_ref().map(|pin| pin.version.as_str())];
+    let versions =
+        [release.as_ref().map(|pin| pin.version.as_str()), wheel.as_ref().map(|pin| pin.version.as_str())];
     if let Ok(program) = which::which(name)
         && let Some(version) = versions.into_iter().flatten().find(|version| has_version(&program, version))
     {

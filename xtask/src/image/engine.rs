@@ -51,7 +51,10 @@ impl Engine {
             let mut command = engine.command("info");
             command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
         };
-        engines.into_iter().find(works).context("none of docker, podman and buildah works on this machine: install one")
+        engines
+            .into_iter()
+            .find(works)
+            .context("none of docker, podman and buildah works on this machine: install one")
     }
 
     pub(super) fn can_run(&self) -> bool {
@@ -198,7 +201,8 @@ impl Drop for Container {
 }
 
 fn text(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let output =
+        command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     ensure!(
         output.status.success(),
         "{} failed: {}",

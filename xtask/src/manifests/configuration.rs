@@ -27,7 +27,8 @@ pub(super) struct Facts {
 
 impl Facts {
     pub(super) fn read(root: &Path) -> Result<Self> {
-        let read = |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"));
+        let read =
+            |path: &str| fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"));
         let defaults: toml::Table =
             toml::from_str(&read("crates/worker/src/defaults.toml")?).context("the defaults are no TOML")?;
         let default = |section: &str, key: &str| {
@@ -36,7 +37,9 @@ impl Facts {
         };
         let seconds = |section: &str, key: &str| -> Result<u64> {
             let millis = default(section, key)?.as_integer().and_then(|millis| u64::try_from(millis).ok());
-            millis.map(|millis| millis.div_ceil(1000)).with_context(|| format!("{section}.{key} is no duration"))
+            millis
+                .map(|millis| millis.div_ceil(1000))
+                .with_context(|| format!("{section}.{key} is no duration"))
         };
         let address = default("http", "address")?.as_str().context("http.address is no text")?;
         let (_, port) = address.rsplit_once(':').context("http.address has no port")?;

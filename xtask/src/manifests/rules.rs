@@ -37,7 +37,9 @@ pub(super) fn check(overlay: &str, objects: &[Value], facts: &Facts) -> Vec<Verd
             "Service" => rules.service(object),
             "HorizontalPodAutoscaler" => rules.autoscaler(object),
             "ConfigMap" => rules.variables(object),
-            "PodSecurityPolicy" => rules.say("no kind that is gone", object, false, "gone since Kubernetes 1.25"),
+            "PodSecurityPolicy" => {
+                rules.say("no kind that is gone", object, false, "gone since Kubernetes 1.25")
+            }
             _ => {}
         }
     }
@@ -110,7 +112,12 @@ impl<'a> Rules<'a> {
         let without_token = accounts.iter().all(|it| is(it, "/automountServiceAccountToken", false));
         self.say("its ServiceAccount exists", object, accounts.len() == 1, "no pod would be made");
         let holds = without_token && is(pod, "/automountServiceAccountToken", false);
-        self.say("no token of the Kubernetes API", object, holds, "automountServiceAccountToken is not false");
+        self.say(
+            "no token of the Kubernetes API",
+            object,
+            holds,
+            "automountServiceAccountToken is not false",
+        );
         let shared = ["/hostNetwork", "/hostPID", "/hostIPC"].iter().any(|key| is(pod, key, true));
         let holds = is(pod, "/hostUsers", false) && !shared;
         self.say("nothing shared with the host", object, holds, "hostUsers is not false, or a host* is true");
@@ -141,9 +148,15 @@ impl<'a> Rules<'a> {
         let holds = is(context, "/runAsNonRoot", true)
             && number(context, "/runAsUser") == user
             && number(context, "/runAsGroup") == user;
-        self.say("the image's user, not root", object, holds, "runAsNonRoot, runAsUser or runAsGroup differs");
+        self.say(
+            "the image's user, not root",
+            object,
+            holds,
+            "runAsNonRoot, runAsUser or runAsGroup differs",
+        );
         let profile = |key: &str| text(context, &format!("/{key}/type"));
-        let holds = profile("seccompProfile") == "RuntimeDefault" && profile("appArmorProfile") == "RuntimeDefault";
+        let holds =
+            profile("seccompProfile") == "RuntimeDefault" && profile("appArmorProfile") == "RuntimeDefault";
         self.say("seccomp and AppArmor", object, holds, "a profile is not RuntimeDefault");
     }
 
@@ -157,12 +170,22 @@ impl<'a> Rules<'a> {
             && list(context, "/capabilities/add").is_empty()
             && is(context, "/allowPrivilegeEscalation", false)
             && !is(context, "/privileged", true);
-        self.say("no capability, no new privilege", object, holds, "capabilities or privileges are not dropped");
+        self.say(
+            "no capability, no new privilege",
+            object,
+            holds,
+            "capabilities or privileges are not dropped",
+        );
         let bounded = ["requests", "limits"].iter().all(|which| {
             let has = |what: &str| container.pointer(&format!("/resources/{which}/{what}")).is_some();
             has("cpu") && has("memory") && has("ephemeral-storage")
         });
-        self.say("requests and limits", object, bounded, "one of cpu, memory, ephemeral-storage is not bounded");
+        self.say(
+            "requests and limits",
+            object,
+            bounded,
+            "one of cpu, memory, ephemeral-storage is not bounded",
+        );
         let image = text(container, "/image");
         let digest = image.split_once("@sha256:").is_some_and(|(_, digest)| digest.len() == 64);
         let (_, last) = image.rsplit_once('/').unwrap_or(("", image));
@@ -189,7 +212,12 @@ impl<'a> Rules<'a> {
         } else {
             Some("it is neither projected nor an emptyDir")
         };
-        self.say("volumes are bounded, secrets closed", object, problem.is_none(), problem.unwrap_or_default());
+        self.say(
+            "volumes are bounded, secrets closed",
+            object,
+            problem.is_none(),
+            problem.unwrap_or_default(),
+        );
     }
 
     /// Every file that the configuration names lies in a volume that is mounted there.
@@ -239,8 +267,14 @@ impl<'a> Rules<'a> {
             .filter(|it| selects_some(it.pointer("/labelSelector/matchLabels"), labels))
             .map(|it| text(it, "/topologyKey"))
             .collect();
-        let holds = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"].iter().all(|it| spread.contains(it));
-        self.say("spread over zones and hosts", deployment, holds, "a constraint is missing or selects nothing");
+        let holds =
+            ["topology.kubernetes.io/zone", "kubernetes.io/hostname"].iter().all(|it| spread.contains(it));
+        self.say(
+            "spread over zones and hosts",
+            deployment,
+            holds,
+            "a constraint is missing or selects nothing",
+        );
         for container in list(pod, "/containers") {
             self.probes(deployment, container);
             let pause = number(container, "/lifecycle/preStop/sleep/seconds");
@@ -260,12 +294,18 @@ impl<'a> Rules<'a> {
         let port = number(container, "/ports/0/containerPort");
         let agrees = port == Some(self.facts.http_port) && port == Some(self.facts.exposed_port);
         self.say("the port that is listened on", deployment, agrees, "differs from http.address or EXPOSE");
-        let names: BTreeSet<&str> = list(container, "/ports").iter().map(|port| text(port, "/name")).collect();
+        let names: BTreeSet<&str> =
+            list(container, "/ports").iter().map(|port| text(port, "/name")).collect();
         let mut asked = BTreeSet::new();
         for kind in ["startupProbe", "livenessProbe", "readinessProbe"] {
             let probe = container.pointer(&format!("/{kind}/httpGet")).unwrap_or(&Value::Null);
             let named = names.contains(text(probe, "/port"));
-            self.say("probes by a declared port's name", deployment, named, &format!("{kind} asks another port"));
+            self.say(
+                "probes by a declared port's name",
+                deployment,
+                named,
+                &format!("{kind} asks another port"),
+            );
             let no_host = probe.pointer("/host").is_none();
             self.say("probes without a host", deployment, no_host, "refused by the baseline profile");
             let patience = ["periodSeconds", "failureThreshold"]
@@ -275,7 +315,12 @@ impl<'a> Rules<'a> {
         self.say("probes differ in meaning", deployment, asked.len() == 3, "two ask the same");
         let path = |kind: &str| text(container, &format!("/{kind}/httpGet/path"));
         let holds = path("livenessProbe") == "/livez" && path("readinessProbe") == "/readyz";
-        self.say("alive is not ready", deployment, holds, "liveness asks not /livez, or readiness not /readyz");
+        self.say(
+            "alive is not ready",
+            deployment,
+            holds,
+            "liveness asks not /livez, or readiness not /readyz",
+        );
         let patience = ["periodSeconds", "failureThreshold"]
             .map(|key| number(container, &format!("/startupProbe/{key}")).unwrap_or(0));
         let holds = patience.iter().product::<u64>() > self.facts.give_up_seconds;
@@ -297,7 +342,8 @@ impl<'a> Rules<'a> {
         let names: BTreeSet<&str> =
             containers.iter().flat_map(|it| list(it, "/ports")).map(|port| text(port, "/name")).collect();
         for port in list(service, "/spec/ports") {
-            let holds = names.contains(text(port, "/targetPort")) && number(port, "/port") == Some(self.facts.http_port);
+            let holds = names.contains(text(port, "/targetPort"))
+                && number(port, "/port") == Some(self.facts.http_port);
             self.say("the Service leads to a port", service, holds, "it selects no pod with that port");
         }
     }
@@ -306,7 +352,12 @@ impl<'a> Rules<'a> {
         let target = text(autoscaler, "/spec/scaleTargetRef/name");
         let found = self.of_kind("Deployment").find(|it| text(it, "/metadata/name") == target);
         let holds = found.is_some_and(|it| it.pointer("/spec/replicas").is_none());
-        self.say("it alone says how many replicas", autoscaler, holds, "no such Deployment, or it has replicas");
+        self.say(
+            "it alone says how many replicas",
+            autoscaler,
+            holds,
+            "no such Deployment, or it has replicas",
+        );
     }
 
     /// The network policy of a pod: in from Prometheus only, out to what it needs only.
@@ -421,7 +472,9 @@ fn selects_some(wanted: Option<&Value>, labels: &Value) -> bool {
 }
 
 fn selects(wanted: Option<&Value>, labels: &Value) -> bool {
-    wanted.and_then(Value::as_object).is_some_and(|it| it.iter().all(|(key, value)| labels.get(key) == Some(value)))
+    wanted
+        .and_then(Value::as_object)
+        .is_some_and(|it| it.iter().all(|(key, value)| labels.get(key) == Some(value)))
 }
 
 fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
@@ -484,18 +537,30 @@ mod tests {
             ("sizeLimit: 16Mi", "{}", "volumes are bounded, secrets closed"),
             ("serviceAccountName: muster-worker", "serviceAccountName: gone", "its ServiceAccount exists"),
             ("automountServiceAccountToken: false", "x: 1", "no token of the Kubernetes API"),
-            ("enforce-version: v1.34", "enforce-version: latest", "Pod Security restricted, at a pinned version"),
+            (
+                "enforce-version: v1.34",
+                "enforce-version: latest",
+                "Pod Security restricted, at a pinned version",
+            ),
             ("ephemeral-storage: 32Mi", "x: 1", "requests and limits"),
             ("containerPort: 8080", "containerPort: 9090", "the port that is listened on"),
             ("port: http", "port: web", "probes by a declared port's name"),
             ("path: /livez", "path: /readyz", "alive is not ready"),
             ("failureThreshold: 66", "failureThreshold: 6", "a start may take as long as the worker tries"),
             ("maxUnavailable: 0", "maxUnavailable: 1", "an update loses no replica"),
-            ("terminationGracePeriodSeconds: 45", "terminationGracePeriodSeconds: 25", "grace outlasts preStop and drain"),
+            (
+                "terminationGracePeriodSeconds: 45",
+                "terminationGracePeriodSeconds: 25",
+                "grace outlasts preStop and drain",
+            ),
             ("topologyKey: topology.kubernetes.io/zone", "topologyKey: rack", "spread over zones and hosts"),
             ("protocol: UDP", "protocol: SCTP", "out: DNS and what it speaks to, no more"),
             ("port: 4222", "port: 4223", "out: DNS and what it speaks to, no more"),
-            ("app.kubernetes.io/name: prometheus", "app.kubernetes.io/name: any", "in: Prometheus only, at the port"),
+            (
+                "app.kubernetes.io/name: prometheus",
+                "app.kubernetes.io/name: any",
+                "in: Prometheus only, at the port",
+            ),
             ("podSelector: {}", "podSelector: {matchLabels: {a: b}}", "everything is denied first"),
             ("MUSTER__NATS__URLS", "MUSTER__NATS__URSL", "the worker knows the variable"),
             ("/etc/muster/database/url", "/etc/muster/url", "the files it reads are mounted"),
@@ -512,7 +577,8 @@ mod tests {
     #[test]
     fn an_alert_on_a_metric_that_is_not_there_is_found() {
         let facts = Facts::read(&crate::cargo::root()).unwrap();
-        let rule = |metric: &str| serde_json::json!({"kind": "PrometheusRule", "expr": format!("{metric} > 0")});
+        let rule =
+            |metric: &str| serde_json::json!({"kind": "PrometheusRule", "expr": format!("{metric} > 0")});
         let holds = |metric: &str| check("monitoring", &[rule(metric)], &facts)[0].problem.is_none();
         assert!(holds("muster_ready") && holds("muster_request_duration_seconds_bucket"));
         assert!(!holds("muster_readyness"));

@@ -25,7 +25,7 @@ impl Schema {
         let file = inside.join(format!("v{KUBERNETES}-local-strict/_definitions.json"));
         let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let mut whole: Value = serde_json::from_slice(&text).context("the schema is no JSON")?;
-        let definitions = whole.get_mut("definitions").context("the schema has no definitions")?.take();
+        let definitions = whole.get_mut("$defs").context("the schema has no definitions")?.take();
         Ok(Self { definitions })
     }
 
@@ -47,11 +47,13 @@ impl Schema {
         let Some(definition) = self.definition(version, kind) else {
             return Ok(Some(format!("Kubernetes {KUBERNETES} knows no {kind} in {version}")));
         };
-        let schema = json!({"$ref": format!("#/definitions/{definition}"), "definitions": self.definitions});
-        let validator =
-            jsonschema::draft7::new(&schema).map_err(|error| anyhow!("the schema cannot be used: {error}"))?;
-        let problems: Vec<String> =
-            validator.iter_errors(object).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        let schema = json!({"$ref": format!("#/$defs/{definition}"), "$defs": self.definitions});
+        let validator = jsonschema::draft202012::new(&schema)
+            .map_err(|error| anyhow!("the schema cannot be used: {error}"))?;
+        let problems: Vec<String> = validator
+            .iter_errors(object)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
         Ok((!problems.is_empty()).then(|| problems.join("; ")))
     }
 
@@ -79,9 +81,7 @@ mod tests {
                 return;
             }
         };
-        let account = |field: &str| {
-            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}, field: false})
-        };
+        let account = |field: &str| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}, field: false});
         assert_eq!(schema.problem(&account("automountServiceAccountToken")).unwrap(), None);
         assert!(schema.problem(&account("automountToken")).unwrap().unwrap().contains("automountToken"));
         let policy = json!({"apiVersion": "policy/v1beta1", "kind": "PodSecurityPolicy"});

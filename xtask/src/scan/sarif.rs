@@ -44,7 +44,10 @@ fn parse(report: &Value) -> Result<Vec<Finding>> {
             findings.push(Finding {
                 rule: text("/ruleId").to_owned(),
                 path: text(&format!("{place}/artifactLocation/uri")).to_owned(),
-                line: result.pointer(&format!("{place}/region/startLine")).and_then(Value::as_u64).unwrap_or(0),
+                line: result
+                    .pointer(&format!("{place}/region/startLine"))
+                    .and_then(Value::as_u64)
+                    .unwrap_or(0),
                 message: text("/message/text").to_owned(),
             });
         }

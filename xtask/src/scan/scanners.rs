@@ -39,7 +39,8 @@ impl Scanner<'_> {
                 self.vulnerabilities("fs", &["--scanners", "vuln", "--skip-dirs", "target"], root)
             }
             Scan::ImageSecrets => {
-                let arguments = ["--scanners", "secret,misconfig", "--image-config-scanners", "misconfig,secret"];
+                let arguments =
+                    ["--scanners", "secret,misconfig", "--image-config-scanners", "misconfig,secret"];
                 self.trivy("image", &[&arguments[..], &["--skip-check-update", "--input"]].concat(), image)
             }
             Scan::ImageVulnerabilities => {
@@ -79,7 +80,9 @@ impl Scanner<'_> {
 
     fn manifests(&self, root: &Path) -> Result<Ran> {
         let Some(kubectl) = render::kubectl() else {
-            return Ok(Ran::NotRun("kubectl, which renders the manifests, is not on this machine".to_owned()));
+            return Ok(Ran::NotRun(
+                "kubectl, which renders the manifests, is not on this machine".to_owned(),
+            ));
         };
         let scratch = tempfile::tempdir()?;
         for overlay in render::OVERLAYS {
@@ -149,6 +152,14 @@ impl Scanner<'_> {
         sarif::write(self.report, "dive", &findings)?;
         Ok(Ran::Findings(findings))
     }
+}
+
+/// Writes what is inside an image, in CycloneDX.
+pub(super) fn list_inside(tool: &Tool, image: &Path, file: &Path) -> Result<()> {
+    let mut command = Command::new(&tool.program);
+    command.stdin(Stdio::null()).args(["image", "--quiet", "--offline-scan", "--format", "cyclonedx"]);
+    command.arg("--cache-dir").arg(trivy_cache()?).arg("--output").arg(file).arg("--input").arg(image);
+    done(&mut command).map(drop)
 }
 
 fn root_file(path: &str) -> PathBuf {
