@@ -11,6 +11,7 @@ use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
 use muster_messaging::tls::server::Servers;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
+use time::OffsetDateTime;
 
 pub(crate) const PASSWORD: &str = "s3cret-of-the-sietch";
 
@@ -32,7 +33,15 @@ impl Authority {
 
     /// Writes `<name>.crt`, `<name>.key` and `ca.crt`.
     pub(crate) fn sign(&self, directory: &Path, name: &str, host: &str) -> TlsFiles {
-        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
+        self.sign_for(directory, name, &[host], 30)
+    }
+
+    /// The same for any hosts, also none, and for so many days from now, also past ones.
+    pub(crate) fn sign_for(&self, directory: &Path, name: &str, hosts: &[&str], days: i64) -> TlsFiles {
+        let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
+        params.not_before = OffsetDateTime::now_utc() - time::Duration::days(60);
+        params.not_after = OffsetDateTime::now_utc() + time::Duration::days(days);
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -59,6 +68,8 @@ pub(crate) struct Setup {
     pub(crate) max_payload: usize,
     pub(crate) more: &'static str,
     pub(crate) more_tls: &'static str,
+    /// Who may log in, in place of `user` with its password.
+    pub(crate) login: Option<String>,
 }
 
 impl Default for Setup {
@@ -70,6 +81,7 @@ impl Default for Setup {
             max_payload: 1024 * 1024,
             more: "",
             more_tls: "",
+            login: None,
         }
     }
 }
@@ -91,7 +103,7 @@ impl Drop for Broker {
     }
 }
 
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     std::env::var_os("MUSTER_TEST_NATS_SERVER").map_or_else(|| PathBuf::from("nats-server"), PathBuf::from)
 }
 
@@ -120,6 +132,12 @@ impl Broker {
     pub(crate) fn restart(&mut self, setup: &Setup) {
         self.kill();
         (self.child, self.port, self.ws_port) = launch(self.directory.path(), setup, self.port, self.ws_port);
+    }
+
+    /// Makes the server read its configuration and certificates again.
+    pub(crate) fn reload(&self) {
+        let status = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
     }
 
     pub(crate) fn kill(&mut self) {
@@ -184,11 +202,13 @@ fn launch(directory: &Path, setup: &Setup, port: u16, ws_port: u16) -> (Child, u
         "host: 127.0.0.1\nport: {}\nports_file_dir: \"{at}\"\nmax_payload: {}\n{tls}\n\
          websocket {{ host: 127.0.0.1, port: {}, {websocket} }}\n\
          jetstream {{ store_dir: \"{at}/jetstream\", max_file_store: 4GB }}\n\
-         authorization {{ user: \"{}\", password: \"{PASSWORD}\" }}\n{}\n",
+         {}\n{}\n",
         show(port),
         setup.max_payload,
         show(ws_port),
-        setup.user,
+        setup.login.clone().unwrap_or_else(|| {
+            format!("authorization {{ user: \"{}\", password: \"{PASSWORD}\" }}", setup.user)
+        }),
         setup.more,
     );
     let configuration = directory.join("nats.conf");

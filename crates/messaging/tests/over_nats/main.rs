@@ -2,6 +2,9 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod broker;
+mod cluster;
 mod events;
 mod gate;
+mod hostile;
+mod login;
 mod service;
