@@ -534,7 +534,7 @@ mod tests {
             ("type: RuntimeDefault", "type: Unconfined", "seccomp and AppArmor"),
             ("fsGroup: 65532", "fsGroup: 0", "mounted secrets can be read"),
             ("defaultMode: 256", "defaultMode: 420", "volumes are bounded, secrets closed"),
-            ("sizeLimit: 16Mi", "{}", "volumes are bounded, secrets closed"),
+            ("sizeLimit: 16Mi", "x: 1", "volumes are bounded, secrets closed"),
             ("serviceAccountName: muster-worker", "serviceAccountName: gone", "its ServiceAccount exists"),
             ("automountServiceAccountToken: false", "x: 1", "no token of the Kubernetes API"),
             (
