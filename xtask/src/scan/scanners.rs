@@ -140,7 +140,9 @@ impl Scanner<'_> {
             "dive could not analyse the image: {text}{}",
             String::from_utf8_lossy(&output.stderr)
         );
-        let failed = text.lines().filter_map(|line| line.trim().strip_prefix("FAIL: "));
+        // The verdict before the colon may be coloured.
+        let parted = text.lines().filter_map(|line| line.split_once(": "));
+        let failed = parted.filter(|(verdict, _)| verdict.contains("FAIL")).map(|(_, rule)| rule);
         let finding = |line: &str| Finding {
             rule: line.split(':').next().unwrap_or(line).to_owned(),
             path: "infra/docker/Dockerfile".to_owned(),
@@ -242,6 +244,42 @@ mod tests {
         for (rule, what) in [("KSV-0012", "root"), ("KSV-0013", "latest"), ("KSV-0014", "writable root")] {
             assert!(found.contains(&rule.to_owned()), "{what}: {found:?}");
         }
+    }
+
+    /// An image of two layers, the second of which writes the first one's 3 MB anew.
+    fn wasteful_image(directory: &Path) -> Result<PathBuf> {
+        let tar = |arguments: &[&str]| done(Command::new("tar").args(arguments).current_dir(directory));
+        let mut diffs = Vec::new();
+        for layer in ["1.tar", "2.tar"] {
+            // Another content each time.
+            fs::write(directory.join("file"), layer.repeat(600_000))?;
+            tar(&["-cf", layer, "file"])?;
+            let sum = done(Command::new("sha256sum").arg(directory.join(layer)))?;
+            let sum = String::from_utf8(sum.stdout)?;
+            diffs.push(format!("sha256:{}", sum.split_whitespace().next().unwrap()));
+        }
+        let history = [serde_json::json!({"created_by": "COPY"}), serde_json::json!({"created_by": "COPY"})];
+        let config = serde_json::json!({
+            "architecture": "amd64", "os": "linux", "config": {}, "history": history,
+            "rootfs": {"type": "layers", "diff_ids": diffs},
+        });
+        fs::write(directory.join("config.json"), config.to_string())?;
+        let manifest = serde_json::json!([{
+            "Config": "config.json", "RepoTags": ["planted:1"], "Layers": ["1.tar", "2.tar"],
+        }]);
+        fs::write(directory.join("manifest.json"), manifest.to_string())?;
+        tar(&["-cf", "image.tar", "manifest.json", "config.json", "1.tar", "2.tar"])?;
+        Ok(directory.join("image.tar"))
+    }
+
+    #[test]
+    fn dive_finds_waste() {
+        let found = rules("dive", |scanner, directory| {
+            scanner.efficiency(&crate::cargo::root(), &wasteful_image(directory)?)
+        });
+        let Some(found) = found else { return };
+        assert!(found.contains(&"lowestEfficiency".to_owned()), "{found:?}");
+        assert!(found.contains(&"highestWastedBytes".to_owned()), "{found:?}");
     }
 
     #[test]
