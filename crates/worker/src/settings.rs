@@ -508,6 +508,25 @@ mod tests {
     }
 
     #[test]
+    fn every_server_has_its_verdict_and_every_file_is_watched() {
+        let variables = HashMap::from([
+            ("MUSTER__NATS__URLS".to_owned(), "tls://a,nats://u:hunter2@b,ws://c".to_owned()),
+            ("MUSTER__REQUIRE_TLS".to_owned(), "true".to_owned()),
+            ("MUSTER__ENVIRONMENT".to_owned(), "test".to_owned()),
+        ]);
+        let (policy, verdicts) = Settings::verdicts(None, Some(variables)).unwrap();
+        assert_eq!(policy.to_string(), "required: configured");
+        assert_eq!(verdicts.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false]);
+        let settings = load(&[
+            ("MUSTER__NATS__CREDENTIALS_FILE", "/s/creds"),
+            ("MUSTER__NATS__CA_FILE", "/s/ca"),
+            ("MUSTER__DATABASE__CA_FILE", "/s/db-ca"),
+        ]);
+        let files: Vec<PathBuf> = ["/s/creds", "/s/ca", "/s/db-ca"].map(PathBuf::from).to_vec();
+        assert_eq!(settings.unwrap().files(), files);
+    }
+
+    #[test]
     fn no_secret_is_shown() {
         let settings =
             load(&[("MUSTER__NATS__USER", "worker"), ("MUSTER__NATS__PASSWORD", "hunter2")]).unwrap();
