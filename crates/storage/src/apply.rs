@@ -99,7 +99,7 @@ impl Store {
                 .bind::<Array<Text>, _>(names);
                 let made: Vec<MadeRow> = statement::by_keys(connection, insert, keys).await?;
                 let made: Vec<CommunityId> = made.iter().map(|row| row.community_id.into()).collect();
-                tier::policy_insert(connection, &made, &TierPolicy::default()).await?;
+                tier::policy_insert(connection, &made, &TierPolicy::default(), tier::NO_CUT).await?;
                 let counts = Statement::new("INSERT INTO community_counts (community_id) SELECT unnest($1)")
                     .bind::<Array<SqlUuid>, _>(made.iter().map(|id| id.get()).collect::<Vec<_>>());
                 statement::execute(connection, counts).await?;

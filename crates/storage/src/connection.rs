@@ -99,7 +99,7 @@ impl StoreConfig {
         self
     }
 
-    /// How long a read may take; 5 seconds unless set. A write may take six times as long.
+    /// How long a read, or opening a connection, may take; 5 seconds unless set. A write may take six times as long.
     #[must_use]
     pub const fn query_timeout(mut self, timeout: Duration) -> Self {
         self.query_timeout = timeout;
@@ -133,8 +133,13 @@ impl StoreConfig {
         connect
     }
 
-    /// Opens one connection.
+    /// Opens one connection, within the time of a read: a server that accepts and then says nothing is given up.
     pub(crate) async fn connect(&self) -> ConnectionResult<AsyncPgConnection> {
+        let late = |_| ConnectionError::BadConnection("the server did not answer in time".to_owned());
+        tokio::time::timeout(self.query_timeout, self.handshake()).await.map_err(late)?
+    }
+
+    async fn handshake(&self) -> ConnectionResult<AsyncPgConnection> {
         let session = self.session();
         let failed = |error: tokio_postgres::Error| {
             ConnectionError::CouldntSetupConfiguration(diesel::result::Error::QueryBuilderError(Box::new(

@@ -71,6 +71,18 @@ impl Error {
     }
 }
 
+/// Whether the connection was lost, whatever was asked of it.
+pub(crate) fn is_cut_off(error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(kind, info) => match kind {
+            DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => true,
+            DatabaseErrorKind::Unknown => info.message().contains("terminating connection"),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 /// What PostgreSQL says when it is the server and not the statement that fails (its error classes 08, 25, 40, 53, 54,
 /// 55, 57 and 58). The driver above hands on the message but not the code; the session asks for English messages.
 const SERVER_FAILS: [&str; 21] = [

@@ -1,5 +1,7 @@
 //! The one place that runs SQL: every statement passes here, and a list of rows is only to be had with a [`Limit`].
 
+use std::sync::Arc;
+
 use diesel::expression::{AsExpression, TypedExpressionType};
 use diesel::pg::Pg;
 use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
@@ -9,13 +11,14 @@ use diesel::{IntoSql, QueryResult, QueryableByName};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use muster_domain::Limit;
 
-type Bind = Box<dyn QueryFragment<Pg> + Send + Sync>;
+type Bind = Arc<dyn QueryFragment<Pg> + Send + Sync>;
 
 /// Fixed SQL and its values. `$1`, `$2` and so on name the values in the order they were bound, as often as needed; `$limit`
 /// is where the list's bound goes.
 ///
 /// The text is always a constant, so each statement is prepared once a connection; `diesel::sql_query` would prepare it
 /// at every call.
+#[derive(Clone)]
 pub(crate) struct Statement {
     sql: &'static str,
     binds: Vec<Bind>,
@@ -35,12 +38,12 @@ impl Statement {
         V: AsExpression<ST>,
         V::Expression: QueryFragment<Pg> + Send + Sync + 'static,
     {
-        self.binds.push(Box::new(value.into_sql::<ST>()));
+        self.binds.push(Arc::new(value.into_sql::<ST>()));
         self
     }
 
     fn limited(mut self, rows: i64) -> Self {
-        self.limit = Some(Box::new(rows.into_sql::<BigInt>()));
+        self.limit = Some(Arc::new(rows.into_sql::<BigInt>()));
         self
     }
 }

@@ -5,6 +5,7 @@ use diesel::sql_types::{Binary, Bool, Nullable, Text, Uuid as SqlUuid};
 use diesel::{QueryResult, QueryableByName};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use moka::future::Cache;
 use muster_domain::{CommunityId, CommunityName, CursorKey, GuildId, Limit};
@@ -150,9 +151,7 @@ impl Store {
     where
         T: QueryableByName<diesel::pg::Pg> + Send + 'static,
     {
-        let mut connection = acquire(&self.0.pool).await?;
-        let result = self.within_deadline(statement::optional(&mut connection, statement)).await;
-        settle(connection, result)
+        self.read(|connection| statement::optional(connection, statement.clone()).boxed()).await
     }
 
     pub(crate) async fn rows<T, const MAX: u32>(
@@ -163,9 +162,7 @@ impl Store {
     where
         T: QueryableByName<diesel::pg::Pg> + Send + 'static,
     {
-        let mut connection = acquire(&self.0.pool).await?;
-        let result = self.within_deadline(statement::rows(&mut connection, statement, limit)).await;
-        settle(connection, result)
+        self.read(|connection| statement::rows(connection, statement.clone(), limit).boxed()).await
     }
 
     pub(crate) async fn page<T, const MAX: u32>(
@@ -176,16 +173,31 @@ impl Store {
     where
         T: QueryableByName<diesel::pg::Pg> + Send + 'static,
     {
-        let mut connection = acquire(&self.0.pool).await?;
-        let result = self.within_deadline(statement::page(&mut connection, statement, limit)).await;
-        settle(connection, result)
+        self.read(|connection| statement::page(connection, statement.clone(), limit).boxed()).await
     }
 
-    async fn within_deadline<T>(&self, query: impl Future<Output = QueryResult<T>>) -> Result<T, Error> {
-        match tokio::time::timeout(self.0.config.query_timeout, query).await {
-            Ok(result) => result.map_err(Error::from),
+    /// Runs a read within its deadline. One whose connection turns out to have been cut off, as an idle one may have been
+    /// unnoticed, is repeated once.
+    async fn read<T, F>(&self, query: F) -> Result<T, Error>
+    where
+        F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>>,
+    {
+        let mut connection = acquire(&self.0.pool).await?;
+        let attempts = async {
+            match query(&mut connection).await {
+                Err(error) if crate::error::is_cut_off(&error) => {
+                    let cut_off = std::mem::replace(&mut connection, acquire(&self.0.pool).await?);
+                    drop(Object::take(cut_off));
+                    query(&mut connection).await.map_err(Error::from)
+                }
+                result => result.map_err(Error::from),
+            }
+        };
+        let result = match tokio::time::timeout(self.0.config.query_timeout, attempts).await {
+            Ok(result) => result,
             Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
-        }
+        };
+        settle(connection, result)
     }
 
     /// Runs a write in a transaction of its own task: a caller that stops waiting does not leave it half done.

@@ -19,8 +19,8 @@ use crate::profile::{ProfileRow, in_community, lock, profile_columns, profile_of
 use crate::ranking::{date, micros};
 use crate::statement::{self, Statement};
 
-/// The cut of a rank tier that fewer members than its last rank can hold.
-const NO_CUT: i64 = i64::MIN;
+/// The cut of a rank tier while there are fewer members than ranks that hold it.
+pub(crate) const NO_CUT: i64 = i64::MIN;
 
 #[derive(QueryableByName)]
 struct ProgressRow {
@@ -230,7 +230,8 @@ impl Community {
                     lock(connection, community).await?;
                     let clear = in_community("DELETE FROM tier_policies WHERE community_id = $1", community);
                     statement::execute(connection, clear).await?;
-                    policy_insert(connection, &[community], &replacement).await?;
+                    // Above every score: only those who hold a rank tier are to move when it is settled.
+                    policy_insert(connection, &[community], &replacement, i64::MAX).await?;
                     settle(connection, vec![(community, ProfileId::new(Uuid::nil()))]).await
                 }
                 .boxed()
@@ -304,11 +305,12 @@ pub(crate) async fn settle(
     Ok(())
 }
 
-/// Gives communities that have none their tier policy.
+/// Gives communities that have none their tier policy; `cut` is that of its rank tiers until they are settled.
 pub(crate) async fn policy_insert(
     connection: &mut AsyncPgConnection,
     communities: &[CommunityId],
     policy: &TierPolicy,
+    cut: i64,
 ) -> Result<(), Error> {
     let mut names = Vec::new();
     let mut places = Vec::new();
@@ -329,11 +331,10 @@ pub(crate) async fn policy_insert(
     };
     let scores: Vec<Option<i64>> = names.iter().map(score).collect();
     let ranks = names.iter().map(rank).collect::<Result<Vec<_>, _>>()?;
-    // Until it is settled, a rank tier's cut is above every score: nobody holds it.
     let insert = Statement::new(
         "INSERT INTO tier_policies (community_id, tier, place, from_conviction, last_rank, cut)
          SELECT c.community_id, t.tier, t.place, t.from_conviction, t.last_rank,
-             CASE WHEN t.last_rank IS NOT NULL THEN 9223372036854775807 END
+             CASE WHEN t.last_rank IS NOT NULL THEN $6 END
          FROM unnest($1) AS c (community_id)
          CROSS JOIN unnest($2, $3, $4, $5) AS t (tier, place, from_conviction, last_rank)",
     )
@@ -341,7 +342,8 @@ pub(crate) async fn policy_insert(
     .bind::<Array<Text>, _>(names)
     .bind::<Array<SmallInt>, _>(places)
     .bind::<Array<Nullable<BigInt>>, _>(scores)
-    .bind::<Array<Nullable<Integer>>, _>(ranks);
+    .bind::<Array<Nullable<Integer>>, _>(ranks)
+    .bind::<BigInt, _>(cut);
     statement::execute(connection, insert).await?;
     Ok(())
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use muster_domain::{Event, GuildId};
-use muster_storage::Store;
+use muster_domain::{Event, GuildId, ProfileId, TierPolicy, Wallet};
+use muster_storage::{Community, Error, Missing, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestError, TestRunner};
 use tokio_postgres::Client;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::support::consistency;
 use crate::support::database::Database;
-use crate::support::events::{Drawn, GUILDS, drawn, guild};
+use crate::support::events::{Drawn, GUILDS, USERS, drawn, guild, kind, policy, user, view};
 use crate::support::reference::{GuildState, end_state, stored_state};
 
 /// Events and how they arrive: the index of an event for each arrival, at least once each, and the sizes of batches.
@@ -126,7 +126,7 @@ async fn deliver(stores: &[Store; 2], batches: Vec<Vec<Event>>) -> (usize, usize
 
 #[test]
 fn shuffled_duplicated_and_concurrent_events_come_to_what_the_contract_says() {
-    run(20, &arrivals(1..300), |runtime, setting, arrivals| {
+    run(32, &arrivals(1..300), |runtime, setting, arrivals| {
         runtime.block_on(async {
             let guilds = fresh_guilds();
             let events: Vec<Event> = arrivals.events.iter().map(|event| event.event(&guilds)).collect();
@@ -177,4 +177,93 @@ async fn visible(client: &Client, guilds: &[GuildId]) -> Vec<String> {
         all.extend(rows.iter().map(|row| row.get::<_, String>(0)));
     }
     all
+}
+
+/// What an operator does to one of the members.
+#[derive(Debug, Clone)]
+enum Call {
+    Hide,
+    Show,
+    Award(&'static str),
+    Revoke(&'static str),
+    Link(Option<u8>),
+    Erase,
+    Replace(TierPolicy),
+}
+
+fn calls() -> impl Strategy<Value = Vec<(usize, u8, Call)>> {
+    let kinds = || prop_oneof![Just("k"), Just("l")];
+    let policies = prop_oneof![
+        Just(policy(&[-100, 0, 300], &[2, 5])),
+        Just(policy(&[], &[1, 20])),
+        Just(policy(&[200], &[])),
+        Just(TierPolicy::default()),
+    ];
+    let call = prop_oneof![
+        6 => Just(Call::Hide),
+        4 => Just(Call::Show),
+        4 => kinds().prop_map(Call::Award),
+        4 => kinds().prop_map(Call::Revoke),
+        2 => proptest::option::of(0..4_u8).prop_map(Call::Link),
+        2 => Just(Call::Erase),
+        1 => policies.prop_map(Call::Replace),
+    ];
+    proptest::collection::vec((0..GUILDS, 0..USERS, call), 1..60)
+}
+
+/// Makes a call if there is such a member.
+async fn call(client: &Client, community: &Community, number: u8, call: Call) {
+    let row = client
+        .query_opt(
+            "SELECT profile_id FROM profiles WHERE community_id = $1 AND user_id = $2",
+            &[&community.id().get(), &user(number).as_str()],
+        )
+        .await
+        .unwrap();
+    let Some(row) = row else { return };
+    let id = ProfileId::new(row.get(0));
+    match call {
+        Call::Hide => assert_eq!(community.profile_hide(id).await.unwrap().profile_id, id),
+        Call::Show => assert_eq!(community.profile_show(id).await.unwrap().profile_id, id),
+        Call::Award(name) => {
+            let award = community.badge_award(id, kind(name), None, None).await.unwrap();
+            assert!(award.badge.revoked_at.is_none() && award.badge.kind == kind(name));
+        }
+        Call::Revoke(name) => match community.badge_revoke(id, kind(name), None, None).await {
+            Ok(badge) => assert!(badge.revoked_at.is_some()),
+            Err(error) => assert!(matches!(error, Error::NotFound(Missing::Badge)), "{error:?}"),
+        },
+        Call::Link(wallet) => {
+            let wallet = wallet.map(|number| Wallet::parse(format!("w{number}")).unwrap());
+            match community.profile_link_wallet(id, wallet.clone()).await {
+                Ok(profile) => assert_eq!(profile.wallet, wallet),
+                Err(error) => assert!(matches!(error, Error::WalletTaken), "{error:?}"),
+            }
+        }
+        Call::Erase => community.profile_erase(id).await.unwrap(),
+        Call::Replace(policy) => community.tier_policy_replace(&policy).await.unwrap(),
+    }
+}
+
+#[test]
+fn every_count_stays_right_while_operators_interfere() {
+    run(12, &(arrivals(1..200), calls()), |runtime, setting, (arrivals, calls)| {
+        runtime.block_on(async {
+            let guilds = fresh_guilds();
+            let mut batches = arrivals.batches(&guilds);
+            let later = batches.split_off(batches.len() / 2);
+            deliver(&setting.stores, batches).await;
+            let operate = async {
+                for (number, member, what) in calls {
+                    if setting.stores[1].community_find(&guilds[number]).await.is_ok() {
+                        let community = view(&setting.stores[1], &guilds[number]).await;
+                        call(&setting.client, &community, member, what).await;
+                    }
+                }
+            };
+            tokio::join!(operate, deliver(&setting.stores, later));
+            consistency::check(&setting.client).await;
+            Ok(())
+        })
+    });
 }

@@ -24,7 +24,7 @@ const DIFFERENCES: [(&str, &str); 17] = [
          )
          SELECT ROW(k.*, c.*)::text FROM rank_counts AS k
          FULL JOIN counted AS c USING (community_id, ladder, level, bucket)
-         WHERE coalesce(k.members, 0) <> coalesce(c.members, 0)",
+         WHERE k.members IS DISTINCT FROM c.members",
     ),
     (
         "members_above conviction",
@@ -155,12 +155,22 @@ const DIFFERENCES: [(&str, &str); 17] = [
 
 /// Checks all of it, in every community of the database.
 pub(crate) async fn check(client: &Client) {
-    for (what, sql) in DIFFERENCES {
+    differences(client, |_| true).await;
+    check_tiers(client).await;
+}
+
+/// Checks all but what compares every member with every other, which takes too long in a large community.
+pub(crate) async fn check_large(client: &Client) {
+    differences(client, |what| !what.starts_with("members_")).await;
+    check_tiers(client).await;
+}
+
+async fn differences(client: &Client, wanted: impl Fn(&str) -> bool) {
+    for (what, sql) in DIFFERENCES.into_iter().filter(|(what, _)| wanted(what)) {
         let rows = client.query(sql, &[]).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let differing: Vec<String> = rows.iter().take(5).map(|row| row.get(0)).collect();
         assert!(rows.is_empty(), "{what}: {} rows differ, such as {differing:#?}", rows.len());
     }
-    check_tiers(client).await;
 }
 
 /// Every visible profile holds the tier that its score and rank come to by the policy.
@@ -207,10 +217,7 @@ async fn check_tiers(client: &Client) {
             .await
             .unwrap();
         let stored: HashMap<String, i64> = stored_cuts.iter().map(|row| (row.get(0), row.get(1))).collect();
-        // Nothing is settled before there is somebody to hold a tier.
-        if members > 0 {
-            assert_eq!(stored, cuts, "tier_policies.cut");
-        }
+        assert_eq!(stored, cuts, "tier_policies.cut");
         for row in rows {
             let conviction = Conviction::clamp(row.get::<_, i64>(2));
             let rank = Rank::below(u64::try_from(row.get::<_, i64>(4) - 1).unwrap());

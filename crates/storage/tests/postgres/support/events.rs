@@ -2,7 +2,7 @@
 
 use muster_domain::{
     Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect,
-    GuildId, MemberEffect, Nym, Reason, Role, UserId,
+    GuildId, MemberEffect, Nym, Rank, RankTier, Reason, Role, ScoreTier, Tier, TierPolicy, UserId,
 };
 use muster_storage::{Community, MAX_BATCH, Store};
 use proptest::prelude::*;
@@ -27,6 +27,19 @@ pub(crate) fn nym(name: &str) -> Nym {
     Nym::parse(name).unwrap()
 }
 
+/// Score tiers s0, s1 … from these scores, and rank tiers r0, r1 … up to these ranks.
+pub(crate) fn policy(froms: &[i64], lasts: &[u64]) -> TierPolicy {
+    let scores = froms.iter().enumerate().map(|(number, from)| ScoreTier {
+        tier: Tier::parse(format!("s{number}")).unwrap(),
+        from: Conviction::clamp(*from),
+    });
+    let ranks = lasts.iter().enumerate().map(|(number, last)| RankTier {
+        tier: Tier::parse(format!("r{number}")).unwrap(),
+        last: Rank::below(last - 1),
+    });
+    TierPolicy::new(scores.collect(), ranks.collect()).unwrap()
+}
+
 /// An event of a member, with an id of its own.
 pub(crate) fn member(guild: &GuildId, user: &UserId, at: i64, effect: MemberEffect) -> Event {
     Event {
@@ -48,6 +61,10 @@ pub(crate) fn scored(guild: &GuildId, user: &UserId, at: i64, conviction: i64) -
 
 pub(crate) fn awarded(guild: &GuildId, user: &UserId, at: i64, name: &str) -> Event {
     member(guild, user, at, MemberEffect::BadgeAward { kind: kind(name), reason: None, by: None })
+}
+
+pub(crate) fn revoked(guild: &GuildId, user: &UserId, at: i64, name: &str) -> Event {
+    member(guild, user, at, MemberEffect::BadgeRevoke { kind: kind(name), reason: None, by: None })
 }
 
 pub(crate) fn added(guild: &GuildId, user: &UserId, at: i64, amount: i64) -> Event {

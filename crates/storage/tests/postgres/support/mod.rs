@@ -4,3 +4,4 @@ pub(crate) mod consistency;
 pub(crate) mod database;
 pub(crate) mod events;
 pub(crate) mod reference;
+pub(crate) mod tied;

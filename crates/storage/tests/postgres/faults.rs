@@ -1,0 +1,294 @@
+//! A database that is slow, gone, read-only or not who it says it is: a typed refusal in time, and then all is well again.
+
+use std::error::Error as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use muster_domain::{Environment, PageLimit, TlsPolicy};
+use muster_storage::{Community, Error, Store, StoreConfig};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::{ClientConfig, RootCertStore};
+use secrecy::SecretString;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_postgres::Client;
+
+use crate::support::consistency;
+use crate::support::database::{Database, ca_file, client_config, config, trusting, url};
+use crate::support::events::{START, apply, guild, joined, scored, user};
+
+/// How long a read may take in these tests; a write may take six times as long.
+const READ: Duration = Duration::from_millis(500);
+/// Far above what any call here may take, and far below its taking no end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Setting {
+    store: Store,
+    community: Community,
+    client: Client,
+    database: Database,
+}
+
+impl Setting {
+    async fn new() -> Self {
+        let database = Database::migrated().await;
+        let store = Store::open(database.config().pool_size(3).query_timeout(READ)).await.unwrap();
+        let guild = guild("faults");
+        let community = apply(&store, &guild, vec![joined(&guild, &user(1), START, "x")]).await;
+        Self { store, community, client: database.client().await, database }
+    }
+
+    async fn read(&self) -> Result<usize, Error> {
+        Ok(self.community.profile_list_ranked(PageLimit::MAX, None).await?.items.len())
+    }
+
+    async fn write(&self, score: i64) -> Result<(), Error> {
+        let event = scored(&guild("faults"), &user(1), START + score, score);
+        self.store.events_apply(vec![event]).await.map(drop)
+    }
+
+    /// How many of the store's sessions do what the condition says.
+    async fn sessions(&self, condition: &str) -> i64 {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'muster' AND {condition}"
+        );
+        self.client.query_one(&sql, &[]).await.unwrap().get(0)
+    }
+
+    async fn until_sessions(&self, condition: &str, count: i64) {
+        let end = Instant::now() + PATIENCE;
+        while self.sessions(condition).await != count {
+            assert!(Instant::now() < end, "there are never {count} sessions with {condition}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn unavailable<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
+    match result {
+        Err(error @ Error::Unavailable(_)) => {
+            assert!(error.is_transient());
+            told(&error)
+        }
+        other => panic!("not unavailable: {other:?}"),
+    }
+}
+
+/// What an error and its causes say.
+fn told(error: &Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        said = format!("{said}: {error}");
+        cause = error.source();
+    }
+    said
+}
+
+#[tokio::test]
+async fn a_read_that_waits_too_long_is_given_up_on_both_sides() {
+    let setting = Setting::new().await;
+    setting.client.batch_execute("BEGIN; LOCK TABLE scores IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let start = Instant::now();
+    // More than the pool holds: those behind wait for a connection, not for ever.
+    let reads = futures_util::future::join_all((0..6).map(|_| setting.read())).await;
+    for read in reads {
+        unavailable(read);
+    }
+    assert!(start.elapsed() < PATIENCE);
+    assert!(setting.store.ping().await.is_ok(), "what needs no lock is answered");
+    // The server does not go on waiting for those who have gone.
+    setting.until_sessions("wait_event_type = 'Lock'", 0).await;
+    setting.client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(setting.read().await.unwrap(), 1);
+    assert_eq!(setting.store.pool_status().in_use, 0);
+}
+
+#[tokio::test]
+async fn a_write_that_waits_too_long_is_rolled_back() {
+    let setting = Setting::new().await;
+    for lock in ["SELECT FROM communities FOR UPDATE", "LOCK TABLE profiles IN ACCESS EXCLUSIVE MODE"] {
+        setting.client.batch_execute(&format!("BEGIN; {lock}")).await.unwrap();
+        let said = unavailable(setting.write(10).await);
+        assert!(said.contains("lock timeout"), "{said}");
+        setting.client.batch_execute("COMMIT").await.unwrap();
+        setting.until_sessions("state <> 'idle'", 0).await;
+        setting.write(20).await.unwrap();
+    }
+    assert_eq!(setting.read().await.unwrap(), 1);
+    consistency::check(&setting.client).await;
+}
+
+#[tokio::test]
+async fn a_caller_that_stops_waiting_leaves_nothing_half_done() {
+    let setting = Setting::new().await;
+    setting.client.batch_execute("BEGIN; SELECT FROM communities FOR UPDATE").await.unwrap();
+    let given_up = tokio::time::timeout(Duration::from_millis(50), setting.write(10)).await;
+    assert!(given_up.is_err());
+    setting.client.batch_execute("COMMIT").await.unwrap();
+    setting.until_sessions("state <> 'idle'", 0).await;
+    let scores = "SELECT count(*) FROM scores WHERE conviction = 10";
+    let end = Instant::now() + PATIENCE;
+    while setting.client.query_one(scores, &[]).await.unwrap().get::<_, i64>(0) == 0 {
+        assert!(Instant::now() < end, "the write that was begun is not finished");
+    }
+    consistency::check(&setting.client).await;
+}
+
+#[tokio::test]
+async fn cut_off_connections_are_replaced_unnoticed_by_readers() {
+    let setting = Setting::new().await;
+    let cut = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = 'muster'";
+    for round in 0..5 {
+        for read in futures_util::future::join_all((0..6).map(|_| setting.read())).await {
+            read.unwrap();
+        }
+        setting.client.execute(cut, &[]).await.unwrap();
+        assert_eq!(setting.read().await.unwrap(), 1);
+        // A write is not repeated behind the caller's back: whether it was committed may be unknown. It may say so once
+        // for each connection, and then goes through.
+        let mut failures = 0;
+        while let Err(error) = setting.write(100 + round).await {
+            assert!(error.is_transient(), "{error:?}");
+            failures += 1;
+            assert!(failures <= 3, "{error:?}");
+        }
+    }
+    consistency::check(&setting.client).await;
+}
+
+#[tokio::test]
+async fn a_read_only_database_refuses_writes_until_it_is_none() {
+    let setting = Setting::new().await;
+    let name = setting.database.name();
+    let read_only = async |on: &str| {
+        let alter = format!("ALTER DATABASE {name} SET default_transaction_read_only = {on}");
+        setting.client.batch_execute(&format!("BEGIN READ WRITE; {alter}; COMMIT")).await.unwrap();
+    };
+    read_only("on").await;
+    let store = Store::open(setting.database.config().pool_size(3)).await.unwrap();
+    for _ in 0..5 {
+        let event = scored(&guild("faults"), &user(1), START + 1, 1);
+        let said = unavailable(store.events_apply(vec![event]).await);
+        assert!(said.contains("read-only"), "{said}");
+    }
+    let community = store.community(setting.community.id()).await.unwrap();
+    assert_eq!(community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items.len(), 1);
+    read_only("off").await;
+    let mut failures = 0;
+    let event = scored(&guild("faults"), &user(1), START + 1, 77);
+    while let Err(error) = store.events_apply(vec![event.clone()]).await {
+        failures += 1;
+        assert!(error.is_transient() && failures <= 3, "{error:?}");
+    }
+    assert_eq!(setting.read().await.unwrap(), 1);
+    consistency::check(&setting.client).await;
+}
+
+#[tokio::test]
+async fn a_used_up_pool_refuses_in_time() {
+    let setting = Setting::new().await;
+    let config = setting.database.config().pool_size(1).acquire_timeout(Duration::from_millis(100));
+    let store = Store::open(config.query_timeout(PATIENCE)).await.unwrap();
+    let community = store.community(setting.community.id()).await.unwrap();
+    setting.client.batch_execute("BEGIN; LOCK TABLE scores IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let holder = tokio::spawn(async move { community.profile_list_ranked(PageLimit::MAX, None).await });
+    setting.until_sessions("wait_event_type = 'Lock'", 1).await;
+    unavailable(store.ping().await);
+    assert_eq!(store.pool_status().in_use, 1);
+    setting.client.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(holder.await.unwrap().unwrap().items.len(), 1);
+    store.ping().await.unwrap();
+    store.close();
+    unavailable(store.ping().await);
+}
+
+/// The configuration of a server that this test plays.
+fn played(listener: &TcpListener) -> StoreConfig {
+    let port = listener.local_addr().unwrap().port();
+    let url =
+        format!("postgres://muster:hunter2@localhost:{port}/muster?sslmode=verify-full&hostaddr=127.0.0.1");
+    config(&url, trusting(&ca_file()))
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_told_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = played(&listener);
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 8];
+        stream.read_exact(&mut request).await.unwrap();
+        // SSLRequest, and "no".
+        assert_eq!(request, [0, 0, 0, 8, 4, 210, 22, 47]);
+        stream.write_all(b"N").await.unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).await.unwrap();
+        rest
+    });
+    let said = unavailable(Store::open(config).await.map(drop));
+    assert!(!said.contains("hunter2"), "{said}");
+    assert_eq!(server.await.unwrap(), [0_u8; 0], "something was sent after the refusal");
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_falls_silent_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = played(&listener).query_timeout(READ);
+    let start = Instant::now();
+    unavailable(Store::open(config).await.map(drop));
+    assert!(start.elapsed() < PATIENCE);
+}
+
+/// A certificate authority that has nothing to do with the server.
+fn stranger() -> ClientConfig {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.der().clone()).unwrap();
+    client_config(roots)
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_is_refused() {
+    let said = unavailable(Store::open(config(&url("postgres"), stranger())).await.map(drop));
+    assert!(said.contains("UnknownIssuer"), "{said}");
+}
+
+#[tokio::test]
+async fn a_server_of_another_name_is_refused() {
+    let url = url("postgres").replace("@localhost:", "@db.example.org:").replace('?', "?hostaddr=127.0.0.1&");
+    let said = unavailable(Store::open(config(&url, trusting(&ca_file()))).await.map(drop));
+    assert!(said.contains("not valid for name"), "{said}");
+}
+
+#[tokio::test]
+async fn plaintext_is_not_even_configured_in_production() {
+    let configured = |url: &str| {
+        let tls = Some(Arc::new(trusting(&ca_file())));
+        let policy = TlsPolicy::new(Environment::Production, false);
+        StoreConfig::new(&SecretString::from(url), policy, tls)
+    };
+    let weaker = url("postgres").replace("verify-full", "prefer");
+    assert!(matches!(configured(&weaker), Err(Error::Configuration(_))));
+    // What the driver would take for no TLS is overruled.
+    for hidden in ["sslmode=verify-full&sslmode=disable", "sslmod%65=disable", "application_name=x"] {
+        let config = configured(&url("postgres").replace("sslmode=verify-full", hidden)).unwrap();
+        assert!(config.is_encrypted());
+    }
+}
+
+#[tokio::test]
+async fn what_the_password_is_stands_in_no_error() {
+    let url = url("no_such_database");
+    let (_, rest) = url.split_once("//").unwrap();
+    let (user, _) = rest.split_once('@').unwrap();
+    let (_, password) = user.split_once(':').unwrap();
+    let error = Store::open(config(&url, trusting(&ca_file()))).await.map(drop).unwrap_err();
+    let said = format!("{} {error:?}", told(&error));
+    assert!(said.contains("no_such_database"), "{said}");
+    assert!(!said.contains(password), "{said}");
+}

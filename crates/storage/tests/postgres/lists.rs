@@ -1,0 +1,304 @@
+//! Every list shows each row once, in its order, with its rank, whatever the size of its pages.
+
+use muster_domain::{Cursor, Direction, DirectorySort, Movement, Page, PageLimit, Tier};
+use muster_storage::{Community, DirectoryStart};
+use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::support::consistency;
+use crate::support::database::Database;
+use crate::support::tied::{Tied, collector, profile};
+
+const SIZES: [u32; 6] = [1, 2, 7, 33, 100, 1000];
+
+async fn tied(test: impl AsyncFn(&Client, &Tied)) {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let tied = Tied::make(&store, &client).await;
+    consistency::check(&client).await;
+    test(&client, &tied).await;
+}
+
+/// Walks a list in pages of every size and compares each walk with `expected`, row by row.
+async fn walk<T>(
+    name: &str,
+    expected: &[String],
+    page: impl AsyncFn(PageLimit, Option<&Cursor>) -> Page<T>,
+    row: impl Fn(&T) -> String,
+) {
+    assert!(expected.len() > 3, "{name} has hardly any rows");
+    for size in SIZES {
+        let (mut rows, mut cursor) = (Vec::new(), None);
+        loop {
+            let page = page(PageLimit::clamp(size), cursor.as_ref()).await;
+            assert_eq!(page.limit, size, "{name}");
+            let full = page.items.len() == usize::try_from(size).unwrap();
+            assert!(full || page.next.is_none(), "{name}: a short page of {size} is not the last");
+            assert!(!page.items.is_empty(), "{name}: an empty page of {size}");
+            rows.extend(page.items.iter().map(&row));
+            cursor = page.next;
+            if cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(rows, expected, "{name} in pages of {size}");
+    }
+}
+
+/// One text a row of plain SQL.
+async fn plain(client: &Client, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Vec<String> {
+    client.query(sql, values).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+fn text(tier: Option<&Tier>) -> &str {
+    tier.map_or("none", Tier::as_str)
+}
+
+#[tokio::test]
+async fn ranked() {
+    tied(async |client, tied| {
+        for community in [&tied.here, &tied.there] {
+            let sql = "SELECT concat_ws(' ', p.profile_id, s.conviction, rank() OVER (ORDER BY s.conviction DESC), p.nym)
+                 FROM profiles AS p JOIN scores AS s ON s.profile_id = p.profile_id AND s.community_id = p.community_id
+                 WHERE p.community_id = $1 AND NOT p.hidden AND NOT p.has_left
+                 ORDER BY s.conviction DESC, p.profile_id DESC";
+            let expected = plain(client, sql, &[&community.id().get()]).await;
+            let page = async |limit, cursor: Option<&Cursor>| community.profile_list_ranked(limit, cursor).await.unwrap();
+            walk("ranked", &expected, page, |row| {
+                format!("{} {} {} {}", row.profile.profile_id, row.profile.conviction, row.rank, row.profile.nym)
+            })
+            .await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn active() {
+    tied(async |client, tied| {
+        let sql = "SELECT concat_ws(' ', p.profile_id, s.activity)
+             FROM profiles AS p JOIN scores AS s ON s.profile_id = p.profile_id AND s.community_id = p.community_id
+             WHERE p.community_id = $1 AND NOT p.hidden AND NOT p.has_left AND s.activity > 0
+             ORDER BY s.activity DESC, p.profile_id DESC";
+        let community = &tied.here;
+        let expected = plain(client, sql, &[&community.id().get()]).await;
+        let page = async |limit, cursor: Option<&Cursor>| community.profile_list_active(limit, cursor).await.unwrap();
+        walk("active", &expected, page, |row| format!("{} {}", row.profile_id, row.activity.get())).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn badge_leaderboard() {
+    tied(async |client, tied| {
+        let sql = "WITH held AS (
+                 SELECT p.profile_id, p.joined_at, (SELECT count(*) FROM badges AS b
+                     WHERE b.profile_id = p.profile_id AND b.revoked_at IS NULL) AS badges
+                 FROM profiles AS p WHERE p.community_id = $1 AND NOT p.hidden AND NOT p.has_left
+             )
+             SELECT concat_ws(' ', profile_id, badges, rank() OVER (ORDER BY badges DESC)) FROM held
+             ORDER BY badges DESC, joined_at, profile_id";
+        for community in [&tied.here, &tied.there] {
+            let expected = plain(client, sql, &[&community.id().get()]).await;
+            let page = async |limit, cursor: Option<&Cursor>| {
+                community.badge_leaderboard(limit, cursor).await.unwrap()
+            };
+            walk("leaderboard", &expected, page, |row| {
+                format!("{} {} {}", row.profile.profile_id, row.profile.badge_count, row.badge_rank)
+            })
+            .await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn badges_of_a_profile() {
+    tied(async |client, tied| {
+        let community = &tied.here;
+        let id = profile(client, community, &collector()).await;
+        let sql = "SELECT concat_ws(' ', badge_id, kind) FROM badges
+             WHERE community_id = $1 AND profile_id = $2 AND revoked_at IS NULL
+             ORDER BY awarded_at DESC, badge_id DESC";
+        let expected = plain(client, sql, &[&community.id().get(), &id.get()]).await;
+        let page = async |limit, cursor: Option<&Cursor>| {
+            community.badge_list_by_profile(id, limit, cursor).await.unwrap()
+        };
+        walk("badges", &expected, page, |badge| format!("{} {}", badge.badge_id, badge.kind)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn badge_kinds() {
+    tied(async |client, tied| {
+        let community = &tied.here;
+        let sql = "SELECT concat_ws(' ', kind, count(*) FILTER (WHERE b.revoked_at IS NULL AND NOT p.hidden AND NOT p.has_left),
+                 extract(epoch FROM min(b.awarded_at))::bigint)
+             FROM badges AS b JOIN profiles AS p USING (community_id, profile_id)
+             WHERE community_id = $1 GROUP BY kind ORDER BY kind";
+        let expected = plain(client, sql, &[&community.id().get()]).await;
+        let page = async |limit, cursor: Option<&Cursor>| community.badge_kind_list(limit, cursor).await.unwrap();
+        walk("kinds", &expected, page, |row| {
+            format!("{} {} {}", row.kind, row.holders, row.first_awarded_at.unix_timestamp())
+        })
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tier_progression() {
+    tied(async |client, tied| {
+        for community in [&tied.here, &tied.there] {
+            let sql = "WITH tiers (tier, step, until) AS (
+                     VALUES ('fremen', 0, 0), ('stillsuit', 1, 100), ('sietch', 2, 500), ('sayyadina', 3, 1000)
+                 ), next AS (
+                     SELECT s.profile_id, s.conviction, (SELECT min(t.until) FROM tiers AS t WHERE t.until > s.conviction) AS until
+                     FROM scores AS s JOIN profiles AS p ON p.profile_id = s.profile_id
+                     WHERE s.community_id = $1 AND NOT p.hidden AND NOT p.has_left
+                 )
+                 SELECT concat_ws(' ', profile_id, until - conviction, tier) FROM next JOIN tiers USING (until)
+                 ORDER BY until - conviction, step, profile_id DESC";
+            let expected = plain(client, sql, &[&community.id().get()]).await;
+            assert!(expected.iter().any(|row| row.ends_with("fremen")), "some stand below every tier");
+            let page = async |limit, cursor: Option<&Cursor>| community.tier_list_progression(limit, cursor).await.unwrap();
+            walk("progression", &expected, page, |row| {
+                format!("{} {} {}", row.profile.profile_id, row.distance, row.next_tier)
+            })
+            .await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tier_changes() {
+    tied(async |client, tied| {
+        let community = &tied.here;
+        let sql = "SELECT concat_ws(' ', c.profile_id, p.nym, coalesce(from_tier, 'none'), coalesce(to_tier, 'none'),
+                 CASE WHEN promotion THEN 'Promotion' ELSE 'Demotion' END)
+             FROM tier_changes AS c JOIN profiles AS p USING (community_id, profile_id)
+             WHERE community_id = $1 AND NOT p.hidden AND NOT p.has_left ORDER BY at DESC, change_id DESC";
+        let expected = plain(client, sql, &[&community.id().get()]).await;
+        let page = async |limit, cursor: Option<&Cursor>| community.tier_change_list(limit, cursor).await.unwrap();
+        walk("changes", &expected, page, |row| {
+            let (from, to) = (text(row.from.as_ref()), text(row.to.as_ref()));
+            format!("{} {} {from} {to} {:?}", row.profile_id, row.nym, row.movement)
+        })
+        .await;
+        let all = community.tier_change_list(PageLimit::MAX, None).await.unwrap().items;
+        let order: Vec<&Tier> = community.tier_policy().highest_first().collect();
+        let place = |tier: Option<&Tier>| tier.map_or(order.len(), |tier| order.iter().position(|t| *t == tier).unwrap());
+        for change in &all {
+            let up = place(change.to.as_ref()) < place(change.from.as_ref());
+            assert_eq!(change.movement == Movement::Promotion, up, "{change:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn export() {
+    tied(async |client, tied| {
+        let community = &tied.here;
+        let id = profile(client, community, &collector()).await;
+        let values: [&(dyn ToSql + Sync); 2] = [&community.id().get(), &id.get()];
+        let badges = plain(client, "SELECT badge_id::text FROM badges WHERE community_id = $1 AND profile_id = $2 ORDER BY kind, awarded_at, badge_id", &values).await;
+        let changes = plain(client, "SELECT coalesce(to_tier, 'none') FROM tier_changes WHERE community_id = $1 AND profile_id = $2 ORDER BY change_id", &values).await;
+        assert!(badges.len() > 30 && !changes.is_empty());
+        for size in SIZES {
+            let (mut found_badges, mut found_changes, mut cursor) = (Vec::new(), Vec::new(), None);
+            loop {
+                let page = community.profile_export(id, PageLimit::clamp(size), cursor.as_ref()).await.unwrap();
+                assert_eq!(page.profile.user_id, collector());
+                found_badges.extend(page.badges.iter().map(|badge| badge.badge_id.to_string()));
+                found_changes.extend(page.tier_changes.iter().map(|change| text(change.to.as_ref()).to_owned()));
+                cursor = page.next;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+            assert_eq!((found_badges, found_changes), (badges.clone(), changes.clone()), "in pages of {size}");
+        }
+    })
+    .await;
+}
+
+/// One page of the directory as text.
+fn directory_rows(page: &muster_domain::DirectoryPage) -> Vec<String> {
+    page.items.iter().map(|row| row.profile.profile_id.to_string()).collect()
+}
+
+async fn directory_expected(
+    client: &Client,
+    community: &Community,
+    tier: Option<&Tier>,
+    (sort, direction): (DirectorySort, Direction),
+) -> Vec<String> {
+    let order = match (sort, direction) {
+        (DirectorySort::Nym, Direction::Asc) => "nym_key, joined_at, profile_id",
+        (DirectorySort::Nym, Direction::Desc) => "nym_key DESC, joined_at DESC, profile_id DESC",
+        (DirectorySort::Tenure, Direction::Desc) => "joined_at, profile_id",
+        (DirectorySort::Tenure, Direction::Asc) => "joined_at DESC, profile_id DESC",
+        (DirectorySort::Badges, Direction::Desc) => "badge_count DESC, joined_at, profile_id",
+        (DirectorySort::Badges, Direction::Asc) => "badge_count, joined_at DESC, profile_id DESC",
+    };
+    let sql = format!(
+        "SELECT profile_id::text FROM profiles WHERE community_id = $1 AND NOT hidden AND NOT has_left
+             AND ($2::text IS NULL OR tier = $2) ORDER BY {order}"
+    );
+    let id: Uuid = community.id().get();
+    plain(client, &sql, &[&id, &tier.map(Tier::as_str)]).await
+}
+
+#[tokio::test]
+async fn directory() {
+    tied(async |client, tied| {
+        let community = &tied.here;
+        let fedaykin = Tier::parse("fedaykin").unwrap();
+        for tier in [None, Some(&fedaykin)] {
+            for sort in [DirectorySort::Nym, DirectorySort::Tenure, DirectorySort::Badges] {
+                for direction in [Direction::Asc, Direction::Desc] {
+                    let expected = directory_expected(client, community, tier, (sort, direction)).await;
+                    let total = u64::try_from(expected.len()).unwrap();
+                    let list = async |limit, start| {
+                        let page =
+                            community.directory_list(tier, sort, direction, limit, &start).await.unwrap();
+                        assert_eq!(page.total, total);
+                        assert_eq!(page.total_pages(), total.div_ceil(u64::from(limit.get())));
+                        page
+                    };
+                    let by_cursor = async |limit, cursor: Option<&Cursor>| {
+                        let page = list(limit, DirectoryStart::Cursor(cursor.cloned())).await;
+                        Page { items: directory_rows(&page), next: page.next, limit: page.limit }
+                    };
+                    let name = format!("directory {tier:?} {sort} {direction}");
+                    walk(&name, &expected, by_cursor, String::clone).await;
+                    for size in [1, 7, 100] {
+                        for (number, rows) in expected.chunks(size).enumerate() {
+                            let start = DirectoryStart::Offset(u32::try_from(number * size).unwrap());
+                            let page = list(PageLimit::clamp(u32::try_from(size).unwrap()), start).await;
+                            assert_eq!(directory_rows(&page), rows, "{name}, page {number} of {size}");
+                            let is_last = (number + 1) * size >= expected.len();
+                            assert_eq!(page.next.is_none(), is_last, "{name}, page {number} of {size}");
+                        }
+                    }
+                    // A cursor goes on where a page by number ended.
+                    let page = list(PageLimit::clamp(10), DirectoryStart::Offset(20)).await;
+                    let page = list(PageLimit::clamp(10), DirectoryStart::Cursor(page.next)).await;
+                    assert_eq!(directory_rows(&page), expected[30..40], "{name}");
+                }
+            }
+        }
+        let nobody = Tier::parse("nobody").unwrap();
+        let start = DirectoryStart::Cursor(None);
+        let page = community
+            .directory_list(Some(&nobody), DirectorySort::Nym, Direction::Asc, PageLimit::clamp(10), &start)
+            .await
+            .unwrap();
+        assert_eq!((page.items.len(), page.next, page.total), (0, None, 0));
+    })
+    .await;
+}

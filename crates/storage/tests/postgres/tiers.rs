@@ -1,0 +1,185 @@
+//! Tiers follow scores and ranks, and every move between them is recorded once.
+
+use muster_domain::{
+    CommunityName, Effect, Event, EventId, EventTime, GuildEffect, GuildId, MemberEffect, Movement,
+    PageLimit, TierPolicy,
+};
+use muster_storage::{Community, Store};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::support::consistency;
+use crate::support::database::Database;
+use crate::support::events::{START, apply, guild, joined, member, policy, scored, user, view};
+use crate::support::tied::profile;
+
+struct Setting {
+    store: Store,
+    client: Client,
+    guild: GuildId,
+    _database: Database,
+}
+
+impl Setting {
+    /// A community of nobody, with a policy.
+    async fn new(policy: &TierPolicy) -> Self {
+        let database = Database::migrated().await;
+        let setting = Self {
+            store: database.store().await,
+            client: database.client().await,
+            guild: guild("tiers"),
+            _database: database,
+        };
+        let founded = Event {
+            id: EventId::new(Uuid::new_v4()),
+            at: EventTime::from_millis(START).unwrap(),
+            guild: setting.guild.clone(),
+            effect: Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Tiers").unwrap() }),
+        };
+        setting.apply(vec![founded]).await.tier_policy_replace(policy).await.unwrap();
+        setting
+    }
+
+    async fn apply(&self, events: Vec<Event>) -> Community {
+        apply(&self.store, &self.guild, events).await
+    }
+
+    async fn view(&self) -> Community {
+        view(&self.store, &self.guild).await
+    }
+
+    /// Members 0, 1 … with these scores.
+    async fn members(&self, scores: impl IntoIterator<Item = i64>) -> Community {
+        let events = scores.into_iter().enumerate().flat_map(|(number, score)| {
+            let who = user(number);
+            [joined(&self.guild, &who, START, "x"), scored(&self.guild, &who, START + 1, score)]
+        });
+        self.apply(events.collect()).await
+    }
+
+    async fn score(&self, number: usize, at: i64, score: i64) {
+        self.apply(vec![scored(&self.guild, &user(number), START + at, score)]).await;
+    }
+
+    /// The changes since the first `seen`, oldest first: who, from, to, up or down.
+    async fn changes(&self, seen: usize) -> Vec<String> {
+        consistency::check(&self.client).await;
+        let rows = self
+            .client
+            .query(
+                "SELECT concat_ws(' ', user_id, coalesce(from_tier, '-'), coalesce(to_tier, '-'),
+                     CASE WHEN promotion THEN 'up' ELSE 'down' END)
+                 FROM tier_changes JOIN profiles USING (community_id, profile_id) ORDER BY change_id",
+                &[],
+            )
+            .await
+            .unwrap();
+        rows.iter().skip(seen).map(|row| row.get(0)).collect()
+    }
+}
+
+#[tokio::test]
+async fn every_move_is_recorded_once_and_the_first_tier_is_none() {
+    let setting = Setting::new(&policy(&[0, 100], &[1, 3])).await;
+    // r0: 500; r1: 400, 300; s1: 200, 100; s0: 50; none: -1.
+    let community = setting.members([500, 400, 300, 200, 100, 50, -1]).await;
+    assert!(setting.changes(0).await.is_empty(), "the first tier is not a promotion");
+
+    setting.score(5, 10, 150).await;
+    assert_eq!(setting.changes(0).await, ["u5 s0 s1 up"]);
+    setting.score(6, 11, 0).await;
+    assert_eq!(setting.changes(1).await, ["u6 - s0 up"]);
+    // Rising into the rank tier pushes another out of it, and the same event again changes nothing.
+    let rise = scored(&setting.guild, &user(3), START + 12, 350);
+    setting.apply(vec![rise.clone()]).await;
+    setting.apply(vec![rise]).await;
+    let mut moved = setting.changes(2).await;
+    moved.sort();
+    assert_eq!(moved, ["u2 r1 s1 down", "u3 s1 r1 up"]);
+    // An earlier event that arrives late changes neither score nor tier.
+    setting.score(3, 2, 9000).await;
+    assert_eq!(setting.changes(4).await.len(), 0);
+
+    setting.apply(vec![member(&setting.guild, &user(0), START + 13, MemberEffect::Leave)]).await;
+    let mut moved = setting.changes(4).await;
+    moved.sort();
+    assert_eq!(moved, ["u1 r1 r0 up", "u2 s1 r1 up"]);
+    let second = profile(&setting.client, &community, &user(1)).await;
+    community.profile_hide(second).await.unwrap();
+    let mut moved = setting.changes(6).await;
+    moved.sort();
+    assert_eq!(moved, ["u3 r1 r0 up", "u5 s1 r1 up"]);
+    community.profile_show(second).await.unwrap();
+    let mut moved = setting.changes(8).await;
+    moved.sort();
+    assert_eq!(moved, ["u3 r0 r1 down", "u5 r1 s1 down"]);
+    // Back from leaving, below where they left.
+    let back = joined(&setting.guild, &user(0), START + 14, "x");
+    setting.apply(vec![back, scored(&setting.guild, &user(0), START + 14, -50)]).await;
+    assert_eq!(setting.changes(10).await, ["u0 r0 - down"]);
+
+    // The list shows what is recorded of visible members.
+    let page = setting.view().await.tier_change_list(PageLimit::MAX, None).await.unwrap();
+    assert_eq!(page.items.len(), 11);
+    assert_eq!(page.items[0].movement, Movement::Demotion);
+    assert_eq!((page.items[0].from.as_ref().unwrap().as_str(), page.items[0].to.as_ref()), ("r0", None));
+    community.profile_hide(second).await.unwrap();
+    let page = setting.view().await.tier_change_list(PageLimit::MAX, None).await.unwrap();
+    assert!(page.items.iter().all(|change| change.profile_id != second));
+}
+
+#[tokio::test]
+async fn one_batch_that_moves_a_member_up_and_down_records_the_outcome() {
+    let setting = Setting::new(&policy(&[0, 100], &[])).await;
+    setting.members([50]).await;
+    let up_and_down = vec![
+        scored(&setting.guild, &user(0), START + 5, 500),
+        scored(&setting.guild, &user(0), START + 6, 60),
+    ];
+    setting.apply(up_and_down).await;
+    assert!(setting.changes(0).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_tie_of_more_than_a_thousand_shares_no_rank_tier() {
+    let setting = Setting::new(&policy(&[0], &[7, 69])).await;
+    let tiers = async || {
+        let rows = setting
+            .client
+            .query("SELECT DISTINCT tier FROM profiles WHERE visible ORDER BY 1", &[])
+            .await
+            .unwrap();
+        rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
+    };
+    setting.members(vec![10; 1001]).await;
+    assert_eq!(tiers().await, ["s0"]);
+    // Those who came with the first batch shared it for as long as they were alone.
+    let seen = setting.changes(0).await.len();
+    // One fewer, and the tie is one that shares it; one more, and it is not.
+    setting.apply(vec![member(&setting.guild, &user(0), START + 2, MemberEffect::Leave)]).await;
+    assert_eq!(tiers().await, ["r0"]);
+    assert_eq!(setting.changes(seen).await.len(), 1000);
+    setting.apply(vec![joined(&setting.guild, &user(0), START + 3, "x")]).await;
+    assert_eq!(tiers().await, ["s0"]);
+    assert_eq!(setting.changes(seen + 1000).await.len(), 1000);
+    // Who rises above the tie holds a rank tier alone.
+    setting.score(5, 9, 11).await;
+    assert_eq!(tiers().await, ["r0", "s0"]);
+    assert_eq!(setting.changes(seen + 2000).await, ["u5 s0 r0 up"]);
+}
+
+#[tokio::test]
+async fn a_replaced_policy_gives_everyone_their_tier_of_it() {
+    let setting = Setting::new(&TierPolicy::default()).await;
+    // More members than one batch of the settling holds.
+    let community = setting.members((0..2300).map(|number| number % 700 - 20)).await;
+    let before = setting.changes(0).await.len();
+    community.tier_policy_replace(&policy(&[10, 600], &[5, 1000])).await.unwrap();
+    let recorded = setting.changes(0).await.len();
+    assert!(recorded - before > 2000, "{before} and {recorded}");
+    let stats = setting.view().await.stats().await.unwrap();
+    assert_eq!(stats.tiers.iter().map(|tier| tier.members).sum::<u64>(), 2300);
+    assert_eq!(stats.tiers.len(), 5);
+    setting.view().await.tier_policy_replace(&policy(&[10, 600], &[5, 1000])).await.unwrap();
+    assert_eq!(setting.changes(recorded).await.len(), 0, "the same policy again moves nobody");
+}
