@@ -95,6 +95,8 @@ impl Measured {
 async fn no_call_reads_more_than_its_page_asks_for() {
     let database = Database::migrated().await;
     let (store, client) = (database.store().await, database.client().await);
+    // A vacuum that comes by itself summarises the table's BRIN index, which counts as a scan of the table.
+    client.batch_execute("ALTER TABLE applied_events SET (autovacuum_enabled = false)").await.unwrap();
     let guild = guild("large");
     people(&store, &crate::support::events::guild("neighbour"), 2000).await;
     let community = people(&store, &guild, MEMBERS).await;
