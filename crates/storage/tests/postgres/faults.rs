@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio_postgres::Client;
 
 use crate::support::consistency;
-use crate::support::database::{Database, ca_file, client_config, config, trusting, url};
+use crate::support::database::{Database, ca_file, client_config, config, connect, trusting, url};
 use crate::support::events::{START, apply, guild, joined, scored, user};
 
 /// How long a read may take in these tests; a write may take six times as long.
@@ -88,7 +88,12 @@ fn told(error: &Error) -> String {
 
 #[tokio::test]
 async fn a_read_that_waits_too_long_is_given_up_on_both_sides() {
-    let setting = Setting::new().await;
+    let mut setting = Setting::new().await;
+    // Without the server's own bounds, so that only the client's going ends the wait.
+    let unbounded = "&options=-c%20lock_timeout%3D0%20-c%20statement_timeout%3D0";
+    let config = config(&(url(setting.database.name()) + unbounded), trusting(&ca_file()));
+    setting.store = Store::open(config.pool_size(3).query_timeout(READ)).await.unwrap();
+    setting.community = setting.store.community(setting.community.id()).await.unwrap();
     setting.client.batch_execute("BEGIN; LOCK TABLE scores IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let start = Instant::now();
     // More than the pool holds: those behind wait for a connection, not for ever.
@@ -136,17 +141,29 @@ async fn a_caller_that_stops_waiting_leaves_nothing_half_done() {
     consistency::check(&setting.client).await;
 }
 
+/// Cuts off the store's sessions while nothing else of the test runs, so that no client has noticed when this returns.
+fn cut_off(database: &Database) {
+    let name = database.name().to_owned();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let cut = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+             WHERE datname = $1 AND application_name = 'muster'";
+        runtime.block_on(async { connect("postgres").await.execute(cut, &[&name]).await.unwrap() });
+    })
+    .join()
+    .unwrap();
+}
+
 #[tokio::test]
 async fn cut_off_connections_are_replaced_unnoticed_by_readers() {
     let setting = Setting::new().await;
-    let cut = "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
-         WHERE datname = current_database() AND application_name = 'muster'";
     for round in 0..5 {
         for read in futures_util::future::join_all((0..6).map(|_| setting.read())).await {
             read.unwrap();
         }
-        setting.client.execute(cut, &[]).await.unwrap();
+        cut_off(&setting.database);
         assert_eq!(setting.read().await.unwrap(), 1);
+        cut_off(&setting.database);
         // A write is not repeated behind the caller's back: whether it was committed may be unknown. It may say so once
         // for each connection, and then goes through.
         let mut failures = 0;

@@ -37,6 +37,7 @@ async fn walk<T>(
             assert!(full || page.next.is_none(), "{name}: a short page of {size} is not the last");
             assert!(!page.items.is_empty(), "{name}: an empty page of {size}");
             rows.extend(page.items.iter().map(&row));
+            assert!(rows.len() <= expected.len(), "{name} in pages of {size} repeats itself: {rows:#?}");
             cursor = page.next;
             if cursor.is_none() {
                 break;

@@ -143,7 +143,7 @@ pub(crate) fn config(url: &str, tls: ClientConfig) -> StoreConfig {
     StoreConfig::new(&SecretString::from(url), policy, Some(Arc::new(tls))).unwrap()
 }
 
-async fn connect(database: &str) -> Client {
+pub(crate) async fn connect(database: &str) -> Client {
     let url = url(database).replace("sslmode=verify-full", "sslmode=require");
     let tls = MakeRustlsConnect::new(trusting(&ca_file()));
     let (client, connection) = tokio_postgres::connect(&url, tls).await.unwrap();
