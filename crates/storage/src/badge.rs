@@ -1,7 +1,7 @@
 //! Badges: awarded, revoked, listed.
 
 use diesel::QueryableByName;
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use muster_domain::{
@@ -14,9 +14,11 @@ use uuid::Uuid;
 use crate::Error;
 use crate::community::Community;
 use crate::error::Missing;
+use crate::fold::{BadgeChange, MemberChange};
+use crate::member;
 use crate::profile::{in_community, lock, profile_held};
 use crate::ranking::{date, micros};
-use crate::statement;
+use crate::statement::{self, Statement};
 
 #[derive(QueryableByName)]
 struct BadgeRow {
@@ -275,16 +277,17 @@ async fn operate_now(
     .bind::<Text, _>(kind.as_str().to_owned());
     let now: Option<NowRow> = statement::optional(connection, now).await?;
     let at = now.ok_or_else(|| Error::defect("the database does not tell the time"))?.at;
-    let operation =
-        Operation { community, profile, kind: kind.clone(), at, id: Uuid::now_v7(), award, reason, by };
-    operate(connection, &[operation]).await
+    let badge = BadgeChange { mark: (at, Uuid::now_v7()), kind: kind.clone(), award, reason, by };
+    let change = MemberChange { badges: vec![badge], ..MemberChange::default() };
+    member::change_known(connection, community, vec![(profile, change)]).await
 }
 
-/// Records operations and makes the badges agree with them. Each community is locked by the caller.
+/// Records operations and makes the badges agree with them; answers which badges are held now that were not, and which no
+/// longer are. Each community is locked by the caller.
 pub(crate) async fn operate(
     connection: &mut AsyncPgConnection,
     operations: &[Operation],
-) -> Result<(), Error> {
+) -> Result<Vec<HeldRow>, Error> {
     fn each<T>(operations: &[Operation], f: impl Fn(&Operation) -> T) -> Vec<T> {
         operations.iter().map(f).collect()
     }
@@ -292,7 +295,7 @@ pub(crate) async fn operate(
     let profiles = each(operations, |o| o.profile.get());
     let kinds = each(operations, |o| o.kind.as_str().to_owned());
     let dates = each(operations, |o| o.at);
-    let insert = statement::Statement::new(
+    let insert = Statement::new(
         "INSERT INTO badge_ops (community_id, profile_id, kind, at, op_id, award, reason, by)
          SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)",
     )
@@ -305,20 +308,53 @@ pub(crate) async fn operate(
     .bind::<Array<Nullable<Text>>, _>(each(operations, |o| o.reason.clone().map(String::from)))
     .bind::<Array<Nullable<Text>>, _>(each(operations, |o| o.by.clone().map(String::from)));
     statement::execute(connection, insert).await?;
-    let settle = statement::Statement::new(
-        "SELECT badges_settle(community_id, array_agg(profile_id), array_agg(kind), array_agg(since))
+    let settle = Statement::new(
+        "SELECT pairs.community_id, s.of_profile AS profile_id, s.of_kind AS kind, s.of_date AS awarded_at, s.sign
          FROM (
-             SELECT community_id, profile_id, kind, min(at) AS since
-             FROM unnest($1, $2, $3, $4) AS o (community_id, profile_id, kind, at)
-             GROUP BY 1, 2, 3
+             SELECT o.community_id, array_agg(o.profile_id) AS profiles, array_agg(o.kind) AS kinds,
+                 array_agg(o.since) AS since
+             FROM (
+                 SELECT community_id, profile_id, kind, min(at) AS since
+                 FROM unnest($1, $2, $3, $4) AS o (community_id, profile_id, kind, at)
+                 GROUP BY 1, 2, 3
+             ) AS o
+             GROUP BY 1
          ) AS pairs
-         GROUP BY community_id",
+         CROSS JOIN LATERAL badges_settle(pairs.community_id, pairs.profiles, pairs.kinds, pairs.since) AS s",
     )
     .bind::<Array<SqlUuid>, _>(communities)
     .bind::<Array<SqlUuid>, _>(profiles)
     .bind::<Array<Text>, _>(kinds)
     .bind::<Array<Timestamptz>, _>(dates);
-    statement::execute(connection, settle).await?;
+    Ok(statement::by_keys(connection, settle, operations.len().saturating_mul(3)).await?)
+}
+
+/// Counts, among what visible members hold, all that these hold (true) or no longer any of it (false): they came into sight or
+/// went out of it.
+pub(crate) async fn turn(
+    connection: &mut AsyncPgConnection,
+    turned: &[(CommunityId, ProfileId, bool)],
+) -> Result<(), Error> {
+    let count = Statement::new(
+        "WITH held AS MATERIALIZED (
+             SELECT b.community_id, b.kind, b.awarded_at, CASE WHEN t.visible THEN 1 ELSE -1 END AS sign
+             FROM unnest($1, $2, $3) AS t (community_id, profile_id, visible)
+             CROSS JOIN LATERAL (SELECT b.community_id, b.kind, b.awarded_at FROM badges AS b
+                 WHERE b.community_id = t.community_id AND b.profile_id = t.profile_id AND b.revoked_at IS NULL
+                 OFFSET 0) AS b
+         ), kinds AS (
+             INSERT INTO badge_kinds AS k (community_id, kind, holders, first_awarded_at)
+             SELECT community_id, kind, sum(sign), min(awarded_at) FROM held GROUP BY 1, 2 ORDER BY 1, 2
+             ON CONFLICT (community_id, kind) DO UPDATE SET holders = k.holders + excluded.holders
+         )
+         INSERT INTO community_days AS c (community_id, day, awarded)
+         SELECT community_id, utc_day(awarded_at), sum(sign) FROM held GROUP BY 1, 2 ORDER BY 1, 2
+         ON CONFLICT (community_id, day) DO UPDATE SET awarded = c.awarded + excluded.awarded",
+    )
+    .bind::<Array<SqlUuid>, _>(turned.iter().map(|turn| turn.0.get()).collect::<Vec<_>>())
+    .bind::<Array<SqlUuid>, _>(turned.iter().map(|turn| turn.1.get()).collect::<Vec<_>>())
+    .bind::<Array<Bool>, _>(turned.iter().map(|turn| turn.2).collect::<Vec<_>>());
+    statement::execute(connection, count).await?;
     Ok(())
 }
 
@@ -341,6 +377,21 @@ pub(crate) async fn forget_awarder(
         statement::execute(connection, update).await?;
     }
     Ok(())
+}
+
+/// A badge that is held now (sign 1), no longer held (-1), or was never held and makes its kind known (0).
+#[derive(QueryableByName)]
+pub(crate) struct HeldRow {
+    #[diesel(sql_type = SqlUuid)]
+    pub(crate) community_id: Uuid,
+    #[diesel(sql_type = SqlUuid)]
+    pub(crate) profile_id: Uuid,
+    #[diesel(sql_type = Text)]
+    pub(crate) kind: String,
+    #[diesel(sql_type = Timestamptz)]
+    pub(crate) awarded_at: OffsetDateTime,
+    #[diesel(sql_type = Integer)]
+    pub(crate) sign: i32,
 }
 
 #[derive(QueryableByName)]

@@ -44,7 +44,8 @@ pub(crate) struct CommunityChange {
     pub(crate) active: Register<bool>,
 }
 
-/// What a batch says of one member.
+/// What a transaction changes of one member: what a batch of events says, or what an operator asks.
+#[derive(Default)]
 pub(crate) struct MemberChange {
     pub(crate) username: Register<Nym>,
     pub(crate) nick: Register<(Option<Nym>, Vec<Role>)>,
@@ -52,11 +53,15 @@ pub(crate) struct MemberChange {
     /// The earliest join.
     pub(crate) joined: Option<OffsetDateTime>,
     /// The earliest event.
-    pub(crate) seen: OffsetDateTime,
+    pub(crate) seen: Option<OffsetDateTime>,
     pub(crate) conviction: Register<Conviction>,
     pub(crate) activity: Register<Activity>,
     pub(crate) adds: Vec<(Mark, Activity)>,
     pub(crate) badges: Vec<BadgeChange>,
+    /// Taken out of every list, or put back.
+    pub(crate) hidden: Option<bool>,
+    /// Whether the tier is to be looked at even where nothing else changes, for a new policy.
+    pub(crate) settle: bool,
 }
 
 /// An award or a revocation.
@@ -66,22 +71,6 @@ pub(crate) struct BadgeChange {
     pub(crate) award: bool,
     pub(crate) reason: Option<Reason>,
     pub(crate) by: Option<Awarder>,
-}
-
-impl MemberChange {
-    const fn seen_at(at: OffsetDateTime) -> Self {
-        Self {
-            username: None,
-            nick: None,
-            has_left: None,
-            joined: None,
-            seen: at,
-            conviction: None,
-            activity: None,
-            adds: Vec::new(),
-            badges: Vec::new(),
-        }
-    }
 }
 
 impl Changes {
@@ -101,9 +90,8 @@ impl Changes {
                 }
             }
             Effect::Member { user, effect } => {
-                let change =
-                    self.members.entry((community, user)).or_insert_with(|| MemberChange::seen_at(mark.0));
-                change.seen = change.seen.min(mark.0);
+                let change = self.members.entry((community, user)).or_default();
+                change.seen = Some(change.seen.map_or(mark.0, |seen| seen.min(mark.0)));
                 change.take(mark, effect);
             }
         }

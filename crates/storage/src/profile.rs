@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use crate::community::Community;
 use crate::error::Missing;
+use crate::fold::MemberChange;
 use crate::ranking::micros;
 use crate::statement::{self, Statement};
-use crate::{Error, badge, tier};
+use crate::{Error, badge, member};
 
 /// The columns of a [`ProfileRow`], of `profiles AS p` and `scores AS s`.
 macro_rules! profile_columns {
@@ -187,16 +188,8 @@ impl Community {
             .write(move |connection| {
                 async move {
                     lock(connection, community).await?;
-                    let update = in_community(
-                        "UPDATE profiles SET hidden = $3
-                         WHERE community_id = $1 AND profile_id = $2 AND erased_at IS NULL AND hidden <> $3",
-                        community,
-                    )
-                    .bind::<SqlUuid, _>(id.get())
-                    .bind::<Bool, _>(hidden);
-                    if statement::execute(connection, update).await? > 0 {
-                        tier::settle(connection, vec![(community, id)]).await?;
-                    }
+                    let change = MemberChange { hidden: Some(hidden), ..MemberChange::default() };
+                    member::change_known(connection, community, vec![(id, change)]).await?;
                     profile_held(connection, community, id).await
                 }
                 .boxed()
@@ -245,6 +238,9 @@ impl Community {
                 async move {
                     lock(connection, community).await?;
                     let person = profile_held(connection, community, id).await?;
+                    // Out of sight first: everything that counts the person follows.
+                    let change = MemberChange { hidden: Some(true), ..MemberChange::default() };
+                    member::change_known(connection, community, vec![(id, change)]).await?;
                     const ERASURES: [&str; 5] = [
                         "DELETE FROM badges WHERE community_id = $1 AND profile_id = $2",
                         "DELETE FROM badge_ops WHERE community_id = $1 AND profile_id = $2",
@@ -253,7 +249,7 @@ impl Community {
                         "UPDATE profiles SET user_id = NULL, wallet = NULL, username = NULL, username_key = NULL,
                              username_at = NULL, username_event = NULL, nick = NULL, nick_key = NULL, nick_at = NULL,
                              nick_event = NULL, roles = '{}', presence_at = NULL, presence_event = NULL, tier = NULL,
-                             joined_at = 'epoch', erased_at = now()
+                             joined_at = 'epoch', badge_count = 0, erased_at = now()
                          WHERE community_id = $1 AND profile_id = $2",
                     ];
                     for sql in ERASURES {
@@ -268,8 +264,7 @@ impl Community {
                     )
                     .bind::<SqlUuid, _>(id.get());
                     statement::execute(connection, scores).await?;
-                    badge::forget_awarder(connection, community, &person.user_id).await?;
-                    tier::settle(connection, vec![(community, id)]).await
+                    badge::forget_awarder(connection, community, &person.user_id).await
                 }
                 .boxed()
             })

@@ -1,11 +1,13 @@
 //! Search in nyms: every tail of every nym is a key of one index, so a match anywhere is a prefix of some tail.
 
-use diesel::sql_types::{BigInt, Text};
-use muster_domain::{Nym, Profile, SearchQuery, SuggestLimit};
+use diesel::sql_types::{Array, BigInt, Text, Uuid as SqlUuid};
+use diesel_async::AsyncPgConnection;
+use muster_domain::{CommunityId, Nym, Profile, ProfileId, SearchQuery, SuggestLimit};
 
 use crate::Error;
 use crate::community::Community;
 use crate::profile::{ProfileRow, profile_columns, profile_of_each_key};
+use crate::statement::{self, Statement};
 
 /// A text that sorts behind every nym key that begins with `start`. No key holds more than a nym's number of the last
 /// character there is.
@@ -65,4 +67,49 @@ impl Community {
         let rows: Vec<ProfileRow> = self.store.rows(statement, limit).await?;
         rows.into_iter().map(TryInto::try_into).collect()
     }
+}
+
+/// A visible member and the folded key of a nym.
+type Named<'n> = (CommunityId, ProfileId, &'n str);
+
+/// Makes members found by their nyms.
+pub(crate) async fn tails_add(
+    connection: &mut AsyncPgConnection,
+    members: &[Named<'_>],
+) -> Result<(), Error> {
+    let insert = "INSERT INTO nym_tails
+         SELECT m.community_id, t.class, t.tail, m.profile_id
+         FROM unnest($1, $2, $3) AS m (community_id, profile_id, nym_key) CROSS JOIN LATERAL nym_tails_of(m.nym_key) AS t";
+    tails_change(connection, insert, members).await
+}
+
+/// Makes members no longer found by the nyms they had.
+pub(crate) async fn tails_remove(
+    connection: &mut AsyncPgConnection,
+    members: &[Named<'_>],
+) -> Result<(), Error> {
+    let delete = "DELETE FROM nym_tails AS d
+         USING unnest($1, $2, $3) AS m (community_id, profile_id, nym_key)
+             CROSS JOIN LATERAL nym_tails_of(m.nym_key) AS t
+             CROSS JOIN LATERAL (SELECT r.ctid FROM nym_tails AS r
+                 WHERE r.community_id = m.community_id AND r.class = t.class AND r.tail = t.tail COLLATE \"C\"
+                     AND r.profile_id = m.profile_id LIMIT 1) AS row
+         WHERE d.ctid = row.ctid";
+    tails_change(connection, delete, members).await
+}
+
+async fn tails_change(
+    connection: &mut AsyncPgConnection,
+    sql: &'static str,
+    members: &[Named<'_>],
+) -> Result<(), Error> {
+    if members.is_empty() {
+        return Ok(());
+    }
+    let change = Statement::new(sql)
+        .bind::<Array<SqlUuid>, _>(members.iter().map(|member| member.0.get()).collect::<Vec<_>>())
+        .bind::<Array<SqlUuid>, _>(members.iter().map(|member| member.1.get()).collect::<Vec<_>>())
+        .bind::<Array<Text>, _>(members.iter().map(|member| member.2.to_owned()).collect::<Vec<_>>());
+    statement::execute(connection, change).await?;
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! Tiers: who comes next, who moved, what it takes, and the policy itself.
 
+use std::collections::{BTreeSet, HashMap};
+
 use diesel::QueryableByName;
 use diesel::sql_types::{
     Array, BigInt, Bool, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid,
@@ -15,6 +17,8 @@ use uuid::Uuid;
 
 use crate::Error;
 use crate::community::Community;
+use crate::fold::MemberChange;
+use crate::member;
 use crate::profile::{ProfileRow, in_community, lock, profile_columns, profile_of_each_key, tier_named};
 use crate::ranking::{date, micros};
 use crate::statement::{self, Statement};
@@ -230,9 +234,10 @@ impl Community {
                     lock(connection, community).await?;
                     let clear = in_community("DELETE FROM tier_policies WHERE community_id = $1", community);
                     statement::execute(connection, clear).await?;
-                    // Above every score: only those who hold a rank tier are to move when it is settled.
                     policy_insert(connection, &[community], &replacement, i64::MAX).await?;
-                    settle(connection, vec![(community, ProfileId::new(Uuid::nil()))]).await
+                    // Who stands where now is settled below, with every other member.
+                    cuts_settle(connection, &BTreeSet::from([community])).await?;
+                    Ok(())
                 }
                 .boxed()
             })
@@ -253,8 +258,9 @@ impl Community {
                 .write(move |connection| {
                     async move {
                         lock(connection, community).await?;
-                        let members = batch.iter().map(|row| (community, row.profile_id.into())).collect();
-                        settle(connection, members).await
+                        let settle = || MemberChange { settle: true, ..MemberChange::default() };
+                        let members = batch.iter().map(|row| (row.profile_id.into(), settle())).collect();
+                        member::change_known(connection, community, members).await
                     }
                     .boxed()
                 })
@@ -287,21 +293,134 @@ impl Community {
     }
 }
 
-/// Gives the profiles, and those whose ranks moved with theirs, the tier they now hold. Called at the end of a
-/// transaction that holds each community's lock.
-pub(crate) async fn settle(
+/// A community's tiers as they are settled: with the rank tiers' cuts, the lowest conviction that holds each now.
+pub(crate) struct Settled(Vec<SettledTier>);
+
+impl Settled {
+    /// The tier that a visible member of this conviction holds.
+    pub(crate) fn tier(&self, conviction: i64) -> Option<&str> {
+        let by_rank = self.0.iter().filter(|tier| tier.cut.is_some_and(|cut| cut <= conviction));
+        let by_score =
+            self.0.iter().filter(|tier| tier.from_conviction.is_some_and(|from| from <= conviction));
+        by_rank
+            .min_by_key(|tier| tier.last_rank)
+            .or_else(|| by_score.max_by_key(|tier| tier.from_conviction))
+            .map(|tier| tier.tier.as_str())
+    }
+
+    /// How high a tier is, 0 the highest. No tier, and tiers of a policy since replaced, come last.
+    pub(crate) fn place(&self, tier: Option<&str>) -> i16 {
+        let found = self.0.iter().find(|known| Some(known.tier.as_str()) == tier);
+        found.map_or(i16::MAX, |tier| tier.place)
+    }
+
+    /// Whether a member of this conviction can matter to a rank tier's cut: one who stands at a cut or above it, or right
+    /// below, where a tie too large to share the tier may be.
+    pub(crate) fn is_at_an_edge(&self, conviction: i64) -> bool {
+        let lowest = self.0.iter().filter_map(|tier| tier.cut).min();
+        lowest.is_some_and(|cut| conviction >= cut.saturating_sub(1))
+    }
+}
+
+/// The tiers of these communities as they are settled now.
+pub(crate) async fn policies(
     connection: &mut AsyncPgConnection,
-    changed: Vec<(CommunityId, ProfileId)>,
-) -> Result<(), Error> {
-    let (communities, profiles): (Vec<Uuid>, Vec<Uuid>) =
-        changed.into_iter().map(|(community, profile)| (community.get(), profile.get())).unzip();
-    let settle = Statement::new(
-        "SELECT tiers_settle(community_id, array_agg(profile_id))
-         FROM unnest($1, $2) AS changed (community_id, profile_id) GROUP BY community_id",
+    communities: &BTreeSet<CommunityId>,
+) -> Result<HashMap<CommunityId, Settled>, Error> {
+    let keys: Vec<Uuid> = communities.iter().map(|community| community.get()).collect();
+    let most = keys.len().saturating_mul(2 * TierPolicy::MAX_TIERS);
+    let find = Statement::new(
+        "SELECT p.community_id, p.tier, p.place, p.from_conviction, p.last_rank, p.cut
+         FROM unnest($1) AS c (community_id) JOIN tier_policies AS p USING (community_id)",
     )
-    .bind::<Array<SqlUuid>, _>(communities)
-    .bind::<Array<SqlUuid>, _>(profiles);
-    statement::execute(connection, settle).await?;
+    .bind::<Array<SqlUuid>, _>(keys);
+    let rows: Vec<SettledTier> = statement::by_keys(connection, find, most).await?;
+    let mut policies: HashMap<CommunityId, Settled> = HashMap::new();
+    for row in rows {
+        policies.entry(row.community_id.into()).or_insert_with(|| Settled(Vec::new())).0.push(row);
+    }
+    Ok(policies)
+}
+
+/// Moves the rank tiers' cuts to where they now are; answers who stands between an old cut and its new one: at most as many as
+/// hold the tier, a thousand equals among them, and those whose scores this transaction changed.
+pub(crate) async fn cuts_settle(
+    connection: &mut AsyncPgConnection,
+    communities: &BTreeSet<CommunityId>,
+) -> Result<Vec<(CommunityId, ProfileId)>, Error> {
+    let keys: Vec<Uuid> = communities.iter().map(|community| community.get()).collect();
+    let most = keys.len();
+    let settle = Statement::new(
+        "SELECT c.community_id, tier_cuts_settle(c.community_id) AS crossed FROM unnest($1) AS c (community_id)",
+    )
+    .bind::<Array<SqlUuid>, _>(keys);
+    let rows: Vec<CrossedRow> = statement::by_keys(connection, settle, most).await?;
+    let crossed = rows.into_iter().flat_map(|row| {
+        let community = row.community_id.into();
+        row.crossed.into_iter().map(move |profile| (community, profile.into()))
+    });
+    Ok(crossed.collect())
+}
+
+/// A change from one tier to another that is to be recorded.
+pub(crate) struct TierMove {
+    pub(crate) community: CommunityId,
+    pub(crate) profile: ProfileId,
+    pub(crate) from: Option<String>,
+    pub(crate) to: Option<String>,
+    pub(crate) promotion: bool,
+}
+
+/// Records changes of visible members; answers when each promotion was recorded.
+pub(crate) async fn record(
+    connection: &mut AsyncPgConnection,
+    moves: &[TierMove],
+) -> Result<Vec<(CommunityId, OffsetDateTime)>, Error> {
+    if moves.is_empty() {
+        return Ok(Vec::new());
+    }
+    // The transaction's own time may lie before that of one whose lock it waited for.
+    let insert = Statement::new(
+        "WITH settled AS MATERIALIZED (SELECT clock_timestamp() AS at), recorded AS (
+             INSERT INTO tier_changes (community_id, profile_id, from_tier, to_tier, promotion, at)
+             SELECT m.community_id, m.profile_id, m.from_tier, m.to_tier, m.promotion, settled.at
+             FROM unnest($1, $2, $3, $4, $5) AS m (community_id, profile_id, from_tier, to_tier, promotion), settled
+             RETURNING community_id, promotion, at
+         )
+         SELECT community_id, at FROM recorded WHERE promotion",
+    )
+    .bind::<Array<SqlUuid>, _>(moves.iter().map(|m| m.community.get()).collect::<Vec<_>>())
+    .bind::<Array<SqlUuid>, _>(moves.iter().map(|m| m.profile.get()).collect::<Vec<_>>())
+    .bind::<Array<Nullable<Text>>, _>(moves.iter().map(|m| m.from.clone()).collect::<Vec<_>>())
+    .bind::<Array<Nullable<Text>>, _>(moves.iter().map(|m| m.to.clone()).collect::<Vec<_>>())
+    .bind::<Array<Bool>, _>(moves.iter().map(|m| m.promotion).collect::<Vec<_>>());
+    let rows: Vec<PromotionRow> = statement::by_keys(connection, insert, moves.len()).await?;
+    Ok(rows.into_iter().map(|row| (row.community_id.into(), row.at)).collect())
+}
+
+/// Shows the recorded changes of members that came into sight (true), and hides those of members that went out of it.
+pub(crate) async fn turn(
+    connection: &mut AsyncPgConnection,
+    turned: &[(CommunityId, ProfileId, bool)],
+) -> Result<(), Error> {
+    let turn = Statement::new(
+        "WITH turned AS (
+             UPDATE tier_changes AS c SET visible = t.visible
+             FROM unnest($1, $2, $3) AS t (community_id, profile_id, visible)
+                 CROSS JOIN LATERAL (SELECT r.ctid FROM tier_changes AS r
+                     WHERE r.community_id = t.community_id AND r.profile_id = t.profile_id OFFSET 0) AS row
+             WHERE c.ctid = row.ctid
+             RETURNING c.community_id, c.at, c.promotion, c.visible
+         )
+         INSERT INTO community_days AS d (community_id, day, promoted)
+         SELECT community_id, utc_day(at), sum(CASE WHEN visible THEN 1 ELSE -1 END) FROM turned WHERE promotion
+         GROUP BY 1, 2 ORDER BY 1, 2
+         ON CONFLICT (community_id, day) DO UPDATE SET promoted = d.promoted + excluded.promoted",
+    )
+    .bind::<Array<SqlUuid>, _>(turned.iter().map(|turn| turn.0.get()).collect::<Vec<_>>())
+    .bind::<Array<SqlUuid>, _>(turned.iter().map(|turn| turn.1.get()).collect::<Vec<_>>())
+    .bind::<Array<Bool>, _>(turned.iter().map(|turn| turn.2).collect::<Vec<_>>());
+    statement::execute(connection, turn).await?;
     Ok(())
 }
 
@@ -346,6 +465,38 @@ pub(crate) async fn policy_insert(
     .bind::<BigInt, _>(cut);
     statement::execute(connection, insert).await?;
     Ok(())
+}
+
+#[derive(QueryableByName)]
+struct SettledTier {
+    #[diesel(sql_type = SqlUuid)]
+    community_id: Uuid,
+    #[diesel(sql_type = Text)]
+    tier: String,
+    #[diesel(sql_type = SmallInt)]
+    place: i16,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    from_conviction: Option<i64>,
+    #[diesel(sql_type = Nullable<Integer>)]
+    last_rank: Option<i32>,
+    #[diesel(sql_type = Nullable<BigInt>)]
+    cut: Option<i64>,
+}
+
+#[derive(QueryableByName)]
+struct CrossedRow {
+    #[diesel(sql_type = SqlUuid)]
+    community_id: Uuid,
+    #[diesel(sql_type = Array<SqlUuid>)]
+    crossed: Vec<Uuid>,
+}
+
+#[derive(QueryableByName)]
+struct PromotionRow {
+    #[diesel(sql_type = SqlUuid)]
+    community_id: Uuid,
+    #[diesel(sql_type = Timestamptz)]
+    at: OffsetDateTime,
 }
 
 #[derive(QueryableByName)]

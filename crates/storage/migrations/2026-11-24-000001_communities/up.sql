@@ -18,8 +18,9 @@ CREATE TABLE communities (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- Kept by triggers, in the transaction that changes what they count. Visible members only. They are apart from
--- communities because that row is the lock that writers of one community take in turn.
+-- What is counted is kept in the transaction that changes it, visible members only: a transaction sums its changes and
+-- writes each count once. They are apart from communities because that row is the lock that writers of one community take
+-- in turn.
 CREATE TABLE community_counts (
     community_id uuid PRIMARY KEY REFERENCES communities,
     members bigint NOT NULL DEFAULT 0,

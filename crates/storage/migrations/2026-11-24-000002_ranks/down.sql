@@ -1,4 +1,3 @@
-DROP FUNCTION rank_counts_add;
 DROP FUNCTION members_at;
 DROP FUNCTION members_above;
 DROP TABLE rank_counts;

@@ -1,11 +1,4 @@
 DROP FUNCTION badges_settle;
-DROP TRIGGER profiles_visibility_to_badges ON profiles;
-DROP FUNCTION profiles_visibility_to_badges;
 DROP TABLE badge_kinds;
 DROP TABLE badge_ops;
 DROP TABLE badges;
-DROP FUNCTION badges_updated;
-DROP FUNCTION badges_deleted;
-DROP FUNCTION badges_inserted;
-DROP FUNCTION badge_counts_add;
-DROP FUNCTION visible_badges_add;

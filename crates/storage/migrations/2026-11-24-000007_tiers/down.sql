@@ -1,9 +1,3 @@
-DROP FUNCTION tiers_settle;
-DROP TRIGGER profiles_visibility_to_tier_changes ON profiles;
-DROP FUNCTION profiles_visibility_to_tier_changes;
+DROP FUNCTION tier_cuts_settle;
 DROP TABLE tier_changes;
-DROP FUNCTION tier_changes_updated;
-DROP FUNCTION tier_changes_deleted;
-DROP FUNCTION tier_changes_inserted;
-DROP FUNCTION promotions_add;
 DROP TABLE tier_policies;

@@ -61,7 +61,8 @@ fn run<S: Strategy>(
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let setting = runtime.block_on(Setting::new());
     let result = runner(cases).run(strategy, |value| {
-        let empty = "TRUNCATE communities, nym_tails CASCADE";
+        let empty = "TRUNCATE communities, rank_counts, scores, activity_adds, nym_tails, badges, badge_ops, tier_changes,
+             applied_events CASCADE";
         runtime.block_on(setting.client.batch_execute(empty)).unwrap();
         // What a failed assertion says is lost when it is caught by the runner, so it is handed on.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&runtime, &setting, value)))

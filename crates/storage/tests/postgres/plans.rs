@@ -1,7 +1,7 @@
 //! What a call costs does not grow with the community: no table is read whole, and the rows read are bounded by the page.
 //!
 //! It is the server's own counts of scans and rows that are compared, so that what is measured is the plan that ran,
-//! with the session's settings, within functions and triggers too.
+//! with the session's settings, within functions too.
 
 use std::collections::BTreeMap;
 
