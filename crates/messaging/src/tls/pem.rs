@@ -14,7 +14,7 @@ pub const MAX_PEM: usize = 1024 * 1024;
 /// [`PemError`] when the file is too large, broken, or holds no certificate.
 pub fn read_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let certificates: Vec<_> =
-        rustls_pemfile::certs(&mut bounded(pem)?).collect::<Result<_, _>>().map_err(PemError::Broken)?;
+        rustls_pemfile::certs(&mut bounded(pem)?).collect::<Result<_, _>>().map_err(broken)?;
     if certificates.is_empty() { Err(PemError::NoCertificate) } else { Ok(certificates) }
 }
 
@@ -25,7 +25,7 @@ pub fn read_certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Pem
 pub fn read_private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
     let mut keys = Vec::new();
     for item in rustls_pemfile::read_all(&mut bounded(pem)?) {
-        match item.map_err(PemError::Broken)? {
+        match item.map_err(broken)? {
             rustls_pemfile::Item::Pkcs1Key(key) => keys.push(PrivateKeyDer::Pkcs1(key)),
             rustls_pemfile::Item::Pkcs8Key(key) => keys.push(PrivateKeyDer::Pkcs8(key)),
             rustls_pemfile::Item::Sec1Key(key) => keys.push(PrivateKeyDer::Sec1(key)),
@@ -37,6 +37,11 @@ pub fn read_private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> 
         (None, _) => Err(PemError::NoKey),
         (Some(_), _) => Err(PemError::ManyKeys),
     }
+}
+
+/// The cause is not kept: it may quote a line of the file, and with it a key whose line breaks were lost.
+fn broken(_: std::io::Error) -> PemError {
+    PemError::Broken
 }
 
 fn bounded(pem: &[u8]) -> Result<&[u8], PemError> {
@@ -51,7 +56,7 @@ pub enum PemError {
     TooLarge,
     /// The text is not PEM, or what it encodes is cut.
     #[error("is not PEM: it needs whole sections from -----BEGIN to -----END")]
-    Broken(#[source] std::io::Error),
+    Broken,
     /// There is no certificate.
     #[error("holds no certificate: it needs a section -----BEGIN CERTIFICATE-----")]
     NoCertificate,
@@ -90,7 +95,19 @@ mod tests {
         assert!(matches!(read_private_key(certificate.as_bytes()), Err(PemError::NoKey)));
         assert!(matches!(read_private_key(format!("{key}{key}").as_bytes()), Err(PemError::ManyKeys)));
         let cut = key.get(..key.len() / 2).unwrap();
-        assert!(matches!(read_private_key(cut.as_bytes()), Err(PemError::Broken(_))));
+        assert!(matches!(read_private_key(cut.as_bytes()), Err(PemError::Broken)));
         assert!(matches!(read_certificates(&vec![b'x'; MAX_PEM + 1]), Err(PemError::TooLarge)));
+    }
+
+    #[test]
+    fn a_key_on_one_line_is_not_repeated() {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem().replace('\n', "");
+        for error in
+            [read_private_key(key.as_bytes()).unwrap_err(), read_certificates(key.as_bytes()).unwrap_err()]
+        {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            let shown = format!("{error} {error:?} {source:?}");
+            assert!(!shown.contains(&key[40..60]), "{shown}");
+        }
     }
 }
