@@ -48,15 +48,20 @@ impl StoreConfig {
         let encrypted = match (policy.is_required(), mode) {
             (_, Some("verify-full")) | (true, None) => true,
             (false, None | Some("disable")) => false,
-            (true, Some(mode)) => {
-                return refused(&format!(
-                    "sslmode={mode} is weaker than the TLS policy ({policy}): write sslmode=verify-full"
-                ));
-            }
-            (false, Some(mode)) => {
-                return refused(&format!(
-                    "sslmode={mode} promises more than it checks: write sslmode=verify-full or sslmode=disable"
-                ));
+            (required, Some(mode)) => {
+                // A word that is none of these may be a piece of a password.
+                let known =
+                    ["disable", "allow", "prefer", "require", "verify-ca"].iter().find(|it| **it == mode);
+                let written =
+                    known.map_or_else(|| "what sslmode is set to".to_owned(), |it| format!("sslmode={it}"));
+                return refused(&match required {
+                    true => format!(
+                        "{written} is weaker than the TLS policy ({policy}): write sslmode=verify-full"
+                    ),
+                    false => format!(
+                        "{written} promises more than it checks: write sslmode=verify-full or sslmode=disable"
+                    ),
+                });
             }
         };
         // tokio-postgres knows `require` and no stricter mode; the certificate and the name are checked by `tls`.
@@ -67,6 +72,14 @@ impl StoreConfig {
                 "it does not parse: write postgres://user:password@host:5432/database?sslmode=verify-full",
             );
         };
+        let meant = match mode {
+            Some("verify-full") => SslMode::Require,
+            Some(_) => SslMode::Disable,
+            None => SslMode::Prefer,
+        };
+        if connect.get_ssl_mode() != meant {
+            return refused("it sets sslmode twice, or in other letters: write sslmode=verify-full once");
+        }
         if encrypted && tls.is_none() {
             return refused("sslmode=verify-full needs certificate authorities to verify against");
         }
@@ -241,10 +254,30 @@ mod tests {
     }
 
     #[test]
+    fn a_weaker_mode_is_not_hidden() {
+        for hidden in [
+            "postgres://u:p@db/muster?sslmode=verify-full&sslmode=disable",
+            "postgres://u:p@db/muster?application_name=sslmode=verify-full&sslmode=disable",
+            "postgres://u:p@db/muster?sslmod%65=disable",
+            "host=db user=u sslmode = disable",
+            "host=db user=u sslmode = require",
+        ] {
+            for environment in [Environment::Production, Environment::Development] {
+                let message = config(hidden, environment).unwrap_err().to_string();
+                assert!(message.contains("sslmode=verify-full once"), "{hidden}: {message}");
+            }
+        }
+    }
+
+    #[test]
     fn no_password_is_shown() {
         let config = config("postgres://u:hunter2@db/muster", Environment::Production).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"));
-        let error = self::config("postgres://u:hunter2@db:port/muster", Environment::Production).unwrap_err();
-        assert!(!format!("{error:?} {error}").contains("hunter2"));
+        for url in ["postgres://u:hunter2@db:port/muster", "postgres://u:sslmode=hunter2@db/muster"] {
+            for environment in [Environment::Production, Environment::Development] {
+                let error = self::config(url, environment).unwrap_err();
+                assert!(!format!("{error:?} {error}").contains("hunter2"), "{error}");
+            }
+        }
     }
 }

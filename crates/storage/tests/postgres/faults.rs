@@ -291,11 +291,12 @@ async fn plaintext_is_not_even_configured_in_production() {
     };
     let weaker = url("postgres").replace("verify-full", "prefer");
     assert!(matches!(configured(&weaker), Err(Error::Configuration(_))));
-    // What the driver would take for no TLS is overruled.
-    for hidden in ["sslmode=verify-full&sslmode=disable", "sslmod%65=disable", "application_name=x"] {
-        let config = configured(&url("postgres").replace("sslmode=verify-full", hidden)).unwrap();
-        assert!(config.is_encrypted());
+    for hidden in ["sslmode=verify-full&sslmode=disable", "sslmod%65=disable"] {
+        let hidden = url("postgres").replace("sslmode=verify-full", hidden);
+        assert!(matches!(configured(&hidden), Err(Error::Configuration(_))));
     }
+    let unsaid = url("postgres").replace("sslmode=verify-full", "application_name=x");
+    assert!(configured(&unsaid).unwrap().is_encrypted());
 }
 
 #[tokio::test]
