@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use async_nats::{Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use async_nats::{
+    AuthError, Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError,
+};
 use muster_domain::{Environment, TlsPolicy};
+use nkeys::KeyPair;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::tls::material::{Material, MaterialError, MinimumVersion, TlsFiles};
+use crate::tls::material::{Material, MaterialError, MinimumVersion, TlsFiles, Witness};
 use crate::tls::server::{PlaintextServers, ServerUrl, Servers, ServersError, TlsServers};
 
 /// The most messages that wait in the client to be sent.
@@ -52,6 +55,20 @@ impl Transport {
             Self::Tls { servers, .. } => servers.as_slice(),
             Self::Plaintext { servers, .. } => servers.as_slice(),
         }
+    }
+
+    /// A transport to each of the servers alone, to see how every one of them fares.
+    #[must_use]
+    pub fn each(&self) -> Vec<(ServerUrl, Self)> {
+        let alone = |url: &ServerUrl| match self {
+            Self::Tls { servers, material } => {
+                Self::Tls { servers: servers.only(url), material: Arc::clone(material) }
+            }
+            Self::Plaintext { servers, material } => {
+                Self::Plaintext { servers: servers.only(url), material: material.clone() }
+            }
+        };
+        self.servers().iter().map(|url| (url.clone(), alone(url))).collect()
     }
 }
 
@@ -174,8 +191,8 @@ pub enum LinkFailure {
         "no NATS server was reached for too long: see the servers, the network between, and the certificates"
     )]
     Unreachable,
-    /// A connection stood without a verified certificate where TLS is required.
-    #[error("a NATS connection came about without TLS where it is required: it was dropped")]
+    /// A server asked for credentials without having proved by TLS who it is, where TLS is required.
+    #[error("a NATS server did not prove by TLS who it is, where that is required: nothing was said to it")]
     NotTls,
 }
 
@@ -229,9 +246,9 @@ impl Connection {
     pub async fn open(config: NatsConfig) -> Result<Self, ConnectionError> {
         let (events_in, events) = mpsc::channel(64);
         let given_up = Arc::new(AtomicBool::new(false));
-        let (options, verified) = options(&config, events_in, Arc::clone(&given_up))?;
+        let unproven = Arc::new(AtomicBool::new(false));
+        let options = options(&config, events_in, Arc::clone(&given_up), Arc::clone(&unproven))?;
         let servers: Vec<ServerAddr> = config.transport.servers().iter().map(ServerUrl::address).collect();
-        let before = verified.as_ref().map_or(0, |material| material.accepted());
         // A name may have several addresses, each with its own time; this bounds them all together.
         let bound = config
             .connect_timeout
@@ -239,10 +256,10 @@ impl Connection {
         let client = tokio::time::timeout(bound, options.connect(&servers[..]))
             .await
             .map_err(|_| ConnectionError::TimedOut(bound))?
-            .map_err(ConnectionError::from_connect)?;
-        if verified.as_ref().is_some_and(|material| material.accepted() <= before) {
-            return Err(ConnectionError::Failed(LinkFailure::NotTls));
-        }
+            .map_err(|error| match unproven.load(Ordering::Acquire) {
+                true => ConnectionError::Failed(LinkFailure::NotTls),
+                false => ConnectionError::from_connect(error),
+            })?;
         let (state_in, state) = watch::channel(LinkState::Connected);
         let counters = Arc::new(Counters::default());
         let monitor = Monitor {
@@ -250,7 +267,7 @@ impl Connection {
             state: state_in,
             counters: Arc::clone(&counters),
             given_up,
-            verified: verified.map(|material| (material, before)),
+            unproven,
             give_up_after: config.give_up_after,
             max_refusals: config.max_refusals.max(1),
             connections: 0,
@@ -330,24 +347,46 @@ impl Connection {
     }
 }
 
-/// The library's options, and the material whose count of accepted peers proves that TLS was spoken, where it must be.
+/// The library's options. `unproven` is set when a server was about to be told something without having proved by TLS who
+/// it is.
 fn options(
     config: &NatsConfig,
     events: mpsc::Sender<Event>,
     given_up: Arc<AtomicBool>,
-) -> Result<(ConnectOptions, Option<Arc<Material>>), ConnectionError> {
-    let mut options = ConnectOptions::new()
+    unproven: Arc<AtomicBool>,
+) -> Result<ConnectOptions, ConnectionError> {
+    let (tls, witness) = match &config.transport {
+        Transport::Tls { material, .. } => {
+            let (tls, witness) = material.witnessed();
+            (Some(tls), Some(witness))
+        }
+        Transport::Plaintext { material, .. } => {
+            (material.as_ref().map(|material| material.client_config().as_ref().clone()), None)
+        }
+    };
+    let required = witness.is_some();
+    let login = Arc::new(Login { says: Says::new(&config.auth)?, witness: witness.clone(), unproven });
+    // The library asks for credentials in each attempt, after the handshake and before it says anything.
+    let options = ConnectOptions::with_auth_callback(move |nonce| std::future::ready(login.answer(&nonce)));
+    let mut options = options
         .name(&config.name)
         .connection_timeout(config.connect_timeout)
         .request_timeout(Some(config.request_timeout))
         .ping_interval(config.ping_interval)
         .client_capacity(SEND_QUEUE)
         .subscription_capacity(SUBSCRIPTION_QUEUE)
+        .require_tls(required)
         // Announced servers come by an INFO that anyone in the path can write, and without a scheme.
         .ignore_discovered_servers()
-        .reconnect_delay_callback(move |attempts| match given_up.load(Ordering::Acquire) {
-            true => NEVER,
-            false => reconnect_delay(attempts),
+        // Called once before each attempt on a server.
+        .reconnect_delay_callback(move |attempts| {
+            if let Some(witness) = &witness {
+                witness.reset();
+            }
+            match given_up.load(Ordering::Acquire) {
+                true => NEVER,
+                false => reconnect_delay(attempts),
+            }
         })
         .event_callback(move |event| {
             let events = events.clone();
@@ -356,32 +395,90 @@ fn options(
                 let _ = events.send(event).await;
             }
         });
-    let (material, verified) = match &config.transport {
-        Transport::Tls { material, .. } => {
-            options = options.require_tls(true);
-            (Some(material), Some(Arc::clone(material)))
-        }
-        Transport::Plaintext { material, .. } => (material.as_ref(), None),
-    };
-    if let Some(material) = material {
-        options = options.tls_client_config(material.client_config().as_ref().clone());
+    if let Some(tls) = tls {
+        options = options.tls_client_config(tls);
     }
     if config.tls_first {
         options = options.tls_first();
     }
-    let options = match &config.auth {
-        Auth::None => options,
-        Auth::UserPassword { user, password } => {
-            options.user_and_password(user.clone(), password.expose_secret().to_owned())
+    Ok(options)
+}
+
+/// Says who is connecting, where TLS is required only to a server that has proved who it is.
+struct Login {
+    says: Says,
+    witness: Option<Witness>,
+    unproven: Arc<AtomicBool>,
+}
+
+/// What is said, with keys that have been read.
+enum Says {
+    Nothing,
+    UserPassword(String, SecretString),
+    Token(SecretString),
+    NKey(KeyPair),
+    Credentials(String, KeyPair),
+}
+
+impl Says {
+    fn new(auth: &Auth) -> Result<Self, ConnectionError> {
+        Ok(match auth {
+            Auth::None => Self::Nothing,
+            Auth::UserPassword { user, password } => Self::UserPassword(user.clone(), password.clone()),
+            Auth::Token(token) => Self::Token(token.clone()),
+            // Causes are not kept: they may quote the file.
+            Auth::NKey(seed) => Self::NKey(
+                KeyPair::from_seed(seed.expose_secret().trim()).map_err(|_| ConnectionError::Seed)?,
+            ),
+            Auth::Credentials(contents) => {
+                let (jwt, seed) =
+                    credentials(contents.expose_secret()).ok_or(ConnectionError::Credentials)?;
+                let key = KeyPair::from_seed(seed).map_err(|_| ConnectionError::Credentials)?;
+                Self::Credentials(jwt.to_owned(), key)
+            }
+        })
+    }
+}
+
+impl Login {
+    /// The credentials for a server that sent `nonce` to be signed.
+    fn answer(&self, nonce: &[u8]) -> Result<async_nats::Auth, AuthError> {
+        if self.witness.as_ref().is_some_and(|witness| !witness.has_proof()) {
+            self.unproven.store(true, Ordering::Release);
+            return Err(AuthError::new(LinkFailure::NotTls));
         }
-        Auth::Token(token) => options.token(token.expose_secret().to_owned()),
-        Auth::NKey(seed) => options.nkey(seed.expose_secret().trim().to_owned()),
-        // The cause is not kept: it may quote the file.
-        Auth::Credentials(contents) => {
-            options.credentials(contents.expose_secret()).map_err(|_| ConnectionError::Credentials)?
+        let sign = |key: &KeyPair| key.sign(nonce).map_err(|_| AuthError::new("the NKey cannot sign"));
+        let mut auth = async_nats::Auth::new();
+        match &self.says {
+            Says::Nothing => {}
+            Says::UserPassword(user, password) => {
+                auth.username = Some(user.clone());
+                auth.password = Some(password.expose_secret().to_owned());
+            }
+            Says::Token(token) => auth.token = Some(token.expose_secret().to_owned()),
+            Says::NKey(key) => {
+                auth.nkey = Some(key.public_key());
+                auth.signature = Some(sign(key)?);
+            }
+            Says::Credentials(jwt, key) => {
+                auth.jwt = Some(jwt.clone());
+                auth.signature = Some(sign(key)?);
+            }
         }
+        Ok(auth)
+    }
+}
+
+/// The JWT and the NKey seed of a credentials file: its first two lines that stand between lines of dashes.
+fn credentials(contents: &str) -> Option<(&str, &str)> {
+    let edge = |line: &str| line.starts_with("---");
+    let mut lines = contents.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut value = || {
+        let begun = lines.by_ref().any(edge);
+        let value = lines.next().filter(|line| begun && !edge(line))?;
+        lines.next().filter(|line| edge(line)).map(|_| value)
     };
-    Ok((options, verified))
+    Some((value()?, value()?))
 }
 
 fn reconnect_delay(attempts: usize) -> Duration {
@@ -400,8 +497,7 @@ struct Monitor {
     state: watch::Sender<LinkState>,
     counters: Arc<Counters>,
     given_up: Arc<AtomicBool>,
-    /// Where TLS is required: the material, and how many peers it had accepted before this link.
-    verified: Option<(Arc<Material>, u64)>,
+    unproven: Arc<AtomicBool>,
     give_up_after: Duration,
     max_refusals: u32,
     connections: u64,
@@ -440,13 +536,7 @@ impl Monitor {
                     self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
                 }
                 self.refusals = 0;
-                if let Some((material, before)) = &self.verified
-                    && material.accepted().saturating_sub(*before) < self.connections
-                {
-                    self.fail(LinkFailure::NotTls);
-                    // Drained, for this connection must not be used; it fails only on one that is closed.
-                    let _ = self.client.drain().await;
-                } else if !failed {
+                if !failed {
                     self.state.send_replace(LinkState::Connected);
                 }
             }
@@ -471,6 +561,9 @@ impl Monitor {
     }
 
     fn refused(&mut self) {
+        if self.unproven.load(Ordering::Acquire) {
+            return self.fail(LinkFailure::NotTls);
+        }
         self.counters.refusals.fetch_add(1, Ordering::Relaxed);
         self.refusals = self.refusals.saturating_add(1);
         if self.refusals >= self.max_refusals {
@@ -525,6 +618,9 @@ pub enum ConnectionError {
         "no NATS server answered within {0:?}: see that it runs and that nothing in between swallows packets"
     )]
     TimedOut(Duration),
+    /// The NKey's file is not one.
+    #[error("the NKey file does not hold a user's seed (SU...): write it anew, as `nk -gen user` makes it")]
+    Seed,
     /// The credentials file is not one.
     #[error(
         "the NATS credentials file does not hold a JWT and an NKey seed: write it anew, as `nsc` makes it"
@@ -567,7 +663,132 @@ fn is_from_tls(error: &(dyn std::error::Error + 'static)) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustls::pki_types::PrivateKeyDer;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::tls::material::TlsVersion;
+
+    /// A server without TLS: what it hears of the first client, within a second.
+    async fn plaintext_server() -> (String, JoinHandle<Vec<u8>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let heard = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let info = r#"{"server_id":"x","version":"2.15.1","max_payload":1048576,"nonce":"abcdefghijk"}"#;
+            stream.write_all(format!("INFO {info}\r\n").as_bytes()).await.unwrap();
+            let mut heard = Vec::new();
+            let _ = tokio::time::timeout(Duration::from_secs(1), stream.read_to_end(&mut heard)).await;
+            heard
+        });
+        (url, heard)
+    }
+
+    /// Whom to trust: somebody.
+    fn authority() -> (tempfile::TempDir, TlsFiles) {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = directory.path().join("ca.pem");
+        std::fs::write(&ca, rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem())
+            .unwrap();
+        (directory, TlsFiles { ca: Some(ca), ..TlsFiles::default() })
+    }
+
+    /// The library's options as production has them, and whether a login was refused for want of proof.
+    fn production_options(files: &TlsFiles) -> (ConnectOptions, Arc<AtomicBool>) {
+        let mut config = NatsConfig::production(["tls://a"], files, "test").unwrap();
+        config.auth = Auth::UserPassword { user: "user".to_owned(), password: "s3cret".into() };
+        config.connect_timeout = Duration::from_millis(500);
+        let (events, _) = mpsc::channel(64);
+        let unproven = Arc::new(AtomicBool::new(false));
+        (options(&config, events, Arc::default(), Arc::clone(&unproven)).unwrap(), unproven)
+    }
+
+    /// Every server of a production configuration is `tls://` or `wss://`; this is for the day when another address
+    /// reaches the library.
+    #[tokio::test]
+    async fn an_address_without_a_tls_scheme_is_spoken_to_in_tls_all_the_same() {
+        let (url, heard) = plaintext_server().await;
+        let (_directory, files) = authority();
+        let (options, unproven) = production_options(&files);
+        options.connect(url).await.unwrap_err();
+        assert_eq!(heard.await.unwrap().first(), Some(&0x16), "a TLS handshake");
+        assert!(!unproven.load(Ordering::Acquire));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_proved_nothing_hears_nothing_even_when_the_library_would_speak() {
+        let (url, heard) = plaintext_server().await;
+        let (_directory, files) = authority();
+        let (options, unproven) = production_options(&files);
+        options.require_tls(false).connect(url).await.unwrap_err();
+        assert_eq!(heard.await.unwrap(), b"");
+        assert!(unproven.load(Ordering::Acquire));
+    }
+
+    #[tokio::test]
+    async fn a_proof_is_not_good_for_the_next_server() {
+        let signed = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let files = TlsFiles { ca: Some(directory.path().join("ca.pem")), ..TlsFiles::default() };
+        std::fs::write(files.ca.as_ref().unwrap(), signed.cert.pem()).unwrap();
+        // It proves who it is, and goes away.
+        let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![signed.cert.der().clone()], key)
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let first = format!("tls://{}", listener.local_addr().unwrap());
+        let proved = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"INFO {\"server_id\":\"x\"}\r\n").await.unwrap();
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+            let mut heard = [0; 7];
+            acceptor.accept(stream).await.unwrap().read_exact(&mut heard).await.unwrap();
+            heard
+        });
+        let (second, heard) = plaintext_server().await;
+        let (options, unproven) = production_options(&files);
+        let servers = [first, second].map(|url| url.parse::<ServerAddr>().unwrap());
+        options.require_tls(false).retain_servers_order().connect(&servers[..]).await.unwrap_err();
+        assert_eq!(&proved.await.unwrap(), b"CONNECT");
+        assert_eq!(heard.await.unwrap(), b"");
+        assert!(unproven.load(Ordering::Acquire));
+    }
+
+    #[test]
+    fn a_proof_is_of_one_attempt_and_of_a_version_that_is_not_too_old() {
+        let (_directory, files) = authority();
+        let material = Material::load(&files, MinimumVersion::Tls13).unwrap();
+        let (_, witness) = material.witnessed();
+        let login = Login { says: Says::Nothing, witness: Some(witness.clone()), unproven: Arc::default() };
+        witness.saw(TlsVersion::Tls12);
+        assert!(login.answer(b"nonce").is_err());
+        witness.saw(TlsVersion::Tls13);
+        assert!(login.answer(b"nonce").is_ok());
+        witness.reset();
+        assert!(login.answer(b"nonce").is_err());
+    }
+
+    #[test]
+    fn a_credentials_file_is_read_as_nsc_writes_it() {
+        let seed = KeyPair::new_user().seed().unwrap();
+        let file = format!(
+            "-----BEGIN NATS USER JWT-----\r\nab.c-d\n------END NATS USER JWT------\n\n\
+             ************************* IMPORTANT *************************\n\
+             NKEYs are sensitive and should be treated as secrets.\n\n\
+             -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n\n\
+             *************************************************************\n"
+        );
+        assert_eq!(credentials(&file), Some(("ab.c-d", seed.as_str())));
+        for broken in ["", "ab.c-d", "---\n---\n---\n---", "---\na\n---\n", "---\na\nb\n---\n---\nc\n---"] {
+            assert_eq!(credentials(broken), None, "{broken}");
+        }
+    }
 
     #[test]
     fn reconnecting_slows_down_to_a_bound() {

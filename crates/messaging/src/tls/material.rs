@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -19,8 +19,9 @@ use time::OffsetDateTime;
 use super::certificate::Certificate;
 use super::pem::{self, MAX_PEM, PemError};
 
-/// The most peers whose certificates are remembered.
+/// The most peers whose certificates are remembered, and the most certificates of one chain beside the leaf.
 const MAX_PEERS: usize = 64;
+const MAX_ISSUERS: usize = 8;
 
 /// Where the certificates lie. Each is read again by [`Material::reload`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,6 +49,7 @@ pub enum MinimumVersion {
 pub struct Material {
     files: TlsFiles,
     provider: Arc<CryptoProvider>,
+    minimum: MinimumVersion,
     shared: Arc<Shared>,
     config: Arc<ClientConfig>,
 }
@@ -65,16 +67,51 @@ struct Shared {
 #[derive(Debug)]
 struct Shown {
     der: CertificateDer<'static>,
+    issuers: Vec<CertificateDer<'static>>,
     version: Option<TlsVersion>,
 }
 
 /// A version of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
     /// TLS 1.2.
     Tls12,
     /// TLS 1.3.
     Tls13,
+}
+
+impl MinimumVersion {
+    const fn version(self) -> TlsVersion {
+        match self {
+            Self::Tls12 => TlsVersion::Tls12,
+            Self::Tls13 => TlsVersion::Tls13,
+        }
+    }
+}
+
+/// Tells of one link's handshakes whether they proved who the server is.
+#[derive(Debug, Clone)]
+pub(crate) struct Witness {
+    proved: Arc<AtomicBool>,
+    minimum: TlsVersion,
+}
+
+impl Witness {
+    /// Forgets what was proved: another attempt begins.
+    pub(crate) fn reset(&self) {
+        self.proved.store(false, Ordering::Release);
+    }
+
+    /// Whether a handshake of this attempt proved who the server is, in a version that is not too old.
+    pub(crate) fn has_proof(&self) -> bool {
+        self.proved.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn saw(&self, version: TlsVersion) {
+        if version >= self.minimum {
+            self.proved.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl fmt::Display for TlsVersion {
@@ -93,6 +130,8 @@ pub struct Peer {
     pub name: String,
     /// The certificate that it showed last.
     pub certificate: Certificate,
+    /// The further certificates that it showed with it, at most 8 of them.
+    pub issuers: Vec<Certificate>,
     /// By which version of TLS; `None` while no handshake with that certificate has ended.
     pub version: Option<TlsVersion>,
 }
@@ -130,11 +169,14 @@ impl Material {
             .with_protocol_versions(versions)
             .map_err(MaterialError::Provider)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Verifier(Arc::clone(&shared))))
+            .with_custom_certificate_verifier(Arc::new(Verifier {
+                shared: Arc::clone(&shared),
+                witness: None,
+            }))
             .with_client_cert_resolver(Arc::new(Identity(Arc::clone(&shared))));
         // A resumed session is not verified again, and would outlive the authorities that vouched for it.
         config.resumption = Resumption::disabled();
-        Ok(Self { files: files.clone(), provider, shared, config: Arc::new(config) })
+        Ok(Self { files: files.clone(), provider, minimum, shared, config: Arc::new(config) })
     }
 
     /// The client configuration. It stays the same one over every [`reload`](Self::reload): new handshakes use what was
@@ -142,6 +184,15 @@ impl Material {
     #[must_use]
     pub fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
+    }
+
+    /// The client configuration with a witness of the handshakes that are made by it and by its clones.
+    pub(crate) fn witnessed(&self) -> (ClientConfig, Witness) {
+        let witness = Witness { proved: Arc::default(), minimum: self.minimum.version() };
+        let verifier = Verifier { shared: Arc::clone(&self.shared), witness: Some(witness.clone()) };
+        let mut config = self.config.as_ref().clone();
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        (config, witness)
     }
 
     /// Reads the files again and, if everything about them is in order, uses them for every handshake from now on.
@@ -181,7 +232,8 @@ impl Material {
         let peers = self.shared.peers.read().unwrap_or_else(PoisonError::into_inner);
         let peer = |(name, shown): (&String, &Shown)| {
             let certificate = Certificate::parse(&shown.der).ok()?;
-            Some(Peer { name: name.clone(), certificate, version: shown.version })
+            let issuers = shown.issuers.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
+            Some(Peer { name: name.clone(), certificate, issuers, version: shown.version })
         };
         peers.iter().filter_map(peer).collect()
     }
@@ -305,7 +357,10 @@ fn pem_error(path: &Path, cause: PemError) -> MaterialError {
 
 /// Verifies servers as rustls does, by the authorities that were read last, and remembers whom it accepted.
 #[derive(Debug)]
-struct Verifier(Arc<Shared>);
+struct Verifier {
+    shared: Arc<Shared>,
+    witness: Option<Witness>,
+}
 
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
@@ -316,17 +371,24 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified =
-            self.0.verifier().verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let verified = self.shared.verifier().verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
         if let Err(error) = &verified {
-            self.0.refused.fetch_add(1, Ordering::AcqRel);
+            self.shared.refused.fetch_add(1, Ordering::AcqRel);
             self.remember_refusal(&server_name.to_str(), error);
             return verified;
         }
-        let mut peers = self.0.peers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut peers = self.shared.peers.write().unwrap_or_else(PoisonError::into_inner);
         let name = server_name.to_str().into_owned();
         if peers.len() < MAX_PEERS || peers.contains_key(&name) {
-            peers.insert(name, Shown { der: end_entity.clone().into_owned(), version: None });
+            let issuers =
+                intermediates.iter().take(MAX_ISSUERS).map(|der| der.clone().into_owned()).collect();
+            peers.insert(name, Shown { der: end_entity.clone().into_owned(), issuers, version: None });
         }
         verified
     }
@@ -337,7 +399,7 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.count(self.0.verifier().verify_tls12_signature(message, cert, dss), cert, TlsVersion::Tls12)
+        self.count(self.shared.verifier().verify_tls12_signature(message, cert, dss), cert, TlsVersion::Tls12)
     }
 
     fn verify_tls13_signature(
@@ -346,11 +408,11 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.count(self.0.verifier().verify_tls13_signature(message, cert, dss), cert, TlsVersion::Tls13)
+        self.count(self.shared.verifier().verify_tls13_signature(message, cert, dss), cert, TlsVersion::Tls13)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.verifier().supported_verify_schemes()
+        self.shared.verifier().supported_verify_schemes()
     }
 
     fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
@@ -368,15 +430,18 @@ impl Verifier {
     ) -> Result<T, rustls::Error> {
         match &verified {
             Ok(_) => {
-                self.0.accepted.fetch_add(1, Ordering::AcqRel);
-                *self.0.last_refusal.write().unwrap_or_else(PoisonError::into_inner) = None;
-                let mut peers = self.0.peers.write().unwrap_or_else(PoisonError::into_inner);
+                if let Some(witness) = &self.witness {
+                    witness.saw(version);
+                }
+                self.shared.accepted.fetch_add(1, Ordering::AcqRel);
+                *self.shared.last_refusal.write().unwrap_or_else(PoisonError::into_inner) = None;
+                let mut peers = self.shared.peers.write().unwrap_or_else(PoisonError::into_inner);
                 for shown in peers.values_mut().filter(|shown| &shown.der == cert) {
                     shown.version = Some(version);
                 }
             }
             Err(error) => {
-                self.0.refused.fetch_add(1, Ordering::AcqRel);
+                self.shared.refused.fetch_add(1, Ordering::AcqRel);
                 self.remember_refusal("a server", error);
             }
         }
@@ -386,7 +451,7 @@ impl Verifier {
     /// Logged when it is not what was refused last: an attempt is repeated every other second.
     fn remember_refusal(&self, name: &str, error: &rustls::Error) {
         let refusal = format!("{name}: {error}");
-        let mut last = self.0.last_refusal.write().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.shared.last_refusal.write().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref() != Some(&refusal) {
             tracing::warn!(tls.server = name, error = %error, "a server's certificate is refused");
             *last = Some(refusal);

@@ -92,6 +92,11 @@ impl TlsServers {
     pub fn as_slice(&self) -> &[ServerUrl] {
         &self.0
     }
+
+    /// That one of them, and no other.
+    pub(crate) fn only(&self, server: &ServerUrl) -> Self {
+        Self(self.0.iter().filter(|url| *url == server).take(1).cloned().collect())
+    }
 }
 
 impl PlaintextServers {
@@ -99,6 +104,11 @@ impl PlaintextServers {
     #[must_use]
     pub fn as_slice(&self) -> &[ServerUrl] {
         &self.0
+    }
+
+    /// That one of them, and no other.
+    pub(crate) fn only(&self, server: &ServerUrl) -> Self {
+        Self(self.0.iter().filter(|url| *url == server).take(1).cloned().collect())
     }
 }
 
