@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use muster_messaging::connection::Connection;
+use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Material, Peer};
 use muster_storage::Store;
@@ -28,8 +28,9 @@ pub(crate) async fn check(file: Option<&Path>) -> Result<(), Failure> {
     let settings = Settings::load(file, None)?;
     println!("configuration  ok      environment {}", settings.environment);
     let configured = configure(&settings)?;
-    let materials = [("nats", &configured.nats_material), ("postgres", &configured.database_material)];
-    for (place, material) in &materials {
+    for (place, material) in
+        [("nats", &configured.nats_material), ("postgres", &configured.database_material)]
+    {
         if let Some(material) = material {
             certificates(place, material);
         }
@@ -38,31 +39,53 @@ pub(crate) async fn check(file: Option<&Path>) -> Result<(), Failure> {
         let store = Store::open(configured.database.clone()).await?;
         store.ping().await
     };
-    let database = database.await;
-    match &database {
+    let mut all_work = true;
+    match database.await {
         Ok(()) => println!("postgres       ok      connected, schema up to date"),
-        Err(error) => println!("postgres       FAILED  {error}"),
-    }
-    let nats = Connection::open(configured.nats).await;
-    match &nats {
-        Ok(connection) => {
-            let (version, name) = connection.server();
-            println!("nats           ok      connected to {name}, version {version}");
-        }
-        Err(error) => println!("nats           FAILED  {error}"),
-    }
-    let materials = [("nats", &configured.nats_material), ("postgres", &configured.database_material)];
-    for (place, material) in materials {
-        let Some(material) = material else { continue };
-        for Peer { name, certificate, version } in material.peers() {
-            let version = version.map_or_else(|| "no handshake".to_owned(), |version| version.to_string());
-            println!("{place:<14} {name} by {version} shows {}", facts(&certificate));
-        }
-        if let Some(refusal) = material.last_refusal() {
-            println!("{place:<14} REFUSED {refusal}");
+        Err(error) => {
+            all_work = false;
+            println!("postgres       FAILED  {}", Failure::from(error).chain());
         }
     }
-    if database.is_ok() && nats.is_ok() { Ok(()) } else { Err(Failure::Check) }
+    if let Some(material) = &configured.database_material {
+        shown("postgres", material, |_| true);
+    }
+    // Every one by itself: the worker must be able to go to any of them.
+    for (server, transport) in configured.nats.transport.each() {
+        match Connection::open(NatsConfig { transport, ..configured.nats.clone() }).await {
+            Ok(connection) => {
+                let (version, name) = connection.server();
+                println!("nats           ok      {server}: connected to {name}, version {version}");
+            }
+            Err(error) => {
+                all_work = false;
+                println!("nats           REFUSED {server}: {}", Failure::from(error).chain());
+            }
+        }
+        if let Some(material) = &configured.nats_material {
+            let host = server.host().trim_matches(['[', ']']);
+            shown("nats", material, |name| name == host);
+        }
+    }
+    if all_work { Ok(()) } else { Err(Failure::Check) }
+}
+
+/// What the servers of some names showed so far, and which one was refused last.
+#[expect(clippy::print_stdout, reason = "the report is this command's output")]
+fn shown(place: &str, material: &Material, named: impl Fn(&str) -> bool) {
+    for Peer { name, certificate, issuers, version } in material.peers() {
+        if !named(&name) {
+            continue;
+        }
+        let version = version.map_or_else(|| "no handshake".to_owned(), |version| version.to_string());
+        println!("{place:<14} {name} by {version} shows {}", facts(&certificate));
+        for issuer in issuers {
+            println!("{place:<14} {name} shows with it {}", facts(&issuer));
+        }
+    }
+    if let Some(refusal) = material.last_refusal() {
+        println!("{place:<14} REFUSED {refusal}");
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
