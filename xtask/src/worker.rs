@@ -210,6 +210,15 @@ impl Worker {
         self.process.kill()
     }
 
+    /// Waits until it ends by itself; answers its exit code.
+    ///
+    /// # Errors
+    /// When it does not end within half a minute.
+    pub fn wait(&mut self) -> Result<Option<i32>> {
+        let status = self.process.wait(PATIENCE)?.context("the worker did not end")?;
+        Ok(status.code())
+    }
+
     /// Tells it to stop as an orchestrator would; answers its exit code.
     ///
     /// # Errors

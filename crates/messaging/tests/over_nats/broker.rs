@@ -1,5 +1,6 @@
 //! A private nats-server with certificates made on the spot.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -33,15 +34,21 @@ impl Authority {
 
     /// Writes `<name>.crt`, `<name>.key` and `ca.crt`.
     pub(crate) fn sign(&self, directory: &Path, name: &str, host: &str) -> TlsFiles {
-        self.sign_for(directory, name, &[host], 30)
+        self.sign_for(directory, name, &[host], -60..30)
     }
 
-    /// The same for any hosts, also none, and for so many days from now, also past ones.
-    pub(crate) fn sign_for(&self, directory: &Path, name: &str, hosts: &[&str], days: i64) -> TlsFiles {
+    /// The same for any hosts, also none, and valid within these days from now, also past or coming ones.
+    pub(crate) fn sign_for(
+        &self,
+        directory: &Path,
+        name: &str,
+        hosts: &[&str],
+        days: Range<i64>,
+    ) -> TlsFiles {
         let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
         let mut params = CertificateParams::new(hosts).unwrap();
-        params.not_before = OffsetDateTime::now_utc() - time::Duration::days(60);
-        params.not_after = OffsetDateTime::now_utc() + time::Duration::days(days);
+        params.not_before = OffsetDateTime::now_utc() + time::Duration::days(days.start);
+        params.not_after = OffsetDateTime::now_utc() + time::Duration::days(days.end);
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -11,8 +11,9 @@ use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles, TlsVer
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::version::TLS12;
+use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ServerConfig, SupportedProtocolVersion};
 
 use crate::broker::{Authority, Broker, PASSWORD, Setup, until, version};
 use crate::login::{self, Login};
@@ -233,11 +234,12 @@ async fn an_nkey_and_a_credentials_file_log_in_over_tls() {
 
 /// The ways in which a server's certificate is wrong, each with a word of the reason.
 #[tokio::test]
-async fn an_expired_a_nameless_and_a_misnamed_server_are_refused_each_with_its_reason() {
+async fn an_expired_an_early_a_nameless_and_a_misnamed_server_are_refused_each_with_its_reason() {
     for (hosts, days, reason) in [
-        (&["127.0.0.1"][..], -1, "expired"),
-        (&[][..], 30, "not valid for name"),
-        (&["nats.example"][..], 30, "not valid for name"),
+        (&["127.0.0.1"][..], -60..-1, "expired"),
+        (&["127.0.0.1"][..], 1..30, "not valid yet"),
+        (&[][..], -60..30, "not valid for name"),
+        (&["nats.example"][..], -60..30, "not valid for name"),
     ] {
         let mut broker = Broker::start(&Setup::default());
         let connection = Connection::open(broker.config()).await.unwrap();
@@ -264,17 +266,22 @@ async fn an_expired_a_nameless_and_a_misnamed_server_are_refused_each_with_its_r
 async fn a_server_refuses_an_expired_or_a_strangers_client() {
     let broker = Broker::start(&Setup::default());
     let elsewhere = tempfile::tempdir().unwrap();
-    let expired = broker.authority.sign_for(elsewhere.path(), "client", &["muster-worker"], -1);
-    let error = Material::load(&expired, MinimumVersion::Tls13).unwrap_err();
-    assert!(error.to_string().contains("valid from"), "{error}");
+    for days in [-60..-1, 1..30] {
+        let files = broker.authority.sign_for(elsewhere.path(), "client", &["muster-worker"], days);
+        let error = Material::load(&files, MinimumVersion::Tls13).unwrap_err();
+        assert!(error.to_string().contains("valid from"), "{error}");
+    }
     let stranger = Authority::new().sign(elsewhere.path(), "client", "muster-worker");
     let files = TlsFiles { ca: broker.client.ca.clone(), ..stranger };
     let url = format!("tls://127.0.0.1:{}", broker.port);
     assert!(Connection::open(broker.config_of(&url, &files)).await.is_err());
 }
 
-/// A server that speaks TLS 1.2 and no newer.
-async fn old_server(files: &TlsFiles) -> u16 {
+/// A server that shows this certificate in these versions of TLS, and what it heard, deciphered.
+async fn deciphering_server(
+    files: &TlsFiles,
+    versions: &[&'static SupportedProtocolVersion],
+) -> (u16, Arc<Mutex<Vec<u8>>>) {
     use tokio_rustls::rustls::pki_types::pem::PemObject;
     use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
     let chain: Vec<_> = CertificateDer::pem_file_iter(files.certificate.as_ref().unwrap())
@@ -283,18 +290,21 @@ async fn old_server(files: &TlsFiles) -> u16 {
         .collect();
     let key = PrivateKeyDer::from_pem_file(files.key.as_ref().unwrap()).unwrap();
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    // Whether the key is the certificate's is for the client to find out.
+    let shown = CertifiedKey::new(chain, provider.key_provider.load_private_key(key).unwrap());
     let config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&TLS12])
+        .with_protocol_versions(versions)
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let heard: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let keep = Arc::clone(&heard);
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let acceptor = acceptor.clone();
+            let (acceptor, keep) = (acceptor.clone(), Arc::clone(&keep));
             tokio::spawn(async move {
                 let info =
                     r#"{"server_id":"x","version":"2.15.1","max_payload":1048576,"tls_required":true}"#;
@@ -302,21 +312,69 @@ async fn old_server(files: &TlsFiles) -> u16 {
                 if let Ok(stream) = acceptor.accept(stream).await {
                     let (mut from, mut to) = tokio::io::split(stream);
                     let mut buffer = [0; 4096];
-                    while let Ok(1..) = from.read(&mut buffer).await {
+                    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+                        keep.lock().unwrap().extend_from_slice(&buffer[..read]);
                         let _ = to.write_all(b"PONG\r\n").await;
                     }
                 }
             });
         }
     });
-    port
+    (port, heard)
+}
+
+#[tokio::test]
+async fn who_does_not_prove_who_it_is_hears_nothing_even_in_cipher() {
+    let broker = Broker::start(&Setup::default());
+    let directory = tempfile::tempdir().unwrap();
+    let sign = |authority: &Authority, hosts: &[&str], days: std::ops::Range<i64>| {
+        authority.sign_for(directory.path(), "server", hosts, days)
+    };
+    let stranger = Authority::new();
+    for (authority, hosts, days, versions) in [
+        (&stranger, &["127.0.0.1"][..], -60..30, &[&TLS13][..]),
+        (&broker.authority, &["nats.example"], -60..30, &[&TLS13]),
+        (&broker.authority, &[], -60..30, &[&TLS13]),
+        (&broker.authority, &["127.0.0.1"], -60..-1, &[&TLS13]),
+        (&broker.authority, &["127.0.0.1"], 1..30, &[&TLS13]),
+        (&broker.authority, &["127.0.0.1"], -60..30, &[&TLS12]),
+    ] {
+        let (port, heard) = deciphering_server(&sign(authority, hosts, days.clone()), versions).await;
+        for tls_first in [false, true] {
+            let mut config = broker.config_of(&format!("tls://127.0.0.1:{port}"), &broker.client);
+            config.tls_first = tls_first;
+            config.connect_timeout = Duration::from_millis(500);
+            assert!(Connection::open(config).await.is_err(), "{hosts:?} {days:?}");
+        }
+        assert_eq!(String::from_utf8_lossy(&heard.lock().unwrap()), "", "{hosts:?} {days:?}");
+    }
+    // A stolen certificate is of no use without its key.
+    let own = sign(&broker.authority, &["127.0.0.1"], -60..30);
+    let key = broker.authority.sign(directory.path(), "another", "127.0.0.1").key;
+    for versions in [&[&TLS13][..], &[&TLS12]] {
+        let (port, heard) = deciphering_server(&TlsFiles { key: key.clone(), ..own.clone() }, versions).await;
+        let mut config = broker.config_of(&format!("tls://127.0.0.1:{port}"), &broker.client);
+        let Transport::Tls { servers, .. } = config.transport else { panic!("not TLS") };
+        let material = Arc::new(Material::load(&broker.client, MinimumVersion::Tls12).unwrap());
+        config.transport = Transport::Tls { servers, material: Arc::clone(&material) };
+        let error = Connection::open(config).await.unwrap_err();
+        assert!(matches!(error, ConnectionError::Tls(_)), "{error:?}");
+        assert_eq!((material.accepted(), material.refused()), (0, 1));
+        assert_eq!(String::from_utf8_lossy(&heard.lock().unwrap()), "");
+    }
+    // Who does prove it hears all of it, which shows that it would be seen.
+    let (port, heard) =
+        deciphering_server(&sign(&broker.authority, &["127.0.0.1"], -60..30), &[&TLS13]).await;
+    let config = broker.config_of(&format!("tls://127.0.0.1:{port}"), &broker.client);
+    Connection::open(config).await.unwrap();
+    assert!(String::from_utf8_lossy(&heard.lock().unwrap()).contains(PASSWORD));
 }
 
 #[tokio::test]
 async fn a_server_of_tls_1_2_only_is_refused_where_1_3_is_the_least() {
     let broker = Broker::start(&Setup::default());
     let server = broker.authority.sign(broker.directory.path(), "old", "127.0.0.1");
-    let port = old_server(&server).await;
+    let (port, _) = deciphering_server(&server, &[&TLS12]).await;
     let mut config = broker.config_of(&format!("tls://127.0.0.1:{port}"), &broker.client);
     let error = Connection::open(config.clone()).await.unwrap_err();
     assert!(matches!(error, ConnectionError::Tls(_)), "{error:?}");

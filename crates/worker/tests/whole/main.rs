@@ -8,3 +8,4 @@ mod contract;
 mod faults;
 mod rotation;
 mod setting;
+mod transport;

@@ -1,13 +1,19 @@
 //! Certificates and secrets change under a working worker.
 
 use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use muster_messaging::client::{Client, CommunityClient, EventPublisher};
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::pem::read_certificates;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use xtask::services::Authority;
+use xtask::worker::Worker;
 
 use crate::setting::{Guild, PATIENCE, Setting, community, eventually};
 
@@ -16,38 +22,81 @@ fn serial(pem: &[u8]) -> Result<String> {
     Ok(Certificate::parse(chain.first().context("no certificate")?)?.serial)
 }
 
+/// Requests and events without a pause. [`Load::end`] fails when one of them did.
+struct Load {
+    community: CommunityClient,
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    asking: JoinHandle<Result<()>>,
+    publishing: JoinHandle<Result<u32>>,
+}
+
+impl Load {
+    async fn begin(client: &Client, publisher: EventPublisher) -> Result<Self> {
+        let mut guild = Guild::new("8800");
+        publisher.publish(&guild.join_guild()).await?;
+        let community = client.community(community(client, "8800").await?);
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let asking = tokio::spawn({
+            let (community, stop, answered) = (community.clone(), Arc::clone(&stop), Arc::clone(&answered));
+            async move {
+                while !stop.load(Ordering::SeqCst) {
+                    community.stats().await?;
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+                anyhow::Ok(())
+            }
+        });
+        let publishing = tokio::spawn({
+            let stop = Arc::clone(&stop);
+            async move {
+                let mut published = 0_u32;
+                while !stop.load(Ordering::SeqCst) {
+                    publisher.publish(&guild.join(&published.to_string())).await?;
+                    published += 1;
+                }
+                anyhow::Ok(published)
+            }
+        });
+        Ok(Self { community, stop, answered, asking, publishing })
+    }
+
+    /// Waits for some more answers.
+    async fn goes_on(&self) -> Result<()> {
+        let before = self.answered.load(Ordering::SeqCst);
+        eventually("some more answers", async || self.answered.load(Ordering::SeqCst) > before + 20).await
+    }
+
+    /// No request has failed, and every event that was taken has its effect.
+    async fn end(self) -> Result<()> {
+        self.goes_on().await?;
+        self.stop.store(true, Ordering::SeqCst);
+        self.asking.await?.context("a request failed")?;
+        let published = self.publishing.await?.context("an event was not taken")?;
+        let last = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let members = self.community.stats().await?.members;
+            if members == u64::from(published) {
+                return Ok(());
+            }
+            ensure!(tokio::time::Instant::now() < last, "{members} of {published} members");
+            sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Waits until so many rotations had this outcome.
+async fn rotations(worker: &Worker, outcome: &str, number: u32) -> Result<()> {
+    let series = format!("muster_rotations_total{{outcome=\"{outcome}\"}} {number}\n");
+    eventually(&series, async || worker.get("/metrics").is_ok_and(|(_, text)| text.contains(&series))).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_fails_no_request_and_loses_no_event_and_a_bad_file_changes_nothing() -> Result<()> {
     let setting = Setting::new().await?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
-    let mut guild = Guild::new("8800");
-    publisher.publish(&guild.join_guild()).await?;
-    let id = community(&client, "8800").await?;
-
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = Arc::new(AtomicU64::new(0));
-    let asking = tokio::spawn({
-        let (client, stop, asked) = (client.community(id), Arc::clone(&stop), Arc::clone(&asked));
-        async move {
-            while !stop.load(Ordering::SeqCst) {
-                client.stats().await?;
-                asked.fetch_add(1, Ordering::SeqCst);
-            }
-            anyhow::Ok(())
-        }
-    });
-    let publishing = tokio::spawn({
-        let stop = Arc::clone(&stop);
-        async move {
-            let mut published = 0_u32;
-            while !stop.load(Ordering::SeqCst) {
-                publisher.publish(&guild.join(&published.to_string())).await?;
-                published += 1;
-            }
-            anyhow::Ok(published)
-        }
-    });
+    let load = Load::begin(&client, publisher).await?;
 
     // A good one: the serial that is in use afterwards is the new one's.
     let files = &setting.services.worker;
@@ -63,38 +112,96 @@ async fn a_rotation_fails_no_request_and_loses_no_event_and_a_bad_file_changes_n
 
     // A bad one: a certificate without its key.
     fs::write(&files.certificate_file, &old_certificate)?;
-    eventually("the refusal", async || {
-        worker
-            .get("/metrics")
-            .is_ok_and(|(_, text)| text.contains("muster_rotations_total{outcome=\"refused\"} 1\n"))
-    })
-    .await?;
+    rotations(&worker, "refused", 1).await?;
     ensure!(log()?.contains("does not belong to the certificate"), "the log says why");
     ensure!(worker.get("/readyz")?.0 == 200, "what was in use stays");
 
     // Mended, it is taken up without waiting for a restart.
     fs::write(&files.key_file, &old_key)?;
-    eventually("the second rotation", async || {
-        worker
-            .get("/metrics")
-            .is_ok_and(|(_, text)| text.contains("muster_rotations_total{outcome=\"taken\"} 2\n"))
-    })
-    .await?;
+    rotations(&worker, "taken", 2).await?;
+    load.end().await?;
+    ensure!(worker.stop()? == Some(0), "it stops in good order");
+    Ok(())
+}
 
-    let before = asked.load(Ordering::SeqCst);
-    eventually("some more answers", async || asked.load(Ordering::SeqCst) > before + 20).await?;
-    stop.store(true, Ordering::SeqCst);
-    asking.await?.context("a request failed")?;
-    let published = publishing.await?.context("an event was not taken")?;
-    let last = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        let members = client.community(id).stats().await?.members;
-        if members == u64::from(published) {
-            break;
-        }
-        ensure!(tokio::time::Instant::now() < last, "{members} of {published} members");
-        sleep(std::time::Duration::from_millis(50)).await;
+/// A secret mounted as Kubernetes does it: each file is a link into `..data`, itself a link that one rename replaces.
+struct Volume(PathBuf);
+
+impl Volume {
+    fn new(path: PathBuf) -> Result<Self> {
+        fs::create_dir(&path)?;
+        Ok(Self(path))
     }
+
+    fn put(&self, version: &str, files: &[(&str, &[u8])]) -> Result<()> {
+        let directory = self.0.join(version);
+        fs::create_dir(&directory)?;
+        for (name, content) in files {
+            fs::write(directory.join(name), content)?;
+            if !self.0.join(name).is_symlink() {
+                symlink(Path::new("..data").join(name), self.0.join(name))?;
+            }
+        }
+        symlink(version, self.0.join("..data_tmp"))?;
+        fs::rename(self.0.join("..data_tmp"), self.0.join("..data"))?;
+        Ok(())
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_load() -> Result<()> {
+    let mut setting = Setting::new().await?;
+    let volume = Volume::new(setting.services.directory.path().join("volume"))?;
+    let old_ca = fs::read(setting.services.authority.certificate_file())?;
+    let new_authority = Authority::create(setting.services.directory.path(), "new-ca")?;
+    let new_ca = fs::read(new_authority.certificate_file())?;
+    let own = |setting: &Setting| -> Result<[Vec<u8>; 2]> {
+        let identity = &setting.services.worker;
+        Ok([fs::read(&identity.certificate_file)?, fs::read(&identity.key_file)?])
+    };
+    let mount = |version: &str, ca: &[u8], [certificate, key]: [Vec<u8>; 2]| {
+        volume.put(version, &[("ca.crt", ca), ("tls.crt", &certificate), ("tls.key", &key)])
+    };
+    mount("..1", &old_ca, own(&setting)?)?;
+    let worker = setting
+        .configuration
+        .with("MUSTER__NATS__CA_FILE", volume.file("ca.crt"))
+        .with("MUSTER__NATS__CERTIFICATE_FILE", volume.file("tls.crt"))
+        .with("MUSTER__NATS__KEY_FILE", volume.file("tls.key"))
+        .with("MUSTER__DATABASE__CA_FILE", volume.file("ca.crt"))
+        .serve(&setting.services)?;
+    let (client, publisher) = setting.client().await?;
+    let load = Load::begin(&client, publisher).await?;
+
+    // Both authorities are trusted, and the worker has a new certificate.
+    setting.services.authority.client("worker")?;
+    let renewed = own(&setting)?;
+    let new_serial = serial(&renewed[0])?;
+    mount("..2", &[old_ca, new_ca.clone()].concat(), renewed)?;
+    rotations(&worker, "taken", 1).await?;
+    ensure!(fs::read_to_string(worker.log())?.contains(&new_serial), "the new serial is the one in use");
+    load.goes_on().await?;
+
+    // The servers move to the new authority, and then the old one is trusted no more.
+    setting.services.nats.options_mut().tls = Some(new_authority.server("new-nats")?);
+    setting.services.nats.reload()?;
+    setting.services.postgres.install_identity(&new_authority.server("new-postgres")?)?;
+    setting.services.postgres.reload()?;
+    load.goes_on().await?;
+    mount("..3", &new_ca, own(&setting)?)?;
+    rotations(&worker, "taken", 2).await?;
+    load.goes_on().await?;
+
+    // A secret without authorities is refused for both, and nothing changes.
+    mount("..4", b"", own(&setting)?)?;
+    rotations(&worker, "refused", 1).await?;
+    ensure!(fs::read_to_string(worker.log())?.contains("holds no certificate"), "the log says why");
+    ensure!(worker.get("/readyz")?.0 == 200, "what was in use stays");
+    load.end().await?;
     ensure!(worker.stop()? == Some(0), "it stops in good order");
     Ok(())
 }
