@@ -16,6 +16,7 @@ use muster_messaging::client::{Client, ClientError, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig, Transport};
 use muster_messaging::events::consumer::{Consumer, ConsumerConfig, Delivered};
 use muster_messaging::events::stream::StreamBounds;
+use muster_messaging::replicas::{clear_everywhere, listen};
 use muster_messaging::service::{ServiceConfig, serve};
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
 use muster_messaging::tls::server::Servers;
@@ -23,6 +24,10 @@ use muster_messaging::wire::answer::Answer;
 use muster_messaging::wire::error::{ErrorCode, ServiceError};
 use muster_messaging::wire::query::Question;
 use tempfile::TempDir;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use uuid::Uuid;
 
 use crate::broker::{Authority, binary, until, version};
@@ -102,6 +107,21 @@ impl Cluster {
         config
     }
 
+    /// The library's own client under that name, and what the servers tell it, such as that something is not permitted.
+    async fn raw(&self, name: &str) -> (async_nats::Client, Arc<Mutex<Vec<String>>>) {
+        let Transport::Tls { material, .. } = self.config(name).transport else { panic!("not TLS") };
+        let told: Arc<Mutex<Vec<String>>> = Arc::default();
+        let keep = Arc::clone(&told);
+        let options = async_nats::ConnectOptions::new()
+            .tls_first()
+            .tls_client_config(material.client_config().as_ref().clone())
+            .event_callback(move |event| {
+                keep.lock().unwrap().push(event.to_string());
+                std::future::ready(())
+            });
+        (options.connect(&self.urls[0]).await.unwrap(), told)
+    }
+
     async fn connect(&self, name: &str) -> Connection {
         let opened = Mutex::new(None);
         until(name, async || match Connection::open(self.config(name)).await {
@@ -111,6 +131,22 @@ impl Cluster {
         .await;
         opened.into_inner().unwrap().unwrap()
     }
+}
+
+/// A client's configuration in one version of TLS.
+fn speaking(version: &'static SupportedProtocolVersion, files: &TlsFiles) -> ClientConfig {
+    let certificates = |path: &Option<PathBuf>| -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_file_iter(path.as_ref().unwrap()).unwrap().map(Result::unwrap).collect()
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates(&files.ca));
+    let key = PrivateKeyDer::from_pem_file(files.key.as_ref().unwrap()).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(tokio_rustls::rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates(&files.certificate), key)
+        .unwrap()
 }
 
 fn event(n: u128) -> Event {
@@ -188,6 +224,65 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     assert!(client(gateway.clone()).find_community(guild()).await.is_err(), "the gateway reads nothing");
     assert!(Connection::open(cluster.config("stranger")).await.is_err(), "a name that nobody knows");
     assert!(applied.lock().unwrap().is_empty());
+
+    // What the worker needs it may: to hear other replicas, to see how far it is behind, to bury what it cannot read.
+    let _listening = listen(&worker, |_, _| 7).await.unwrap();
+    let replica = cluster.connect("muster-worker").await;
+    assert_eq!(clear_everywhere(&replica, own, None).await.unwrap(), 7);
+    assert_eq!(consumer.lag().await.unwrap().pending, 0);
+    let (raw, told) = cluster.raw("muster-worker").await;
+    let streams = async_nats::jetstream::new(raw.clone());
+    let garbage = async_nats::jetstream::new(cluster.raw("muster-gateway").await.0);
+    garbage.publish("events.member.join", "{".into()).await.unwrap().await.unwrap();
+    until("it is buried", async || {
+        streams.get_stream("DEAD_LETTERS").await.is_ok_and(|it| it.cached_info().state.messages == 1)
+    })
+    .await;
+    // And no more: neither its own events nor its own questions, and no stream is its to take away or to change.
+    for subject in [
+        "events.member.join",
+        "muster.v1.communities.find",
+        "$JS.API.STREAM.DELETE.EVENTS",
+        "$JS.API.STREAM.PURGE.EVENTS",
+        "$JS.API.STREAM.UPDATE.EVENTS",
+        "$JS.API.STREAM.MSG.DELETE.EVENTS",
+        "$JS.API.STREAM.MSG.GET.DEAD_LETTERS",
+        "$JS.API.STREAM.CREATE.OTHERS",
+        "$JS.API.CONSUMER.CREATE.EVENTS.other.events.>",
+        "$JS.API.CONSUMER.CREATE.DEAD_LETTERS.muster-worker",
+        "$JS.API.CONSUMER.DELETE.EVENTS.muster-worker",
+        "$SRV.PING",
+        "$SYS.REQ.SERVER.PING",
+    ] {
+        raw.publish(subject, "{}".into()).await.unwrap();
+        raw.flush().await.unwrap();
+        let refusal = format!("Permissions Violation for Publish to \"{subject}\"").to_lowercase();
+        until(subject, async || told.lock().unwrap().iter().any(|it| it.to_lowercase().contains(&refusal)))
+            .await;
+    }
+    // Operators find the service; readers and the gateway do not.
+    for (name, found) in [("muster-operator", true), ("muster-reader", false), ("muster-gateway", false)] {
+        let (raw, _) = cluster.raw(name).await;
+        let asked = tokio::time::timeout(Duration::from_secs(2), raw.request("$SRV.PING.muster", "".into()));
+        assert_eq!(asked.await.is_ok_and(|answer| answer.is_ok()), found, "{name}");
+    }
+    // The servers themselves insist on the handshake first, on a client's certificate and on TLS 1.3.
+    let mut config = cluster.config("muster-reader");
+    config.tls_first = false;
+    config.connect_timeout = Duration::from_secs(1);
+    assert!(Connection::open(config).await.is_err(), "INFO before the handshake");
+    let files = cluster.authority.sign(cluster.directory.path(), "nobody", "muster-reader");
+    let anonymous =
+        Material::load(&TlsFiles { ca: files.ca.clone(), ..TlsFiles::default() }, MinimumVersion::Tls13);
+    let mut config = cluster.config("muster-reader");
+    let Transport::Tls { servers, .. } = config.transport else { panic!("not TLS") };
+    config.transport = Transport::Tls { servers, material: Arc::new(anonymous.unwrap()) };
+    assert!(Connection::open(config).await.is_err(), "no certificate");
+    for (version, welcome) in [(&TLS12, false), (&TLS13, true)] {
+        let options =
+            async_nats::ConnectOptions::new().tls_first().tls_client_config(speaking(version, &files));
+        assert_eq!(options.connect(&cluster.urls[0]).await.is_ok(), welcome, "{version:?}");
+    }
 
     // Under load, the node that the reader is connected to is killed.
     let stop = Arc::new(AtomicBool::new(false));
