@@ -254,6 +254,15 @@ mod tests {
     }
 
     #[test]
+    fn verification_needs_authorities() {
+        let url = SecretString::from("postgres://u:p@db/muster?sslmode=verify-full");
+        for environment in [Environment::Production, Environment::Development] {
+            let refused = StoreConfig::new(&url, TlsPolicy::new(environment, false), None).unwrap_err();
+            assert!(refused.to_string().contains("needs certificate authorities"), "{refused}");
+        }
+    }
+
+    #[test]
     fn a_weaker_mode_is_not_hidden() {
         for hidden in [
             "postgres://u:p@db/muster?sslmode=verify-full&sslmode=disable",

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use time::{Duration, OffsetDateTime};
-use xtask::services::{Authority, Issue, Usage};
+use xtask::services::{Authority, Issue, Postgres, PostgresOptions, Usage};
 use xtask::worker::Worker;
 
 use crate::setting::{Setting, eventually};
@@ -120,6 +120,39 @@ async fn a_ca_file_is_trusted_in_place_of_the_systems_authorities() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_old_or_open_database_is_refused() -> Result<()> {
+    let setting = Setting::new().await?;
+    let services = &setting.services;
+    let start = |name: &str, tls: bool| {
+        let identity = services.authority.server(name)?;
+        let mut options = PostgresOptions::new(services.postgres.server().clone(), identity);
+        options.tls = options.tls.filter(|_| tls);
+        options.settings = vec![("ssl_max_protocol_version".to_owned(), "TLSv1.2".to_owned())];
+        Postgres::start(&services.directory, name, options)
+    };
+    let (old, open) = (start("old", true)?, start("open", false)?);
+    let report_on = async |postgres: &Postgres, minimum: &str| -> Result<String> {
+        let url = postgres.url("postgres").replace("sslmode=disable", "sslmode=verify-full");
+        let file = services.directory.secret_file("other-database-url", &url)?;
+        let configuration = setting
+            .configuration
+            .with("MUSTER__DATABASE__URL_FILE", file.display().to_string())
+            .with("MUSTER__DATABASE__MINIMUM_TLS", minimum);
+        Ok(text(&configuration.run("check").await?.stdout))
+    };
+    let report = report_on(&old, "1.3").await?;
+    ensure!(
+        report.contains("postgres       FAILED") && !report.contains("postgres       localhost"),
+        "{report}"
+    );
+    let report = report_on(&old, "1.2").await?;
+    ensure!(report.contains("postgres       localhost by TLS 1.2 shows CN=old"), "{report}");
+    let report = report_on(&open, "1.2").await?;
+    ensure!(report.contains("postgres       FAILED") && report.contains("does not support TLS"), "{report}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_ends_soon_is_counted_down_and_warned_of() -> Result<()> {
     let setting = Setting::new().await?;
     let now = OffsetDateTime::now_utc();
@@ -205,6 +238,8 @@ async fn a_server_that_comes_back_without_tls_is_waited_out() -> Result<()> {
     setting.services.nats.options_mut().tls = None;
     setting.services.nats.restart()?;
     eventually("readiness to go off", async || !ready(&worker)).await?;
+    let (_, parts) = worker.get("/readyz")?;
+    ensure!(parts.contains("\"nats\":false") && parts.contains("\"running\":true"), "{parts}");
     ensure!(worker.get("/livez")?.0 == 200, "liveness stays on");
     ensure!(worker.wait()? == Some(1), "it ends when it has waited long enough");
     let log = fs::read_to_string(worker.log())?;
