@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use comfy_table::{Table, presets};
+use xtask::services::WrongDigest;
 
 /// What `cargo xtask manifests` takes.
 #[derive(clap::Args)]
@@ -49,7 +50,11 @@ pub(crate) fn check(all: bool) -> Result<Outcome> {
         println!("NOT RUN: kubectl is not on this machine, which renders the manifests (kubectl kustomize)");
         return Ok(Outcome::NotRun);
     };
-    let schema = schema::Schema::load();
+    let schema = match schema::Schema::load() {
+        // Not to be had is one thing; a file that is not the pinned one another.
+        Err(error) if error.is::<WrongDigest>() => return Err(error),
+        loaded => loaded,
+    };
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["overlay", "rule", "object", "verdict"]);
     let (mut held, mut broken) = (0_usize, 0_usize);

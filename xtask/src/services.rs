@@ -15,7 +15,7 @@ use anyhow::Result;
 
 pub use certificates::{Authority, Identity, Issue, Usage};
 pub use find::{NatsServer, PostgresServer, nats_server, postgres_server};
-pub use install::{by_wheel, cache};
+pub use install::{WrongDigest, by_wheel, cache};
 pub(crate) use install::{run, verify};
 pub use nats::{Nats, NatsOptions, NatsUser};
 pub use postgres::{Postgres, PostgresOptions};

