@@ -12,7 +12,7 @@ use crate::scan::{self, Scan};
 use crate::{cargo, manifests, test};
 
 /// What a change must pass, in this order. A step that fails does not keep the others from running.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 11] = [
     Step { name: "formatting", check: Check::Cargo(&["fmt", "--all", "--check"], None) },
     Step {
         name: "clippy",
@@ -34,9 +34,11 @@ const STEPS: [Step; 9] = [
         check: Check::Deny(&["bans", "licenses", "sources"]),
     },
     Step { name: "dependencies: advisories", check: Check::Advisories },
+    Step { name: "exceptions: reason and last day", check: Check::Exceptions },
     Step { name: "manifests", check: Check::Manifests },
     Step { name: "Dockerfile: Hadolint", check: Check::Scan(Scan::Dockerfile) },
     Step { name: "workflows: zizmor", check: Check::Scan(Scan::Workflows) },
+    Step { name: "workflows: gates", check: Check::Scan(Scan::WorkflowGates) },
 ];
 
 struct Step {
@@ -53,6 +55,8 @@ enum Check {
     Deny(&'static [&'static str]),
     /// cargo-deny's check against the RustSec database, which it has to fetch.
     Advisories,
+    /// What scans and cargo-deny may find: none past its last day, none without one.
+    Exceptions,
     /// `cargo xtask manifests`.
     Manifests,
     /// `cargo xtask scan --only` this one.
@@ -121,6 +125,11 @@ impl Check {
             Self::Deny(checks) => {
                 let mut command = cargo::command(cargo_deny().await?, &["check"]);
                 verdict(cargo::run(command.args(*checks)).await?.success())
+            }
+            Self::Exceptions => {
+                let problems = scan::problems_of_exceptions()?;
+                problems.iter().for_each(|problem| println!("{problem}"));
+                verdict(problems.is_empty())
             }
             Self::Manifests => Ok(match manifests::check(false)? {
                 manifests::Outcome::Passed => Verdict::Passed,

@@ -1,4 +1,7 @@
+mod content;
 mod engine;
+#[cfg(test)]
+pub(crate) mod planted;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -23,9 +26,6 @@ use engine::Engine;
 pub(crate) const ARCHIVE: &str = "target/image/muster-worker.tar";
 /// What it is called on this machine.
 const IMAGE: &str = "localhost/muster-worker:xtask";
-/// What it may weigh, in bytes.
-const LARGEST: u64 = 20 * 1000 * 1000;
-const MOST_LAYERS: usize = 4;
 /// The user of image and manifests.
 const USER: u32 = 65532;
 /// How long a start and a stop may take; the stop is the manifest's grace.
@@ -67,7 +67,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         failures += usize::from(!holds);
         table.add_row([what, if holds { "holds" } else { "FAILED" }, &seen]);
     };
-    inspect(&archive, &mut say)?;
+    content::inspect(&archive, &mut say)?;
     let ran = if engine.can_run() {
         ask(&engine, &mut say).await?;
         true
@@ -93,54 +93,6 @@ fn revision(root: &Path) -> String {
         || "unknown".to_owned(),
         |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
     )
-}
-
-/// Looks at the layers and the configuration as they would be pushed.
-fn inspect(archive: &Path, say: &mut impl FnMut(&str, bool, String)) -> Result<()> {
-    let scratch = tempfile::tempdir()?;
-    let tar = |arguments: &[&str], file: &Path| -> Result<String> {
-        let mut command = Command::new("tar");
-        let output = command.args(arguments).arg(file).current_dir(scratch.path()).output()?;
-        ensure!(output.status.success(), "tar cannot read {}", file.display());
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    tar(&["-xf"], archive)?;
-    let json = |name: &str| -> Result<serde_json::Value> {
-        Ok(serde_json::from_slice(&fs::read(scratch.path().join(name))?)?)
-    };
-    let manifest = json("manifest.json")?;
-    let text = |pointer: &str| manifest.pointer(pointer).and_then(serde_json::Value::as_str);
-    let config = json(text("/0/Config").context("the image has no configuration")?)?;
-    let layers = manifest.pointer("/0/Layers").and_then(serde_json::Value::as_array);
-    let layers: Vec<&str> =
-        layers.context("the image has no layers")?.iter().filter_map(serde_json::Value::as_str).collect();
-    let (mut size, mut content) = (0, String::new());
-    for layer in &layers {
-        let file = scratch.path().join(layer);
-        size += fs::metadata(&file)?.len();
-        content.push_str(&tar(&["-tvf"], &file)?);
-    }
-    let megabytes = format!("{}.{} MB", size / 1_000_000, size / 100_000 % 10);
-    say("at most 20 MB, unpacked", size <= LARGEST, megabytes);
-    say("at most 4 layers", layers.len() <= MOST_LAYERS, layers.len().to_string());
-    let files: Vec<&str> = content.lines().collect();
-    let only =
-        matches!(files.as_slice(), [one] if one.starts_with("-r-xr-xr-x") && one.ends_with("muster-worker"));
-    say("nothing but the program, which nobody may write", only, files.join("\n"));
-    let of_config =
-        |key: &str| config.pointer(&format!("/config/{key}")).map(ToString::to_string).unwrap_or_default();
-    let user = of_config("User");
-    say("a numeric user, not root", user == format!("\"{USER}:{USER}\""), user);
-    let health = of_config("Healthcheck/Test");
-    say("a health check without a shell", health.contains("\"CMD\",\"/muster-worker\",\"health\""), health);
-    let labels = of_config("Labels");
-    say("labels of the OCI", labels.contains("org.opencontainers.image.revision"), revision_of(&config));
-    Ok(())
-}
-
-fn revision_of(config: &serde_json::Value) -> String {
-    let label = config.pointer("/config/Labels/org.opencontainers.image.revision");
-    format!("revision {}", label.and_then(serde_json::Value::as_str).unwrap_or_default())
 }
 
 /// Runs it as the manifest would and asks it what its users ask.

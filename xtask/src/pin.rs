@@ -112,4 +112,13 @@ mod tests {
         }
         assert!(pins.crates.iter().all(|pin| !pin.checked.is_empty()));
     }
+
+    #[test]
+    fn the_release_workflow_signs_with_the_pinned_cosign() {
+        let workflow = include_str!("../../.github/workflows/release.yml");
+        let pins = pins().unwrap();
+        let cosign = pins.release.iter().find(|pin| pin.name == "cosign").unwrap();
+        assert!(workflow.contains(&format!("COSIGN_URL: {}\n", cosign.url)));
+        assert!(workflow.contains(&format!("COSIGN_SHA256: {} ", cosign.sha256)));
+    }
 }

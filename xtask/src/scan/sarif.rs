@@ -55,6 +55,17 @@ fn parse(report: &Value) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
+/// Names the scan in its report. GitHub takes one run of each tool and name, and Trivy makes several of the reports.
+pub(super) fn name(report: &Path, scan: &str) -> Result<()> {
+    let text = fs::read_to_string(report).with_context(|| format!("cannot read {}", report.display()))?;
+    let mut value: Value = serde_json::from_str(&text)?;
+    let runs = value.get_mut("runs").and_then(Value::as_array_mut).context("it has no runs")?;
+    for run in runs.iter_mut().filter_map(Value::as_object_mut) {
+        run.insert("automationDetails".to_owned(), json!({"id": format!("cargo-xtask-scan/{scan}/")}));
+    }
+    fs::write(report, value.to_string()).with_context(|| format!("cannot write {}", report.display()))
+}
+
 /// Writes the report of a scanner that knows no SARIF.
 pub(super) fn write(report: &Path, tool: &str, findings: &[Finding]) -> Result<()> {
     let results: Vec<Value> = findings
@@ -81,6 +92,18 @@ pub(super) fn write(report: &Path, tool: &str, findings: &[Finding]) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reports_of_one_tool_differ_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let report = directory.path().join("r.sarif");
+        write(&report, "trivy", &[]).unwrap();
+        name(&report, "image-secrets").unwrap();
+        let value: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+        let id = value.pointer("/runs/0/automationDetails/id").and_then(Value::as_str);
+        assert_eq!(id, Some("cargo-xtask-scan/image-secrets/"));
+        assert!(read(&report).unwrap().is_empty());
+    }
 
     #[test]
     fn a_vulnerable_crate_is_a_finding_and_what_is_no_report_an_error() {

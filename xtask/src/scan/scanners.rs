@@ -26,6 +26,8 @@ pub(super) struct Scanner<'a> {
     pub(super) offline: bool,
     /// Where its report in SARIF goes.
     pub(super) report: &'a Path,
+    /// Where Trivy keeps its databases.
+    pub(super) trivy_cache: &'a Path,
 }
 
 impl Scanner<'_> {
@@ -33,20 +35,12 @@ impl Scanner<'_> {
         match scan {
             Scan::Dockerfile => self.dockerfile(root, Path::new("infra/docker/Dockerfile")),
             Scan::Workflows => self.workflows(root),
+            Scan::WorkflowGates => bail!("no scanner is asked for these rules"),
             Scan::Manifests => self.manifests(root),
             Scan::RepositorySecrets => self.secrets(root),
-            Scan::RepositoryVulnerabilities => {
-                self.vulnerabilities("fs", &["--scanners", "vuln", "--skip-dirs", "target"], root)
-            }
-            Scan::ImageSecrets => {
-                let arguments =
-                    ["--scanners", "secret,misconfig", "--image-config-scanners", "misconfig,secret"];
-                self.trivy("image", &[&arguments[..], &["--skip-check-update", "--input"]].concat(), image)
-            }
-            Scan::ImageVulnerabilities => {
-                let arguments = ["--scanners", "vuln", "--pkg-types", "os,library", "--input"];
-                self.vulnerabilities("image", &arguments, image)
-            }
+            Scan::RepositoryVulnerabilities => self.repository_vulnerabilities(root),
+            Scan::ImageSecrets => self.image_secrets(image),
+            Scan::ImageVulnerabilities => self.image_vulnerabilities(image),
             Scan::ImageEfficiency => self.efficiency(root, image),
         }
     }
@@ -106,24 +100,37 @@ impl Scanner<'_> {
         let mut command = self.command();
         // From a neutral place, where no configuration file of Trivy can change what is looked for.
         let neutral = tempfile::tempdir()?;
-        command.current_dir(neutral.path()).arg(what).arg("--cache-dir").arg(trivy_cache()?);
+        command.current_dir(neutral.path()).arg(what).arg("--cache-dir").arg(self.trivy_cache);
         command.args(["--quiet", "--skip-version-check", "--disable-telemetry", "--severity", SEVERITIES]);
         command.args(["--format", "sarif", "--output"]).arg(self.report).args(arguments);
         done(command.arg(subject))?;
         self.found()
     }
 
+    pub(super) fn image_secrets(&self, image: &Path) -> Result<Ran> {
+        let arguments = ["--scanners", "secret,misconfig", "--image-config-scanners", "misconfig,secret"];
+        self.trivy("image", &[&arguments[..], &["--skip-check-update", "--input"]].concat(), image)
+    }
+
+    pub(super) fn repository_vulnerabilities(&self, directory: &Path) -> Result<Ran> {
+        self.vulnerabilities("fs", &["--scanners", "vuln", "--skip-dirs", "target"], directory)
+    }
+
+    pub(super) fn image_vulnerabilities(&self, image: &Path) -> Result<Ran> {
+        self.vulnerabilities("image", &["--scanners", "vuln", "--pkg-types", "os,library", "--input"], image)
+    }
+
     fn vulnerabilities(&self, what: &str, arguments: &[&str], subject: &Path) -> Result<Ran> {
         if !self.offline {
             let mut command = self.command();
-            command.args(["image", "--download-db-only", "--quiet", "--cache-dir"]).arg(trivy_cache()?);
+            command.args(["image", "--download-db-only", "--quiet", "--cache-dir"]).arg(self.trivy_cache);
             if let Err(error) = done(&mut command) {
                 let words = format!("{error:#}");
                 let cause = words.lines().last().unwrap_or_default();
                 ensure!(!decides(), "the vulnerability database could not be fetched: {cause}");
                 return Ok(Ran::NotRun(format!("the vulnerability database could not be fetched: {cause}")));
             }
-        } else if !trivy_cache()?.join("db/metadata.json").is_file() {
+        } else if !self.trivy_cache.join("db/metadata.json").is_file() {
             return Ok(Ran::NotRun("the vulnerability database is not in the cache".to_owned()));
         }
         let here = ["--skip-db-update", "--offline-scan"];
@@ -168,7 +175,8 @@ fn root_file(path: &str) -> PathBuf {
     crate::cargo::root().join(path)
 }
 
-fn trivy_cache() -> Result<PathBuf> {
+/// Where Trivy's databases are kept.
+pub(super) fn trivy_cache() -> Result<PathBuf> {
     Ok(services::cache()?.join("trivy"))
 }
 
@@ -185,6 +193,8 @@ fn done(command: &mut Command) -> Result<Output> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::planted::{File, archive};
+    use crate::scan::vulnerability_database::Advisory;
 
     /// Runs a scanner on a planted fault; `None` when the tool cannot be had, which GitHub does not let pass.
     fn rules(tool: &str, scan: impl FnOnce(&Scanner<'_>, &Path) -> Result<Ran>) -> Option<Vec<String>> {
@@ -200,7 +210,9 @@ mod tests {
         let report = directory.path().join("report.sarif");
         let planted = directory.path().join("planted");
         fs::create_dir(&planted).unwrap();
-        let scanner = Scanner { tool: &tool, offline: false, report: &report };
+        // Offline: what may be fetched is the tool, and Trivy's database is planted.
+        let trivy_cache = directory.path().join("trivy");
+        let scanner = Scanner { tool: &tool, offline: true, report: &report, trivy_cache: &trivy_cache };
         match scan(&scanner, &planted).unwrap() {
             Ran::Findings(findings) => Some(findings.into_iter().map(|finding| finding.rule).collect()),
             Ran::NotRun(why) => panic!("{why}"),
@@ -248,28 +260,10 @@ mod tests {
 
     /// An image of two layers, the second of which writes the first one's 3 MB anew.
     fn wasteful_image(directory: &Path) -> Result<PathBuf> {
-        let tar = |arguments: &[&str]| done(Command::new("tar").args(arguments).current_dir(directory));
-        let mut diffs = Vec::new();
-        for layer in ["1.tar", "2.tar"] {
-            // Another content each time.
-            fs::write(directory.join("file"), layer.repeat(600_000))?;
-            tar(&["-cf", layer, "file"])?;
-            let sum = done(Command::new("sha256sum").arg(directory.join(layer)))?;
-            let sum = String::from_utf8(sum.stdout)?;
-            diffs.push(format!("sha256:{}", sum.split_whitespace().next().unwrap()));
-        }
-        let history = [serde_json::json!({"created_by": "COPY"}), serde_json::json!({"created_by": "COPY"})];
-        let config = serde_json::json!({
-            "architecture": "amd64", "os": "linux", "config": {}, "history": history,
-            "rootfs": {"type": "layers", "diff_ids": diffs},
-        });
-        fs::write(directory.join("config.json"), config.to_string())?;
-        let manifest = serde_json::json!([{
-            "Config": "config.json", "RepoTags": ["planted:1"], "Layers": ["1.tar", "2.tar"],
-        }]);
-        fs::write(directory.join("manifest.json"), manifest.to_string())?;
-        tar(&["-cf", "image.tar", "manifest.json", "config.json", "1.tar", "2.tar"])?;
-        Ok(directory.join("image.tar"))
+        let contents = ["1", "2"].map(|content| content.repeat(3_000_000));
+        let [first, second] =
+            contents.each_ref().map(|it| [File { name: "file", mode: 0o444, content: it.as_bytes() }]);
+        archive(directory, &[&first, &second], &serde_json::json!({}))
     }
 
     #[test]
@@ -283,6 +277,17 @@ mod tests {
     }
 
     #[test]
+    fn trivy_finds_a_secret_in_an_image() {
+        let key = format!("aws_access_key_id = AKIA{}\n", "QYLPMN5HHHFPZAM2");
+        let found = rules("trivy", |scanner, directory| {
+            let file = File { name: "credentials", mode: 0o444, content: key.as_bytes() };
+            scanner.image_secrets(&archive(directory, &[&[file]], &serde_json::json!({}))?)
+        });
+        let Some(found) = found else { return };
+        assert!(found.contains(&"aws-access-key-id".to_owned()), "{found:?}");
+    }
+
+    #[test]
     fn trivy_finds_a_secret() {
         // Put together here, so that no scanner finds it in this file.
         let key = format!("aws_access_key_id = AKIA{}\n", "QYLPMN5HHHFPZAM2");
@@ -292,5 +297,44 @@ mod tests {
         });
         let Some(found) = found else { return };
         assert!(found.contains(&"aws-access-key-id".to_owned()), "{found:?}");
+    }
+
+    /// A lock file that names one crate.
+    fn lock_file(version: &str) -> String {
+        format!(
+            "version = 4\n\n[[package]]\nname = \"planted\"\nversion = \"0.1.0\"\ndependencies = [\"bytes\"]\n\n\
+             [[package]]\nname = \"bytes\"\nversion = \"{version}\"\n\
+             source = \"registry+https://github.com/rust-lang/crates.io-index\"\n",
+        )
+    }
+
+    #[test]
+    fn trivy_finds_a_vulnerable_crate() {
+        let scanned = |version: &'static str| {
+            rules("trivy", move |scanner, directory| {
+                let advisory = Advisory {
+                    id: "CVE-2026-25541",
+                    package: "bytes",
+                    vulnerable: ">= 1.2.1, < 1.11.1",
+                    patched: "1.11.1",
+                };
+                advisory.plant(scanner.trivy_cache)?;
+                fs::write(directory.join("Cargo.lock"), lock_file(version))?;
+                scanner.repository_vulnerabilities(directory)
+            })
+        };
+        let Some(found) = scanned("1.11.0") else { return };
+        assert_eq!(found, ["CVE-2026-25541"]);
+        assert_eq!(scanned("1.11.1").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn without_a_database_no_vulnerability_scan_passes() {
+        let directory = tempfile::tempdir().unwrap();
+        let tool = Tool { program: "/nowhere".into(), version: String::new(), origin: String::new() };
+        let report = directory.path().join("report.sarif");
+        let scanner = Scanner { tool: &tool, offline: true, report: &report, trivy_cache: directory.path() };
+        let ran = scanner.repository_vulnerabilities(directory.path()).unwrap();
+        assert!(matches!(ran, Ran::NotRun(why) if why.contains("database")));
     }
 }
