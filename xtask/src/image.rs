@@ -118,6 +118,18 @@ async fn ask(engine: &Engine, say: &mut impl FnMut(&str, bool, String)) -> Resul
     say("/readyz", true, ready.trim().to_owned());
     let (status, body) = get(address, "/livez")?;
     say("/livez", status == 200, format!("{status} {}", body.trim()));
+    let held = container.confinement()?;
+    say("a read-only root", held.read_only_root, held.read_only_root.to_string());
+    say("a memory limit", held.memory > 0, format!("{} MiB", held.memory / 1024 / 1024));
+    if let Some([user, capabilities, no_new_privileges, seccomp]) = held.process {
+        let none = !capabilities.is_empty() && capabilities.bytes().all(|digit| digit == b'0');
+        let holds = user != "0" && !user.is_empty() && none && no_new_privileges == "1" && seccomp == "2";
+        say(
+            "as the kernel sees it: not root, no capability, no new privilege, seccomp",
+            holds,
+            format!("user {user}, CapEff {capabilities}, NoNewPrivs {no_new_privileges}, Seccomp {seccomp}"),
+        );
+    }
     let (healthy, text) = container.exec(&["/muster-worker", "health"])?;
     say("muster-worker health, inside", healthy, text);
     let client = demo::client(&services).await?;

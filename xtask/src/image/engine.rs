@@ -1,6 +1,7 @@
 //! The program that builds and runs containers here: docker, podman or buildah.
 
 use std::fmt;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -12,6 +13,9 @@ use crate::cargo;
 
 /// Where a container finds its secrets.
 pub(super) const MOUNTED: &str = "/etc/muster";
+
+/// The Deployment's memory limit.
+const MEMORY: &str = "512m";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -113,7 +117,7 @@ impl Engine {
     fn hardened(&self, mounted: &Path, variables: &[(String, String)]) -> Command {
         let mut command = self.command("run");
         command.args(["--network", "host", "--user", "65532:65532", "--read-only", "--cap-drop", "ALL"]);
-        command.args(["--security-opt", "no-new-privileges", "--memory", "512m"]);
+        command.args(["--security-opt", "no-new-privileges", "--memory", MEMORY]);
         command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
         if self.kind == Kind::Podman {
             // Else it mounts a writable /tmp and others beside the read-only root.
@@ -170,6 +174,23 @@ impl Container {
         )
     }
 
+    /// What the engine says that it granted, and what the kernel says of the process, where this machine's kernel runs it.
+    pub(super) fn confinement(&self) -> Result<Confinement> {
+        let form = "{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Memory}} {{.State.Pid}}";
+        let inspected = text(self.engine.command("inspect").args(["--format", form, &self.id]))?;
+        let words: Vec<&str> = inspected.split_whitespace().collect();
+        let [read_only, memory, process] = words.as_slice() else {
+            bail!("{} answers {inspected}", self.engine.program())
+        };
+        let status = fs::read_to_string(format!("/proc/{process}/status")).ok();
+        Ok(Confinement {
+            read_only_root: *read_only == "true",
+            memory: memory.parse().context("a memory limit that is no number")?,
+            process: status
+                .map(|status| ["Uid", "CapEff", "NoNewPrivs", "Seccomp"].map(|key| field(&status, key))),
+        })
+    }
+
     pub(super) fn exec(&self, arguments: &[&str]) -> Result<(bool, String)> {
         let output = self.engine.command("exec").arg(&self.id).args(arguments).output()?;
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).trim().to_owned();
@@ -192,6 +213,21 @@ impl Container {
             thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// How a container is held.
+pub(super) struct Confinement {
+    pub(super) read_only_root: bool,
+    /// In bytes; 0 without a limit.
+    pub(super) memory: u64,
+    /// Its user, effective capabilities, whether it may gain privileges, and its seccomp mode, as the kernel writes them.
+    pub(super) process: Option<[String; 4]>,
+}
+
+/// The first word of a line such as `NoNewPrivs:	1`.
+fn field(status: &str, key: &str) -> String {
+    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.and_then(|line| line.split_whitespace().next()).unwrap_or_default().to_owned()
 }
 
 impl Drop for Container {

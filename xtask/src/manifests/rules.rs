@@ -536,6 +536,7 @@ mod tests {
             ("defaultMode: 256", "defaultMode: 420", "volumes are bounded, secrets closed"),
             ("sizeLimit: 16Mi", "x: 1", "volumes are bounded, secrets closed"),
             ("serviceAccountName: muster-worker", "serviceAccountName: gone", "its ServiceAccount exists"),
+            ("kind: ServiceAccount", "kind: Gone", "its ServiceAccount exists"),
             ("automountServiceAccountToken: false", "x: 1", "no token of the Kubernetes API"),
             (
                 "enforce-version: v1.34",
@@ -556,6 +557,8 @@ mod tests {
             ("topologyKey: topology.kubernetes.io/zone", "topologyKey: rack", "spread over zones and hosts"),
             ("protocol: UDP", "protocol: SCTP", "out: DNS and what it speaks to, no more"),
             ("port: 4222", "port: 4223", "out: DNS and what it speaks to, no more"),
+            ("port: 5432", "port: 5433", "out: DNS and what it speaks to, no more"),
+            ("- port: 8080", "- port: 9090", "in: Prometheus only, at the port"),
             (
                 "app.kubernetes.io/name: prometheus",
                 "app.kubernetes.io/name: any",

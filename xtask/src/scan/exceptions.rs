@@ -70,7 +70,11 @@ impl Exceptions {
     /// Those that held no longer than until before `today`.
     pub(super) fn expired(&self, today: Date) -> Vec<String> {
         let expired = self.0.iter().filter(|(_, expires)| *expires < today);
-        expired.map(|(it, expires)| format!("{} of {} ({FILE}) on {expires}", it.rule, it.scan)).collect()
+        expired
+            .map(|(it, expires)| {
+                format!("{} of {} in {FILE} held until {expires}: look at it again", it.rule, it.scan)
+            })
+            .collect()
     }
 
     /// In what the advisories here and those that cargo-deny ignores differ: `deny` is the text of its configuration.
