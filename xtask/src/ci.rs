@@ -128,7 +128,9 @@ impl Check {
             }
             Self::Exceptions => {
                 let problems = scan::problems_of_exceptions()?;
-                problems.iter().for_each(|problem| println!("{problem}"));
+                for problem in &problems {
+                    println!("{problem}");
+                }
                 verdict(problems.is_empty())
             }
             Self::Manifests => Ok(match manifests::check(false)? {

@@ -224,7 +224,7 @@ pub(super) struct Confinement {
     pub(super) process: Option<[String; 4]>,
 }
 
-/// The first word of a line such as `NoNewPrivs:	1`.
+/// The first word of a line such as `NoNewPrivs: 1`.
 fn field(status: &str, key: &str) -> String {
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
     line.and_then(|line| line.split_whitespace().next()).unwrap_or_default().to_owned()
