@@ -29,8 +29,6 @@ const SILENCE: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_secs(5);
 /// The most bytes of the rest of a batch: with the batches at once, this bounds the memory that events take.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
-/// How many acknowledgements of one batch are under way at once.
-const ACKS_AT_ONCE: usize = 128;
 /// How long the broker may take to keep a dead letter.
 const BURY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest delay before an event that failed is delivered again.
@@ -526,15 +524,23 @@ where
         }
     }
 
+    /// Acknowledges messages and waits until the broker has the last. It takes a connection's acknowledgements in their order,
+    /// so it has those before, too; what a broken connection loses is delivered again, and known by its id.
     async fn acknowledge(&self, messages: Vec<Arc<Message>>) {
-        futures_util::stream::iter(messages)
-            .for_each_concurrent(ACKS_AT_ONCE, |message| async move {
-                if let Err(error) = message.double_ack().await {
-                    tracing::debug!(error = %error, "an acknowledgement was lost");
-                    self.observe(&Happening::NotAcknowledged);
-                }
-            })
-            .await;
+        let Some((last, others)) = messages.split_last() else { return };
+        for message in others {
+            if let Err(error) = message.ack().await {
+                self.acknowledgement_lost(&*error);
+            }
+        }
+        if let Err(error) = last.double_ack().await {
+            self.acknowledgement_lost(&*error);
+        }
+    }
+
+    fn acknowledgement_lost(&self, error: &(dyn std::error::Error + Send + Sync)) {
+        tracing::debug!(error = %error, "an acknowledgement was lost");
+        self.observe(&Happening::NotAcknowledged);
     }
 
     /// Makes a message a dead letter: first the copy, and only when the broker has it, the end of its deliveries.
@@ -553,8 +559,7 @@ where
                 );
                 self.observe(why);
                 if let Err(error) = message.double_ack_with(AckKind::Term).await {
-                    tracing::debug!(error = %error, "an acknowledgement was lost");
-                    self.observe(&Happening::NotAcknowledged);
+                    self.acknowledgement_lost(&*error);
                 }
             }
             Err(error) => {
@@ -567,8 +572,7 @@ where
 
     async fn deliver_again(&self, message: &Message, deliveries: u32) {
         if let Err(error) = message.ack_with(AckKind::Nak(Some(delay(deliveries)))).await {
-            tracing::debug!(error = %error, "a refusal was lost");
-            self.observe(&Happening::NotAcknowledged);
+            self.acknowledgement_lost(&*error);
         }
     }
 }
