@@ -12,7 +12,6 @@ use muster_messaging::wire::query::{DirectoryPlace, Query, Question};
 use muster_storage::{Community, DirectoryStart, Error, Store};
 
 use crate::limits::RateLimits;
-use crate::metrics;
 
 /// Answers questions from the store, within the rate limits.
 pub(crate) struct Answers {
@@ -41,8 +40,7 @@ impl Answers {
             }
             Question::Within(id, query) => {
                 let community = self.store.community(*id).await.map_err(failed)?;
-                if let Err((scope, wait)) = self.limits.check(*id, request.caller.as_ref()) {
-                    metrics::rate_limited(scope);
+                if let Err((_, wait)) = self.limits.check(*id, request.caller.as_ref()) {
                     return Err(ServiceError::rate_limited(wait));
                 }
                 answer(&community, query.clone()).await.map_err(failed)

@@ -8,6 +8,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
+use metrics_process::Collector;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -18,6 +19,8 @@ use crate::readiness::Readiness;
 struct Shown {
     readiness: Readiness,
     metrics: PrometheusHandle,
+    /// The process's memory, descriptors and time, read when they are asked for.
+    process: Collector,
 }
 
 /// The server, until it is stopped.
@@ -39,7 +42,7 @@ impl Http {
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics_text))
-            .with_state(Shown { readiness, metrics });
+            .with_state(Shown { readiness, metrics, process: Collector::default() });
         let (stop, stopped) = oneshot::channel();
         let server = axum::serve(listener, router).with_graceful_shutdown(async {
             // An error means that the sender is gone, which is a stop as well.
@@ -68,5 +71,6 @@ async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
 }
 
 async fn metrics_text(State(shown): State<Shown>) -> impl IntoResponse {
+    shown.process.collect();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], shown.metrics.render())
 }

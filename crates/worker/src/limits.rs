@@ -10,6 +10,7 @@ use moka::sync::Cache;
 use muster_domain::CommunityId;
 use muster_messaging::wire::query::Caller;
 
+use crate::metrics;
 use crate::settings::Limits;
 
 /// How many communities are remembered.
@@ -67,15 +68,23 @@ impl RateLimits {
         if let Some(caller) = caller {
             let key = (community, caller.clone());
             let counter = self.callers.get_with(key, || Arc::new(RateLimiter::direct(self.caller_quota)));
-            self.count(&counter).map_err(|wait| (Scope::Caller, wait))?;
+            self.count(Scope::Caller, &counter)?;
         }
         let counter =
             self.communities.get_with(community, || Arc::new(RateLimiter::direct(self.community_quota)));
-        self.count(&counter).map_err(|wait| (Scope::Community, wait))
+        self.count(Scope::Community, &counter)
     }
 
-    fn count(&self, counter: &DefaultDirectRateLimiter) -> Result<(), Duration> {
-        counter.check().map_err(|refused| refused.wait_time_from(self.clock.now()))
+    fn count(&self, scope: Scope, counter: &DefaultDirectRateLimiter) -> Result<(), (Scope, Duration)> {
+        let decision = counter.check();
+        metrics::rate_limit(scope, decision.is_ok());
+        decision.map_err(|refused| (scope, refused.wait_time_from(self.clock.now())))
+    }
+
+    /// Shows how many communities and callers are remembered.
+    pub(crate) fn report(&self) {
+        metrics::rate_limit_counters(Scope::Community, self.communities.entry_count());
+        metrics::rate_limit_counters(Scope::Caller, self.callers.entry_count());
     }
 
     /// Forgets a caller's counter, or with `None` the community's and all its callers'. Answers how many there were.

@@ -50,6 +50,12 @@ enum Command {
     Health,
     /// Prints every key of the configuration with its default.
     Defaults,
+    /// Prints every metric: name, kind, unit, labels, description.
+    Metrics {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -75,6 +81,10 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         print!("{}", settings::DEFAULTS);
         return Ok(());
     }
+    if let Command::Metrics { json } = command {
+        print!("{}", metrics::list(json));
+        return Ok(());
+    }
     let file = arguments.config.as_deref();
     if matches!(command, Command::Check) {
         return check::check(file).await;
@@ -96,7 +106,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Command::Health => Ok(health::ask(settings.http).await?),
-        Command::Check | Command::Defaults => Ok(()),
+        Command::Check | Command::Defaults | Command::Metrics { .. } => Ok(()),
     }
 }
 

@@ -1,15 +1,18 @@
-//! The worker's metrics, each named, described and written here. Labels are bounded: endpoints, codes, words; never ids.
+//! The worker's metrics: [`METRICS`] names and describes every one, and each is written by a function here. Labels are
+//! bounded: endpoints, codes, words; never ids.
 
 use std::time::Duration;
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use muster_domain::TlsPolicy;
 use muster_messaging::connection::LinkCounts;
+use muster_messaging::endpoint::Endpoint;
 use muster_messaging::events::consumer::{Happening, Lag};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Peer, TlsVersion};
+use muster_messaging::wire::error::ErrorCode;
 use muster_storage::PoolStatus;
 use time::OffsetDateTime;
 
@@ -17,28 +20,168 @@ use crate::limits::Scope;
 
 const REQUESTS: &str = "muster_requests_total";
 const REQUEST_SECONDS: &str = "muster_request_duration_seconds";
+const REQUESTS_IN_FLIGHT: &str = "muster_requests_in_flight";
 const CLAMPED: &str = "muster_limits_clamped_total";
 const CUT: &str = "muster_pages_cut_total";
-const RATE_LIMITED: &str = "muster_rate_limited_total";
+const RATE_LIMIT: &str = "muster_rate_limit_decisions_total";
+const RATE_LIMIT_COUNTERS: &str = "muster_rate_limit_counters";
 const EVENTS: &str = "muster_events_total";
+const REDELIVERIES: &str = "muster_event_redeliveries_total";
 const BATCH: &str = "muster_batch_events";
 const BATCH_SECONDS: &str = "muster_batch_duration_seconds";
 const PENDING: &str = "muster_events_pending";
 const UNACKNOWLEDGED: &str = "muster_events_unacknowledged";
 const OLDEST: &str = "muster_events_oldest_pending_seconds";
 const DROPPED: &str = "muster_events_dropped";
+const DEAD_LETTERS: &str = "muster_dead_letters";
+const QUERY_SECONDS: &str = "muster_query_duration_seconds";
+const QUERY_FAILURES: &str = "muster_query_failures_total";
 const POOL: &str = "muster_database_connections";
 const POOL_WAITING: &str = "muster_database_waiting";
-const RECONNECTS: &str = "muster_nats_reconnects";
-const REFUSALS: &str = "muster_nats_refusals";
-const SLOW: &str = "muster_nats_slow_consumers";
+const RECONNECTS: &str = "muster_nats_reconnects_total";
+const REFUSALS: &str = "muster_nats_refusals_total";
+const SLOW: &str = "muster_nats_slow_consumers_total";
 const READY: &str = "muster_ready";
 const POLICY: &str = "muster_tls_policy_info";
+const HANDSHAKES: &str = "muster_tls_handshakes_total";
+const PEERS: &str = "muster_tls_peers";
 const CERTIFICATE_DAYS: &str = "muster_certificate_expiry_days";
 const ROTATIONS: &str = "muster_rotations_total";
-const PEERS: &str = "muster_tls_handshakes";
-const PEER: &str = "muster_tls_peer_info";
 const BUILD: &str = "muster_build_info";
+
+/// How a metric is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    /// Prometheus's word for it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// One metric, as it is described to Prometheus and by `muster-worker metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Metric {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// What one of it is.
+    pub(crate) unit: &'static str,
+    pub(crate) labels: &'static [&'static str],
+    pub(crate) help: &'static str,
+}
+
+const fn counter(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Counter, unit, labels, help }
+}
+
+const fn gauge(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Gauge, unit, labels, help }
+}
+
+const fn histogram(
+    name: &'static str,
+    unit: &'static str,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Histogram, unit, labels, help }
+}
+
+/// Every metric there is. `muster-worker metrics --json` prints this list, and documents, alerts and dashboards are checked
+/// against it.
+#[rustfmt::skip]
+pub(crate) const METRICS: &[Metric] = &[
+    counter(REQUESTS, "requests", &["endpoint", "code"], "Requests by endpoint and code; ok for an answer"),
+    histogram(REQUEST_SECONDS, "seconds", &["endpoint"], "From a request's arrival to its answer"),
+    gauge(REQUESTS_IN_FLIGHT, "requests", &[], "Requests that are being worked on"),
+    counter(CLAMPED, "requests", &["endpoint"], "Requests whose limit was outside its bounds"),
+    counter(CUT, "pages", &["endpoint"], "Pages cut at a row to fit into one message"),
+    counter(RATE_LIMIT, "decisions", &["scope", "decision"], "Requests allowed or refused for their rate, by whose limit decided: community or caller"),
+    gauge(RATE_LIMIT_COUNTERS, "counters", &["scope"], "Communities and callers whose rate is remembered"),
+    counter(EVENTS, "events", &["type", "outcome"], "Events by type and what became of them"),
+    counter(REDELIVERIES, "deliveries", &[], "Deliveries of events beyond the first of each"),
+    histogram(BATCH, "events", &[], "Events of one transaction"),
+    histogram(BATCH_SECONDS, "seconds", &[], "From a batch's begin to its commit"),
+    gauge(PENDING, "events", &[], "Events of the stream that were not delivered yet"),
+    gauge(UNACKNOWLEDGED, "events", &[], "Events that were delivered and not acknowledged yet"),
+    gauge(OLDEST, "seconds", &[], "Age of the oldest event that is not acknowledged; 0 without one"),
+    gauge(DROPPED, "events", &[], "Events that the stream dropped before they were acknowledged"),
+    gauge(DEAD_LETTERS, "events", &[], "Dead letters that are kept"),
+    histogram(QUERY_SECONDS, "seconds", &["query"], "From a query's connection to its answer, or to a write's commit"),
+    counter(QUERY_FAILURES, "queries", &["query", "failure"], "Queries without an answer: no_connection, unavailable or defect"),
+    gauge(POOL, "connections", &["state"], "Database connections: in_use, open and max"),
+    gauge(POOL_WAITING, "callers", &[], "Callers that wait for a database connection"),
+    counter(RECONNECTS, "connections", &[], "NATS connections after the first"),
+    counter(REFUSALS, "refusals", &[], "Refusals of the credentials by NATS servers"),
+    counter(SLOW, "messages", &[], "NATS messages dropped because they were not read fast enough"),
+    gauge(READY, "", &["part"], "1 when a part of the worker is ready, else 0"),
+    gauge(POLICY, "", &["policy"], "The TLS policy, as a label"),
+    counter(HANDSHAKES, "handshakes", &["place", "verdict"], "Servers' certificates accepted or refused"),
+    gauge(PEERS, "servers", &["place", "version"], "Servers by the TLS version they were last spoken to with"),
+    gauge(CERTIFICATE_DAYS, "days", &["certificate"], "Days until a certificate expires"),
+    counter(ROTATIONS, "rotations", &["outcome"], "Changes of certificates or secrets on disk: taken or refused"),
+    gauge(BUILD, "", &["version"], "The running version, as a label"),
+    // Of the metrics-process crate.
+    counter("process_cpu_seconds_total", "seconds", &[], "Total user and system CPU time spent in seconds."),
+    gauge("process_open_fds", "descriptors", &[], "Number of open file descriptors."),
+    gauge("process_max_fds", "descriptors", &[], "Maximum number of open file descriptors."),
+    gauge("process_virtual_memory_bytes", "bytes", &[], "Virtual memory size in bytes."),
+    gauge("process_virtual_memory_max_bytes", "bytes", &[], "Maximum amount of virtual memory available in bytes."),
+    gauge("process_resident_memory_bytes", "bytes", &[], "Resident memory size in bytes."),
+    gauge("process_start_time_seconds", "seconds", &[], "Start time of the process since unix epoch in seconds."),
+    gauge("process_threads", "threads", &[], "Number of OS threads in the process."),
+];
+
+/// [`METRICS`] as a table for people, or as JSON: an array of objects with `name`, `kind`, `unit`, `labels` and `help`.
+pub(crate) fn list(json: bool) -> String {
+    if json {
+        let metrics: Vec<serde_json::Value> = METRICS
+            .iter()
+            .map(|Metric { name, kind, unit, labels, help }| {
+                serde_json::json!({"name": name, "kind": kind.as_str(), "unit": unit, "labels": labels, "help": help})
+            })
+            .collect();
+        return format!("{:#}\n", serde_json::Value::Array(metrics));
+    }
+    METRICS
+        .iter()
+        .map(|Metric { name, kind, unit, labels, help }| {
+            format!("{name:<36} {:<9} {unit:<11} {:<17} {help}\n", kind.as_str(), labels.join(","))
+        })
+        .collect()
+}
+
+/// Every code of an answer.
+const CODES: [&str; 9] = [
+    "ok",
+    ErrorCode::InvalidRequest.as_str(),
+    ErrorCode::InvalidCursor.as_str(),
+    ErrorCode::Forbidden.as_str(),
+    ErrorCode::NotFound.as_str(),
+    ErrorCode::PayloadTooLarge.as_str(),
+    ErrorCode::RateLimited.as_str(),
+    ErrorCode::Unavailable.as_str(),
+    ErrorCode::Internal.as_str(),
+];
 
 /// Seconds, from half a millisecond to the longest deadline.
 const BUCKETS: [f64; 14] =
@@ -52,42 +195,46 @@ pub(crate) fn install(policy: TlsPolicy) -> Result<PrometheusHandle, BuildError>
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)?
         .set_buckets_for_metric(Matcher::Full(BATCH.to_owned()), &SIZES)?
         .install_recorder()?;
-    describe_counter!(REQUESTS, "Requests by endpoint and code; ok for an answer");
-    describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "From a request's arrival to its answer");
-    describe_counter!(CLAMPED, "Requests whose limit was outside its bounds");
-    describe_counter!(CUT, "Pages cut at a row to fit into one message");
-    describe_counter!(RATE_LIMITED, "Requests refused for their rate, by whose limit was met");
-    describe_counter!(EVENTS, "Events by what became of them");
-    describe_histogram!(BATCH, Unit::Count, "Events of one transaction");
-    describe_histogram!(BATCH_SECONDS, Unit::Seconds, "From a batch's begin to its commit");
-    describe_gauge!(PENDING, Unit::Count, "Events of the stream that were not delivered yet");
-    describe_gauge!(UNACKNOWLEDGED, Unit::Count, "Events that were delivered and not acknowledged yet");
-    describe_gauge!(OLDEST, Unit::Seconds, "Age of the oldest event that is not acknowledged; 0 without one");
-    describe_gauge!(DROPPED, Unit::Count, "Events that the stream dropped before they were acknowledged");
-    describe_gauge!(POOL, Unit::Count, "Database connections by state");
-    describe_gauge!(POOL_WAITING, Unit::Count, "Callers that wait for a database connection");
-    describe_gauge!(RECONNECTS, Unit::Count, "NATS connections after the first");
-    describe_gauge!(REFUSALS, Unit::Count, "Refusals of the credentials by NATS servers");
-    describe_gauge!(SLOW, Unit::Count, "NATS messages dropped because they were not read fast enough");
-    describe_gauge!(READY, "1 when a part of the worker is ready, else 0");
-    describe_gauge!(POLICY, "The TLS policy, as a label");
-    describe_gauge!(CERTIFICATE_DAYS, "Days until a certificate expires");
-    describe_counter!(ROTATIONS, "Changes of certificates or secrets on disk, by outcome: taken or refused");
-    describe_gauge!(PEERS, Unit::Count, "Servers' certificates by verdict, since the last rotation");
-    describe_gauge!(PEER, "Servers by the TLS version they were last spoken to with");
-    describe_gauge!(BUILD, "The running version, as a label");
-    for outcome in ["taken", "refused"] {
-        counter!(ROTATIONS, "outcome" => outcome).increment(0);
+    for Metric { name, kind, help, .. } in METRICS {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *help),
+            Kind::Gauge => describe_gauge!(*name, *help),
+            Kind::Histogram => describe_histogram!(*name, *help),
+        }
     }
+    begin();
     gauge!(POLICY, "policy" => policy.to_string()).set(1);
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
     Ok(handle)
 }
 
+/// Shows every counter from its 0: of one that appears with its first increment, that increment is not seen as one.
+fn begin() {
+    for endpoint in Endpoint::ALL {
+        let endpoint = endpoint.name();
+        for code in CODES {
+            counter!(REQUESTS, "endpoint" => endpoint, "code" => code).increment(0);
+        }
+        counter!(CLAMPED, "endpoint" => endpoint).increment(0);
+        counter!(CUT, "endpoint" => endpoint).increment(0);
+    }
+    for scope in [Scope::Community, Scope::Caller] {
+        for decision in ["allowed", "refused"] {
+            counter!(RATE_LIMIT, "scope" => scope.as_str(), "decision" => decision).increment(0);
+        }
+    }
+    for outcome in ["taken", "refused"] {
+        counter!(ROTATIONS, "outcome" => outcome).increment(0);
+    }
+    for name in [REDELIVERIES, RECONNECTS, REFUSALS, SLOW] {
+        counter!(name).increment(0);
+    }
+}
+
 /// Counts one request.
 pub(crate) fn request(observation: &Observation) {
     let endpoint = observation.endpoint.name();
-    let code = observation.error.map_or("ok", |code| code.as_str());
+    let code = observation.error.map_or("ok", ErrorCode::as_str);
     counter!(REQUESTS, "endpoint" => endpoint, "code" => code).increment(1);
     histogram!(REQUEST_SECONDS, "endpoint" => endpoint).record(observation.latency);
     if observation.clamped {
@@ -98,8 +245,15 @@ pub(crate) fn request(observation: &Observation) {
     }
 }
 
-pub(crate) fn rate_limited(scope: Scope) {
-    counter!(RATE_LIMITED, "scope" => scope.as_str()).increment(1);
+/// Counts one decision on a request's rate.
+pub(crate) fn rate_limit(scope: Scope, allowed: bool) {
+    let decision = if allowed { "allowed" } else { "refused" };
+    counter!(RATE_LIMIT, "scope" => scope.as_str(), "decision" => decision).increment(1);
+}
+
+/// Shows how many communities and callers are remembered.
+pub(crate) fn rate_limit_counters(scope: Scope, counters: u64) {
+    gauge!(RATE_LIMIT_COUNTERS, "scope" => scope.as_str()).set(wide(counters));
 }
 
 /// Counts what happened to events.
@@ -147,10 +301,15 @@ pub(crate) fn pool(status: PoolStatus) {
     gauge!(POOL_WAITING).set(count(status.waiting));
 }
 
-pub(crate) fn link(counts: LinkCounts) {
-    gauge!(RECONNECTS).set(wide(counts.reconnects));
-    gauge!(REFUSALS).set(wide(counts.refusals));
-    gauge!(SLOW).set(wide(counts.slow_consumers));
+/// Counts what has happened to the connection since it had `before`.
+pub(crate) fn link(now: LinkCounts, before: LinkCounts) {
+    counter!(RECONNECTS).increment(now.reconnects.saturating_sub(before.reconnects));
+    counter!(REFUSALS).increment(now.refusals.saturating_sub(before.refusals));
+    counter!(SLOW).increment(now.slow_consumers.saturating_sub(before.slow_consumers));
+}
+
+pub(crate) fn in_flight(requests: usize) {
+    gauge!(REQUESTS_IN_FLIGHT).set(count(requests));
 }
 
 pub(crate) fn ready(part: &'static str, ready: bool) {
@@ -174,13 +333,17 @@ pub(crate) fn rotation(outcome: &'static str) {
     counter!(ROTATIONS, "outcome" => outcome).increment(1);
 }
 
-/// Shows how servers, `place` being `nats` or `postgres`, fared in their handshakes.
-pub(crate) fn peers(place: &'static str, accepted: u64, refused: u64, peers: &[Peer]) {
-    gauge!(PEERS, "place" => place, "verdict" => "accepted").set(wide(accepted));
-    gauge!(PEERS, "place" => place, "verdict" => "refused").set(wide(refused));
+/// Counts handshakes with the servers of `place`, which is `nats` or `postgres`.
+pub(crate) fn handshakes(place: &'static str, accepted: u64, refused: u64) {
+    counter!(HANDSHAKES, "place" => place, "verdict" => "accepted").increment(accepted);
+    counter!(HANDSHAKES, "place" => place, "verdict" => "refused").increment(refused);
+}
+
+/// Shows by which version the servers of `place` were last spoken to.
+pub(crate) fn peers(place: &'static str, peers: &[Peer]) {
     for version in [TlsVersion::Tls12, TlsVersion::Tls13] {
         let number = peers.iter().filter(|peer| peer.version == Some(version)).count();
-        gauge!(PEER, "place" => place, "version" => version.to_string()).set(count(number));
+        gauge!(PEERS, "place" => place, "version" => version.to_string()).set(count(number));
     }
 }
 

@@ -1,9 +1,10 @@
 //! The worker's life: connect, work, watch, drain.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_messaging::connection::{LinkFailure, LinkState};
+use muster_messaging::connection::{LinkCounts, LinkFailure, LinkState};
 use muster_messaging::events::consumer::Consumer;
 use muster_messaging::tls::certificate::Certificate;
 use muster_storage::Store;
@@ -69,6 +70,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
         readiness: readiness.clone(),
         files,
         expiry: Expiry::default(),
+        counted: Counted::default(),
         opening: JoinSet::new(),
         retired: JoinSet::new(),
     };
@@ -112,12 +114,20 @@ async fn prune_applied(store: Store, remember: Duration) {
     }
 }
 
+/// What of a session's counts has been added to the metrics.
+#[derive(Default)]
+struct Counted {
+    link: LinkCounts,
+    handshakes: HashMap<&'static str, (u64, u64)>,
+}
+
 struct Watch {
     settings: Arc<Settings>,
     limits: Arc<RateLimits>,
     readiness: Readiness,
     files: Files,
     expiry: Expiry,
+    counted: Counted,
     /// A session that is being opened with what changed on disk, and by which digest it was seen.
     opening: JoinSet<(u64, Result<Session, Failure>)>,
     /// Sessions that a rotation has put aside and that end what they had begun.
@@ -155,7 +165,10 @@ impl Watch {
                     let answers = timeout(PING, session.store.ping()).await.is_ok_and(|answer| answer.is_ok());
                     self.readiness.set(Part::Postgres, answers);
                     metrics::pool(session.store.pool_status());
-                    metrics::link(session.connection.counts());
+                    let link = session.connection.counts();
+                    metrics::link(link, std::mem::replace(&mut self.counted.link, link));
+                    metrics::in_flight(session.in_flight());
+                    self.limits.report();
                     self.certificates(session);
                 }
                 _ = files.tick() => if self.files.look() && self.opening.is_empty() {
@@ -184,6 +197,7 @@ impl Watch {
         match opened {
             Ok(opened) => {
                 self.files.taken(seen);
+                self.counted = Counted::default();
                 let old = std::mem::replace(session, opened);
                 let deadline = self.settings.shutdown;
                 self.retired.spawn(async move {
@@ -236,7 +250,10 @@ impl Watch {
                 metrics::certificate(whose, &certificates);
                 self.expiry.watch(whose, &certificates);
             }
-            metrics::peers(place, material.accepted(), material.refused(), &peers);
+            let counts = (material.accepted(), material.refused());
+            let (accepted, refused) = self.counted.handshakes.insert(place, counts).unwrap_or_default();
+            metrics::handshakes(place, counts.0.saturating_sub(accepted), counts.1.saturating_sub(refused));
+            metrics::peers(place, &peers);
         }
     }
 }

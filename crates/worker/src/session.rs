@@ -84,6 +84,11 @@ impl Session {
         Ok(Self { store, connection, consumer, reading, materials, service, _listening: listening })
     }
 
+    /// How many requests are being worked on.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.service.in_flight()
+    }
+
     /// Takes no more, finishes what was taken, and closes both connections, all within `deadline`.
     pub(crate) async fn stop(self, deadline: Duration) -> Result<(), Failure> {
         let deadline = Instant::now() + deadline;
