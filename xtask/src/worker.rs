@@ -70,9 +70,9 @@ impl Configuration {
         Ok(other)
     }
 
-    fn command(&self, argument: &str) -> Command {
+    fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg(argument);
+        command.args(arguments.split_whitespace());
         // Only what is configured here counts.
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTER_")) {
             command.env_remove(name);
@@ -81,17 +81,17 @@ impl Configuration {
         command
     }
 
-    /// Runs one of the worker's commands to its end.
+    /// Runs one of the worker's commands, with its arguments parted by spaces, to its end.
     ///
     /// # Errors
     /// When it cannot be run, or takes longer than half a minute.
-    pub async fn run(&self, argument: &str) -> Result<Output> {
-        let mut command = tokio::process::Command::from(self.command(argument));
+    pub async fn run(&self, arguments: &str) -> Result<Output> {
+        let mut command = tokio::process::Command::from(self.command(arguments));
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         let output = tokio::time::timeout(PATIENCE, command.output());
         output
             .await
-            .with_context(|| format!("muster-worker {argument} did not end within {PATIENCE:?}"))?
+            .with_context(|| format!("muster-worker {arguments} did not end within {PATIENCE:?}"))?
             .context("cannot run muster-worker")
     }
 
@@ -165,10 +165,12 @@ impl Worker {
         }
         let mut counts = EventCounts::default();
         for line in text.lines() {
-            let labelled = line.strip_prefix("muster_events_total{outcome=\"");
-            if let Some((outcome, number)) = labelled.and_then(|rest| rest.split_once("\"} ")) {
-                let number = number.trim().parse().context("a counter that is no number")?;
-                counts.0.insert(outcome.to_owned(), number);
+            let labelled = line.strip_prefix("muster_events_total{").and_then(|rest| rest.split_once("} "));
+            let Some((labels, number)) = labelled else { continue };
+            let outcome = labels.split(',').find_map(|label| label.strip_prefix("outcome=\""));
+            let number: u64 = number.trim().parse().context("a counter that is no number")?;
+            if let Some(outcome) = outcome.map(|outcome| outcome.trim_end_matches('"')) {
+                *counts.0.entry(outcome.to_owned()).or_default() += number;
             }
         }
         Ok(counts)

@@ -46,7 +46,7 @@ impl Store {
         }
         let guilds: BTreeSet<GuildId> = events.iter().map(|event| event.guild.clone()).collect();
         self.communities_ensure(guilds).await?;
-        self.write(move |connection| apply(connection, events).boxed()).await
+        self.write("events_apply", move |connection| apply(connection, events).boxed()).await
     }
 
     /// Forgets up to 1000 ids of events that were applied longer ago than `age`, and answers how many. An event that comes
@@ -56,7 +56,7 @@ impl Store {
     /// [`Error::Unavailable`] when the database is.
     pub async fn applied_events_prune(&self, age: Duration) -> Result<usize, Error> {
         let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
-        self.write(move |connection| {
+        self.write("applied_events_prune", move |connection| {
             async move {
                 let prune = Statement::new(
                     "DELETE FROM applied_events WHERE ctid = ANY(ARRAY(
@@ -81,10 +81,10 @@ impl Store {
              WHERE NOT EXISTS (SELECT FROM communities AS c WHERE c.guild_id = g.guild_id)",
         )
         .bind::<Array<Text>, _>(names.clone());
-        if self.optional::<UnknownRow>(unknown).await?.is_none_or(|row| row.unknown == 0) {
+        if self.optional::<UnknownRow>("communities_ensure", unknown).await?.is_none_or(|row| row.unknown == 0) {
             return Ok(());
         }
-        self.write(move |connection| {
+        self.write("communities_ensure", move |connection| {
             async move {
                 let ids: Vec<Uuid> = names.iter().map(|_| Uuid::now_v7()).collect();
                 let keys = ids.len();

@@ -101,7 +101,7 @@ impl Community {
         let visible = self
             .statement("SELECT true AS visible FROM profiles WHERE community_id = $1 AND profile_id = $2 AND visible")
             .bind::<SqlUuid, _>(profile.get());
-        if self.store.optional::<VisibleRow>(visible).await?.is_none() {
+        if self.store.optional::<VisibleRow>("badge_list_by_profile", visible).await?.is_none() {
             return Err(Error::NotFound(Missing::Profile));
         }
         let statement = self
@@ -114,7 +114,8 @@ impl Community {
             .bind::<SqlUuid, _>(profile.get())
             .bind::<Timestamptz, _>(date(awarded))
             .bind::<SqlUuid, _>(badge);
-        let (rows, more) = self.store.page::<BadgeRow, 1000>(statement, limit).await?;
+        let (rows, more) =
+            self.store.page::<BadgeRow, 1000>("badge_list_by_profile", statement, limit).await?;
         let last = rows.last().map(|row| (micros(row.awarded_at), row.badge_id));
         let next = self.next(ENDPOINT, &ordering, more, last)?;
         let items = rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
@@ -138,7 +139,7 @@ impl Community {
                  WHERE community_id = $1 AND kind > $2 ORDER BY kind LIMIT $limit",
             )
             .bind::<Text, _>(after);
-        let (rows, more) = self.store.page::<KindRow, 1000>(statement, limit).await?;
+        let (rows, more) = self.store.page::<KindRow, 1000>("badge_kind_list", statement, limit).await?;
         let next = self.next(ENDPOINT, "", more, rows.last().map(|row| row.kind.clone()))?;
         let items = rows
             .into_iter()
@@ -166,7 +167,7 @@ impl Community {
     ) -> Result<Award, Error> {
         let community = self.id;
         self.store
-            .write(move |connection| {
+            .write("badge_award", move |connection| {
                 async move {
                     lock(connection, community).await?;
                     profile_held(connection, community, profile).await?;
@@ -196,7 +197,7 @@ impl Community {
     ) -> Result<Badge, Error> {
         let community = self.id;
         self.store
-            .write(move |connection| {
+            .write("badge_revoke", move |connection| {
                 async move {
                     lock(connection, community).await?;
                     profile_held(connection, community, profile).await?;
@@ -236,7 +237,7 @@ impl Community {
             .bind::<Text, _>(kind)
             .bind::<Timestamptz, _>(date(awarded))
             .bind::<SqlUuid, _>(badge);
-        let (rows, more) = self.store.page::<BadgeRow, 1000>(statement, limit).await?;
+        let (rows, more) = self.store.page::<BadgeRow, 1000>("badge_history", statement, limit).await?;
         Ok((rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?, more))
     }
 }

@@ -93,7 +93,7 @@ pub(crate) async fn policy(store: &Store, id: CommunityId) -> Result<Arc<Policy>
     )
     .bind::<SqlUuid, _>(id.get());
     // As many tiers as a policy can have.
-    let rows: Vec<PolicyRow> = store.rows(statement, Limit::<32>::MAX).await?;
+    let rows: Vec<PolicyRow> = store.rows("community_policy", statement, Limit::<32>::MAX).await?;
     let first = rows.first().ok_or(Error::NotFound(Missing::Community))?;
     let days = |days: i32| u32::try_from(days).map_err(Error::defect);
     let tenure = TenurePolicy::new(

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::Error;
+use crate::{Error, ObserveQuery};
 
 /// How to reach PostgreSQL. [`StoreConfig::new`] holds it to the TLS policy, so that one in hand is fit to use.
 #[derive(Clone)]
@@ -24,6 +24,7 @@ pub struct StoreConfig {
     pub(crate) pool_size: usize,
     pub(crate) acquire_timeout: Duration,
     pub(crate) query_timeout: Duration,
+    pub(crate) observe: ObserveQuery,
 }
 
 /// How the planner is to plan. Every statement was written for one plan, index by index in the order of the list, and a
@@ -95,6 +96,7 @@ impl StoreConfig {
             pool_size: 10,
             acquire_timeout: Duration::from_secs(2),
             query_timeout: Duration::from_secs(5),
+            observe: Arc::new(|_| {}),
         })
     }
 
@@ -116,6 +118,13 @@ impl StoreConfig {
     #[must_use]
     pub const fn query_timeout(mut self, timeout: Duration) -> Self {
         self.query_timeout = timeout;
+        self
+    }
+
+    /// Who is told of every query; nobody unless set.
+    #[must_use]
+    pub fn observe(mut self, observe: ObserveQuery) -> Self {
+        self.observe = observe;
         self
     }
 

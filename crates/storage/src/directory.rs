@@ -153,7 +153,7 @@ impl Community {
                 .bind::<Timestamptz, _>(date(joined))
                 .bind::<SqlUuid, _>(id),
         };
-        let (rows, more) = self.store.page::<DirectoryRow, 1000>(statement, limit).await?;
+        let (rows, more) = self.store.page::<DirectoryRow, 1000>("directory_list", statement, limit).await?;
         let last = rows.last().map(|DirectoryRow { profile, nym_key }| match sort {
             DirectorySort::Nym => Key::Nym(nym_key.clone(), micros(profile.joined_at), profile.profile_id),
             DirectorySort::Tenure => Key::Joined(micros(profile.joined_at), profile.profile_id),
@@ -183,7 +183,7 @@ impl Community {
                 .statement("SELECT members FROM tier_counts WHERE community_id = $1 AND tier = $2")
                 .bind::<Text, _>(tier.as_str().to_owned()),
         };
-        let row: Option<CountRow> = self.store.optional(statement).await?;
+        let row: Option<CountRow> = self.store.optional("member_count", statement).await?;
         u64::try_from(row.map_or(0, |row| row.members)).map_err(Error::defect)
     }
 }

@@ -29,4 +29,4 @@ pub use directory::{DIRECTORY_ROWS_BY_NUMBER, DirectoryStart};
 pub use error::{Cause, Error, Missing};
 pub use migration::{check as migrations_check, migrate, revert as migration_revert};
 pub use profile::Export;
-pub use store::{FoundCommunity, PoolStatus, Store};
+pub use store::{FoundCommunity, ObserveQuery, PoolStatus, QueryFailure, QueryObservation, Store};

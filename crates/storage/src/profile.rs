@@ -156,7 +156,7 @@ impl Community {
                 .bind::<Text, _>(nym.key().as_str().to_owned()),
         };
         let row: DetailRow =
-            self.store.optional(statement).await?.ok_or(Error::NotFound(Missing::Profile))?;
+            self.store.optional("profile_get", statement).await?.ok_or(Error::NotFound(Missing::Profile))?;
         let tenure = self.policy.tenure.tenure(row.profile.joined_at, OffsetDateTime::now_utc());
         Ok(ProfileDetail {
             rank: rank_below(row.above)?,
@@ -185,7 +185,7 @@ impl Community {
     async fn profile_set_hidden(&self, id: ProfileId, hidden: bool) -> Result<Profile, Error> {
         let community = self.id;
         self.store
-            .write(move |connection| {
+            .write("profile_set_hidden", move |connection| {
                 async move {
                     lock(connection, community).await?;
                     let change = MemberChange { hidden: Some(hidden), ..MemberChange::default() };
@@ -204,7 +204,7 @@ impl Community {
     pub async fn profile_link_wallet(&self, id: ProfileId, wallet: Option<Wallet>) -> Result<Profile, Error> {
         let community = self.id;
         self.store
-            .write(move |connection| {
+            .write("profile_link_wallet", move |connection| {
                 async move {
                     lock(connection, community).await?;
                     let update = in_community(
@@ -234,7 +234,7 @@ impl Community {
     pub async fn profile_erase(&self, id: ProfileId) -> Result<(), Error> {
         let community = self.id;
         self.store
-            .write(move |connection| {
+            .write("profile_erase", move |connection| {
                 async move {
                     lock(connection, community).await?;
                     let person = profile_held(connection, community, id).await?;
@@ -294,8 +294,11 @@ impl Community {
                 " WHERE p.erased_at IS NULL"
             ))
             .bind::<SqlUuid, _>(id.get());
-        let profile: ProfileRow =
-            self.store.optional(statement).await?.ok_or(Error::NotFound(Missing::Profile))?;
+        let profile: ProfileRow = self
+            .store
+            .optional("profile_export", statement)
+            .await?
+            .ok_or(Error::NotFound(Missing::Profile))?;
         let (badges, more_badges) = self.badge_history(id, limit, badge_after.clone()).await?;
         let (changes, more_changes) = self.tier_history(id, limit, change_after).await?;
         let position = (

@@ -85,7 +85,8 @@ impl Community {
             ))
             .bind::<BigInt, _>(conviction)
             .bind::<SqlUuid, _>(profile);
-        let (rows, more) = self.store.page::<RankedRow, 1000>(statement, limit).await?;
+        let (rows, more) =
+            self.store.page::<RankedRow, 1000>("profile_list_ranked", statement, limit).await?;
         let last = rows.last().map(|row| (row.profile.conviction, row.profile.profile_id));
         Ok(Page { next: self.next(ENDPOINT, "", more, last)?, items: ranked(rows)?, limit: limit.get() })
     }
@@ -135,7 +136,7 @@ impl Community {
                 "ORDER BY k.conviction DESC, k.profile_id DESC"
             ))
             .bind::<SqlUuid, _>(id.get());
-        let rows: Vec<RankedRow> = self.store.rows(statement, limit).await?;
+        let rows: Vec<RankedRow> = self.store.rows("profile_list_around", statement, limit).await?;
         if rows.is_empty() {
             return Err(Error::NotFound(Missing::Profile));
         }
@@ -169,7 +170,8 @@ impl Community {
             ))
             .bind::<BigInt, _>(activity)
             .bind::<SqlUuid, _>(profile);
-        let (rows, more) = self.store.page::<ProfileRow, 1000>(statement, limit).await?;
+        let (rows, more) =
+            self.store.page::<ProfileRow, 1000>("profile_list_active", statement, limit).await?;
         let last = rows.last().map(|row| (row.activity, row.profile_id));
         let next = self.next(ENDPOINT, "", more, last)?;
         let items = rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
@@ -207,7 +209,7 @@ impl Community {
             .bind::<diesel::sql_types::Integer, _>(badges)
             .bind::<Timestamptz, _>(date(joined))
             .bind::<SqlUuid, _>(profile);
-        let (rows, more) = self.store.page::<RankedRow, 1000>(statement, limit).await?;
+        let (rows, more) = self.store.page::<RankedRow, 1000>("badge_leaderboard", statement, limit).await?;
         let last = rows.last().map(|row| &row.profile);
         let last = last.map(|row| (row.badge_count.saturating_neg(), micros(row.joined_at), row.profile_id));
         let next = self.next(ENDPOINT, "", more, last)?;
@@ -241,8 +243,11 @@ impl Community {
                  WHERE s.community_id = $1 AND s.profile_id = $2 AND s.visible",
             )
             .bind::<SqlUuid, _>(id.get());
-        let row: PositionRow =
-            self.store.optional(statement).await?.ok_or(Error::NotFound(Missing::Profile))?;
+        let row: PositionRow = self
+            .store
+            .optional("profile_position", statement)
+            .await?
+            .ok_or(Error::NotFound(Missing::Profile))?;
         let conviction = Conviction::clamp(row.conviction);
         let rank = rank_below(row.above)?;
         let next_tier = self.policy.tiers.next_score_tier(conviction);

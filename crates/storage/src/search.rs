@@ -64,7 +64,7 @@ impl Community {
             .bind::<Text, _>(text.to_owned())
             .bind::<Text, _>(behind_every_nym(text))
             .bind::<BigInt, _>(tails);
-        let rows: Vec<ProfileRow> = self.store.rows(statement, limit).await?;
+        let rows: Vec<ProfileRow> = self.store.rows("profile_search", statement, limit).await?;
         rows.into_iter().map(TryInto::try_into).collect()
     }
 }

@@ -57,7 +57,7 @@ impl Community {
         );
         let row: StatsRow = self
             .store
-            .optional(statement)
+            .optional("community_stats", statement)
             .await?
             .ok_or_else(|| Error::defect("a known community is gone"))?;
         let count = |number: i64| u64::try_from(number).map_err(Error::defect);

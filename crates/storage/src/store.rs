@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::sql_types::{Binary, Bool, Nullable, Text, Uuid as SqlUuid};
 use diesel::{QueryResult, QueryableByName};
@@ -9,6 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use moka::future::Cache;
 use muster_domain::{CommunityId, CommunityName, CursorKey, GuildId, Limit};
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::community::{Community, Policy};
@@ -56,6 +57,55 @@ pub struct PoolStatus {
     pub size: usize,
     /// Callers waiting for one.
     pub waiting: usize,
+}
+
+/// What one query came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueryObservation {
+    /// The name of the method that asks it. There are a few dozen.
+    pub query: &'static str,
+    /// From its connection to its answer, or to a write's commit. `None` where it had no connection.
+    pub took: Option<Duration>,
+    /// Why it has no answer.
+    pub failure: Option<QueryFailure>,
+}
+
+/// Gets every [`QueryObservation`]; it must not block.
+pub type ObserveQuery = Arc<dyn Fn(&QueryObservation) + Send + Sync>;
+
+/// Why a query has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryFailure {
+    /// There was no connection for it in time.
+    NoConnection,
+    /// The database was out of reach, too slow, full or read-only.
+    Unavailable,
+    /// A defect.
+    Defect,
+}
+
+impl QueryFailure {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::NoConnection, Self::Unavailable, Self::Defect];
+
+    /// One word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoConnection => "no_connection",
+            Self::Unavailable => "unavailable",
+            Self::Defect => "defect",
+        }
+    }
+
+    /// An answer such as that there is no such profile is none.
+    const fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Unavailable(_) => Some(Self::Unavailable),
+            Error::Defect(_) => Some(Self::Defect),
+            _ => None,
+        }
+    }
 }
 
 impl Store {
@@ -109,7 +159,8 @@ impl Store {
         let statement =
             Statement::new("SELECT community_id, name, active FROM communities WHERE guild_id = $1")
                 .bind::<Text, _>(guild.as_str().to_owned());
-        let row: FoundRow = self.optional(statement).await?.ok_or(Error::NotFound(Missing::Community))?;
+        let row: FoundRow =
+            self.optional("community_find", statement).await?.ok_or(Error::NotFound(Missing::Community))?;
         let name = row.name.map(CommunityName::parse).transpose().map_err(Error::defect)?;
         Ok(FoundCommunity { community_id: row.community_id.into(), name, active: row.active })
     }
@@ -119,7 +170,7 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when there is none in time.
     pub async fn ping(&self) -> Result<(), Error> {
-        self.optional::<OneRow>(Statement::new("SELECT true AS one")).await.map(|_| ())
+        self.optional::<OneRow>("ping", Statement::new("SELECT true AS one")).await.map(|_| ())
     }
 
     /// The pool at this moment.
@@ -147,80 +198,126 @@ impl Store {
         self.0.policies.invalidate(&id).await;
     }
 
-    pub(crate) async fn optional<T>(&self, statement: Statement) -> Result<Option<T>, Error>
+    pub(crate) async fn optional<T>(
+        &self,
+        query: &'static str,
+        statement: Statement,
+    ) -> Result<Option<T>, Error>
     where
         T: QueryableByName<diesel::pg::Pg> + Send + 'static,
     {
-        self.read(|connection| statement::optional(connection, statement.clone()).boxed()).await
+        self.read(query, |connection| statement::optional(connection, statement.clone()).boxed()).await
     }
 
     pub(crate) async fn rows<T, const MAX: u32>(
         &self,
+        query: &'static str,
         statement: Statement,
         limit: Limit<MAX>,
     ) -> Result<Vec<T>, Error>
     where
         T: QueryableByName<diesel::pg::Pg> + Send + 'static,
     {
-        self.read(|connection| statement::rows(connection, statement.clone(), limit).boxed()).await
+        self.read(query, |connection| statement::rows(connection, statement.clone(), limit).boxed()).await
     }
 
     pub(crate) async fn page<T, const MAX: u32>(
         &self,
+        query: &'static str,
         statement: Statement,
         limit: Limit<MAX>,
     ) -> Result<(Vec<T>, bool), Error>
     where
         T: QueryableByName<diesel::pg::Pg> + Send + 'static,
     {
-        self.read(|connection| statement::page(connection, statement.clone(), limit).boxed()).await
+        self.read(query, |connection| statement::page(connection, statement.clone(), limit).boxed()).await
     }
 
     /// Runs a read within its deadline. One whose connection turns out to have been cut off, as an idle one may have been
     /// unnoticed, is repeated once.
-    async fn read<T, F>(&self, query: F) -> Result<T, Error>
+    async fn read<T, F>(&self, query: &'static str, run: F) -> Result<T, Error>
     where
         F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>>,
     {
-        let mut connection = acquire(&self.0.pool).await?;
-        let attempts = async {
-            match query(&mut connection).await {
-                Err(error) if crate::error::is_cut_off(&error) => {
-                    let cut_off = std::mem::replace(&mut connection, acquire(&self.0.pool).await?);
-                    drop(Object::take(cut_off));
-                    query(&mut connection).await.map_err(Error::from)
+        let reading = async {
+            let mut connection = self.acquire(query).await?;
+            let started = Instant::now();
+            let attempts = async {
+                match run(&mut connection).await {
+                    Err(error) if crate::error::is_cut_off(&error) => {
+                        let cut_off = std::mem::replace(&mut connection, acquire(&self.0.pool).await?);
+                        drop(Object::take(cut_off));
+                        run(&mut connection).await.map_err(Error::from)
+                    }
+                    result => result.map_err(Error::from),
                 }
-                result => result.map_err(Error::from),
-            }
+            };
+            let result = match tokio::time::timeout(self.0.config.query_timeout, attempts).await {
+                Ok(result) => result,
+                Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
+            };
+            self.answered(query, started, &result);
+            settle(connection, result)
         };
-        let result = match tokio::time::timeout(self.0.config.query_timeout, attempts).await {
-            Ok(result) => result,
-            Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
-        };
-        settle(connection, result)
+        reading.instrument(span(query)).await
     }
 
     /// Runs a write in a transaction of its own task: a caller that stops waiting does not leave it half done.
     ///
     /// When the deadline passes, or the connection breaks during the commit, whether it was committed is unknown; what
     /// is written carries an id by which a repetition finds out.
-    pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, Error>
+    pub(crate) async fn write<T, F>(&self, query: &'static str, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
         let store = self.clone();
-        let task = tokio::spawn(async move {
-            let mut connection = acquire(&store.0.pool).await?;
+        let writing = async move {
+            let mut connection = store.acquire(query).await?;
+            let started = Instant::now();
             let deadline = store.0.config.write_timeout();
             let result = match tokio::time::timeout(deadline, transaction(&mut connection, work)).await {
                 Ok(result) => result,
                 Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
             };
+            store.answered(query, started, &result);
             settle(connection, result)
-        });
-        task.await.map_err(Error::defect)?
+        };
+        tokio::spawn(writing.instrument(span(query))).await.map_err(Error::defect)?
     }
+
+    /// A connection for a query, which else has failed.
+    async fn acquire(&self, query: &'static str) -> Result<Object<AsyncPgConnection>, Error> {
+        let acquired = acquire(&self.0.pool).await;
+        if acquired.is_err() {
+            self.observe(QueryObservation { query, took: None, failure: Some(QueryFailure::NoConnection) });
+        }
+        acquired
+    }
+
+    fn answered<T>(&self, query: &'static str, started: Instant, result: &Result<T, Error>) {
+        let failure = result.as_ref().err().and_then(QueryFailure::of);
+        self.observe(QueryObservation { query, took: Some(started.elapsed()), failure });
+    }
+
+    fn observe(&self, observation: QueryObservation) {
+        if let Some(failure) = observation.failure {
+            Span::current().record("error.type", failure.as_str());
+        }
+        (self.0.config.observe)(&observation);
+    }
+}
+
+/// What a trace holds of a query: its name, and nothing of its values.
+fn span(query: &'static str) -> Span {
+    tracing::debug_span!(
+        "query",
+        otel.name = query,
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        db.query.summary = query,
+        "error.type" = tracing::field::Empty,
+    )
 }
 
 async fn transaction<T, F>(connection: &mut AsyncPgConnection, work: F) -> Result<T, Error>

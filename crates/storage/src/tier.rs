@@ -139,7 +139,8 @@ impl Community {
             .bind::<Array<SmallInt>, _>(steps)
             .bind::<Array<SqlUuid>, _>(after_profiles)
             .bind::<BigInt, _>(distance);
-        let (rows, more) = self.store.page::<ProgressRow, 1000>(statement, limit).await?;
+        let (rows, more) =
+            self.store.page::<ProgressRow, 1000>("tier_list_progression", statement, limit).await?;
         let last = rows.last().map(|row| (row.distance, row.step, row.profile.profile_id));
         let next = self.next(ENDPOINT, "", more, last)?;
         let items = rows
@@ -178,7 +179,7 @@ impl Community {
             )
             .bind::<Timestamptz, _>(date(at))
             .bind::<BigInt, _>(change);
-        let (rows, more) = self.store.page::<ChangeRow, 1000>(statement, limit).await?;
+        let (rows, more) = self.store.page::<ChangeRow, 1000>("tier_change_list", statement, limit).await?;
         let next = self.next(ENDPOINT, "", more, rows.last().map(|row| (micros(row.at), row.change_id)))?;
         let items = rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
         Ok(Page { items, next, limit: limit.get() })
@@ -205,7 +206,7 @@ impl Community {
         );
         let row: ThresholdRow = self
             .store
-            .optional(statement)
+            .optional("tier_threshold", statement)
             .await?
             .ok_or_else(|| Error::defect("a known community is gone"))?;
         let entry_rank = self.policy.tiers.entry_rank();
@@ -229,7 +230,7 @@ impl Community {
         let community = self.id;
         let replacement = policy.clone();
         self.store
-            .write(move |connection| {
+            .write("tier_policy_replace", move |connection| {
                 async move {
                     lock(connection, community).await?;
                     let clear = in_community("DELETE FROM tier_policies WHERE community_id = $1", community);
@@ -251,11 +252,12 @@ impl Community {
                      WHERE community_id = $1 AND profile_id > $2 ORDER BY profile_id LIMIT $limit",
                 )
                 .bind::<SqlUuid, _>(after);
-            let (batch, more) = self.store.page::<IdRow, 1000>(statement, PageLimit::MAX).await?;
+            let (batch, more) =
+                self.store.page::<IdRow, 1000>("tier_policy_replace", statement, PageLimit::MAX).await?;
             let Some(last) = batch.last() else { return Ok(()) };
             after = last.profile_id;
             self.store
-                .write(move |connection| {
+                .write("tier_policy_replace", move |connection| {
                     async move {
                         lock(connection, community).await?;
                         let settle = || MemberChange { settle: true, ..MemberChange::default() };
@@ -287,7 +289,7 @@ impl Community {
             )
             .bind::<SqlUuid, _>(profile.get())
             .bind::<BigInt, _>(after);
-        let (rows, more) = self.store.page::<ChangeRow, 1000>(statement, limit).await?;
+        let (rows, more) = self.store.page::<ChangeRow, 1000>("tier_history", statement, limit).await?;
         let changes = rows.into_iter().map(|row| Ok((row.change_id, row.try_into()?)));
         Ok((changes.collect::<Result<_, Error>>()?, more))
     }

@@ -29,7 +29,7 @@ pub(crate) fn configure(settings: &Settings) -> Result<Configured, SettingsError
     Ok(Configured { nats, nats_material, database, database_material })
 }
 
-fn nats(settings: &Nats) -> Result<(NatsConfig, Option<Arc<Material>>), SettingsError> {
+pub(crate) fn nats(settings: &Nats) -> Result<(NatsConfig, Option<Arc<Material>>), SettingsError> {
     let load = || {
         Material::load(&settings.tls, settings.minimum_tls)
             .map(Arc::new)

@@ -1,5 +1,6 @@
 use muster_messaging::connection::{ConnectionError, LinkFailure};
 use muster_messaging::events::consumer::ConsumerError;
+use muster_messaging::events::dead_letter::DeadLetterError;
 use muster_messaging::replicas::ReplicaError;
 use muster_messaging::service::{ServeError, StopError};
 
@@ -28,6 +29,10 @@ pub(crate) enum Failure {
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error("the operating system refuses: {0}")]
     Io(#[from] std::io::Error),
+    #[error(transparent)]
+    DeadLetters(#[from] DeadLetterError),
+    #[error("{failed} of {of} dead letters stay as they were")]
+    DeadLettersLeft { failed: usize, of: usize },
     #[error("not everything would work: see the report")]
     Check,
 }
@@ -43,16 +48,21 @@ impl Failure {
 
     /// The message with its causes.
     pub(crate) fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let message = error.to_string();
-            if !text.contains(&message) {
-                text.push_str(": ");
-                text.push_str(&message);
-            }
-            cause = error.source();
-        }
-        text
+        chain(self)
     }
+}
+
+/// An error's message with those of its causes, each once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
 }

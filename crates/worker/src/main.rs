@@ -3,6 +3,7 @@
 mod answers;
 mod check;
 mod connect;
+mod deadletters;
 mod failure;
 mod health;
 mod http;
@@ -38,7 +39,7 @@ struct Arguments {
     command: Option<Command>,
 }
 
-#[derive(Subcommand, Clone, Copy)]
+#[derive(Subcommand, Clone)]
 enum Command {
     /// Works until it is told to stop. What happens without a command.
     Serve,
@@ -48,6 +49,11 @@ enum Command {
     Check,
     /// Asks the running worker whether it is alive.
     Health,
+    /// Lists, shows, replays or drops events that could not be applied.
+    Deadletters {
+        #[command(subcommand)]
+        action: deadletters::Action,
+    },
     /// Prints every key of the configuration with its default.
     Defaults,
     /// Prints every metric: name, kind, unit, labels, description.
@@ -76,7 +82,7 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "these commands' results are for standard output")]
 async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let command = arguments.command.unwrap_or(Command::Serve);
+    let command = arguments.command.clone().unwrap_or(Command::Serve);
     if matches!(command, Command::Defaults) {
         print!("{}", settings::DEFAULTS);
         return Ok(());
@@ -104,6 +110,10 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
             println!("the schema is up to date ({} applied now)", applied.len());
             Ok(())
+        }
+        Command::Deadletters { action } => {
+            logging::start(&settings.log)?;
+            deadletters::run(&settings, &action).await
         }
         Command::Health => Ok(health::ask(settings.http).await?),
         Command::Check | Command::Defaults | Command::Metrics { .. } => Ok(()),

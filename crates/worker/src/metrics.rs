@@ -13,7 +13,7 @@ use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Peer, TlsVersion};
 use muster_messaging::wire::error::ErrorCode;
-use muster_storage::PoolStatus;
+use muster_storage::{PoolStatus, QueryObservation};
 use time::OffsetDateTime;
 
 use crate::limits::Scope;
@@ -292,6 +292,20 @@ pub(crate) fn lag(lag: &Lag) {
     gauge!(UNACKNOWLEDGED).set(wide(lag.unacknowledged));
     gauge!(OLDEST).set(lag.oldest.unwrap_or(Duration::ZERO).as_secs_f64());
     gauge!(DROPPED).set(wide(lag.dropped));
+}
+
+/// Counts one query.
+pub(crate) fn query(observation: &QueryObservation) {
+    if let Some(took) = observation.took {
+        histogram!(QUERY_SECONDS, "query" => observation.query).record(took);
+    }
+    if let Some(failure) = observation.failure {
+        counter!(QUERY_FAILURES, "query" => observation.query, "failure" => failure.as_str()).increment(1);
+    }
+}
+
+pub(crate) fn dead_letters(kept: u64) {
+    gauge!(DEAD_LETTERS).set(wide(kept));
 }
 
 pub(crate) fn pool(status: PoolStatus) {

@@ -44,7 +44,7 @@ impl Session {
             }
         };
         let Configured { nats, nats_material, database, database_material } = configure(settings)?;
-        let store = Store::open(database).await?;
+        let store = Store::open(database.observe(Arc::new(metrics::query))).await?;
         ready(Part::Migrations);
         ready(Part::Postgres);
         let connection = Connection::open(nats).await?;

@@ -1,15 +1,21 @@
-//! Events that can never be applied, kept with the reason for whoever repairs them.
+//! Events that can never be applied, kept with the reason for whoever repairs them; and how these read them, have them
+//! tried again, and drop them.
 
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::Context;
-use async_nats::jetstream::message::Info;
+use async_nats::jetstream::message::{Info, StreamMessage};
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, Context};
+use bytes::Bytes;
+use muster_domain::PageLimit;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::consumer::ConsumerError;
-use super::stream::DEAD_SUBJECT;
+use super::envelope::PREFIX;
+use super::stream::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS};
+use crate::connection::Connection;
 use crate::header;
 
 /// The header with the reason.
@@ -65,4 +71,204 @@ pub(crate) async fn bury(
         Ok(Err(error)) => Err(ConsumerError::Bury(error.into())),
         Err(late) => Err(ConsumerError::Bury(late.into())),
     }
+}
+
+/// One dead letter, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its sequence in the stream of dead letters, by which it is named.
+    pub sequence: u64,
+    /// When it became one.
+    pub at: OffsetDateTime,
+    /// Why.
+    pub reason: String,
+    /// The subject that the event was published on.
+    pub subject: String,
+    /// The event's sequence in its own stream.
+    pub event_sequence: Option<u64>,
+    /// When that stream took the event.
+    pub event_at: Option<OffsetDateTime>,
+    /// How often the event was delivered.
+    pub deliveries: Option<u64>,
+    /// The size of the payload as it is kept, in bytes.
+    pub bytes: usize,
+    /// The size that the payload had, where it had to be cut.
+    pub cut_from: Option<u64>,
+}
+
+impl DeadLetter {
+    fn of(message: &StreamMessage) -> Self {
+        let header = |name: &str| message.headers.get(name).map(|value| value.as_str());
+        let number = |name| header(name).and_then(|text| text.parse().ok());
+        Self {
+            sequence: message.sequence,
+            at: message.time,
+            reason: header(REASON).unwrap_or_default().to_owned(),
+            subject: header(SUBJECT).unwrap_or_default().to_owned(),
+            event_sequence: number(SEQUENCE),
+            event_at: header(TIME).and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok()),
+            deliveries: number(DELIVERIES),
+            bytes: message.payload.len(),
+            cut_from: number(CUT_FROM),
+        }
+    }
+}
+
+/// The stream of dead letters, for whoever repairs them.
+#[derive(Debug, Clone)]
+pub struct DeadLetters {
+    context: Context,
+    stream: Stream,
+}
+
+impl DeadLetters {
+    /// Looks for the stream, which the worker makes at its first start.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::Unreachable`] when it is not there or this user may not see it.
+    pub async fn open(connection: &Connection) -> Result<Self, DeadLetterError> {
+        let mut context = jetstream::new(connection.client().clone());
+        context.set_timeout(connection.request_timeout());
+        let stream = context.get_stream(DEAD_LETTERS).await.map_err(unreachable)?;
+        Ok(Self { context, stream })
+    }
+
+    /// How many there are.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::Unreachable`] when the broker does not say.
+    pub async fn count(&self) -> Result<u64, DeadLetterError> {
+        Ok(self.stream.get_info().await.map_err(unreachable)?.state.messages)
+    }
+
+    /// At most `limit` of them, oldest first, from `sequence` on; and the sequence to go on from, if there are more.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::Unreachable`] when the broker does not answer.
+    pub async fn list(
+        &self,
+        from: u64,
+        limit: PageLimit,
+    ) -> Result<(Vec<DeadLetter>, Option<u64>), DeadLetterError> {
+        let mut letters = Vec::new();
+        let mut from = from.max(1);
+        for _ in 0..limit.get() {
+            let Some(message) = self.first_from(from).await? else { return Ok((letters, None)) };
+            from = message.sequence.saturating_add(1);
+            letters.push(DeadLetter::of(&message));
+        }
+        let next = self.first_from(from).await?.map(|message| message.sequence);
+        Ok((letters, next))
+    }
+
+    async fn first_from(&self, sequence: u64) -> Result<Option<StreamMessage>, DeadLetterError> {
+        match self.stream.get_first_raw_message_by_subject(DEAD_SUBJECT, sequence).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if is_nothing(&error.kind()) => Ok(None),
+            Err(error) => Err(unreachable(error)),
+        }
+    }
+
+    /// One of them, with its payload.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::NotFound`] when there is none of this sequence.
+    pub async fn get(&self, sequence: u64) -> Result<(DeadLetter, Bytes), DeadLetterError> {
+        match self.stream.get_raw_message(sequence).await {
+            Ok(message) => Ok((DeadLetter::of(&message), message.payload)),
+            Err(error) if is_nothing(&error.kind()) => Err(DeadLetterError::NotFound(sequence)),
+            Err(error) => Err(unreachable(error)),
+        }
+    }
+
+    /// Publishes the event again on its own subject and, once the broker has it, drops the dead letter. Answers the event's
+    /// new sequence. An event that had been applied after all has no second effect, for it keeps its id.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::Cut`] when the event is not whole, [`DeadLetterError::NotAnEvent`] when its subject is not one of
+    /// events, [`DeadLetterError::NotPublished`] when the broker does not take it: the dead letter then stays. A dead
+    /// letter that could not be dropped in the end, [`DeadLetterError::NotDropped`], may be dropped by hand.
+    pub async fn replay(&self, sequence: u64) -> Result<u64, DeadLetterError> {
+        let (letter, payload) = self.get(sequence).await?;
+        if letter.cut_from.is_some() {
+            return Err(DeadLetterError::Cut(sequence));
+        }
+        if !letter.subject.starts_with(PREFIX) {
+            return Err(DeadLetterError::NotAnEvent(sequence));
+        }
+        let not_published = |cause: Box<dyn std::error::Error + Send + Sync>| DeadLetterError::NotPublished {
+            sequence,
+            cause,
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_EXPECTED_STREAM, EVENTS);
+        let sent = self.context.publish_with_headers(letter.subject, headers, payload).await;
+        let taken = sent.map_err(|error| not_published(error.into()))?.await;
+        let taken = taken.map_err(|error| not_published(error.into()))?;
+        self.drop(sequence).await?;
+        Ok(taken.sequence)
+    }
+
+    /// Drops one for good.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::NotFound`] when there is none of this sequence, [`DeadLetterError::NotDropped`] when the broker
+    /// does not drop it.
+    pub async fn drop(&self, sequence: u64) -> Result<(), DeadLetterError> {
+        // The broker answers a sequence that is not there with an error that does not say so.
+        self.get(sequence).await?;
+        match self.stream.delete_message(sequence).await {
+            Ok(_) => Ok(()),
+            Err(cause) => Err(DeadLetterError::NotDropped { sequence, cause: cause.into() }),
+        }
+    }
+}
+
+fn is_nothing(kind: &LastRawMessageErrorKind) -> bool {
+    matches!(kind, LastRawMessageErrorKind::NoMessageFound)
+}
+
+fn unreachable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DeadLetterError {
+    DeadLetterError::Unreachable(cause.into())
+}
+
+/// What was asked of dead letters was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    /// The stream cannot be had.
+    #[error(
+        "the stream DEAD_LETTERS does not answer: see that the worker has run once and that this user may read it"
+    )]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// There is no such dead letter.
+    #[error("there is no dead letter {0}: `muster-worker deadletters list` shows those that are there")]
+    NotFound(u64),
+    /// The event is not whole.
+    #[error("dead letter {0} was cut to fit and cannot be replayed: publish the event anew, then drop it")]
+    Cut(u64),
+    /// The subject is not one of events.
+    #[error("dead letter {0} names no subject of events: drop it, or publish the event by hand")]
+    NotAnEvent(u64),
+    /// The event was not published again; the dead letter stays.
+    #[error(
+        "the event of dead letter {sequence} was not published again: see that the stream EVENTS has room and that this user may publish events"
+    )]
+    NotPublished {
+        /// Which.
+        sequence: u64,
+        /// Why.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The dead letter is still there.
+    #[error(
+        "dead letter {sequence} is still there: see that this user may delete messages, then drop it; a replayed event has no second effect"
+    )]
+    NotDropped {
+        /// Which.
+        sequence: u64,
+        /// Why.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
 }

@@ -3,6 +3,7 @@
 
 mod broker;
 mod cluster;
+mod dead_letters;
 mod events;
 mod gate;
 mod hostile;

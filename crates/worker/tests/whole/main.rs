@@ -5,6 +5,7 @@
 
 mod command_line;
 mod contract;
+mod dead_letters;
 mod faults;
 mod rotation;
 mod setting;

@@ -1,0 +1,61 @@
+//! Dead letters are given up only when the broker has taken their event again.
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, Context};
+use muster_domain::PageLimit;
+use muster_messaging::events::dead_letter::{CUT_FROM, DeadLetterError, DeadLetters, SUBJECT};
+
+use crate::broker::Broker;
+
+const PAYLOAD: &[u8] = b"{\"event_type\":\"member.leave\"}\xff";
+
+async fn stream(context: &Context, name: &str, subject: &str) -> jetstream::stream::Stream {
+    let config = jetstream::stream::Config {
+        name: name.to_owned(),
+        subjects: vec![subject.to_owned()],
+        ..Default::default()
+    };
+    context.create_stream(config).await.unwrap()
+}
+
+async fn bury(context: &Context, headers: &[(&'static str, &str)]) -> u64 {
+    let mut all = HeaderMap::new();
+    for (name, value) in headers {
+        all.insert(*name, *value);
+    }
+    let sent = context.publish_with_headers("dead.events", all, PAYLOAD.into()).await.unwrap();
+    sent.await.unwrap().sequence
+}
+
+#[tokio::test]
+async fn a_dead_letter_stays_until_its_event_is_taken() {
+    let broker = Broker::plain();
+    let context = jetstream::new(broker.raw().await);
+    let connection = broker.connect().await;
+    assert!(matches!(DeadLetters::open(&connection).await, Err(DeadLetterError::Unreachable(_))));
+    stream(&context, "DEAD_LETTERS", "dead.events").await;
+    let letters = DeadLetters::open(&connection).await.unwrap();
+    let whole = bury(&context, &[(SUBJECT, "events.member.leave")]).await;
+    let cut = bury(&context, &[(SUBJECT, "events.member.leave"), (CUT_FROM, "9000000")]).await;
+    let strange = bury(&context, &[(SUBJECT, "muster.v1.communities.find")]).await;
+
+    // Nobody takes the event, then another stream than that of events does.
+    assert!(matches!(letters.replay(whole).await, Err(DeadLetterError::NotPublished { .. })));
+    stream(&context, "OTHER", "events.>").await;
+    assert!(matches!(letters.replay(whole).await, Err(DeadLetterError::NotPublished { .. })));
+    context.delete_stream("OTHER").await.unwrap();
+    assert_eq!(letters.count().await.unwrap(), 3);
+
+    let events = stream(&context, "EVENTS", "events.>").await;
+    let sequence = letters.replay(whole).await.unwrap();
+    let event = events.get_raw_message(sequence).await.unwrap();
+    assert_eq!((event.subject.as_str(), event.payload.as_ref()), ("events.member.leave", PAYLOAD));
+    assert!(matches!(letters.replay(whole).await, Err(DeadLetterError::NotFound(_))));
+    assert!(matches!(letters.replay(cut).await, Err(DeadLetterError::Cut(_))));
+    assert!(matches!(letters.replay(strange).await, Err(DeadLetterError::NotAnEvent(_))));
+    let (kept, next) = letters.list(0, PageLimit::clamp(1)).await.unwrap();
+    assert_eq!((kept[0].sequence, kept[0].cut_from, next), (cut, Some(9_000_000), Some(strange)));
+    letters.drop(cut).await.unwrap();
+    assert!(matches!(letters.drop(cut).await, Err(DeadLetterError::NotFound(_))));
+    assert_eq!(letters.count().await.unwrap(), 1);
+}

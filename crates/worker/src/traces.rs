@@ -1,0 +1,158 @@
+//! Traces: spans of requests, events and queries, handed to a collector by OTLP over HTTP where one is configured.
+//!
+//! A request or event that bears a `traceparent` goes on with its trace. Spans hold ids of requests, communities and events
+//! and no person's.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use muster_messaging::request::Request;
+use muster_messaging::tls::material::{Material, MinimumVersion};
+use muster_messaging::wire::query::Question;
+use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Response};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tokio::runtime::Handle;
+use tracing::{Level, Span, Subscriber};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::FilterFn;
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::settings::{SettingsError, Traces};
+
+/// How long the collector may take to take a batch of spans.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where spans go. What waits at the end is handed over by [`Exporting::stop`].
+pub(crate) struct Exporting(SdkTracerProvider);
+
+impl Exporting {
+    /// Makes the exporter. It connects when it has spans to hand over, and drops them when nobody takes them.
+    pub(crate) fn start(settings: &Traces) -> Result<Self, SettingsError> {
+        let wrong = |error: &dyn std::fmt::Display| SettingsError::new(format!("traces: {error}"));
+        let material =
+            Material::load(&settings.tls, MinimumVersion::Tls13).map_err(|error| wrong(&error))?;
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(rustls::ClientConfig::clone(&material.client_config()))
+            .https_or_http()
+            .enable_http1()
+            .build();
+        let client = Client {
+            inner: HyperClient::new(connector, TIMEOUT, None),
+            runtime: Handle::current(),
+            refused: AtomicBool::new(false),
+        };
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(client)
+            .with_endpoint(settings.endpoint.as_str())
+            .with_timeout(TIMEOUT)
+            .build()
+            .map_err(|error| wrong(&error))?;
+        let resource = Resource::builder()
+            .with_service_name("muster-worker")
+            .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+            .build();
+        let kept = f64::from(settings.sample_percent) / 100.0;
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(kept))))
+            .with_resource(resource)
+            .build();
+        Ok(Self(provider))
+    }
+
+    /// The layer that makes them of Muster's own spans, and of nothing that is logged.
+    pub(crate) fn layer<S>(&self) -> impl Layer<S> + use<S>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span>,
+    {
+        let ours = FilterFn::new(|metadata| metadata.is_span() && metadata.target().starts_with("muster"));
+        tracing_opentelemetry::layer()
+            .with_tracer(self.0.tracer("muster"))
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(ours.with_max_level_hint(Level::DEBUG))
+    }
+
+    /// Hands over what waits, within `deadline`.
+    pub(crate) async fn stop(self, deadline: Duration) {
+        let stopped = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(deadline)).await;
+        if let Ok(Err(error)) = stopped {
+            tracing::debug!(error = %error, "the last spans were not taken");
+        }
+    }
+}
+
+/// A request's span; part of the trace that its `traceparent` names.
+pub(crate) fn request(request: &Request) -> Span {
+    let span = tracing::debug_span!(
+        "request",
+        otel.name = request.endpoint.name(),
+        otel.kind = "server",
+        request.id = %request.id,
+        request.endpoint = request.endpoint.name(),
+        community.id = tracing::field::Empty,
+        "error.type" = tracing::field::Empty,
+    );
+    if let Question::Within(community, _) = &request.question {
+        span.record("community.id", tracing::field::display(community));
+    }
+    if let Some(traceparent) = &request.traceparent {
+        // Nobody takes spans where this fails.
+        let _ = span.set_parent(context(traceparent));
+    }
+    span
+}
+
+/// The trace and span that a `traceparent` names; of one that is malformed, none.
+fn context(traceparent: &str) -> Context {
+    let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
+    TraceContextPropagator::new().extract(&carrier)
+}
+
+/// Sends on the worker's runtime, since the batches come from a thread of their own, and says when the collector begins
+/// to refuse them and when it takes them again.
+#[derive(Debug)]
+struct Client {
+    inner: HyperClient<HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>>,
+    runtime: Handle,
+    refused: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(
+        &self,
+        request: opentelemetry_http::Request<Bytes>,
+    ) -> Result<Response<Bytes>, HttpError> {
+        let client = self.inner.clone();
+        let result = self.runtime.spawn(async move { client.send_bytes(request).await }).await?;
+        let refusal = match &result {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(response.status().to_string()),
+            Err(error) => Some(crate::failure::chain(error.as_ref())),
+        };
+        match refusal {
+            Some(error) if !self.refused.swap(true, Ordering::Relaxed) => {
+                tracing::warn!(error, "the collector does not take traces: they are dropped until it does");
+            }
+            None if self.refused.swap(false, Ordering::Relaxed) => {
+                tracing::info!("the collector takes traces again");
+            }
+            _ => {}
+        }
+        result
+    }
+}
