@@ -1,11 +1,12 @@
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::Sha256;
 
 use crate::CommunityId;
+use crate::mac::keyed;
 
 /// The format's version, the first byte of every cursor: a change of any position's shape raises it.
 const VERSION: u8 = 1;
@@ -62,10 +63,7 @@ impl CursorKey {
     /// Takes 32 random bytes.
     #[must_use]
     pub fn new(secret: [u8; 32]) -> Self {
-        // HMAC pads a key with zeros to its block (RFC 2104, section 2), which is done here to have the right size.
-        let mut block = [0; 64];
-        block.iter_mut().zip(secret).for_each(|(padded, byte)| *padded = byte);
-        Self(Hmac::new(&block.into()))
+        Self(keyed(secret))
     }
 
     /// Makes the cursor for `position` in the list that `scope` names.

@@ -12,9 +12,11 @@ mod cursor;
 mod event;
 mod id;
 mod limit;
+mod mac;
 mod nym;
 mod page;
 mod profile;
+mod pseudonym;
 mod score;
 mod tenure;
 mod text;
@@ -33,6 +35,7 @@ pub use profile::{
     BadgeStanding, Direction, DirectoryPage, DirectorySort, Lookup, Position, Profile, ProfileDetail,
     Progress, RankedProfile, TenuredProfile,
 };
+pub use pseudonym::{Pseudonym, PseudonymKey};
 pub use score::{Activity, Conviction, Rank};
 pub use tenure::{Tenure, TenurePolicy};
 pub use text::TextError;

@@ -81,7 +81,11 @@ impl Store {
              WHERE NOT EXISTS (SELECT FROM communities AS c WHERE c.guild_id = g.guild_id)",
         )
         .bind::<Array<Text>, _>(names.clone());
-        if self.optional::<UnknownRow>("communities_ensure", unknown).await?.is_none_or(|row| row.unknown == 0) {
+        if self
+            .optional::<UnknownRow>("communities_ensure", unknown)
+            .await?
+            .is_none_or(|row| row.unknown == 0)
+        {
             return Ok(());
         }
         self.write("communities_ensure", move |connection| {

@@ -8,7 +8,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use moka::future::Cache;
-use muster_domain::{CommunityId, CommunityName, CursorKey, GuildId, Limit};
+use muster_domain::{CommunityId, CommunityName, CursorKey, GuildId, Limit, PseudonymKey};
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
@@ -32,6 +32,7 @@ struct Inner {
     pool: Pool<AsyncPgConnection>,
     config: StoreConfig,
     cursor_key: CursorKey,
+    pseudonym_key: PseudonymKey,
     policies: Cache<CommunityId, Arc<Policy>>,
 }
 
@@ -116,7 +117,7 @@ impl Store {
     pub async fn open(config: StoreConfig) -> Result<Self, Error> {
         crate::migration::check(&config).await?;
         let pool = config.pool()?;
-        let cursor_key = {
+        let (cursor_key, pseudonym_key) = {
             let mut connection = acquire(&pool).await?;
             let found: Option<SecretRow> = statement::optional(
                 &mut connection,
@@ -124,12 +125,12 @@ impl Store {
             )
             .await?;
             let secret = found.ok_or_else(|| Error::defect("the cursor's signing key is missing"))?.secret;
-            CursorKey::new(
-                secret.try_into().map_err(|_| Error::defect("the cursor's signing key is not 32 bytes"))?,
-            )
+            let secret: [u8; 32] =
+                secret.try_into().map_err(|_| Error::defect("the cursor's signing key is not 32 bytes"))?;
+            (CursorKey::new(secret), PseudonymKey::derive(secret))
         };
         let policies = Cache::builder().max_capacity(POLICIES).time_to_live(POLICY_AGE).build();
-        Ok(Self(Arc::new(Inner { pool, config, cursor_key, policies })))
+        Ok(Self(Arc::new(Inner { pool, config, cursor_key, pseudonym_key, policies })))
     }
 
     /// The view of one community.
@@ -188,6 +189,12 @@ impl Store {
     /// Closes the pool; what is handed out is closed when it comes back.
     pub fn close(&self) {
         self.0.pool.close();
+    }
+
+    /// What makes the pseudonyms under which persons stand in logs; the same for all that use this database.
+    #[must_use]
+    pub fn pseudonyms(&self) -> &PseudonymKey {
+        &self.0.pseudonym_key
     }
 
     pub(crate) fn cursor_key(&self) -> &CursorKey {

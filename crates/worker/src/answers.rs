@@ -2,16 +2,18 @@
 
 use std::sync::Arc;
 
-use muster_domain::Page;
+use muster_domain::{CommunityId, Page};
 use muster_messaging::connection::Connection;
 use muster_messaging::replicas::clear_everywhere;
 use muster_messaging::request::Request;
 use muster_messaging::wire::answer::{Answer, Export};
-use muster_messaging::wire::error::ServiceError;
-use muster_messaging::wire::query::{DirectoryPlace, Query, Question};
+use muster_messaging::wire::error::{ErrorCode, ServiceError};
+use muster_messaging::wire::query::{Caller, DirectoryPlace, Query, Question};
 use muster_storage::{Community, DirectoryStart, Error, Store};
+use tracing::Instrument;
 
-use crate::limits::RateLimits;
+use crate::limits::{RateLimits, Scope};
+use crate::traces;
 
 /// Answers questions from the store, within the rate limits.
 pub(crate) struct Answers {
@@ -21,8 +23,54 @@ pub(crate) struct Answers {
 }
 
 impl Answers {
+    /// Answers a request within its trace, and writes to the log what came of it.
     pub(crate) async fn answer(&self, request: Request) -> Result<Answer, ServiceError> {
-        let failed = |error| service_error(&request, error);
+        let span = traces::request(&request);
+        let answer = self.found(&request).instrument(span.clone()).await;
+        let error = answer.as_ref().err().map(ServiceError::code);
+        if let Some(code) = error {
+            span.record("error.type", code.as_str());
+        }
+        self.log(&request, error);
+        answer
+    }
+
+    /// Administrative acts are for the log's usual reader, all others for who looks for a fault.
+    fn log(&self, request: &Request, error: Option<ErrorCode>) {
+        let code = error.map_or("ok", ErrorCode::as_str);
+        let pseudonym = |id: &str| self.store.pseudonyms().of(id).to_string();
+        let caller = request.caller.as_ref().map(|caller| pseudonym(caller.as_str()));
+        let (community, profile) = match &request.question {
+            Question::Find(_) => (None, None),
+            Question::Within(id, query) => {
+                (Some(id.to_string()), query.profile().map(|profile| pseudonym(&profile.to_string())))
+            }
+        };
+        if request.endpoint.is_admin() {
+            tracing::info!(
+                request.id = %request.id,
+                request.endpoint = %request.endpoint,
+                request.code = code,
+                community.id = community,
+                profile.pseudonym = profile,
+                caller.pseudonym = caller,
+                "an administrator's request was answered"
+            );
+        } else {
+            tracing::debug!(
+                request.id = %request.id,
+                request.endpoint = %request.endpoint,
+                request.code = code,
+                community.id = community,
+                profile.pseudonym = profile,
+                caller.pseudonym = caller,
+                "a request was answered"
+            );
+        }
+    }
+
+    async fn found(&self, request: &Request) -> Result<Answer, ServiceError> {
+        let failed = |error| service_error(request, error);
         match &request.question {
             Question::Find(guild) => {
                 let found = self.store.community_find(guild).await.map_err(failed)?;
@@ -40,12 +88,26 @@ impl Answers {
             }
             Question::Within(id, query) => {
                 let community = self.store.community(*id).await.map_err(failed)?;
-                if let Err((_, wait)) = self.limits.check(*id, request.caller.as_ref()) {
-                    return Err(ServiceError::rate_limited(wait));
+                if let Err(refused) = self.limits.check(*id, request.caller.as_ref()) {
+                    if refused.first {
+                        self.log_refused(*id, request.caller.as_ref(), refused.scope);
+                    }
+                    return Err(ServiceError::rate_limited(refused.wait));
                 }
                 answer(&community, query.clone()).await.map_err(failed)
             }
         }
+    }
+
+    /// Once for each counter, since whoever asks too often may ask very often.
+    fn log_refused(&self, community: CommunityId, caller: Option<&Caller>, scope: Scope) {
+        let caller = caller.map(|caller| self.store.pseudonyms().of(caller.as_str()).to_string());
+        tracing::warn!(
+            ratelimit.scope = scope.as_str(),
+            community.id = %community,
+            caller.pseudonym = caller,
+            "requests are refused for their rate"
+        );
     }
 }
 

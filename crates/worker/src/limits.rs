@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
@@ -34,10 +35,33 @@ impl Scope {
     }
 }
 
+/// A request that came too soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// Whose limit it met.
+    pub(crate) scope: Scope,
+    /// When to ask again.
+    pub(crate) wait: Duration,
+    /// Whether the counter has refused nothing before.
+    pub(crate) first: bool,
+}
+
+/// How much one community or caller has asked for.
+struct Counter {
+    rate: DefaultDirectRateLimiter,
+    refused: AtomicBool,
+}
+
+impl Counter {
+    fn new(quota: Quota) -> Arc<Self> {
+        Arc::new(Self { rate: RateLimiter::direct(quota), refused: AtomicBool::new(false) })
+    }
+}
+
 /// The counters. Their number is bounded: beyond it the one that was asked for longest ago is forgotten.
 pub(crate) struct RateLimits {
-    communities: Cache<CommunityId, Arc<DefaultDirectRateLimiter>>,
-    callers: Cache<(CommunityId, Caller), Arc<DefaultDirectRateLimiter>>,
+    communities: Cache<CommunityId, Arc<Counter>>,
+    callers: Cache<(CommunityId, Caller), Arc<Counter>>,
     community_quota: Quota,
     caller_quota: Quota,
     clock: DefaultClock,
@@ -47,38 +71,32 @@ impl RateLimits {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             communities: Cache::builder().max_capacity(COMMUNITIES).time_to_idle(IDLE).build(),
-            callers: Cache::builder()
-                .max_capacity(limits.callers)
-                .time_to_idle(IDLE)
-                .support_invalidation_closures()
-                .build(),
+            callers: Cache::builder().max_capacity(limits.callers).time_to_idle(IDLE).build(),
             community_quota: quota(limits.community_per_second, limits.community_burst),
             caller_quota: quota(limits.caller_per_second, limits.caller_burst),
             clock: DefaultClock::default(),
         }
     }
 
-    /// Counts one request; refused, it says whose limit was met and when to ask again. A caller over its own limit does
-    /// not use up the community's.
-    pub(crate) fn check(
-        &self,
-        community: CommunityId,
-        caller: Option<&Caller>,
-    ) -> Result<(), (Scope, Duration)> {
+    /// Counts one request. A caller over its own limit does not use up the community's.
+    pub(crate) fn check(&self, community: CommunityId, caller: Option<&Caller>) -> Result<(), Refused> {
         if let Some(caller) = caller {
             let key = (community, caller.clone());
-            let counter = self.callers.get_with(key, || Arc::new(RateLimiter::direct(self.caller_quota)));
+            let counter = self.callers.get_with(key, || Counter::new(self.caller_quota));
             self.count(Scope::Caller, &counter)?;
         }
-        let counter =
-            self.communities.get_with(community, || Arc::new(RateLimiter::direct(self.community_quota)));
+        let counter = self.communities.get_with(community, || Counter::new(self.community_quota));
         self.count(Scope::Community, &counter)
     }
 
-    fn count(&self, scope: Scope, counter: &DefaultDirectRateLimiter) -> Result<(), (Scope, Duration)> {
-        let decision = counter.check();
+    fn count(&self, scope: Scope, counter: &Counter) -> Result<(), Refused> {
+        let decision = counter.rate.check();
         metrics::rate_limit(scope, decision.is_ok());
-        decision.map_err(|refused| (scope, refused.wait_time_from(self.clock.now())))
+        decision.map_err(|refused| Refused {
+            scope,
+            wait: refused.wait_time_from(self.clock.now()),
+            first: !counter.refused.swap(true, Ordering::Relaxed),
+        })
     }
 
     /// Shows how many communities and callers are remembered.
@@ -134,15 +152,16 @@ mod tests {
         for _ in 0..5 {
             limits.check(community(1), Some(&paul)).unwrap();
         }
-        let (scope, wait) = limits.check(community(1), Some(&paul)).unwrap_err();
-        assert_eq!(scope, Scope::Caller);
-        assert!(!wait.is_zero() && wait <= Duration::from_secs(1));
+        let refused = limits.check(community(1), Some(&paul)).unwrap_err();
+        assert_eq!((refused.scope, refused.first), (Scope::Caller, true));
+        assert!(!refused.wait.is_zero() && refused.wait <= Duration::from_secs(1));
+        assert!(!limits.check(community(1), Some(&paul)).unwrap_err().first);
         limits.check(community(1), Some(&leto)).unwrap();
         limits.check(community(2), Some(&paul)).unwrap();
         for _ in 0..14 {
             limits.check(community(1), None).unwrap();
         }
-        assert_eq!(limits.check(community(1), None).unwrap_err().0, Scope::Community);
+        assert_eq!(limits.check(community(1), None).unwrap_err().scope, Scope::Community);
     }
 
     #[test]
@@ -156,14 +175,29 @@ mod tests {
         assert_eq!(limits.clear(community(1), None), 2);
     }
 
+    /// The process's memory, in bytes.
+    fn resident() -> u64 {
+        let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+
     #[test]
-    fn any_number_of_callers_is_held_in_bounds() {
+    fn a_million_callers_of_a_million_communities_take_bounded_memory() {
         let limits = limits();
-        for n in 0..10_000 {
-            let caller = Caller::parse(format!("caller {n}")).unwrap();
-            let _ = limits.check(community(n), Some(&caller));
-        }
+        let ask = |from: u128, to: u128| {
+            for n in from..to {
+                let caller = Caller::parse(format!("{n:0>128}")).unwrap();
+                let _ = limits.check(community(n), Some(&caller));
+            }
+        };
+        ask(0, 50_000);
+        let before = resident();
+        ask(50_000, 1_000_000);
+        let grown = resident().saturating_sub(before);
+        // Kept, they would take about 300 MiB.
+        assert!(grown < 16 << 20, "{grown} bytes more");
         limits.callers.run_pending_tasks();
-        assert!(limits.callers.entry_count() <= 100);
+        limits.communities.run_pending_tasks();
+        assert!(limits.callers.entry_count() <= 100 && limits.communities.entry_count() <= COMMUNITIES);
     }
 }

@@ -15,6 +15,7 @@ mod rotation;
 mod serve;
 mod session;
 mod settings;
+mod traces;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +57,12 @@ enum Command {
     },
     /// Prints every key of the configuration with its default.
     Defaults,
+    /// Prints the pseudonyms under which persons stand in the log, each beside its id.
+    Pseudonym {
+        /// Ids of users, profiles or callers.
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
     /// Prints every metric: name, kind, unit, labels, description.
     Metrics {
         /// As JSON.
@@ -98,11 +105,17 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let settings = Settings::load(file, None)?;
     match command {
         Command::Serve => {
-            logging::start(&settings.log)?;
-            serve::serve(settings).await
+            let traces = settings.traces.as_ref().map(traces::Exporting::start).transpose()?;
+            logging::start(&settings.log, traces.as_ref())?;
+            let deadline = settings.shutdown;
+            let served = serve::serve(settings).await;
+            if let Some(traces) = traces {
+                traces.stop(deadline).await;
+            }
+            served
         }
         Command::Migrate => {
-            logging::start(&settings.log)?;
+            logging::start(&settings.log, None)?;
             let database = connect::configure(&settings)?.database;
             let applied = muster_storage::migrate(&database).await?;
             for migration in &applied {
@@ -112,8 +125,15 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Command::Deadletters { action } => {
-            logging::start(&settings.log)?;
+            logging::start(&settings.log, None)?;
             deadletters::run(&settings, &action).await
+        }
+        Command::Pseudonym { ids } => {
+            let store = muster_storage::Store::open(connect::configure(&settings)?.database).await?;
+            for id in &ids {
+                println!("{} {id}", store.pseudonyms().of(id));
+            }
+            Ok(())
         }
         Command::Health => Ok(health::ask(settings.http).await?),
         Command::Check | Command::Defaults | Command::Metrics { .. } => Ok(()),

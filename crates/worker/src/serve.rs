@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use muster_messaging::connection::{LinkCounts, LinkFailure, LinkState};
 use muster_messaging::events::consumer::Consumer;
+use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::tls::certificate::Certificate;
 use muster_storage::Store;
 use tokio::signal::unix::{SignalKind, signal};
@@ -183,7 +184,7 @@ impl Watch {
                     },
                     Err(defect) => tracing::error!(error = %defect, "a rotation broke off"),
                 },
-                _ = lag.tick() => report_lag(&session.consumer).await,
+                _ = lag.tick() => report_lag(&session.consumer, &session.dead_letters).await,
                 _ = prune.tick() => {
                     tokio::spawn(prune_applied(session.store.clone(), self.settings.events.remember));
                 }
@@ -258,10 +259,14 @@ impl Watch {
     }
 }
 
-async fn report_lag(consumer: &Consumer) {
+async fn report_lag(consumer: &Consumer, dead_letters: &DeadLetters) {
     match consumer.lag().await {
         Ok(lag) => metrics::lag(&lag),
         // That the stream is gone is found by the reading itself, which ends by it.
         Err(error) => tracing::debug!(error = %error, "the lag of events is not known"),
+    }
+    match dead_letters.count().await {
+        Ok(kept) => metrics::dead_letters(kept),
+        Err(error) => tracing::debug!(error = %error, "the number of dead letters is not known"),
     }
 }

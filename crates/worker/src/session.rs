@@ -6,6 +6,7 @@ use std::time::Duration;
 use muster_domain::Event;
 use muster_messaging::connection::Connection;
 use muster_messaging::events::consumer::{ApplyError, Consumer, ConsumerConfig, Delivered, Reading};
+use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::replicas::{self, Listening};
 use muster_messaging::service::{Service, ServiceConfig, serve as serve_requests};
 use muster_messaging::tls::material::Material;
@@ -24,6 +25,7 @@ pub(crate) struct Session {
     pub(crate) store: Store,
     pub(crate) connection: Connection,
     pub(crate) consumer: Consumer,
+    pub(crate) dead_letters: DeadLetters,
     pub(crate) reading: Reading,
     pub(crate) materials: [(&'static str, Option<Arc<Material>>); 2],
     service: Service,
@@ -60,6 +62,7 @@ impl Session {
             },
         )
         .await?;
+        let dead_letters = DeadLetters::open(&connection).await?;
         let applying = store.clone();
         let reading = consumer.start(move |events| apply(applying.clone(), events));
         ready(Part::Consumer);
@@ -81,7 +84,16 @@ impl Session {
         )
         .await?;
         let materials = [("nats", nats_material), ("postgres", database_material)];
-        Ok(Self { store, connection, consumer, reading, materials, service, _listening: listening })
+        Ok(Self {
+            store,
+            connection,
+            consumer,
+            dead_letters,
+            reading,
+            materials,
+            service,
+            _listening: listening,
+        })
     }
 
     /// How many requests are being worked on.

@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::http::Uri;
 use config::{Config, File, FileFormat};
 use muster_domain::{Environment, TlsPolicy};
 use muster_messaging::tls::material::{MinimumVersion, TlsFiles};
@@ -30,6 +31,7 @@ pub(crate) struct Settings {
     pub(crate) limits: Limits,
     pub(crate) http: SocketAddr,
     pub(crate) log: Log,
+    pub(crate) traces: Option<Traces>,
     pub(crate) shutdown: Duration,
 }
 
@@ -99,6 +101,15 @@ pub(crate) struct Limits {
 pub(crate) struct Log {
     pub(crate) filter: String,
     pub(crate) json: bool,
+}
+
+/// Where spans go.
+#[derive(Debug)]
+pub(crate) struct Traces {
+    pub(crate) endpoint: Uri,
+    pub(crate) tls: TlsFiles,
+    /// Of a hundred traces that begin here, how many are kept.
+    pub(crate) sample_percent: u8,
 }
 
 /// What is wrong with the configuration, and what to do.
@@ -187,6 +198,7 @@ struct Raw {
     limits: RawLimits,
     http: RawHttp,
     log: RawLog,
+    traces: RawTraces,
     shutdown: RawShutdown,
 }
 
@@ -265,6 +277,14 @@ struct RawLog {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawTraces {
+    endpoint: Option<String>,
+    ca_file: Option<PathBuf>,
+    sample_percent: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawShutdown {
     deadline_ms: i64,
 }
@@ -334,8 +354,42 @@ impl Raw {
                 },
                 filter: self.log.filter,
             },
+            traces: self.traces.check(policy)?,
             shutdown: millis("shutdown.deadline_ms", self.shutdown.deadline_ms, 100..=600_000)?,
         })
+    }
+}
+
+impl RawTraces {
+    fn check(self, policy: TlsPolicy) -> Result<Option<Traces>, SettingsError> {
+        const KEY: &str = "traces.endpoint";
+        let sample_percent = bounded("traces.sample_percent", self.sample_percent, 0..=100)?;
+        let Some(text) = self.endpoint else { return Ok(None) };
+        // It may hold a password, so it is not repeated.
+        let form = || SettingsError::key(KEY, "is not an URL: write https://collector:4318/v1/traces");
+        let endpoint: Uri = text.parse().map_err(|_| form())?;
+        let (scheme, host) = endpoint.scheme_str().zip(endpoint.host()).ok_or_else(form)?;
+        if endpoint.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(SettingsError::key(
+                KEY,
+                "holds a password: give headers in OTEL_EXPORTER_OTLP_HEADERS",
+            ));
+        }
+        let here = host == "localhost"
+            || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        match scheme {
+            "https" => {}
+            "http" if here || !policy.is_required() => {}
+            "http" => {
+                return Err(SettingsError::key(
+                    KEY,
+                    format!("http://{host} is plaintext, and TLS is {policy}: write https://"),
+                ));
+            }
+            _ => return Err(form()),
+        }
+        let tls = TlsFiles { ca: self.ca_file, ..TlsFiles::default() };
+        Ok(Some(Traces { endpoint, tls, sample_percent }))
     }
 }
 
@@ -524,6 +578,36 @@ mod tests {
         ]);
         let files: Vec<PathBuf> = ["/s/creds", "/s/ca", "/s/db-ca"].map(PathBuf::from).to_vec();
         assert_eq!(settings.unwrap().files(), files);
+    }
+
+    #[test]
+    fn traces_go_nowhere_unless_asked_and_not_in_plaintext_where_tls_is_required() {
+        const KEY: &str = "MUSTER__TRACES__ENDPOINT";
+        assert!(load(&[]).unwrap().traces.is_none());
+        for endpoint in
+            ["https://collector:4318/v1/traces", "http://127.0.0.1:4318/v1/traces", "http://[::1]/v1/traces"]
+        {
+            assert_eq!(load(&[(KEY, endpoint)]).unwrap().traces.unwrap().endpoint.to_string(), endpoint);
+        }
+        let development = [
+            (KEY, "http://collector:4318/v1/traces"),
+            ("MUSTER__NATS__URLS", "nats://localhost:4222"),
+            ("MUSTER__ENVIRONMENT", "development"),
+        ];
+        assert!(load(&development).unwrap().traces.is_some());
+        for endpoint in [
+            "http://collector:4318/v1/traces",
+            "http://127.0.0.1.example/v1/traces",
+            "https://user:hunter2@collector/v1/traces",
+            "collector:4318",
+            "ftp://collector",
+        ] {
+            let message = load(&[(KEY, endpoint)]).map(|_| ()).unwrap_err().to_string();
+            assert!(
+                message.contains("traces.endpoint") && !message.contains("hunter2"),
+                "{endpoint}: {message}"
+            );
+        }
     }
 
     #[test]

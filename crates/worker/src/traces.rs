@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use async_trait::async_trait;
+use hyper_rustls::HttpsConnectorBuilder;
 use muster_messaging::request::Request;
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_messaging::wire::query::Question;
@@ -39,8 +40,7 @@ impl Exporting {
     /// Makes the exporter. It connects when it has spans to hand over, and drops them when nobody takes them.
     pub(crate) fn start(settings: &Traces) -> Result<Self, SettingsError> {
         let wrong = |error: &dyn std::fmt::Display| SettingsError::new(format!("traces: {error}"));
-        let material =
-            Material::load(&settings.tls, MinimumVersion::Tls13).map_err(|error| wrong(&error))?;
+        let material = Material::load(&settings.tls, MinimumVersion::Tls13).map_err(|error| wrong(&error))?;
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(rustls::ClientConfig::clone(&material.client_config()))
             .https_or_http()
@@ -54,7 +54,7 @@ impl Exporting {
         let exporter = SpanExporter::builder()
             .with_http()
             .with_http_client(client)
-            .with_endpoint(settings.endpoint.as_str())
+            .with_endpoint(settings.endpoint.to_string())
             .with_timeout(TIMEOUT)
             .build()
             .map_err(|error| wrong(&error))?;
@@ -125,14 +125,14 @@ fn context(traceparent: &str) -> Context {
 /// Sends on the worker's runtime, since the batches come from a thread of their own, and says when the collector begins
 /// to refuse them and when it takes them again.
 #[derive(Debug)]
-struct Client {
-    inner: HyperClient<HttpsConnector<hyper_util::client::legacy::connect::HttpConnector>>,
+struct Client<C> {
+    inner: C,
     runtime: Handle,
     refused: AtomicBool,
 }
 
-#[async_trait::async_trait]
-impl HttpClient for Client {
+#[async_trait]
+impl<C: HttpClient + Clone + 'static> HttpClient for Client<C> {
     async fn send_bytes(
         &self,
         request: opentelemetry_http::Request<Bytes>,

@@ -184,6 +184,26 @@ pub enum Query {
     },
 }
 
+impl Query {
+    /// The profile that it names by its id, if it does.
+    #[must_use]
+    pub const fn profile(&self) -> Option<ProfileId> {
+        match self {
+            Self::ProfilesGet(Lookup::ProfileId(profile))
+            | Self::ProfilesPosition(profile)
+            | Self::ProfilesAround { profile, .. }
+            | Self::ProfilesBadges { profile, .. }
+            | Self::AdminBadgesAward { profile, .. }
+            | Self::AdminBadgesRevoke { profile, .. }
+            | Self::AdminProfilesHide(profile)
+            | Self::AdminProfilesShow(profile)
+            | Self::AdminProfilesExport { profile, .. }
+            | Self::AdminProfilesErase(profile) => Some(*profile),
+            _ => None,
+        }
+    }
+}
+
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {

@@ -91,24 +91,56 @@ async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_is_held_to_its_rate_until_it_is_cleared_on_every_replica() -> Result<()> {
     let setting = Setting::new().await?;
-    let slow = setting.configuration.with("MUSTER__LIMITS__CALLER_PER_SECOND", "1");
-    let _first = slow.serve(&setting.services)?;
-    let _second = slow.elsewhere()?.serve(&setting.services)?;
+    let slow = setting
+        .configuration
+        .with("MUSTER__LIMITS__CALLER_PER_SECOND", "1")
+        .with("MUSTER__LIMITS__CALLER_BURST", "200");
+    let first = slow.serve(&setting.services)?;
+    let second = slow.elsewhere()?.serve(&setting.services)?;
     let (client, publisher) = setting.client().await?;
     publisher.publish(&Guild::new("tabr").join_guild()).await?;
     let id = community(&client, "tabr").await?;
     let paul = client.clone().on_behalf_of(Caller::parse("paul")?).community(id);
     let leto = client.clone().on_behalf_of(Caller::parse("leto")?).community(id);
-    let mut refused = None;
-    for _ in 0..40 {
-        refused = refused.or(code(paul.stats().await));
+
+    // Each replica counts for itself, so both together allow up to twice a burst.
+    let started = std::time::Instant::now();
+    let (mut allowed, mut in_a_row) = (0_u64, 0);
+    while in_a_row < 30 {
+        match paul.stats().await {
+            Ok(_) => (allowed, in_a_row) = (allowed + 1, 0),
+            Err(error) => {
+                in_a_row += 1;
+                assert_eq!(error.code(), Some(ErrorCode::RateLimited));
+                let ClientError::Service { retry_after, .. } = error else { panic!("{error}") };
+                let retry = retry_after.expect("the answer says when to ask again");
+                assert!(!retry.is_zero() && retry <= std::time::Duration::from_secs(1), "{retry:?}");
+            }
+        }
     }
-    assert_eq!(refused, Some(ErrorCode::RateLimited));
+    let replenished = 2 * (started.elapsed().as_secs() + 1);
+    assert!(
+        (400..=400 + replenished).contains(&allowed),
+        "{allowed} were allowed, {replenished} more at most"
+    );
     leto.stats().await?;
+
     let cleared =
         client.community(id).ratelimit_clear(ClearRequest { caller: Some("paul".to_owned()) }).await?;
     assert_eq!(cleared.cleared, 2, "each replica had a counter");
-    paul.stats().await?;
+    for _ in 0..200 {
+        paul.stats().await?;
+    }
+    // Without a caller named, the community's own counters and all its callers' go.
+    let cleared = client.community(id).ratelimit_clear(ClearRequest::default()).await?;
+    assert!((4..=6).contains(&cleared.cleared), "{cleared:?}");
+    for worker in [first, second] {
+        let (_, metrics) = worker.get("/metrics")?;
+        let refused = "muster_rate_limit_decisions_total{scope=\"caller\",decision=\"refused\"} ";
+        let line = metrics.lines().find_map(|line| line.strip_prefix(refused)).expect("it is shown");
+        assert!(line.parse::<u64>()? > 0, "{line}");
+        assert_eq!(worker.stop()?, Some(0));
+    }
     Ok(())
 }
 

@@ -1,0 +1,240 @@
+//! No secret, no payload and no person's id stands in the log or the metrics, whatever the worker goes through.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use muster_domain::{
+    Activity, Awarder, BadgeKind, Conviction, GuildId, MemberEffect, Nym, Reason, UserId, Wallet,
+};
+use muster_messaging::wire::query::Caller;
+use muster_messaging::wire::request::{
+    AroundRequest, AwardRequest, BadgesRequest, ClearRequest, DirectoryRequest, ExportRequest, GetRequest,
+    PageRequest, RevokeRequest, SearchRequest,
+};
+
+use crate::setting::{Guild, Setting, community, eventually};
+
+/// A person's id on the chat platform.
+const USER: &str = "917151830571000001";
+/// What whatever else must not be shown holds.
+const MARK: &str = "xmarkx";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
+    let setting = Setting::new().await?;
+    let passwords = [
+        setting.services.nats.user("worker")?.password.clone(),
+        setting.services.postgres.password().to_owned(),
+    ];
+    let loud = setting
+        .configuration
+        .with("MUSTER__LOG__FILTER", "trace")
+        .with("MUSTER__EVENTS__MAX_DELIVERIES", "1")
+        .with("MUSTER__LIMITS__CALLER_BURST", "3");
+    let worker = loud.serve(&setting.services)?;
+    let (client, publisher) = setting.client().await?;
+
+    // Every type of event.
+    let mut tabr = Guild::new("tabr");
+    let mark = |text: &str| format!("{MARK} {text}");
+    let (kind, reason) = (BadgeKind::parse(format!("{MARK}-kind"))?, Some(Reason::parse(mark("reason"))?));
+    let by = Some(Awarder::parse(mark("awarder"))?);
+    let effects = [
+        MemberEffect::Join { username: Nym::parse(&mark("user name"))? },
+        MemberEffect::Update { nick: Some(Nym::parse(&mark("nick"))?), roles: Vec::new() },
+        MemberEffect::ScoreSet {
+            conviction: Some(Conviction::clamp(7_i64)),
+            activity: Some(Activity::clamp(3_i64)),
+        },
+        MemberEffect::ActivityAdd { amount: Activity::clamp(3_i64) },
+        MemberEffect::BadgeAward { kind: kind.clone(), reason: reason.clone(), by: by.clone() },
+        MemberEffect::BadgeRevoke { kind: kind.clone(), reason: reason.clone(), by: by.clone() },
+        MemberEffect::Leave,
+        MemberEffect::Join { username: Nym::parse(&mark("user name"))? },
+    ];
+    publisher.publish(&tabr.join_guild()).await?;
+    for effect in effects {
+        let event = tabr.member(USER, effect);
+        publisher.publish(&event).await?;
+        publisher.publish(&event).await?;
+    }
+    // What cannot be read, and what is of no known type.
+    let base = format!(
+        r#""event_id":"6f1c2a0e-8f1d-4f7e-9d55-1a2b3c4d5e6f","timestamp":1700000000000,"guild_id":"tabr","user_id":"{USER}""#
+    );
+    for (subject, payload) in [
+        ("events.member.join", MARK.to_owned()),
+        (
+            "events.member.join",
+            format!(r#"{{{base},"event_type":"member.join","data":{{"username":"{}"}}}}"#, MARK.repeat(9)),
+        ),
+        ("events.member.join", format!(r#"{{{base},"event_type":"member.join","data":"{MARK}"}}"#)),
+        (
+            "events.activity.add",
+            format!(r#"{{{base},"event_type":"activity.add","data":{{"amount":"{MARK}"}}}}"#),
+        ),
+        (
+            "events.message.create",
+            format!(r#"{{{base},"event_type":"message.create","data":{{"content":"{MARK}"}}}}"#),
+        ),
+    ] {
+        publisher.publish_raw(subject.to_owned(), payload.into_bytes()).await?;
+    }
+    eventually("the events' effect", || async {
+        worker.event_counts().is_ok_and(|counts| counts.applied() == 9 && counts.lost() == 5)
+    })
+    .await?;
+
+    // Every endpoint, answering and failing.
+    let id = community(&client, "tabr").await?;
+    let caller = Caller::parse(mark("caller"))?;
+    let tabr = client.community(id);
+    let named = client.clone().on_behalf_of(caller.clone()).community(id);
+    let profile_id = named.profiles_get(GetRequest::UserId(UserId::parse(USER)?)).await?.profile.profile_id;
+    let nobody = "0193a000-0000-7000-8000-0000000000ff".parse()?;
+    let page = || PageRequest::first(1);
+    let foreign = || PageRequest::first(1).after(mark("cursor"));
+    for _ in 0..20 {
+        // Over its rate before long.
+        let _ = named.stats().await;
+    }
+    for profile_id in [profile_id, nobody] {
+        let award =
+            AwardRequest { profile_id, kind: kind.clone(), reason: reason.clone(), awarded_by: by.clone() };
+        let revoke =
+            RevokeRequest { profile_id, kind: kind.clone(), reason: reason.clone(), revoked_by: by.clone() };
+        let _ = tabr.profiles_get(GetRequest::ProfileId(profile_id)).await;
+        let _ = tabr.profiles_position(profile_id).await;
+        let _ = tabr.profiles_around(AroundRequest { profile_id, limit: None }).await;
+        for page in [page(), foreign()] {
+            let _ = tabr.profiles_badges(BadgesRequest { profile_id, page }).await;
+        }
+        let _ = tabr.badges_award(award).await;
+        let _ = tabr.badges_revoke(revoke.clone()).await;
+        let _ = tabr.badges_revoke(revoke).await;
+        let _ = tabr.profiles_hide(profile_id).await;
+        let _ = tabr.profiles_show(profile_id).await;
+        for cursor in [None, Some(mark("cursor"))] {
+            let _ = tabr.profiles_export(ExportRequest { profile_id, cursor }).await;
+        }
+    }
+    for get in
+        [GetRequest::Nym(Nym::parse(&mark("nick"))?), GetRequest::Wallet(Wallet::parse(format!("0x{MARK}"))?)]
+    {
+        let _ = tabr.profiles_get(get).await;
+    }
+    for page in [page(), foreign()] {
+        let _ = tabr.profiles_ranked(page.clone()).await;
+        let _ = tabr.profiles_active(page.clone()).await;
+        let _ = tabr.badges_leaderboard(page.clone()).await;
+        let _ = tabr.badges_kinds(page.clone()).await;
+        let _ = tabr.tiers_progression(page.clone()).await;
+        let _ = tabr.tiers_changes(page).await;
+    }
+    for query in [MARK.to_owned(), MARK.repeat(40)] {
+        let _ = tabr.profiles_search(SearchRequest { query, limit: None }).await;
+    }
+    for cursor in [None, Some(mark("cursor"))] {
+        let _ = tabr.directory_list(DirectoryRequest { cursor, ..DirectoryRequest::default() }).await;
+    }
+    let _ = tabr.tiers_threshold().await;
+    let _ = tabr.stats().await;
+    let _ = client.find_community(GuildId::parse(format!("{MARK}-guild"))?).await;
+    let cleared = ClearRequest { caller: Some(caller.as_str().to_owned()) };
+    ensure!(tabr.ratelimit_clear(cleared).await?.cleared == 1);
+    ensure!(tabr.profiles_erase(profile_id).await?.erased);
+    let _ = tabr.profiles_erase(profile_id).await;
+
+    // A password that is wrong, taken up while it works and at a start, and a database that is away.
+    let metrics = worker.get("/metrics")?.1;
+    let secret = setting.services.directory.path().join("worker-nats-password");
+    fs::write(&secret, mark("password"))?;
+    let log = || fs::read_to_string(worker.log()).unwrap_or_default();
+    eventually("the refusal", async || log().contains("are refused: what was in use stays")).await?;
+    fs::write(&secret, &passwords[0])?;
+    let url = setting.services.postgres.url("postgres").replace(setting.services.postgres.password(), MARK);
+    let mut said = String::new();
+    for (variable, text) in [
+        ("MUSTER__NATS__PASSWORD_FILE", mark("password")),
+        ("MUSTER__DATABASE__URL_FILE", url.clone()),
+        ("MUSTER__DATABASE__URL_FILE", format!("{url}&port={MARK}")),
+        ("MUSTER__DATABASE__URL_FILE", url.replace(":", MARK)),
+    ] {
+        let file = setting.services.directory.secret_file("wrong", &text)?;
+        let other = loud.with(variable, file.display().to_string());
+        for command in ["serve", "check"] {
+            let output = other.run(command).await?;
+            ensure!(!output.status.success(), "{variable}: {command}");
+            said += &String::from_utf8_lossy(&output.stdout);
+            said += &String::from_utf8_lossy(&output.stderr);
+        }
+        fs::remove_file(file)?;
+    }
+    let listed = loud.run("deadletters list").await?;
+    said += &String::from_utf8_lossy(&listed.stdout);
+    said += &String::from_utf8_lossy(&listed.stderr);
+    let mut services = setting.services;
+    services.postgres.kill()?;
+    let refused = client.community(id).profiles_get(GetRequest::UserId(UserId::parse(USER)?)).await;
+    ensure!(refused.is_err(), "the database is away");
+    let log_file = worker.log().to_owned();
+    ensure!(worker.stop()? == Some(0));
+
+    let log = fs::read_to_string(log_file)?;
+    for expected in [
+        "an administrator's request was answered",
+        "a request was answered",
+        "became a dead letter",
+        "for their rate",
+        "caller.pseudonym",
+        "profile.pseudonym",
+    ] {
+        ensure!(log.contains(expected), "the log does not say {expected:?}");
+    }
+    let forbidden = [
+        USER.to_owned(),
+        MARK.to_owned(),
+        profile_id.to_string(),
+        passwords[0].clone(),
+        passwords[1].clone(),
+    ];
+    for (whose, text) in [("log", &log), ("metrics", &metrics), ("other commands' output", &said)] {
+        for (n, secret) in forbidden.iter().enumerate() {
+            let shown = text.lines().find(|line| line.contains(secret.as_str()));
+            ensure!(shown.is_none(), "the {whose} shows {n}: {shown:?}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_readable_alone_and_a_person_is_found_by_the_pseudonym() -> Result<()> {
+    let setting = Setting::new().await?;
+    let worker = setting.serve()?;
+    let (client, publisher) = setting.client().await?;
+    let mut tabr = Guild::new("tabr");
+    publisher.publish(&tabr.join_guild()).await?;
+    publisher.publish(&tabr.join(USER)).await?;
+    let id = community(&client, "tabr").await?;
+    let get = || client.community(id);
+    eventually("the member", async || {
+        get().profiles_get(GetRequest::UserId(UserId::parse(USER).unwrap())).await.is_ok()
+    })
+    .await?;
+    let profile = get().profiles_get(GetRequest::UserId(UserId::parse(USER)?)).await?.profile.profile_id;
+    get().profiles_hide(profile).await?;
+    let output = setting.configuration.run(&format!("pseudonym {profile}")).await?;
+    let pseudonym = String::from_utf8(output.stdout)?;
+    let pseudonym = pseudonym.split(' ').next().unwrap_or_default();
+    ensure!(pseudonym.len() == 16, "{pseudonym}");
+    let log = fs::read_to_string(worker.log())?;
+    let line = log.lines().find(|line| line.contains(pseudonym));
+    let line: serde_json::Value = serde_json::from_str(line.unwrap_or_default())?;
+    ensure!(line["message"] == "an administrator's request was answered", "{line}");
+    ensure!(line["profile.pseudonym"] == pseudonym && line["request.code"] == "ok", "{line}");
+    ensure!(
+        line["request.endpoint"] == "admin.profiles.hide" && line["community.id"] == id.to_string(),
+        "{line}"
+    );
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Spans reach a collector, over TLS, in the trace that a request or event belongs to.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, ensure};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use prost::Message;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use xtask::services::Services;
+
+use crate::setting::{Guild, Setting, community, eventually};
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+/// An OTLP collector, as far as a test needs one.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<Span>>>);
+
+impl Collector {
+    async fn start(services: &Services) -> Result<(Self, String)> {
+        let identity = services.authority.server("collector")?;
+        let chain =
+            CertificateDer::pem_file_iter(&identity.certificate_file)?.collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_file(&identity.key_file)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("https://localhost:{}/v1/traces", listener.local_addr()?.port());
+        let (collector, acceptor) = (Self::default(), TlsAcceptor::from(Arc::new(config)));
+        let taking = collector.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(taking.clone().take(acceptor.clone(), stream));
+            }
+        });
+        Ok((collector, url))
+    }
+
+    async fn take(self, acceptor: TlsAcceptor, stream: TcpStream) -> Result<()> {
+        let mut stream = BufReader::new(acceptor.accept(stream).await?);
+        loop {
+            let mut length = 0;
+            loop {
+                let mut line = String::new();
+                ensure!(stream.read_line(&mut line).await? > 0, "the connection has ended");
+                if line == "\r\n" {
+                    break;
+                }
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse()?;
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).await?;
+            let export = ExportTraceServiceRequest::decode(body.as_slice())?;
+            let scopes = export.resource_spans.into_iter().flat_map(|resource| resource.scope_spans);
+            self.0.lock().unwrap().extend(scopes.flat_map(|scope| scope.spans));
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await?;
+        }
+    }
+
+    /// The spans of the trace, by name.
+    fn spans(&self, trace: &str) -> BTreeMap<String, Span> {
+        let spans = self.0.lock().unwrap();
+        let of_trace = spans.iter().filter(|span| hex(&span.trace_id) == trace);
+        of_trace.map(|span| (span.name.clone(), span.clone())).collect()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_s_trace_goes_on_to_its_query() -> Result<()> {
+    let setting = Setting::new().await?;
+    let (collector, url) = Collector::start(&setting.services).await?;
+    let ca = setting.services.authority.certificate_file().display().to_string();
+    let configuration = setting
+        .configuration
+        .with("MUSTER__TRACES__ENDPOINT", url)
+        .with("MUSTER__TRACES__CA_FILE", ca)
+        .with("MUSTER__TRACES__SAMPLE_PERCENT", "0");
+    let worker = configuration.serve(&setting.services)?;
+    let (client, publisher) = setting.client().await?;
+    publisher.publish(&Guild::new("tabr").join_guild()).await?;
+    let id = community(&client, "tabr").await?;
+
+    client.clone().in_trace("00-not-a-trace-01").community(id).stats().await?;
+    client.clone().in_trace(format!("00-{TRACE}-{PARENT}-01")).community(id).stats().await?;
+    eventually("the spans", async || collector.spans(TRACE).contains_key("community.stats")).await?;
+    let spans = collector.spans(TRACE);
+    let request = spans.get("community.stats").context("no span of the request")?;
+    ensure!(hex(&request.parent_span_id) == PARENT, "{request:?}");
+    let query = spans.get("community_stats").context("no span of the query")?;
+    ensure!(query.parent_span_id == request.span_id, "{query:?}");
+    ensure!(
+        collector.0.lock().unwrap().iter().all(|span| hex(&span.trace_id) == TRACE),
+        "none else is sampled"
+    );
+
+    // What waits is handed over at the end.
+    let last = "11111111111111111111111111111111";
+    client.clone().in_trace(format!("00-{last}-{PARENT}-01")).community(id).stats().await?;
+    ensure!(worker.stop()? == Some(0));
+    ensure!(collector.spans(last).contains_key("community_stats"), "the last spans were lost");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_cannot_be_trusted_gets_nothing_and_harms_nothing() -> Result<()> {
+    let setting = Setting::new().await?;
+    let (collector, url) = Collector::start(&setting.services).await?;
+    // Without its authority, the collector's certificate is one of a stranger.
+    let configuration = setting
+        .configuration
+        .with("MUSTER__TRACES__ENDPOINT", url)
+        .with("MUSTER__TRACES__SAMPLE_PERCENT", "100");
+    let worker = configuration.serve(&setting.services)?;
+    let (client, publisher) = setting.client().await?;
+    publisher.publish(&Guild::new("tabr").join_guild()).await?;
+    community(&client, "tabr").await?;
+    let log = || std::fs::read_to_string(worker.log()).unwrap_or_default();
+    eventually("the refusal in the log", async || log().contains("the collector does not take traces"))
+        .await?;
+    ensure!(collector.0.lock().unwrap().is_empty());
+    ensure!(worker.stop()? == Some(0));
+    Ok(())
+}
