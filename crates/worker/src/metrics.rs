@@ -117,8 +117,8 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(CUT, "pages", &["endpoint"], "Pages cut at a row to fit into one message"),
     counter(RATE_LIMIT, "decisions", &["scope", "decision"], "Requests allowed or refused for their rate, by whose limit decided: community or caller"),
     gauge(RATE_LIMIT_COUNTERS, "counters", &["scope"], "Communities and callers whose rate is remembered"),
-    counter(EVENTS, "events", &["type", "outcome"], "Events by type and what became of them"),
-    counter(REDELIVERIES, "deliveries", &[], "Deliveries of events beyond the first of each"),
+    counter(EVENTS, "events", &["outcome"], "Events by what became of them"),
+    counter(REDELIVERIES, "events", &[], "Events that were applied or known when they came a second time or later"),
     histogram(BATCH, "events", &[], "Events of one transaction"),
     histogram(BATCH_SECONDS, "seconds", &[], "From a batch's begin to its commit"),
     gauge(PENDING, "events", &[], "Events of the stream that were not delivered yet"),
@@ -183,6 +183,20 @@ const CODES: [&str; 9] = [
     ErrorCode::Internal.as_str(),
 ];
 
+/// Everything that becomes of events.
+const OUTCOMES: [&str; 10] = [
+    "applied",
+    "duplicate",
+    "outage",
+    "unknown_type",
+    "malformed",
+    "given_up",
+    "delayed",
+    "waiting",
+    "not_buried",
+    "not_acknowledged",
+];
+
 /// Seconds, from half a millisecond to the longest deadline.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -222,6 +236,9 @@ fn begin() {
         for decision in ["allowed", "refused"] {
             counter!(RATE_LIMIT, "scope" => scope.as_str(), "decision" => decision).increment(0);
         }
+    }
+    for outcome in OUTCOMES {
+        events(outcome, 0);
     }
     for outcome in ["taken", "refused"] {
         counter!(ROTATIONS, "outcome" => outcome).increment(0);
@@ -281,6 +298,11 @@ pub(crate) fn event(happening: &Happening) {
 pub(crate) fn applied(applied: muster_storage::Applied) {
     events("applied", applied.fresh);
     events("duplicate", applied.duplicates);
+}
+
+/// Counts events that came to be applied, or were known, when they had been delivered before.
+pub(crate) fn redelivered(events: usize) {
+    counter!(REDELIVERIES).increment(u64::try_from(events).unwrap_or(u64::MAX));
 }
 
 fn events(outcome: &'static str, number: usize) {

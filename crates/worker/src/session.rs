@@ -12,6 +12,7 @@ use muster_messaging::service::{Service, ServiceConfig, serve as serve_requests}
 use muster_messaging::tls::material::Material;
 use muster_storage::Store;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 use crate::answers::Answers;
 use crate::connect::{Configured, configure};
@@ -20,6 +21,7 @@ use crate::limits::RateLimits;
 use crate::metrics;
 use crate::readiness::{Part, Readiness};
 use crate::settings::Settings;
+use crate::traces;
 
 pub(crate) struct Session {
     pub(crate) store: Store,
@@ -120,10 +122,13 @@ impl Session {
 
 /// Applies a batch of events.
 async fn apply(store: Store, delivered: Vec<Delivered>) -> Result<(), ApplyError> {
+    let redelivered = delivered.iter().filter(|delivered| delivered.deliveries > 1).count();
+    let span = traces::batch(delivered.len());
     let events: Vec<Event> = delivered.into_iter().map(|delivered| delivered.event).collect();
-    match store.events_apply(events).await {
+    match store.events_apply(events).instrument(span).await {
         Ok(applied) => {
             metrics::applied(applied);
+            metrics::redelivered(redelivered);
             Ok(())
         }
         Err(error) if error.is_transient() => Err(ApplyError::Unavailable(error.to_string())),

@@ -1,7 +1,7 @@
 //! Traces: spans of requests, events and queries, handed to a collector by OTLP over HTTP where one is configured.
 //!
-//! A request or event that bears a `traceparent` goes on with its trace. Spans hold ids of requests, communities and events
-//! and no person's.
+//! A request that bears a `traceparent` goes on with its trace; a batch of events begins one. Spans hold ids of requests and
+//! communities and no person's.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,6 +114,11 @@ pub(crate) fn request(request: &Request) -> Span {
         let _ = span.set_parent(context(traceparent));
     }
     span
+}
+
+/// The span of a batch of events, which is the beginning of a trace.
+pub(crate) fn batch(events: usize) -> Span {
+    tracing::debug_span!("events", otel.kind = "consumer", messaging.batch.message_count = events)
 }
 
 /// The trace and span that a `traceparent` names; of one that is malformed, none.

@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use muster_domain::{
-    Activity, CommunityId, Effect, Event, EventId, EventTime, GuildId, MemberEffect, ProfileId, TlsPolicy,
-    TlsReason, UserId,
+    Activity, CommunityId, Effect, Event, EventId, EventTime, GuildId, MemberEffect, PageLimit, ProfileId,
+    TlsPolicy, TlsReason, UserId,
 };
 use muster_messaging::client::{Client, ClientError, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig, Transport};
 use muster_messaging::events::consumer::{Consumer, ConsumerConfig, Delivered};
+use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::stream::StreamBounds;
 use muster_messaging::replicas::{clear_everywhere, listen};
 use muster_messaging::service::{ServiceConfig, serve};
@@ -222,6 +223,16 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     assert!(operator.community(other).profiles_hide(somebody).await.is_err_and(arrived), "operators may");
     let gateway = cluster.connect("muster-gateway").await;
     assert!(client(gateway.clone()).find_community(guild()).await.is_err(), "the gateway reads nothing");
+    EventPublisher::new(&gateway).publish_raw("events.member.join".to_owned(), b"?".to_vec()).await.unwrap();
+    let repair = cluster.connect("muster-repair").await;
+    let letters = DeadLetters::open(&repair).await.unwrap();
+    let kept = async || letters.list(1, PageLimit::MAX).await.unwrap().0;
+    until("a dead letter", async || kept().await.len() == 1).await;
+    letters.replay(1).await.unwrap();
+    until("it is dead again", async || kept().await.iter().any(|letter| letter.sequence == 2)).await;
+    letters.drop(2).await.unwrap();
+    assert!(kept().await.is_empty());
+    assert!(client(repair).find_community(guild()).await.is_err(), "who repairs asks nothing");
     assert!(Connection::open(cluster.config("stranger")).await.is_err(), "a name that nobody knows");
     assert!(applied.lock().unwrap().is_empty());
 

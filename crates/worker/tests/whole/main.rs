@@ -11,5 +11,5 @@ mod logs;
 mod metrics;
 mod rotation;
 mod setting;
-mod transport;
 mod traces;
+mod transport;

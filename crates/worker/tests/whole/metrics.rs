@@ -66,7 +66,7 @@ async fn what_is_shown_is_what_is_listed() -> Result<()> {
         "muster_rate_limit_decisions_total{scope=\"community\",decision=\"allowed\"}",
         "muster_query_duration_seconds_count{query=\"community_stats\"}",
         "muster_tls_handshakes_total{place=\"nats\",verdict=\"accepted\"}",
-        "muster_tls_peers{place=\"postgres\",version=\"1.3\"}",
+        "muster_tls_peers{place=\"postgres\",version=\"TLS 1.3\"}",
         "muster_database_connections{state=\"max\"}",
         "process_resident_memory_bytes",
         "process_open_fds",
