@@ -114,6 +114,25 @@ impl Client {
         self.ask(Endpoint::CommunitiesFind, CommunityId::new(Uuid::nil()), &FindRequest { guild_id }).await
     }
 
+    /// Sends one request to any subject, as an operator does by hand, and waits for its answer.
+    ///
+    /// # Errors
+    /// [`ClientError`] when there is no answer. An answer that is an error is an [`Answer`] all the same.
+    pub async fn ask_by_hand(&self, subject: &str, body: Vec<u8>) -> Result<Answer, ClientError> {
+        let request = async_nats::Request::new()
+            .payload(body.into())
+            .headers(self.headers())
+            .timeout(Some(self.timeout));
+        let sent = self.connection.client().send_request(subject.to_owned(), request).await;
+        let message = sent.map_err(|error| match error.kind() {
+            RequestErrorKind::TimedOut => ClientError::Timeout(self.timeout),
+            RequestErrorKind::NoResponders => ClientError::NoResponders,
+            _ => ClientError::Send(error.into()),
+        })?;
+        let is_error = message.headers.as_ref().is_some_and(|headers| headers.get(ERROR_CODE).is_some());
+        Ok(Answer { body: message.payload.to_vec(), is_error })
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         endpoint: Endpoint,
@@ -296,6 +315,15 @@ impl CommunityClient {
     pub async fn stats(&self) -> Result<Stats, ClientError> {
         self.client.ask(Endpoint::CommunityStats, self.community, &EmptyRequest {}).await
     }
+}
+
+/// An answer as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Whether its headers say that it is an error.
+    pub is_error: bool,
 }
 
 /// Why there is no answer.

@@ -1,3 +1,4 @@
+use muster_messaging::client::ClientError;
 use muster_messaging::connection::{ConnectionError, LinkFailure};
 use muster_messaging::events::consumer::ConsumerError;
 use muster_messaging::events::dead_letter::DeadLetterError;
@@ -33,6 +34,10 @@ pub(crate) enum Failure {
     DeadLetters(#[from] DeadLetterError),
     #[error("{failed} of {of} dead letters stay as they were")]
     DeadLettersLeft { failed: usize, of: usize },
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the answer is an error")]
+    Refused,
     #[error("not everything would work: see the report")]
     Check,
 }

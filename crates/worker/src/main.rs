@@ -1,6 +1,7 @@
 //! The Muster worker: takes the chat gateway's events, keeps the record, answers questions.
 
 mod answers;
+mod ask;
 mod check;
 mod connect;
 mod deadletters;
@@ -69,6 +70,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Sends one request over NATS, by the configuration's connection, and prints the answer.
+    Ask(ask::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -101,6 +104,9 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
     let file = arguments.config.as_deref();
     if matches!(command, Command::Check) {
         return check::check(file).await;
+    }
+    if let Command::Ask(arguments) = command {
+        return ask::ask(file, &arguments).await;
     }
     let settings = Settings::load(file, None)?;
     match command {
@@ -136,7 +142,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             Ok(())
         }
         Command::Health => Ok(health::ask(settings.http).await?),
-        Command::Check | Command::Defaults | Command::Metrics { .. } => Ok(()),
+        Command::Check | Command::Defaults | Command::Metrics { .. } | Command::Ask(_) => Ok(()),
     }
 }
 

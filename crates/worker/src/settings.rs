@@ -141,6 +141,16 @@ impl Settings {
         Self::read(file, variables)?.check()
     }
 
+    /// Reads and checks only what a connection to NATS needs.
+    pub(crate) fn load_nats(
+        file: Option<&Path>,
+        variables: Option<HashMap<String, String>>,
+    ) -> Result<Nats, SettingsError> {
+        let raw = Self::read(file, variables)?;
+        let environment = raw.environment()?;
+        raw.nats.check(TlsPolicy::new(environment, raw.require_tls))
+    }
+
     /// The policy and what it says of each NATS server, for a report; `None` when not even these can be read.
     pub(crate) fn verdicts(
         file: Option<&Path>,
@@ -306,10 +316,14 @@ fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Er
 }
 
 impl Raw {
+    fn environment(&self) -> Result<Environment, SettingsError> {
+        let parsed = self.environment.parse();
+        parsed
+            .map_err(|error| SettingsError::key("environment", format!("{:?} is {error}", self.environment)))
+    }
+
     fn check(self) -> Result<Settings, SettingsError> {
-        let environment: Environment = self.environment.parse().map_err(|error| {
-            SettingsError::key("environment", format!("{:?} is {error}", self.environment))
-        })?;
+        let environment = self.environment()?;
         let policy = TlsPolicy::new(environment, self.require_tls);
         Ok(Settings {
             environment,
