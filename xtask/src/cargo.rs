@@ -74,10 +74,14 @@ pub(crate) async fn run_reading(command: &mut Command, mut line: impl FnMut(&str
 }
 
 /// A command and all that it started, ended when dropped.
-struct Group(Child);
+pub(crate) struct Group(pub(crate) Child);
 
 impl Group {
-    fn spawn(command: &mut Command) -> Result<Self> {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         let spawned = command.spawn();
         spawned.map(Self).with_context(|| format!("cannot run {}", command.as_std().get_program().display()))
     }

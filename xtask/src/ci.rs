@@ -9,10 +9,10 @@ use comfy_table::{Table, presets};
 use xtask::{pin, services};
 
 use crate::scan::{self, Scan};
-use crate::{cargo, manifests, test};
+use crate::{cargo, documentation, manifests, observability, runbook, test};
 
 /// What a change must pass, in this order. A step that fails does not keep the others from running.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 14] = [
     Step { name: "formatting", check: Check::Cargo(&["fmt", "--all", "--check"], None) },
     Step {
         name: "clippy",
@@ -36,6 +36,9 @@ const STEPS: [Step; 11] = [
     Step { name: "dependencies: advisories", check: Check::Advisories },
     Step { name: "exceptions: reason and last day", check: Check::Exceptions },
     Step { name: "manifests", check: Check::Manifests },
+    Step { name: "alerts and dashboard", check: Check::Observability },
+    Step { name: "documents: what they name", check: Check::Documentation },
+    Step { name: "documents: runbooks", check: Check::Runbooks },
     Step { name: "Dockerfile: Hadolint", check: Check::Scan(Scan::Dockerfile) },
     Step { name: "workflows: zizmor", check: Check::Scan(Scan::Workflows) },
     Step { name: "workflows: gates", check: Check::Scan(Scan::WorkflowGates) },
@@ -59,6 +62,12 @@ enum Check {
     Exceptions,
     /// `cargo xtask manifests`.
     Manifests,
+    /// `cargo xtask observability`.
+    Observability,
+    /// `cargo xtask documentation`.
+    Documentation,
+    /// `cargo xtask runbooks`.
+    Runbooks,
     /// `cargo xtask scan --only` this one.
     Scan(Scan),
 }
@@ -137,6 +146,17 @@ impl Check {
                 manifests::Outcome::Passed => Verdict::Passed,
                 manifests::Outcome::Failed => Verdict::Failed,
                 manifests::Outcome::NotRun => not_run(),
+            }),
+            Self::Observability => Ok(match observability::check().await? {
+                observability::Outcome::Passed => Verdict::Passed,
+                observability::Outcome::Failed => Verdict::Failed,
+                observability::Outcome::NotRun => not_run(),
+            }),
+            Self::Documentation => verdict(documentation::check().await?),
+            Self::Runbooks => Ok(match runbook::check(None, false).await? {
+                runbook::Outcome::Passed => Verdict::Passed,
+                runbook::Outcome::Failed => Verdict::Failed,
+                runbook::Outcome::NotRun => not_run(),
             }),
             Self::Scan(scan) => Ok(match scan::alone(*scan)? {
                 scan::Outcome::Passed { .. } => Verdict::Passed,

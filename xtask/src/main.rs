@@ -5,9 +5,13 @@
 
 mod cargo;
 mod ci;
+mod dashboard;
 mod demo;
+mod documentation;
 mod image;
 mod manifests;
+mod observability;
+mod runbook;
 mod scan;
 mod test;
 
@@ -35,6 +39,12 @@ enum Command {
     Ci,
     /// Render the Kubernetes manifests and check them against the schema and Muster's rules.
     Manifests(manifests::Arguments),
+    /// Check the alerts and the dashboard; with --write, make what is made from them.
+    Observability(observability::Arguments),
+    /// Run every command of the runbooks against real servers and check its stated outcome.
+    Runbooks(runbook::Arguments),
+    /// Check that what the documents name is there.
+    Documentation,
     /// Build the worker's image and run it as the manifests would.
     Image(image::Arguments),
     /// Scan image, manifests, workflows and repository; a finding fails.
@@ -72,6 +82,9 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Test(arguments) => test::run(&arguments).await,
         Command::Ci => ci::run().await,
         Command::Manifests(arguments) => manifests::run(&arguments),
+        Command::Observability(arguments) => observability::run(&arguments).await,
+        Command::Runbooks(arguments) => runbook::run(&arguments).await,
+        Command::Documentation => documentation::run().await,
         Command::Image(arguments) => image::run(&arguments).await,
         Command::Scan(arguments) => scan::run(&arguments),
     }

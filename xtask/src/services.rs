@@ -9,6 +9,7 @@ mod install;
 mod nats;
 mod postgres;
 mod process;
+mod prometheus;
 mod run_directory;
 
 use anyhow::Result;
@@ -18,8 +19,10 @@ pub use find::{NatsServer, PostgresServer, nats_server, postgres_server};
 pub use install::{WrongDigest, by_wheel, cache};
 pub(crate) use install::{run, verify};
 pub use nats::{Nats, NatsOptions, NatsUser};
+pub(crate) use postgres::free_port;
 pub use postgres::{Postgres, PostgresOptions};
 pub use process::Process;
+pub use prometheus::{Prometheus, PrometheusPrograms, prometheus_programs};
 pub use run_directory::RunDirectory;
 
 /// PostgreSQL and NATS of one run with the certificates that both know.

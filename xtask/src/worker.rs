@@ -232,7 +232,11 @@ impl Worker {
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
+/// An address of this machine whose port nobody listens on now.
+///
+/// # Errors
+/// When there is none.
+pub fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
     Ok(listener.local_addr()?)
 }

@@ -32,7 +32,7 @@ pub(super) fn objects(kubectl: &Path, kustomization: &Path) -> Result<Vec<Value>
     parse(&text(kubectl, kustomization)?)
 }
 
-pub(super) fn parse(text: &str) -> Result<Vec<Value>> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Value>> {
     let documents = serde_norway::Deserializer::from_str(text);
     let objects = documents.map(|document| Value::deserialize(document).context("a manifest is no YAML"));
     objects.filter(|object| !matches!(object, Ok(Value::Null))).collect()

@@ -83,6 +83,12 @@ impl Authority {
         &self.certificate_file
     }
 
+    /// Its private key in PEM, for whoever issues certificates with other tools.
+    #[must_use]
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     /// Issues a certificate of a server on this machine.
     ///
     /// # Errors

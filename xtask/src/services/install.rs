@@ -94,6 +94,43 @@ pub(super) fn by_package_manager(package: &str) -> bool {
     installed
 }
 
+/// Fetches a Debian package by apt, which verifies it, and unpacks it into the cache without installing it; answers the
+/// directory that stands for `/`.
+///
+/// # Errors
+/// When there is no apt, or it cannot fetch the package.
+pub(super) fn by_package_file(package: &str) -> Result<PathBuf> {
+    let kept = cache()?.join(format!("debian-{package}"));
+    if kept.is_dir() {
+        return Ok(kept);
+    }
+    println!("fetching Debian's package {package} into {}", kept.display());
+    let cache = cache()?;
+    fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    let scratch = tempfile::Builder::new().prefix("fetch-").tempdir_in(&cache)?;
+    let download =
+        || run(Command::new("apt-get").args(["-qq", "download", package]).current_dir(scratch.path()));
+    if download().is_err() {
+        // The lists of packages may be missing or old; only root may renew them.
+        let (program, first): (_, &[&str]) =
+            if Uid::effective().is_root() { ("apt-get", &[]) } else { ("sudo", &["-n", "apt-get"]) };
+        run(Command::new(program).args(first).args(["-qq", "update"]))?;
+        download()?;
+    }
+    let mut files = fs::read_dir(scratch.path())?.flatten().map(|entry| entry.path());
+    let file = files
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .with_context(|| format!("apt-get fetched no package {package}"))?;
+    let unpacked = scratch.path().join("unpacked");
+    run(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(&unpacked))?;
+    match fs::rename(&unpacked, &kept) {
+        // Somebody else was faster, with the same content.
+        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {}
+        renamed => renamed.with_context(|| format!("cannot make {}", kept.display()))?,
+    }
+    Ok(kept)
+}
+
 fn succeeds(command: &mut Command) -> bool {
     command.stdin(Stdio::null()).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
 }

@@ -1,0 +1,177 @@
+//! The runbooks, run: every command of theirs in order against real servers, its stated outcome checked.
+//!
+//! A fenced block `sh` is run; the block `text` after it is what it must print, in which `…` within a line stands for any
+//! text and `…` alone on a line for any number of lines. A block without one must print nothing. Every block must succeed.
+//! `sh not run here: <reason>` marks one that cannot run beside a private PostgreSQL and NATS server.
+
+mod block;
+mod load;
+mod outcome;
+mod setting;
+mod shell;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use xtask::services::{postgres_server, prometheus_programs};
+
+use crate::{cargo, dashboard};
+use block::{Block, Kind};
+use load::Load;
+use setting::Setting;
+use shell::Shell;
+
+/// The runbooks, in the order in which they are run.
+pub(crate) const RUNBOOKS: [&str; 2] =
+    ["docs/runbooks/operations.md", "docs/runbooks/credential-rotation.md"];
+/// During this one no request may fail.
+const WITHOUT_DOWNTIME: &str = "docs/runbooks/credential-rotation.md";
+/// What the commands use besides GNU's tools and what is started here.
+const TOOLS: [&str; 7] = ["bash", "curl", "kubectl", "openssl", "pg_dump", "pg_restore", "psql"];
+/// How long one block may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Over how long rates are taken, for so short a run.
+const RATE_INTERVAL: &str = "10s";
+
+/// What `cargo xtask runbooks` takes.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Afterwards draw the dashboard from what Prometheus saw of the run, into this SVG file.
+    #[arg(long)]
+    picture: Option<PathBuf>,
+    /// Print every block with what it printed.
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// How the run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Passed,
+    Failed,
+    NotRun,
+}
+
+pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+    Ok(match check(arguments.picture.as_deref(), arguments.verbose).await? {
+        Outcome::Passed => ExitCode::SUCCESS,
+        Outcome::Failed => ExitCode::FAILURE,
+        Outcome::NotRun => ExitCode::from(2),
+    })
+}
+
+/// Runs every block of every runbook.
+pub(crate) async fn check(picture: Option<&std::path::Path>, verbose: bool) -> Result<Outcome> {
+    let root = cargo::root();
+    let mut documents = Vec::new();
+    for path in RUNBOOKS {
+        let text = fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))?;
+        documents.push((path, block::read(&text).with_context(|| path.to_owned())?));
+    }
+    let programs = match prometheus_programs() {
+        Ok(programs) => programs,
+        Err(error) => {
+            println!("NOT RUN: {error:#}");
+            return Ok(Outcome::NotRun);
+        }
+    };
+    // A server that came as a wheel has not all of PostgreSQL's programs beside it.
+    let beside = postgres_server()?.bin;
+    let is_missing = |tool: &&str| which::which(tool).is_err() && !beside.join(tool).is_file();
+    let missing: Vec<&str> = TOOLS.into_iter().filter(is_missing).collect();
+    if !missing.is_empty() {
+        println!("NOT RUN: the runbooks' commands need {}, not on this machine", missing.join(", "));
+        return Ok(Outcome::NotRun);
+    }
+    let worker = cargo::build_worker().await?;
+    let setting = Setting::new(&worker, programs)?;
+    let mut shell = Shell::start(setting.variables(), setting.directory())?;
+    let load = Load::start(&setting);
+    let (started, begin) = (Instant::now(), now()?);
+    let (mut ran, mut missed) = (0_usize, 0_usize);
+    for (path, blocks) in &documents {
+        let (failed_before, answered_before) = (load.failed(), load.answered());
+        for block in blocks {
+            match &block.kind {
+                Kind::Run => ran += 1,
+                Kind::NotRunHere(reason) => {
+                    missed += 1;
+                    println!("not run here: {path}:{} {}: {reason}", block.line, block.section);
+                    continue;
+                }
+            }
+            if let Err(error) = one(&mut shell, block, verbose).await {
+                println!("{path}:{} {}:\n{}", block.line, block.section, block.script.trim_end());
+                println!("{error:#}");
+                println!("FAILED: {ran} ran, the last of them as above; what follows was not reached");
+                return Ok(Outcome::Failed);
+            }
+        }
+        if *path == WITHOUT_DOWNTIME {
+            let (failed, answered) = (load.failed() - failed_before, load.answered() - answered_before);
+            ensure!(
+                failed == 0,
+                "{path}: {failed} requests failed, and none should: {:?}",
+                load.last_failure()
+            );
+            ensure!(answered > 0, "{path}: no request was made, which proves nothing");
+            println!("{answered} requests were made and answered during {path}");
+        }
+    }
+    let series = every_panel_shows_something(&setting)?;
+    if let Some(file) = picture {
+        let caption = format!(
+            "Drawn by cargo xtask runbooks from a private Prometheus that read the worker during {:.0} s of commands of the \
+             runbooks under a light load. Not a screenshot of Grafana.",
+            started.elapsed().as_secs_f64()
+        );
+        let drawn =
+            dashboard::picture::draw(setting.prometheus(), &(begin..now()?), RATE_INTERVAL, &caption)?;
+        let file = root.join(file);
+        fs::write(&file, drawn).with_context(|| format!("cannot write {}", file.display()))?;
+        println!("drew {}", file.display());
+    }
+    println!(
+        "{ran} ran, {missed} not run here, in {:.1} s; the dashboard's queries have {series} series",
+        started.elapsed().as_secs_f64()
+    );
+    Ok(Outcome::Passed)
+}
+
+async fn one(shell: &mut Shell, block: &Block, verbose: bool) -> Result<()> {
+    let started = Instant::now();
+    let ran = shell.run(&block.script, PATIENCE).await?;
+    if verbose {
+        let took = started.elapsed().as_secs_f64();
+        println!("== line {} ({took:.1} s)\n{}-- printed\n{}", block.line, block.script, ran.printed);
+    }
+    ensure!(ran.succeeded, "it failed, having printed:\n{}", ran.printed);
+    outcome::compare(block.outcome.as_deref().unwrap_or_default(), &ran.printed)
+}
+
+/// Every query of the dashboard has an answer, after a run that made use of everything.
+fn every_panel_shows_something(setting: &Setting) -> Result<usize> {
+    let (mut sum, mut empty) = (0, Vec::new());
+    for panel in dashboard::panels() {
+        for (text, _) in panel.queries {
+            let series = dashboard::picture::series(
+                setting.prometheus(),
+                &dashboard::query(text, &format!("{}s", PATIENCE.as_secs() * 10)),
+            )
+            .with_context(|| format!("the panel {:?}", panel.title))?;
+            sum += series;
+            if series == 0 {
+                empty.push(format!("{}: {text}", panel.title));
+            }
+        }
+    }
+    ensure!(empty.is_empty(), "these queries of the dashboard have no answer:\n{}", empty.join("\n"));
+    Ok(sum)
+}
+
+fn now() -> Result<f64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64())
+}

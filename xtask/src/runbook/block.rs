@@ -1,0 +1,121 @@
+use anyhow::{Result, bail, ensure};
+use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
+
+/// How the mark of a block that cannot run here begins.
+const MARK: &str = "not run here: ";
+/// The names of a shell that would keep a block from being seen.
+const OTHER_SHELLS: [&str; 4] = ["bash", "shell", "console", "zsh"];
+
+/// One block of commands.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Block {
+    /// Where it stands in its file, from 1.
+    pub(super) line: usize,
+    /// The heading above it.
+    pub(super) section: String,
+    pub(super) kind: Kind,
+    pub(super) script: String,
+    /// What it must print; `None` for nothing.
+    pub(super) outcome: Option<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Run,
+    /// With the reason.
+    NotRunHere(String),
+}
+
+/// Reads the blocks of a runbook.
+pub(super) fn read(markdown: &str) -> Result<Vec<Block>> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut section = String::new();
+    let (mut in_heading, mut open): (bool, Option<(String, usize, String)>) = (false, None);
+    for (event, place) in Parser::new(markdown).into_offset_iter() {
+        match event {
+            Event::Start(Tag::Heading { .. }) => {
+                in_heading = true;
+                section.clear();
+            }
+            Event::End(TagEnd::Heading(_)) => in_heading = false,
+            Event::Text(text) | Event::Code(text) if in_heading => section.push_str(&text),
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(info))) => {
+                let before = markdown.get(..place.start).unwrap_or_default();
+                open = Some((info.to_string(), before.matches('\n').count() + 1, String::new()));
+            }
+            Event::Text(text) => {
+                if let Some((_, _, content)) = &mut open {
+                    content.push_str(&text);
+                }
+            }
+            Event::End(TagEnd::CodeBlock) => {
+                if let Some((info, line, content)) = open.take() {
+                    take(&mut blocks, &info, line, &section, content)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(blocks)
+}
+
+fn take(blocks: &mut Vec<Block>, info: &str, line: usize, section: &str, content: String) -> Result<()> {
+    let (language, rest) = info.split_once(' ').unwrap_or((info, ""));
+    match language {
+        "sh" => {
+            let kind = match rest.strip_prefix(MARK).map(str::trim) {
+                Some(reason) if !reason.is_empty() => Kind::NotRunHere(reason.to_owned()),
+                None if rest.is_empty() => Kind::Run,
+                _ => bail!("line {line}: after sh there is {rest:?}; write nothing, or `{MARK}<reason>`"),
+            };
+            let section = section.to_owned();
+            blocks.push(Block { line, section, kind, script: content, outcome: None });
+        }
+        "text" => {
+            let Some(block) = blocks.last_mut() else {
+                bail!("line {line}: a block of text without a block of commands before it")
+            };
+            ensure!(
+                block.outcome.is_none(),
+                "line {line}: a second outcome for the commands of line {}",
+                block.line
+            );
+            block.outcome = Some(content);
+        }
+        _ => ensure!(
+            !OTHER_SHELLS.contains(&language) && !language.is_empty(),
+            "line {line}: a block {language:?} would not be run: write sh for commands, text for what they print"
+        ),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_outcomes_and_marks_are_read() {
+        let text = "# A\n\n```sh\necho a\n```\n\n```text\na\n```\n\n## B `c`\n\n```sh not run here: no cluster\nkubectl\n```\n";
+        let blocks = read(text).unwrap();
+        assert_eq!(blocks.len(), 2);
+        let [first, second] = &blocks[..] else { panic!("two blocks") };
+        assert_eq!((first.line, first.outcome.as_deref(), &first.kind), (3, Some("a\n"), &Kind::Run));
+        assert_eq!(second.kind, Kind::NotRunHere("no cluster".to_owned()));
+        assert_eq!(second.section, "B c");
+    }
+
+    #[test]
+    fn a_block_that_would_not_be_seen_is_an_error() {
+        for text in [
+            "```bash\ntrue\n```\n",
+            "```\ntrue\n```\n",
+            "```text\na\n```\n",
+            "```sh not run here:\ntrue\n```\n",
+            "```sh ignore\ntrue\n```\n",
+            "```sh\ntrue\n```\n\n```text\na\n```\n\n```text\nb\n```\n",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+}
