@@ -1,7 +1,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -28,9 +28,34 @@ pub(crate) fn program() -> OsString {
 pub(crate) async fn build_worker() -> Result<PathBuf> {
     let build = ["build", "--locked", "--package", "muster-worker"];
     ensure!(run(&mut command(program(), &build)).await?.success(), "the worker does not build");
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target));
-    Ok(target.join("debug/muster-worker"))
+    Ok(target().join("debug/muster-worker"))
+}
+
+fn target() -> PathBuf {
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
+}
+
+/// Builds the worker as it is released, and answers its program.
+///
+/// # Errors
+/// When it does not build.
+pub(crate) async fn build_released_worker() -> Result<PathBuf> {
+    let build = ["build", "--locked", "--release", "--package", "muster-worker"];
+    ensure!(run(&mut command(program(), &build)).await?.success(), "the worker does not build");
+    Ok(target().join("release/muster-worker"))
+}
+
+/// Builds this program with optimisation and runs that with the same arguments: nothing is measured in a debug build.
+///
+/// # Errors
+/// When it does not build or cannot be run.
+pub(crate) async fn rerun_optimised() -> Result<ExitCode> {
+    let build = ["build", "--locked", "--profile", "measuring", "--package", "xtask"];
+    ensure!(run(&mut command(program(), &build)).await?.success(), "xtask does not build");
+    let mut again = command(target().join("measuring/xtask"), &[]);
+    again.args(env::args_os().skip(1));
+    let status = run(&mut again).await?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// A command of the workspace: in its root, in a process group of its own, without input.

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a command line tool answers on standard output")]
 #![expect(clippy::print_stderr, reason = "and complains on standard error")]
 
+mod bench;
 mod cargo;
 mod ci;
 mod dashboard;
@@ -35,6 +36,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Start PostgreSQL and NATS once and run every test of the workspace against them.
     Test(test::Arguments),
+    /// Measure on communities of up to a million members, and fail when a limit is missed.
+    Bench(bench::Arguments),
     /// Run every check that a change must pass, and print one table of verdicts.
     Ci,
     /// Render the Kubernetes manifests and check them against the schema and Muster's rules.
@@ -80,6 +83,7 @@ async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(arguments) => demo::run(&arguments).await,
         Command::Test(arguments) => test::run(&arguments).await,
+        Command::Bench(arguments) => bench::run(&arguments).await,
         Command::Ci => ci::run().await,
         Command::Manifests(arguments) => manifests::run(&arguments),
         Command::Observability(arguments) => observability::run(&arguments).await,

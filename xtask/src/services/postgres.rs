@@ -1,4 +1,5 @@
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
@@ -32,6 +33,9 @@ pub struct PostgresOptions {
     pub shared_buffers: String,
     /// Further settings, each a name and a value, over those that are made here.
     pub settings: Vec<(String, String)>,
+    /// The data directory of a stopped cluster of the same major version, to begin with a copy of it. `None` begins with
+    /// an empty cluster.
+    pub copy_of: Option<PathBuf>,
 }
 
 impl PostgresOptions {
@@ -44,6 +48,7 @@ impl PostgresOptions {
             durable: false,
             shared_buffers: "128MB".to_owned(),
             settings: Vec::new(),
+            copy_of: None,
         }
     }
 }
@@ -82,8 +87,17 @@ impl Postgres {
             tls: options.tls.is_some(),
             server: options.server.clone(),
         };
-        cluster.init()?;
-        cluster.configure(&options)?;
+        match &options.copy_of {
+            None => {
+                cluster.init()?;
+                cluster.configure(&options)?;
+            }
+            Some(original) => {
+                cluster.copy(original)?;
+                cluster.configure(&options)?;
+                cluster.set_password()?;
+            }
+        }
         // The port is free when it is looked for, but somebody else may take it before PostgreSQL does.
         let mut attempts = 0;
         loop {
@@ -120,6 +134,39 @@ impl Postgres {
             said = String::from_utf8_lossy(&output.stderr).into_owned();
         }
         bail!("initdb failed:\n{said}")
+    }
+
+    fn copy(&self, original: &Path) -> Result<()> {
+        let mut copy = Command::new("cp");
+        copy.args(["--archive", "--reflink=auto"]).arg(original).arg(&self.data);
+        let output = copy.stdin(Stdio::null()).output().context("cannot run cp")?;
+        ensure!(
+            output.status.success(),
+            "{} cannot be copied: {}",
+            original.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// Gives the superuser of a copied cluster, which is stopped, the password of this one.
+    fn set_password(&self) -> Result<()> {
+        let mut single = self.command("postgres");
+        single.args(["--single", "-D"]).arg(&self.data).arg("postgres");
+        let mut running = single
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run postgres")?;
+        if let Some(mut input) = running.stdin.take() {
+            writeln!(input, "ALTER USER {USER} PASSWORD '{}'", self.password)
+                .context("cannot set a password")?;
+        }
+        let output = running.wait_with_output().context("cannot wait for postgres")?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success() && !said.contains("ERROR"), "no password could be set:\n{said}");
+        Ok(())
     }
 
     fn configure(&self, options: &PostgresOptions) -> Result<()> {
@@ -208,6 +255,18 @@ impl Postgres {
         );
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Where its data lies.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The process id of its postmaster, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
     }
 
     /// The programs that it runs.

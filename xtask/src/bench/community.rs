@@ -1,0 +1,127 @@
+//! A loaded community with everything that it takes to ask it: its own PostgreSQL, NATS server and worker.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use muster_domain::{CommunityId, GuildId};
+use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
+use muster_storage::Store;
+use uuid::Uuid;
+use xtask::services::{
+    Authority, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, RunDirectory, Services, nats_server,
+    postgres_server,
+};
+use xtask::worker::Configuration;
+
+use super::database::{Database, Planner};
+use super::load::Wanted;
+
+/// How the measured PostgreSQL is set, over what every private cluster has. It syncs to disk at each commit.
+pub(super) const SETTINGS: [(&str, &str); 8] = [
+    ("effective_cache_size", "12GB"),
+    ("random_page_cost", "1.1"),
+    ("max_wal_size", "8GB"),
+    ("checkpoint_timeout", "15min"),
+    ("maintenance_work_mem", "512MB"),
+    ("shared_preload_libraries", "pg_stat_statements"),
+    ("pg_stat_statements.track", "none"),
+    ("log_min_duration_statement", "1000"),
+];
+/// A fifth of the machine's memory: the working set of the largest community.
+pub(super) const SHARED_BUFFERS: &str = "4GB";
+
+/// One community, and who serves it.
+pub(super) struct Community {
+    /// How many members it was loaded with.
+    pub(super) members: u64,
+    /// Its id.
+    pub(super) id: CommunityId,
+    /// Its chat server.
+    pub(super) guild: GuildId,
+    /// A small community beside it: its chat server.
+    pub(super) small_guild: GuildId,
+    /// PostgreSQL and NATS.
+    pub(super) services: Services,
+    /// Where PostgreSQL is.
+    pub(super) database: Database,
+    /// How its worker is configured.
+    pub(super) configuration: Configuration,
+}
+
+impl Community {
+    /// Starts the servers of a community, on a copy of its data.
+    ///
+    /// # Errors
+    /// When the community cannot be loaded or a server not started.
+    pub(super) async fn start(wanted: Wanted, worker: PathBuf) -> Result<Self> {
+        let cluster = wanted.cluster().await?;
+        let directory = RunDirectory::create()?;
+        let authority = Authority::create(directory.path(), "ca")?;
+        let worker_identity = authority.client("worker")?;
+        let client = authority.client("client")?;
+        let mut options = PostgresOptions::new(postgres_server()?, authority.server("postgres")?);
+        options.durable = true;
+        options.shared_buffers = SHARED_BUFFERS.to_owned();
+        options.settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        options.copy_of = Some(cluster);
+        let postgres = Postgres::start(&directory, "postgres", options)?;
+        let mut options = NatsOptions::new(nats_server()?);
+        options.tls = Some(authority.server("nats")?);
+        options.client_ca = Some(authority.certificate_file().to_owned());
+        options.users = vec![NatsUser::new("worker"), NatsUser::new("client")];
+        let nats = Nats::start(&directory, "nats", options)?;
+        let services = Services { nats, postgres, worker: worker_identity, client, authority, directory };
+        let database = Database::of(&services.postgres, &services.authority)?;
+        let configuration = Configuration::new(worker, &services)?
+            // What is measured is the work, not its being refused.
+            .with("MUSTER__LIMITS__COMMUNITY_PER_SECOND", "1000000")
+            .with("MUSTER__LIMITS__COMMUNITY_BURST", "1000000")
+            .with("MUSTER__LOG__FILTER", "warn");
+        let found = database.connect(Planner::Free).await?;
+        let guilds = found
+            .query("SELECT community_id, guild_id FROM communities ORDER BY guild_id LIMIT 2", &[])
+            .await
+            .context("the loaded communities cannot be read")?;
+        let [large, small] = guilds.as_slice() else { anyhow::bail!("a community is missing") };
+        Ok(Self {
+            members: wanted.members,
+            id: CommunityId::new(large.get::<_, Uuid>(0)),
+            guild: GuildId::parse(large.get::<_, String>(1))?,
+            small_guild: GuildId::parse(small.get::<_, String>(1))?,
+            services,
+            database,
+            configuration,
+        })
+    }
+
+    /// A store on its database, with this many connections.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(super) async fn store(&self, connections: usize) -> Result<Store> {
+        Ok(Store::open(self.database.store()?.pool_size(connections)).await?)
+    }
+
+    /// A bare NATS connection over TLS, as a client of the worker has it.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(super) async fn nats(&self) -> Result<async_nats::Client> {
+        let files = TlsFiles {
+            ca: Some(self.services.authority.certificate_file().to_owned()),
+            certificate: Some(self.services.client.certificate_file.clone()),
+            key: Some(self.services.client.key_file.clone()),
+        };
+        let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
+        let user = self.services.nats.user("client")?;
+        async_nats::ConnectOptions::new()
+            .require_tls(true)
+            .tls_client_config(material.client_config().as_ref().clone())
+            .user_and_password(user.name.clone(), user.password.clone())
+            .subscription_capacity(65_536)
+            .connect(self.services.nats.url())
+            .await
+            .context("cannot connect to NATS")
+    }
+}
