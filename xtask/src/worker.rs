@@ -176,6 +176,11 @@ impl Worker {
         Ok(counts)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Asks it for a path by HTTP; answers the status and the body.
     ///
     /// # Errors
