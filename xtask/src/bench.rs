@@ -1,13 +1,18 @@
 //! Measures Muster on communities of up to a million members, and holds it to its limits.
 
 mod baseline;
+mod charts;
 mod community;
 mod counts;
 mod database;
 mod events;
+mod limits;
 mod load;
 mod mix;
 mod processes;
+mod questions;
+mod read;
+mod report;
 
 use std::process::ExitCode;
 
@@ -30,6 +35,9 @@ pub(crate) struct Arguments {
     /// What makes the communities the same every time.
     #[arg(long, default_value_t = 1)]
     seed: u32,
+    /// For how many seconds each question is asked.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
     /// How many events are applied in each row of the events' table.
     #[arg(long, default_value_t = 100_000)]
     events: u64,
@@ -38,6 +46,8 @@ pub(crate) struct Arguments {
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
+    /// Every list and look-up, in four ways.
+    Read,
     /// Events, end to end.
     Events,
 }
@@ -47,17 +57,52 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     if cfg!(debug_assertions) && std::env::var_os("MUSTER_BENCH_UNOPTIMISED").is_none() {
         return cargo::rerun_optimised().await;
     }
-    let worker = std::path::PathBuf::from("target/release/muster-worker");
+    let worker = cargo::build_released_worker().await?;
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let mut communities = Vec::new();
     for members in &arguments.members {
         let wanted = Wanted { members: *members, seed: arguments.seed };
         communities.push(Community::start(wanted, worker.clone()).await?);
     }
-    if wanted(Part::Events) && let Some(largest) = communities.iter().max_by_key(|community| community.members) {
-        println!("== Events, on {} members", largest.members);
-        let measured = events::measure(largest, arguments.events).await?;
-        println!("{}", serde_json::to_string_pretty(&measured)?);
+    println!(
+        "shared_buffers = {}, fsync = on, synchronous_commit = on, {}",
+        community::SHARED_BUFFERS,
+        community::SETTINGS.map(|(name, value)| format!("{name} = {value}")).join(", ")
+    );
+    let mut limits = Vec::new();
+    let mut figures = Vec::new();
+    if wanted(Part::Read) {
+        println!("== Questions");
+        figures = read::measure(&communities, arguments.seconds).await?;
+        println!("{}\n{}", report::reads(&figures), report::rates(&figures));
+        limits.extend(limits::of_reads(&figures));
+        charts::draw(&figures, &directory()?)?;
     }
-    Ok(ExitCode::SUCCESS)
+    let mut applied = None;
+    if wanted(Part::Events) && let Some(largest) = communities.iter().max_by_key(|community| community.members) {
+        println!("== Events, on {} members: {}", largest.members, mix::description());
+        let measured = events::measure(largest, arguments.events).await?;
+        println!("{}", report::events(&measured));
+        limits.extend(limits::of_events(&measured));
+        applied = Some(measured);
+    }
+    println!("{}", report::limits(&limits));
+    let all = serde_json::json!({"reads": figures, "events": applied, "limits": limits});
+    let file = directory()?.join("latest.json");
+    std::fs::write(&file, serde_json::to_vec_pretty(&all)?)?;
+    println!("written to {}", file.display());
+    let missed: Vec<&str> =
+        limits.iter().filter(|limit| !limit.is_kept()).map(|limit| limit.name.as_str()).collect();
+    if missed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("{} of {} limits are missed:\n  {}", missed.len(), limits.len(), missed.join("\n  "));
+    Ok(ExitCode::FAILURE)
+}
+
+/// Where charts and figures go.
+fn directory() -> Result<std::path::PathBuf> {
+    let directory = cargo::root().join("docs/performance");
+    std::fs::create_dir_all(&directory)?;
+    Ok(directory)
 }

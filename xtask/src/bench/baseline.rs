@@ -21,7 +21,7 @@ const BATCH: usize = 500;
 
 const SCORES: &str = "
     INSERT INTO scores AS s (community_id, profile_id, conviction, activity, last_active_at, visible)
-    SELECT $1, p.profile_id, n.conviction, n.activity, $5, true
+    SELECT $1, p.profile_id, n.conviction, n.activity, $5::timestamptz, true
     FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS n (user_id, conviction, activity)
     CROSS JOIN LATERAL (SELECT profile_id FROM profiles WHERE community_id = $1 AND user_id = n.user_id LIMIT 1) AS p
     ON CONFLICT (community_id, profile_id) DO UPDATE SET
@@ -29,7 +29,7 @@ const SCORES: &str = "
         activity = s.activity + excluded.activity, last_active_at = excluded.last_active_at";
 const PROFILES: &str = "
     INSERT INTO profiles AS o (community_id, profile_id, user_id, nick, nick_key, has_left, joined_at, join_known)
-    SELECT $1, coalesce(p.profile_id, gen_random_uuid()), n.user_id, n.nick, lower(n.nick), n.has_left, $5, true
+    SELECT $1, coalesce(p.profile_id, gen_random_uuid()), n.user_id, n.nick, lower(n.nick), n.has_left, $5::timestamptz, true
     FROM unnest($2::text[], $3::text[], $4::boolean[]) AS n (user_id, nick, has_left)
     LEFT JOIN LATERAL (
         SELECT profile_id FROM profiles WHERE community_id = $1 AND user_id = n.user_id LIMIT 1
@@ -39,7 +39,7 @@ const PROFILES: &str = "
         has_left = excluded.has_left";
 const BADGES: &str = "
     INSERT INTO badges AS b (community_id, badge_id, profile_id, kind, awarded_at, revoked_at)
-    SELECT $1, gen_random_uuid(), p.profile_id, n.kind, $5, CASE WHEN n.revoked THEN $5 END
+    SELECT $1, gen_random_uuid(), p.profile_id, n.kind, $5::timestamptz, CASE WHEN n.revoked THEN $5::timestamptz END
     FROM unnest($2::text[], $3::text[], $4::boolean[]) AS n (user_id, kind, revoked)
     CROSS JOIN LATERAL (SELECT profile_id FROM profiles WHERE community_id = $1 AND user_id = n.user_id LIMIT 1) AS p
     ON CONFLICT (community_id, profile_id, kind) WHERE revoked_at IS NULL DO UPDATE SET awarded_at = excluded.awarded_at";

@@ -77,7 +77,7 @@ pub(super) async fn measure(community: &Community, events: u64) -> Result<Events
     admin
         .batch_execute(
             "CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
-             ALTER SYSTEM SET pg_stat_statements.track = 'all'; SELECT pg_reload_conf()",
+             ALTER DATABASE postgres SET pg_stat_statements.track = 'all'",
         )
         .await?;
     let context = jetstream::new(community.nats().await?);

@@ -14,6 +14,11 @@ pub(super) const MIX: [(&str, u64); 7] = [
     ("member.leave", 4),
 ];
 
+/// The mix in words.
+pub(super) fn description() -> String {
+    MIX.map(|(event_type, share)| format!("{event_type} {share} %")).join(", ")
+}
+
 /// How members are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Draw {
