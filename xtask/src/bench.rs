@@ -38,6 +38,9 @@ pub(crate) struct Arguments {
     /// For how many seconds each question is asked.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// A worker that was built before, in place of one built now.
+    #[arg(long)]
+    worker: Option<std::path::PathBuf>,
     /// How many events are applied in each row of the events' table.
     #[arg(long, default_value_t = 100_000)]
     events: u64,
@@ -57,7 +60,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     if cfg!(debug_assertions) && std::env::var_os("MUSTER_BENCH_UNOPTIMISED").is_none() {
         return cargo::rerun_optimised().await;
     }
-    let worker = cargo::build_released_worker().await?;
+    let worker = match &arguments.worker {
+        Some(worker) => worker.clone(),
+        None => cargo::build_released_worker().await?,
+    };
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let mut communities = Vec::new();
     for members in &arguments.members {
