@@ -85,7 +85,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         charts::draw(&figures, &directory()?)?;
     }
     let mut applied = None;
-    if wanted(Part::Events) && let Some(largest) = communities.iter().max_by_key(|community| community.members) {
+    if wanted(Part::Events)
+        && let Some(largest) = communities.iter().max_by_key(|community| community.members)
+    {
         println!("== Events, on {} members: {}", largest.members, mix::description());
         let measured = events::measure(largest, arguments.events).await?;
         println!("{}", report::events(&measured));

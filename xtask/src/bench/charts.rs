@@ -36,7 +36,12 @@ pub(super) fn draw(figures: &[Figure], directory: &Path) -> Result<()> {
         }
     }
     by_depth.retain(|(_, points)| points.len() > 1);
-    chart(&directory.join("size.svg"), "Cost against the community's size", "members, as a power of ten", by_size)?;
+    chart(
+        &directory.join("size.svg"),
+        "Cost against the community's size",
+        "members, as a power of ten",
+        by_size,
+    )?;
     chart(&directory.join("depth.svg"), "Cost against the page's depth", "depth, % of the members", by_depth)
 }
 

@@ -42,7 +42,13 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    pub(super) fn new(what: String, events: u64, took: Duration, worker: Duration, postgres: Duration) -> Self {
+    pub(super) fn new(
+        what: String,
+        events: u64,
+        took: Duration,
+        worker: Duration,
+        postgres: Duration,
+    ) -> Self {
         let number = f64::from(u32::try_from(events).unwrap_or(u32::MAX)).max(1.0);
         let seconds = took.as_secs_f64().max(1e-6);
         Self {
@@ -129,7 +135,9 @@ async fn end_to_end(
     let mix = Mix::new(seed, draw, community.guild.as_str(), community.members, now() - 60_000);
     let take = usize::try_from(events).unwrap_or(usize::MAX);
     let mut sending = stream::iter(mix.take(take))
-        .map(|ready| async { publish(context, ready).await?.await.context("the stream did not take an event") })
+        .map(|ready| async {
+            publish(context, ready).await?.await.context("the stream did not take an event")
+        })
         .buffered(PUBLISHED_AT_ONCE);
     let mut last = 0;
     while let Some(taken) = sending.next().await {
@@ -196,7 +204,9 @@ async fn flood(community: &Community, context: &jetstream::Context, flooded: &mu
     let flooding = async {
         let made = std::iter::from_fn(|| if begun.elapsed() < FLOOD { mix.next() } else { None });
         let mut sending = stream::iter(made)
-            .map(|ready| async { publish(context, ready).await?.await.context("the stream did not take an event") })
+            .map(|ready| async {
+                publish(context, ready).await?.await.context("the stream did not take an event")
+            })
             .buffered(PUBLISHED_AT_ONCE);
         let mut sent = 0_u64;
         while let Some(taken) = sending.next().await {
@@ -220,10 +230,8 @@ async fn flood(community: &Community, context: &jetstream::Context, flooded: &mu
                 "guild_id": community.small_guild, "channel_id": null, "user_id": beside,
                 "data": {"conviction": 1_000_000_000 + i64::try_from(number).unwrap_or(0)},
             });
-            let ready = Ready {
-                subject: "events.score.set".to_owned(),
-                payload: envelope.to_string().into_bytes(),
-            };
+            let ready =
+                Ready { subject: "events.score.set".to_owned(), payload: envelope.to_string().into_bytes() };
             if let Ok(mut published) = published.lock() {
                 published.push(Instant::now());
             }
@@ -283,7 +291,9 @@ async fn slowest(admin: &Client) -> Result<()> {
              rows, shared_blks_hit + shared_blks_read, shared_blks_read, CASE WHEN toplevel THEN '' ELSE '  ' END,
              left(regexp_replace(query, '\\s+', ' ', 'g'), 110))
          FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 24";
-    println!("  statements by time (those within functions and triggers indented, and counted in what called them):");
+    println!(
+        "  statements by time (those within functions and triggers indented, and counted in what called them):"
+    );
     for row in admin.query(sql, &[]).await? {
         println!("  {}", row.get::<_, String>(0));
     }

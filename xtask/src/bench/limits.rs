@@ -83,14 +83,26 @@ pub(super) fn of_reads(figures: &[Figure]) -> Vec<Limit> {
         }
         let deep = median(largest, true, Way::Storage);
         if !deep.is_nan() {
-            limits.push(Limit::at_most(format!("{name}: nine tenths deep / first page"), deep / storage, 1.3));
+            limits.push(Limit::at_most(
+                format!("{name}: nine tenths deep / first page"),
+                deep / storage,
+                1.3,
+            ));
         }
         match kind {
             Kind::LookUp | Kind::Counts => {
-                limits.push(Limit::at_most(format!("{name}: storage / look-up by primary key"), storage / look_up, 2.0));
+                limits.push(Limit::at_most(
+                    format!("{name}: storage / look-up by primary key"),
+                    storage / look_up,
+                    2.0,
+                ));
             }
             Kind::Search => {
-                limits.push(Limit::at_most(format!("{name}: storage / look-up by primary key"), storage / look_up, 3.0));
+                limits.push(Limit::at_most(
+                    format!("{name}: storage / look-up by primary key"),
+                    storage / look_up,
+                    3.0,
+                ));
             }
             Kind::List => {}
         }

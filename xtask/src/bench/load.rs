@@ -57,9 +57,9 @@ const NAMES: [&str; 20] = [
     "Dr. Yueh",
 ];
 const SYLLABLES: [&str; 48] = [
-    "al", "ar", "ba", "cha", "da", "do", "dun", "el", "fa", "fre", "ga", "gur", "ha", "hel", "id", "il", "ir", "ja",
-    "jes", "ka", "kyn", "la", "le", "li", "ma", "mo", "mu", "na", "ne", "oth", "pa", "qu", "ra", "rab", "sha", "sie",
-    "sti", "ta", "thu", "tu", "ul", "ur", "va", "ve", "wel", "xa", "yu", "za",
+    "al", "ar", "ba", "cha", "da", "do", "dun", "el", "fa", "fre", "ga", "gur", "ha", "hel", "id", "il",
+    "ir", "ja", "jes", "ka", "kyn", "la", "le", "li", "ma", "mo", "mu", "na", "ne", "oth", "pa", "qu", "ra",
+    "rab", "sha", "sie", "sti", "ta", "thu", "tu", "ul", "ur", "va", "ve", "wel", "xa", "yu", "za",
 ];
 
 /// While it is loaded, nothing of it needs to survive a crash.
@@ -145,7 +145,8 @@ impl Wanted {
     /// The steps' SQL with this community's values.
     fn filled_in(self, sql: &str) -> Result<String> {
         let list = |texts: &mut dyn Iterator<Item = String>| {
-            let quoted: Vec<String> = texts.map(|text| format!("E'{}'", text.replace('\\', "\\\\"))).collect();
+            let quoted: Vec<String> =
+                texts.map(|text| format!("E'{}'", text.replace('\\', "\\\\"))).collect();
             format!("(ARRAY[{}]::text[])", quoted.join(", "))
         };
         let nyms = NAMES.iter().map(|name| Nym::parse(name)).collect::<Result<Vec<_>, _>>()?;
@@ -260,7 +261,9 @@ impl Loader {
             let queue = Mutex::new(of_stage);
             let lanes = self.clients.iter().map(|client| async {
                 loop {
-                    let Some(step) = queue.lock().await.pop_front() else { return Ok::<_, anyhow::Error>(()) };
+                    let Some(step) = queue.lock().await.pop_front() else {
+                        return Ok::<_, anyhow::Error>(());
+                    };
                     self.bar.set_message(step.name.clone());
                     let started = Instant::now();
                     run_step(client, &step).await.with_context(|| format!("loading {}", step.name))?;
@@ -354,8 +357,14 @@ mod tests {
     fn every_value_is_filled_in() {
         let sql = Wanted { members: 7, seed: 1 }.filled_in(STEPS).unwrap();
         let word = |at: usize| sql[..at].ends_with(':') || !sql[at + 1..].starts_with(char::is_alphabetic);
-        let left: Vec<usize> =
-            sql.match_indices(':').map(|(at, _)| at).filter(|&at| !word(at) && !sql[at..].starts_with("::")).collect();
-        assert!(left.iter().all(|&at| sql[..at].lines().last().unwrap_or_default().starts_with("--")), "{left:?}");
+        let left: Vec<usize> = sql
+            .match_indices(':')
+            .map(|(at, _)| at)
+            .filter(|&at| !word(at) && !sql[at..].starts_with("::"))
+            .collect();
+        assert!(
+            left.iter().all(|&at| sql[..at].lines().last().unwrap_or_default().starts_with("--")),
+            "{left:?}"
+        );
     }
 }

@@ -110,7 +110,16 @@ enum Directory {
 }
 
 const fn lists() -> [fn() -> List; 8] {
-    [ranked, ranked_thousand, active, leaderboard, directory_nym, directory_tier, directory_tenure, directory_badges]
+    [
+        ranked,
+        ranked_thousand,
+        active,
+        leaderboard,
+        directory_nym,
+        directory_tier,
+        directory_tenure,
+        directory_badges,
+    ]
 }
 
 fn ranked() -> List {
@@ -316,7 +325,11 @@ fn page(list: &List, id: CommunityId, depth: u64, behind: Option<(Cursor, String
         depth,
         bare,
         fields: list.fields,
-        asks: vec![Ask { body: serde_json::to_vec(&body)?, values: vec![Box::new(id.get())], plain: Some(plain) }],
+        asks: vec![Ask {
+            body: serde_json::to_vec(&body)?,
+            values: vec![Box::new(id.get())],
+            plain: Some(plain),
+        }],
     })
 }
 

@@ -31,6 +31,7 @@ pub(super) fn reads(figures: &[Figure]) -> Table {
         };
         let median = |way| of(way).map_or(f64::NAN, |f| f.median_us);
         let p99 = |way| of(way).map_or(f64::NAN, |f| f.p99_us);
+        let tenth = |way| of(way).map_or(f64::NAN, |f| f.tenth_us);
         let (storage, whole, echo) = (median(Way::Storage), median(Way::Whole), median(Way::Echo));
         [
             bare.question.to_owned(),
@@ -43,6 +44,9 @@ pub(super) fn reads(figures: &[Figure]) -> Table {
             format!("{echo:.0}"),
             format!("{:.2}", storage / bare.median_us),
             format!("{:.2}", whole / (storage + echo)),
+            format!("{:.0} / {:.0} / {:.0}", bare.tenth_us, tenth(Way::Storage), tenth(Way::Whole)),
+            format!("{:.2}", tenth(Way::Storage) / bare.tenth_us),
+            format!("{:.2}", tenth(Way::Whole) / (tenth(Way::Storage) + tenth(Way::Echo))),
             format!("{:.0} / {:.0} / {:.0}", bare.p99_us, p99(Way::Storage), p99(Way::Whole)),
             bare.calls.to_string(),
         ]
@@ -57,6 +61,9 @@ pub(super) fn reads(figures: &[Figure]) -> Table {
             "storage",
             "whole",
             "echo",
+            "storage/bare",
+            "whole/(st.+echo)",
+            "least disturbed tenth: bare / storage / whole",
             "storage/bare",
             "whole/(st.+echo)",
             "p99 bare / storage / whole",
