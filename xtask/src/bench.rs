@@ -8,6 +8,7 @@ mod database;
 mod events;
 mod limits;
 mod load;
+mod memory;
 mod mix;
 mod processes;
 mod questions;
@@ -38,6 +39,9 @@ pub(crate) struct Arguments {
     /// For how many seconds each question is asked.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// For how many seconds the worker's memory is watched under load.
+    #[arg(long, default_value_t = 600)]
+    memory_seconds: u64,
     /// A worker that was built before, in place of one built now.
     #[arg(long)]
     worker: Option<std::path::PathBuf>,
@@ -51,6 +55,8 @@ pub(crate) struct Arguments {
 enum Part {
     /// Every list and look-up, in four ways.
     Read,
+    /// The worker's memory, for `--memory-seconds`.
+    Memory,
     /// Events, end to end.
     Events,
 }
@@ -84,9 +90,20 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         limits.extend(limits::of_reads(&figures));
         charts::draw(&figures, &directory()?)?;
     }
+    let largest = communities.iter().max_by_key(|community| community.members);
+    let mut held = None;
+    if wanted(Part::Memory)
+        && let Some(largest) = largest
+    {
+        println!("== Memory, on {} members", largest.members);
+        let measured = memory::measure(largest, arguments.memory_seconds).await?;
+        println!("{}", serde_json::to_string_pretty(&measured)?);
+        limits.extend(measured.limits());
+        held = Some(measured);
+    }
     let mut applied = None;
     if wanted(Part::Events)
-        && let Some(largest) = communities.iter().max_by_key(|community| community.members)
+        && let Some(largest) = largest
     {
         println!("== Events, on {} members: {}", largest.members, mix::description());
         let measured = events::measure(largest, arguments.events).await?;
@@ -95,7 +112,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         applied = Some(measured);
     }
     println!("{}", report::limits(&limits));
-    let all = serde_json::json!({"reads": figures, "events": applied, "limits": limits});
+    let all = serde_json::json!({"reads": figures, "memory": held, "events": applied, "limits": limits});
     let file = directory()?.join("latest.json");
     std::fs::write(&file, serde_json::to_vec_pretty(&all)?)?;
     println!("written to {}", file.display());
