@@ -52,7 +52,7 @@ fn chart(path: &Path, title: &str, across: &str, lines: Vec<Line>) -> Result<()>
     let right = points().map(|(x, _)| *x).fold(f64::NEG_INFINITY, f64::max);
     let top = points().map(|(_, y)| *y).fold(1.0, f64::max) * 1.3;
     let bottom = points().map(|(_, y)| *y).fold(f64::INFINITY, f64::min).max(1.0) * 0.7;
-    if !(left < right) {
+    if left >= right {
         return Ok(());
     }
     let area = SVGBackend::new(path, (1000, 620)).into_drawing_area();

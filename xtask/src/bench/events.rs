@@ -212,7 +212,7 @@ async fn flood(community: &Community, context: &jetstream::Context, flooded: &mu
         while let Some(taken) = sending.next().await {
             taken?;
             sent += 1;
-            if sent % 64 == 0 {
+            if sent.is_multiple_of(64) {
                 tokio::task::yield_now().await;
             }
         }

@@ -31,6 +31,10 @@ pub(super) enum Kind {
 /// A value of a bare statement.
 pub(super) type Bound = Box<dyn ToSql + Sync + Send>;
 
+fn bound(community: Bound, member: Bound) -> Vec<Bound> {
+    vec![community, member]
+}
+
 /// A question with its values.
 pub(super) struct Ask {
     /// The request's body.
@@ -483,7 +487,7 @@ async fn of_members(client: &Client, id: CommunityId) -> Result<Vec<Question>> {
             };
             Ok(Ask {
                 body: serde_json::to_vec(&json!({ field: given }))?,
-                values: vec![Box::new(id.get()) as Bound, value(row)?],
+                values: bound(Box::new(id.get()), value(row)?),
                 plain: (number < CONFIRMED).then(|| {
                     format!(
                         "SELECT m.profile_id || '|' || {ranks} || '|' || {badge_ranks} FROM scores AS m \
@@ -511,7 +515,7 @@ async fn of_members(client: &Client, id: CommunityId) -> Result<Vec<Question>> {
             let profile: Uuid = row.try_get(0)?;
             Ok(Ask {
                 body: serde_json::to_vec(&json!({"profile_id": profile}))?,
-                values: vec![Box::new(id.get()) as Bound, Box::new(profile)],
+                values: bound(Box::new(id.get()), Box::new(profile)),
                 plain: (number < CONFIRMED).then(|| plain(profile)),
             })
         });
