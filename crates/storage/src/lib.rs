@@ -21,6 +21,7 @@ mod statement;
 mod stats;
 mod store;
 mod tier;
+mod verify;
 
 pub use apply::{Applied, MAX_BATCH};
 pub use community::Community;
@@ -30,3 +31,4 @@ pub use error::{Cause, Error, Missing};
 pub use migration::{check as migrations_check, migrate, revert as migration_revert};
 pub use profile::Export;
 pub use store::{FoundCommunity, ObserveQuery, PoolStatus, QueryFailure, QueryObservation, Store};
+pub use verify::{Compared, Drift, MAX_NAMED, Verification};

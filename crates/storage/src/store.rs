@@ -278,11 +278,24 @@ impl Store {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
+        self.write_within(query, self.0.config.write_timeout(), work).await
+    }
+
+    /// The same with a deadline of its own.
+    pub(crate) async fn write_within<T, F>(
+        &self,
+        query: &'static str,
+        deadline: Duration,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
         let store = self.clone();
         let writing = async move {
             let mut connection = store.acquire(query).await?;
             let started = Instant::now();
-            let deadline = store.0.config.write_timeout();
             let result = match tokio::time::timeout(deadline, transaction(&mut connection, work)).await {
                 Ok(result) => result,
                 Err(elapsed) => Err(Error::Unavailable(elapsed.into())),

@@ -40,13 +40,17 @@ pub(crate) enum Failure {
     Refused,
     #[error("not everything would work: see the report")]
     Check,
+    #[error("{0} kept values drifted: repair them with `muster-worker verify --repair`")]
+    Drifted(u64),
 }
 
 impl Failure {
-    /// The process's exit code: 64 (EX_USAGE of sysexits.h) for a wrong configuration, else 1.
+    /// The process's exit code: 64 (EX_USAGE of sysexits.h) for a wrong configuration, 3 for counts that drifted,
+    /// else 1.
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::Settings(_) => 64,
+            Self::Drifted(_) => 3,
             _ => 1,
         }
     }

@@ -17,6 +17,7 @@ mod serve;
 mod session;
 mod settings;
 mod traces;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +57,9 @@ enum Command {
         #[command(subcommand)]
         action: deadletters::Action,
     },
+    /// Compares every kept count with what plain counting comes to, while the workers go on; exit code 3 when something
+    /// drifted and was not repaired.
+    Verify(verify::Arguments),
     /// Prints every key of the configuration with its default.
     Defaults,
     /// Prints the pseudonyms under which persons stand in the log, each beside its id.
@@ -141,6 +145,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::Verify(arguments) => verify::run(&settings, arguments).await,
         Command::Health => Ok(health::ask(settings.http).await?),
         Command::Check | Command::Defaults | Command::Metrics { .. } | Command::Ask(_) => Ok(()),
     }

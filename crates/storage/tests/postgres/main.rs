@@ -13,3 +13,4 @@ mod search;
 mod standing;
 mod support;
 mod tiers;
+mod verify;

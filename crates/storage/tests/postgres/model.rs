@@ -5,7 +5,7 @@ use std::sync::Arc;
 use muster_domain::{Event, GuildId, ProfileId, TierPolicy, Wallet};
 use muster_storage::{Community, Error, Missing, Store};
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestError, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -48,8 +48,16 @@ fn arrivals(events: std::ops::Range<usize>) -> impl Strategy<Value = Arrivals> {
     })
 }
 
+/// The seed is printed; `PROPTEST_RNG_SEED` repeats it. `MUSTER_TEST_CASES` asks for more cases than every run tries.
 fn runner(cases: u32) -> TestRunner {
-    TestRunner::new(Config { cases, max_shrink_iters: 300, failure_persistence: None, ..Config::default() })
+    let given = Config::default();
+    let rng_seed = match given.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(Uuid::new_v4().as_u64_pair().0),
+        fixed => fixed,
+    };
+    let cases = std::env::var("MUSTER_TEST_CASES").map_or(cases, |cases| cases.parse().unwrap());
+    println!("PROPTEST_RNG_SEED={rng_seed}, {cases} cases");
+    TestRunner::new(Config { cases, rng_seed, max_shrink_iters: 300, failure_persistence: None, ..given })
 }
 
 /// Runs a property whose cases share a runtime and a database, which is emptied for each.
@@ -223,47 +231,87 @@ async fn call(client: &Client, community: &Community, number: u8, call: Call) {
         .unwrap();
     let Some(row) = row else { return };
     let id = ProfileId::new(row.get(0));
+    let gone = |error: Error| {
+        // Another may have erased them since.
+        assert!(matches!(error, Error::NotFound(Missing::Profile)), "{error:?}");
+    };
     match call {
-        Call::Hide => assert_eq!(community.profile_hide(id).await.unwrap().profile_id, id),
-        Call::Show => assert_eq!(community.profile_show(id).await.unwrap().profile_id, id),
+        Call::Hide => {
+            community.profile_hide(id).await.map_or_else(gone, |hidden| assert_eq!(hidden.profile_id, id))
+        }
+        Call::Show => {
+            community.profile_show(id).await.map_or_else(gone, |shown| assert_eq!(shown.profile_id, id))
+        }
         Call::Award(name) => {
-            let award = community.badge_award(id, kind(name), None, None).await.unwrap();
-            assert!(award.badge.revoked_at.is_none() && award.badge.kind == kind(name));
+            community.badge_award(id, kind(name), None, None).await.map_or_else(gone, |award| {
+                assert!(award.badge.revoked_at.is_none() && award.badge.kind == kind(name));
+            });
         }
         Call::Revoke(name) => match community.badge_revoke(id, kind(name), None, None).await {
             Ok(badge) => assert!(badge.revoked_at.is_some()),
-            Err(error) => assert!(matches!(error, Error::NotFound(Missing::Badge)), "{error:?}"),
+            Err(Error::NotFound(Missing::Badge)) => {}
+            Err(error) => gone(error),
         },
         Call::Link(wallet) => {
             let wallet = wallet.map(|number| Wallet::parse(format!("w{number}")).unwrap());
             match community.profile_link_wallet(id, wallet.clone()).await {
                 Ok(profile) => assert_eq!(profile.wallet, wallet),
-                Err(error) => assert!(matches!(error, Error::WalletTaken), "{error:?}"),
+                Err(Error::WalletTaken) => {}
+                Err(error) => gone(error),
             }
         }
-        Call::Erase => community.profile_erase(id).await.unwrap(),
+        Call::Erase => community.profile_erase(id).await.unwrap_or_else(gone),
         Call::Replace(policy) => community.tier_policy_replace(&policy).await.unwrap(),
     }
 }
 
+/// What one connection does in one go.
+enum Step {
+    Apply(Vec<Event>),
+    Call(usize, u8, Call),
+}
+
+/// Batches and calls in one queue, from which as many callers as `CALLERS` take at once, through two pools of connections.
 #[test]
 fn every_count_stays_right_while_operators_interfere() {
-    run(12, &(arrivals(1..200), calls()), |runtime, setting, (arrivals, calls)| {
+    const CALLERS: usize = 4;
+    run(16, &(arrivals(1..250), calls()), |runtime, setting, (arrivals, calls)| {
         runtime.block_on(async {
             let guilds = fresh_guilds();
-            let mut batches = arrivals.batches(&guilds);
-            let later = batches.split_off(batches.len() / 2);
-            deliver(&setting.stores, batches).await;
-            let operate = async {
-                for (number, member, what) in calls {
-                    if setting.stores[1].community_find(&guilds[number]).await.is_ok() {
-                        let community = view(&setting.stores[1], &guilds[number]).await;
-                        call(&setting.client, &community, member, what).await;
+            let batches = arrivals.batches(&guilds);
+            // The calls are spread over the batches evenly.
+            let (every, mut calls) = (calls.len().div_ceil(batches.len()), calls.into_iter());
+            let mut steps = Vec::new();
+            for batch in batches {
+                steps.push(Step::Apply(batch));
+                steps.extend(
+                    calls.by_ref().take(every).map(|(guild, member, call)| Step::Call(guild, member, call)),
+                );
+            }
+            let queue = std::sync::Mutex::new(steps.into_iter());
+            let take = |store: &Store| {
+                let (store, queue, guilds) = (store.clone(), &queue, &guilds);
+                async move {
+                    loop {
+                        let Some(step) = queue.lock().unwrap().next() else { return };
+                        match step {
+                            Step::Apply(batch) => {
+                                store.events_apply(batch).await.unwrap();
+                            }
+                            Step::Call(number, member, what) => {
+                                if store.community_find(&guilds[number]).await.is_ok() {
+                                    let community = view(&store, &guilds[number]).await;
+                                    call(&setting.client, &community, member, what).await;
+                                }
+                            }
+                        }
                     }
                 }
             };
-            tokio::join!(operate, deliver(&setting.stores, later));
+            futures_util::future::join_all((0..CALLERS).map(|caller| take(&setting.stores[caller % 2])))
+                .await;
             consistency::check(&setting.client).await;
+            crate::verify::all_exact(&setting.stores[0]).await;
             Ok(())
         })
     });

@@ -17,7 +17,7 @@ struct Setting {
     store: Store,
     client: Client,
     guild: GuildId,
-    _database: Database,
+    database: Database,
 }
 
 impl Setting {
@@ -28,7 +28,7 @@ impl Setting {
             store: database.store().await,
             client: database.client().await,
             guild: guild("tiers"),
-            _database: database,
+            database,
         };
         let founded = Event {
             id: EventId::new(Uuid::new_v4()),
@@ -182,4 +182,66 @@ async fn a_replaced_policy_gives_everyone_their_tier_of_it() {
     assert_eq!(stats.tiers.len(), 5);
     setting.view().await.tier_policy_replace(&policy(&[10, 600], &[5, 1000])).await.unwrap();
     assert_eq!(setting.changes(recorded).await.len(), 0, "the same policy again moves nobody");
+}
+
+#[tokio::test]
+async fn equals_share_the_edge_and_one_who_is_erased_makes_room() {
+    let setting = Setting::new(&policy(&[0], &[2, 4])).await;
+    // r0: 90, 80, 80, for the second place is shared; r1 reaches to the fourth, 70, also shared.
+    let community = setting.members([90, 80, 80, 70, 70, 60, 60]).await;
+    let seen = setting.changes(0).await.len();
+    let erased = profile(&setting.client, &community, &user(1)).await;
+    community.profile_erase(erased).await.unwrap();
+    assert!(setting.changes(seen).await.is_empty(), "the tie still holds the edges");
+    community.profile_erase(profile(&setting.client, &community, &user(2)).await).await.unwrap();
+    let mut moved = setting.changes(seen).await;
+    moved.sort();
+    // The second place is now that of 70, and the fourth that of 60.
+    assert_eq!(moved, ["u3 r1 r0 up", "u4 r1 r0 up", "u5 s0 r1 up", "u6 s0 r1 up"]);
+    // A new one at the edge joins the tie and moves nobody.
+    setting.apply(vec![scored(&setting.guild, &user(9), START + 5, 70)]).await;
+    assert_eq!(setting.changes(seen + 4).await, ["u5 r1 s0 down", "u6 r1 s0 down"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_looks_while_two_workers_write_sees_ranks_tiers_and_moves_agree() {
+    let setting = Setting::new(&policy(&[0, 50], &[3, 7])).await;
+    setting.members((0..40).map(|number| number * 3)).await;
+    let other = setting.database.store().await;
+    let write = |store: Store, first: i64| {
+        let guild = setting.guild.clone();
+        async move {
+            for step in 0..60_i64 {
+                let number = (step * 7 + first) % 40;
+                let who = user(number);
+                let at = START + 100 + step * 2 + first;
+                let event = match step % 6 {
+                    4 => member(&guild, &who, at, MemberEffect::Leave),
+                    5 => joined(&guild, &user((number + 33) % 40), at, "x"),
+                    _ => scored(&guild, &who, at, (step * 37 + first * 11) % 120),
+                };
+                apply(&store, &guild, vec![event]).await;
+            }
+        }
+    };
+    let reader = setting.database.client().await;
+    let written = std::sync::atomic::AtomicBool::new(false);
+    let writing = async {
+        tokio::join!(write(setting.store.clone(), 0), write(other, 1));
+        written.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    let looking = async {
+        let mut looks = 0;
+        while !written.load(std::sync::atomic::Ordering::Relaxed) {
+            reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.unwrap();
+            consistency::check(&reader).await;
+            reader.batch_execute("COMMIT").await.unwrap();
+            looks += 1;
+        }
+        looks
+    };
+    let ((), looks) = tokio::join!(writing, looking);
+    assert!(looks > 1, "nobody looked in between");
+    // A move that was recorded twice, or not, would break the chain of that member's changes.
+    assert!(!setting.changes(0).await.is_empty());
 }

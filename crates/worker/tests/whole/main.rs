@@ -13,3 +13,4 @@ mod rotation;
 mod setting;
 mod traces;
 mod transport;
+mod verify;

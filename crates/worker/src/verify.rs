@@ -1,0 +1,78 @@
+//! Compares what is kept counted with plain counting, community by community, and reports it.
+
+use clap::Args;
+use muster_domain::{CommunityId, PageLimit};
+use muster_storage::{Compared, Drift, Store, Verification};
+
+use crate::connect::configure;
+use crate::failure::Failure;
+use crate::settings::Settings;
+
+#[derive(Clone, Copy, Args)]
+pub(crate) struct Arguments {
+    /// The community to verify.
+    #[arg(long, required_unless_present = "all", conflicts_with = "all")]
+    community: Option<CommunityId>,
+    /// Verifies every community, one after the other.
+    #[arg(long)]
+    all: bool,
+    /// Puts right what drifted, while events go on.
+    #[arg(long)]
+    repair: bool,
+    /// Prints a line of JSON for each community.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints a report of each community; an error when something drifted that was not repaired.
+pub(crate) async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failure> {
+    let store = Store::open(configure(settings)?.database).await?;
+    let mut drifted = 0_u64;
+    if let Some(community) = arguments.community {
+        drifted = verify(&store, community, arguments).await?;
+    } else {
+        let mut after = None;
+        loop {
+            let communities = store.community_ids(PageLimit::MAX, after).await?;
+            let Some(last) = communities.last() else { break };
+            after = Some(*last);
+            for community in communities {
+                drifted = drifted.saturating_add(verify(&store, community, arguments).await?);
+            }
+        }
+    }
+    if drifted == 0 { Ok(()) } else { Err(Failure::Drifted(drifted)) }
+}
+
+/// Answers how many values still differ.
+#[expect(clippy::print_stdout, reason = "the report is this command's output")]
+async fn verify(store: &Store, community: CommunityId, arguments: Arguments) -> Result<u64, Failure> {
+    let found = store.community(community).await?.verify(arguments.repair).await?;
+    if arguments.json {
+        println!("{}", serde_json::to_string(&found).map_err(std::io::Error::from)?);
+    } else {
+        report(&found);
+    }
+    Ok(found.compared.iter().map(|compared| compared.drifted.saturating_sub(compared.repaired)).sum())
+}
+
+#[expect(clippy::print_stdout, reason = "the report is this command's output")]
+fn report(found: &Verification) {
+    println!("community {}", found.community_id);
+    for Compared { what, rows, drifted, repaired } in &found.compared {
+        let verdict = match (drifted, repaired) {
+            (0, _) => "ok".to_owned(),
+            (drifted, 0) => format!("DRIFTED  {drifted}"),
+            (_, repaired) => format!("repaired {repaired}"),
+        };
+        println!("  {what:<34} {rows:>10} compared  {verdict}");
+    }
+    for Drift { what, key, kept, counted } in &found.drifted {
+        let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
+        println!("  {what} [{key}]: kept {}, counted {}", shown(kept), shown(counted));
+    }
+    let named = u64::try_from(found.drifted.len()).unwrap_or(u64::MAX);
+    if found.drifted() > named {
+        println!("  and {} more", found.drifted().saturating_sub(named));
+    }
+}
