@@ -32,7 +32,8 @@ pub(crate) async fn tests(for_cargo: &[String]) -> Result<i32> {
         services.nats.server().version,
         services.nats.port(),
     );
-    let mut command = cargo::command(cargo::program(), &["test", "--workspace", "--locked"]);
+    let mut command =
+        cargo::command(cargo::program(), &["test", "--workspace", "--locked", "--no-fail-fast"]);
     command.args(for_cargo).envs(variables(&services, &worker)?);
     if std::io::stdout().is_terminal() {
         command.env("CARGO_TERM_COLOR", "always");

@@ -356,7 +356,7 @@ mod tests {
     #[test]
     fn every_value_is_filled_in() {
         let sql = Wanted { members: 7, seed: 1 }.filled_in(STEPS).unwrap();
-        let left = regex::Regex::new("[^:]:[a-z]").unwrap();
+        let left = regex::Regex::new(r"[^:\[]:[a-z]").unwrap();
         let lines = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
         assert_eq!(lines.filter(|line| left.is_match(line)).collect::<Vec<_>>(), Vec::<&str>::new());
     }

@@ -183,7 +183,7 @@ async fn an_expired_server_is_refused_and_the_log_and_the_metrics_say_why() -> R
     let mut setting = Setting::new().await?;
     let worker = setting.serve()?;
     let refused = |place: &str| {
-        metric(&worker, &format!("muster_tls_handshakes{{place=\"{place}\",verdict=\"refused\"}} "))
+        metric(&worker, &format!("muster_tls_handshakes_total{{place=\"{place}\",verdict=\"refused\"}} "))
     };
     let logged = || fs::read_to_string(worker.log()).unwrap_or_default();
 
@@ -231,7 +231,7 @@ async fn a_server_that_comes_back_without_tls_is_waited_out() -> Result<()> {
     let mut setting = Setting::new().await?;
     let mut worker = setting
         .configuration
-        .with("MUSTER__NATS__GIVE_UP_AFTER_MS", "5000")
+        .with("MUSTER__NATS__GIVE_UP_AFTER_MS", "15000")
         .with("MUSTER__SHUTDOWN__DEADLINE_MS", "2000")
         .serve(&setting.services)?;
     setting.services.nats.kill()?;
