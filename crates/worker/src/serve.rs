@@ -144,6 +144,7 @@ impl Watch {
         let mut look = interval(LOOK);
         let mut lag = interval(LAG);
         let mut prune = interval(PRUNE);
+        let mut reporting = JoinSet::new();
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         lag.set_missed_tick_behavior(MissedTickBehavior::Delay);
         prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -184,7 +185,13 @@ impl Watch {
                     },
                     Err(defect) => tracing::error!(error = %defect, "a rotation broke off"),
                 },
-                _ = lag.tick() => report_lag(&session.consumer, &session.dead_letters).await,
+                _ = lag.tick() => {
+                    // Apart, for a broker that is away lets it wait for long, and readiness must not.
+                    while reporting.try_join_next().is_some() {}
+                    if reporting.is_empty() {
+                        reporting.spawn(report_lag(session.consumer.clone(), session.dead_letters.clone()));
+                    }
+                }
                 _ = prune.tick() => {
                     tokio::spawn(prune_applied(session.store.clone(), self.settings.events.remember));
                 }
@@ -259,7 +266,7 @@ impl Watch {
     }
 }
 
-async fn report_lag(consumer: &Consumer, dead_letters: &DeadLetters) {
+async fn report_lag(consumer: Consumer, dead_letters: DeadLetters) {
     match consumer.lag().await {
         Ok(lag) => metrics::lag(&lag),
         // That the stream is gone is found by the reading itself, which ends by it.

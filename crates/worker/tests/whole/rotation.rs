@@ -22,7 +22,10 @@ fn serial(pem: &[u8]) -> Result<String> {
     Ok(Certificate::parse(chain.first().context("no certificate")?)?.serial)
 }
 
-/// Requests and events without a pause. [`Load::end`] fails when one of them did.
+/// Between two requests, and between two events: it is a rotation that is looked at here, not a machine without a free moment.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+
+/// Requests and events all the while. [`Load::end`] fails when one of them did.
 struct Load {
     community: CommunityClient,
     stop: Arc<AtomicBool>,
@@ -43,6 +46,7 @@ impl Load {
                 while !stop.load(Ordering::SeqCst) {
                     community.stats().await?;
                     answered.fetch_add(1, Ordering::SeqCst);
+                    sleep(PAUSE).await;
                 }
                 anyhow::Ok(())
             }
@@ -54,6 +58,7 @@ impl Load {
                 while !stop.load(Ordering::SeqCst) {
                     publisher.publish(&guild.join(&published.to_string())).await?;
                     published += 1;
+                    sleep(PAUSE).await;
                 }
                 anyhow::Ok(published)
             }
