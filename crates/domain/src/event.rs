@@ -61,6 +61,77 @@ pub struct Event {
     pub effect: Effect,
 }
 
+/// What kind of change an event is, named as on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EventType {
+    /// A community is there.
+    GuildJoin,
+    /// A community is named anew.
+    GuildUpdate,
+    /// A community is no longer active.
+    GuildLeave,
+    /// A member is there.
+    MemberJoin,
+    /// A member's nickname or roles are others.
+    MemberUpdate,
+    /// A member is gone.
+    MemberLeave,
+    /// A member's scores are set.
+    ScoreSet,
+    /// A member was active.
+    ActivityAdd,
+    /// A member gets a badge.
+    BadgeAward,
+    /// A member loses a badge.
+    BadgeRevoke,
+}
+
+impl EventType {
+    /// Each of them.
+    pub const ALL: [Self; 10] = [
+        Self::GuildJoin,
+        Self::GuildUpdate,
+        Self::GuildLeave,
+        Self::MemberJoin,
+        Self::MemberUpdate,
+        Self::MemberLeave,
+        Self::ScoreSet,
+        Self::ActivityAdd,
+        Self::BadgeAward,
+        Self::BadgeRevoke,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::GuildJoin => "guild.join",
+            Self::GuildUpdate => "guild.update",
+            Self::GuildLeave => "guild.leave",
+            Self::MemberJoin => "member.join",
+            Self::MemberUpdate => "member.update",
+            Self::MemberLeave => "member.leave",
+            Self::ScoreSet => "score.set",
+            Self::ActivityAdd => "activity.add",
+            Self::BadgeAward => "badge.award",
+            Self::BadgeRevoke => "badge.revoke",
+        }
+    }
+
+    /// The type of this name, if there is one.
+    ///
+    /// ```
+    /// use muster_domain::EventType;
+    ///
+    /// assert_eq!(EventType::of("score.set"), Some(EventType::ScoreSet));
+    /// assert_eq!(EventType::of("score.reset"), None);
+    /// ```
+    #[must_use]
+    pub fn of(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|event_type| event_type.as_str() == name)
+    }
+}
+
 /// What an event changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
@@ -73,6 +144,27 @@ pub enum Effect {
         /// What.
         effect: MemberEffect,
     },
+}
+
+impl Effect {
+    /// What kind of change it is.
+    #[must_use]
+    pub const fn event_type(&self) -> EventType {
+        match self {
+            Self::Guild(GuildEffect::Join { .. }) => EventType::GuildJoin,
+            Self::Guild(GuildEffect::Update { .. }) => EventType::GuildUpdate,
+            Self::Guild(GuildEffect::Leave) => EventType::GuildLeave,
+            Self::Member { effect, .. } => match effect {
+                MemberEffect::Join { .. } => EventType::MemberJoin,
+                MemberEffect::Update { .. } => EventType::MemberUpdate,
+                MemberEffect::Leave => EventType::MemberLeave,
+                MemberEffect::ScoreSet { .. } => EventType::ScoreSet,
+                MemberEffect::ActivityAdd { .. } => EventType::ActivityAdd,
+                MemberEffect::BadgeAward { .. } => EventType::BadgeAward,
+                MemberEffect::BadgeRevoke { .. } => EventType::BadgeRevoke,
+            },
+        }
+    }
 }
 
 /// A change to a community.

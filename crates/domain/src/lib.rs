@@ -26,7 +26,7 @@ mod transport;
 pub use badge::{Award, Awarder, Badge, BadgeKind, KindCount, Reason};
 pub use community::{CommunityName, Stats, TierCount};
 pub use cursor::{Cursor, CursorError, CursorKey, CursorScope};
-pub use event::{Effect, Event, EventTime, GuildEffect, MemberEffect, Role};
+pub use event::{Effect, Event, EventTime, EventType, GuildEffect, MemberEffect, Role};
 pub use id::{BadgeId, CommunityId, EventId, GuildId, ProfileId, UserId, Wallet};
 pub use limit::{Limit, LimitError, PageLimit, SuggestLimit};
 pub use nym::{Nym, NymKey, SearchQuery};

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use muster_domain::{
-    Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect,
-    GuildId, MemberEffect, Nym, Reason, Role, UserId,
+    Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, EventType,
+    GuildEffect, GuildId, MemberEffect, Nym, Reason, Role, UserId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -47,7 +47,7 @@ pub fn decode(subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
     if subject.strip_prefix(PREFIX) != Some(event_type.as_str()) {
         return Err(field("event_type", "must be what the subject says"));
     }
-    let Some(kind) = Kind::of(&event_type) else { return Ok(Decoded::Unknown { event_type }) };
+    let Some(known) = EventType::of(&event_type) else { return Ok(Decoded::Unknown { event_type }) };
     let id = required("event_id", envelope.event_id, |text| {
         EventId::from_str(&text).map_err(|_| "must be a UUID")
     })?;
@@ -59,59 +59,47 @@ pub fn decode(subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
             serde_json::from_str(data.get()).map_err(|_| field("data", "must be an object or null"))?
         }
     };
-    let effect = match kind {
-        Kind::Guild(kind) => match guild_effect(kind, &data)? {
-            Some(effect) => Effect::Guild(effect),
-            None => return Ok(Decoded::Outage),
+    let member =
+        |effect| Ok(Effect::Member { user: required("user_id", envelope.user_id, UserId::parse)?, effect });
+    let effect = match known {
+        EventType::GuildJoin => Effect::Guild(GuildEffect::Join { name: name(&data)? }),
+        EventType::GuildUpdate => Effect::Guild(GuildEffect::Update { name: name(&data)? }),
+        EventType::GuildLeave => match data.unavailable.map(RawValue::get) {
+            None | Some("false") => Effect::Guild(GuildEffect::Leave),
+            Some("true") => return Ok(Decoded::Outage),
+            Some(_) => return Err(field("data.unavailable", "must be true, false or absent")),
         },
-        Kind::Member(kind) => Effect::Member {
-            user: required("user_id", envelope.user_id, UserId::parse)?,
-            effect: member_effect(kind, &data)?,
-        },
+        EventType::MemberJoin => {
+            let username = required("data.username", data.username, |text| Nym::parse(&text))?;
+            member(MemberEffect::Join { username })?
+        }
+        EventType::MemberUpdate => {
+            let nick = unless_blank("data.nick", data.nick, |text| Nym::parse(&text))?;
+            member(MemberEffect::Update { nick, roles: roles(data.roles)? })?
+        }
+        EventType::MemberLeave => member(MemberEffect::Leave)?,
+        EventType::ScoreSet => {
+            let conviction = integer("data.conviction", data.conviction)?.map(Conviction::clamp);
+            let activity = integer("data.activity", data.activity)?
+                .map(|amount| activity("data.activity", amount))
+                .transpose()?;
+            member(MemberEffect::ScoreSet { conviction, activity })?
+        }
+        EventType::ActivityAdd => {
+            let amount =
+                integer("data.amount", data.amount)?.ok_or_else(|| field("data.amount", "is missing"))?;
+            member(MemberEffect::ActivityAdd { amount: activity("data.amount", amount)? })?
+        }
+        EventType::BadgeAward => {
+            let (kind, reason, by) = badge(&data)?;
+            member(MemberEffect::BadgeAward { kind, reason, by })?
+        }
+        EventType::BadgeRevoke => {
+            let (kind, reason, by) = badge(&data)?;
+            member(MemberEffect::BadgeRevoke { kind, reason, by })?
+        }
     };
     Ok(Decoded::Event(Event { id, at, guild, effect }))
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    Guild(GuildKind),
-    Member(MemberKind),
-}
-
-#[derive(Clone, Copy)]
-enum GuildKind {
-    Join,
-    Update,
-    Leave,
-}
-
-#[derive(Clone, Copy)]
-enum MemberKind {
-    Join,
-    Update,
-    Leave,
-    ScoreSet,
-    ActivityAdd,
-    BadgeAward,
-    BadgeRevoke,
-}
-
-impl Kind {
-    fn of(event_type: &str) -> Option<Self> {
-        Some(match event_type {
-            "guild.join" => Self::Guild(GuildKind::Join),
-            "guild.update" => Self::Guild(GuildKind::Update),
-            "guild.leave" => Self::Guild(GuildKind::Leave),
-            "member.join" => Self::Member(MemberKind::Join),
-            "member.update" => Self::Member(MemberKind::Update),
-            "member.leave" => Self::Member(MemberKind::Leave),
-            "score.set" => Self::Member(MemberKind::ScoreSet),
-            "activity.add" => Self::Member(MemberKind::ActivityAdd),
-            "badge.award" => Self::Member(MemberKind::BadgeAward),
-            "badge.revoke" => Self::Member(MemberKind::BadgeRevoke),
-            _ => return None,
-        })
-    }
 }
 
 /// The fields that are read. Each is left as text at first, so that whatever is wrong with one is said with its name, and
@@ -158,58 +146,16 @@ struct Data<'a> {
     by: Option<&'a RawValue>,
 }
 
-/// `None` for an outage.
-fn guild_effect(kind: GuildKind, data: &Data<'_>) -> Result<Option<GuildEffect>, DecodeError> {
-    let name = || required("data.name", data.name, CommunityName::parse);
-    Ok(Some(match kind {
-        GuildKind::Join => GuildEffect::Join { name: name()? },
-        GuildKind::Update => GuildEffect::Update { name: name()? },
-        GuildKind::Leave => match data.unavailable.map(RawValue::get) {
-            None | Some("false") => GuildEffect::Leave,
-            Some("true") => return Ok(None),
-            Some(_) => return Err(field("data.unavailable", "must be true, false or absent")),
-        },
-    }))
+fn name(data: &Data<'_>) -> Result<CommunityName, DecodeError> {
+    required("data.name", data.name, CommunityName::parse)
 }
 
-fn member_effect(kind: MemberKind, data: &Data<'_>) -> Result<MemberEffect, DecodeError> {
-    let badge = || {
-        Ok((
-            required("data.kind", data.kind, BadgeKind::parse)?,
-            unless_blank("data.reason", data.reason, Reason::parse)?,
-            unless_blank("data.by", data.by, Awarder::parse)?,
-        ))
-    };
-    Ok(match kind {
-        MemberKind::Join => MemberEffect::Join {
-            username: required("data.username", data.username, |text| Nym::parse(&text))?,
-        },
-        MemberKind::Update => MemberEffect::Update {
-            nick: unless_blank("data.nick", data.nick, |text| Nym::parse(&text))?,
-            roles: roles(data.roles)?,
-        },
-        MemberKind::Leave => MemberEffect::Leave,
-        MemberKind::ScoreSet => MemberEffect::ScoreSet {
-            conviction: integer("data.conviction", data.conviction)?.map(Conviction::clamp),
-            activity: integer("data.activity", data.activity)?
-                .map(|amount| activity("data.activity", amount))
-                .transpose()?,
-        },
-        MemberKind::ActivityAdd => MemberEffect::ActivityAdd {
-            amount: activity(
-                "data.amount",
-                integer("data.amount", data.amount)?.ok_or_else(|| field("data.amount", "is missing"))?,
-            )?,
-        },
-        MemberKind::BadgeAward => {
-            let (kind, reason, by) = badge()?;
-            MemberEffect::BadgeAward { kind, reason, by }
-        }
-        MemberKind::BadgeRevoke => {
-            let (kind, reason, by) = badge()?;
-            MemberEffect::BadgeRevoke { kind, reason, by }
-        }
-    })
+fn badge(data: &Data<'_>) -> Result<(BadgeKind, Option<Reason>, Option<Awarder>), DecodeError> {
+    Ok((
+        required("data.kind", data.kind, BadgeKind::parse)?,
+        unless_blank("data.reason", data.reason, Reason::parse)?,
+        unless_blank("data.by", data.by, Awarder::parse)?,
+    ))
 }
 
 fn kind_of_event(text: String) -> Result<String, String> {
@@ -310,59 +256,63 @@ pub enum DecodeError {
     },
 }
 
+/// The type that a subject names, if it is one of ours.
+pub(crate) fn event_type(subject: &str) -> Option<EventType> {
+    EventType::of(subject.strip_prefix(PREFIX)?)
+}
+
 /// Writes an event as the gateway does: its subject and its payload.
 #[must_use]
 pub fn encode(event: &Event) -> (String, Vec<u8>) {
-    let (event_type, user_id, data) = match &event.effect {
-        Effect::Guild(GuildEffect::Join { name }) => ("guild.join", None, DataOut::named(name)),
-        Effect::Guild(GuildEffect::Update { name }) => ("guild.update", None, DataOut::named(name)),
-        Effect::Guild(GuildEffect::Leave) => {
-            ("guild.leave", None, DataOut { unavailable: Some(false), ..DataOut::default() })
+    let none = DataOut::default();
+    let event_type = event.effect.event_type();
+    let (user_id, data) = match &event.effect {
+        Effect::Guild(GuildEffect::Join { name } | GuildEffect::Update { name }) => {
+            (None, Some(DataOut { name: Some(name.as_str()), ..none }))
         }
-        Effect::Member { user, effect } => {
-            let (event_type, data) = member_data(effect);
-            (event_type, Some(user.as_str()), data)
-        }
+        Effect::Guild(GuildEffect::Leave) => (None, Some(DataOut { unavailable: Some(false), ..none })),
+        Effect::Member { user, effect } => (Some(user.as_str()), member_data(effect)),
     };
     let envelope = EnvelopeOut {
         event_id: event.id,
-        event_type,
+        event_type: event_type.as_str(),
         shard_id: 0,
         timestamp: event.at.millis(),
         guild_id: event.guild.as_str(),
         channel_id: None,
         user_id,
-        data: (event_type != "member.leave").then_some(data),
+        data,
     };
     // Texts and numbers always have a JSON form.
-    (format!("{PREFIX}{event_type}"), serde_json::to_vec(&envelope).unwrap_or_default())
+    (format!("{PREFIX}{}", event_type.as_str()), serde_json::to_vec(&envelope).unwrap_or_default())
 }
 
-fn member_data(effect: &MemberEffect) -> (&'static str, DataOut<'_>) {
+fn member_data(effect: &MemberEffect) -> Option<DataOut<'_>> {
     let none = DataOut::default();
-    match effect {
+    Some(match effect {
         MemberEffect::Join { username } => {
-            ("member.join", DataOut { username: Some(username.as_str()), discriminator: Some("0"), ..none })
+            DataOut { username: Some(username.as_str()), discriminator: Some("0"), ..none }
         }
         MemberEffect::Update { nick, roles } => {
             let roles = Some(roles.iter().map(Role::as_str).collect());
-            ("member.update", DataOut { nick: nick.as_ref().map(Nym::as_str), roles, ..none })
+            DataOut { nick: nick.as_ref().map(Nym::as_str), roles, ..none }
         }
-        MemberEffect::Leave => ("member.leave", none),
-        MemberEffect::ScoreSet { conviction, activity } => (
-            "score.set",
+        MemberEffect::Leave => return None,
+        MemberEffect::ScoreSet { conviction, activity } => DataOut {
+            conviction: conviction.map(Conviction::get),
+            activity: activity.map(Activity::get),
+            ..none
+        },
+        MemberEffect::ActivityAdd { amount } => DataOut { amount: Some(amount.get()), ..none },
+        MemberEffect::BadgeAward { kind, reason, by } | MemberEffect::BadgeRevoke { kind, reason, by } => {
             DataOut {
-                conviction: conviction.map(Conviction::get),
-                activity: activity.map(Activity::get),
+                kind: Some(kind.as_str()),
+                reason: reason.as_ref().map(Reason::as_str),
+                by: by.as_ref().map(Awarder::as_str),
                 ..none
-            },
-        ),
-        MemberEffect::ActivityAdd { amount } => {
-            ("activity.add", DataOut { amount: Some(amount.get()), ..none })
+            }
         }
-        MemberEffect::BadgeAward { kind, reason, by } => ("badge.award", DataOut::badge(kind, reason, by)),
-        MemberEffect::BadgeRevoke { kind, reason, by } => ("badge.revoke", DataOut::badge(kind, reason, by)),
-    }
+    })
 }
 
 #[derive(Serialize)]
@@ -403,21 +353,6 @@ struct DataOut<'a> {
     reason: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<&'a str>,
-}
-
-impl<'a> DataOut<'a> {
-    fn named(name: &'a CommunityName) -> Self {
-        Self { name: Some(name.as_str()), ..Self::default() }
-    }
-
-    fn badge(kind: &'a BadgeKind, reason: &'a Option<Reason>, by: &'a Option<Awarder>) -> Self {
-        Self {
-            kind: Some(kind.as_str()),
-            reason: reason.as_ref().map(Reason::as_str),
-            by: by.as_ref().map(Awarder::as_str),
-            ..Self::default()
-        }
-    }
 }
 
 #[cfg(test)]
