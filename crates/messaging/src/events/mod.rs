@@ -3,4 +3,7 @@
 pub mod consumer;
 pub mod dead_letter;
 pub mod envelope;
+mod lane;
+mod reader;
 pub mod stream;
+mod waiting;

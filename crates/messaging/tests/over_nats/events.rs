@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use futures_util::StreamExt;
-use muster_domain::{Activity, Effect, Event, EventId, EventTime, GuildId, MemberEffect, UserId};
+use muster_domain::{Activity, Effect, Event, EventId, EventTime, EventType, GuildId, MemberEffect, UserId};
 use muster_messaging::client::EventPublisher;
 use muster_messaging::connection::Connection;
 use muster_messaging::events::consumer::{
-    ApplyError, Consumer, ConsumerConfig, ConsumerError, Delivered, Happening, Lag,
+    ApplyError, Consumer, ConsumerConfig, ConsumerError, Delivered, Happening, Lag, Outcome,
 };
+use muster_messaging::events::envelope::encode;
 use uuid::Uuid;
 
 use crate::broker::{Broker, until};
@@ -44,8 +45,9 @@ impl Ledger {
         self.applied.lock().unwrap().keys().copied().collect()
     }
 
-    fn happened(&self, what: &Happening) -> usize {
-        self.happenings.lock().unwrap().iter().filter(|happening| *happening == what).count()
+    fn happened(&self, event_type: Option<EventType>, what: Outcome) -> usize {
+        let what = Happening::One(event_type, what);
+        self.happenings.lock().unwrap().iter().filter(|happening| **happening == what).count()
     }
 
     /// Applies all or nothing: nothing when `refuse` has something against one of them.
@@ -178,9 +180,9 @@ async fn what_cannot_be_read_is_dead_on_first_delivery_with_its_reason() {
     fixture.settled(&consumer).await;
     reading.stop(Duration::from_secs(10)).await.unwrap();
     assert_eq!(fixture.ledger.applied(), BTreeSet::from([9]));
-    assert_eq!(fixture.ledger.happened(&Happening::Unknown), 1);
-    assert_eq!(fixture.ledger.happened(&Happening::Outage), 1);
-    assert_eq!(fixture.ledger.happened(&Happening::Malformed), 5);
+    assert_eq!(fixture.ledger.happened(None, Outcome::Unknown), 1);
+    assert_eq!(fixture.ledger.happened(Some(EventType::GuildLeave), Outcome::Outage), 1);
+    assert_eq!(fixture.ledger.happened(Some(EventType::MemberLeave), Outcome::Malformed), 4);
     let dead = fixture.dead().await;
     assert_eq!(dead.len(), 5);
     let (headers, payload) =
@@ -206,7 +208,7 @@ async fn a_failure_that_passes_is_tried_again() {
     }));
     fixture.settled(&consumer).await;
     assert_eq!(fixture.ledger.applied().len(), 20);
-    assert_eq!(fixture.ledger.happened(&Happening::Delayed), 1);
+    assert_eq!(fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::Delayed), 1);
     assert!(fixture.dead().await.is_empty());
 }
 
@@ -247,7 +249,7 @@ async fn a_poison_event_is_dead_and_its_neighbours_are_not_held_up() {
     }));
     until("all but the poison are applied", async || fixture.ledger.applied().len() == 97).await;
     assert_eq!(
-        fixture.ledger.happened(&Happening::GivenUp),
+        fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::GivenUp),
         1,
         "the neighbours did not wait for those that are retried"
     );
@@ -312,4 +314,90 @@ async fn a_broker_that_is_killed_loses_nothing() {
     fixture.publisher.publish_all((501..=600).map(event), |_| ()).await.unwrap();
     until("all are applied", async || fixture.ledger.applied().len() == 600).await;
     reading.stop(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flood_in_one_community_does_not_hold_up_another() {
+    const FLOOD: u128 = 30_000;
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig::default()).await;
+    fixture.publisher.publish_all((1..=FLOOD).map(event), |_| ()).await.unwrap();
+    let ledger = Arc::clone(&fixture.ledger);
+    let _reading = consumer.start(move |events: Vec<Delivered>| {
+        let ledger = Arc::clone(&ledger);
+        async move {
+            // A store that takes 5000 events a second.
+            tokio::time::sleep(Duration::from_micros(200) * u32::try_from(events.len()).unwrap()).await;
+            ledger.apply(&events, |_| None)
+        }
+    });
+    until("the flood is being applied", async || !fixture.ledger.applied().is_empty()).await;
+    let other = Event { guild: GuildId::parse("43").unwrap(), ..event(FLOOD + 1) };
+    for number in 1..=3 {
+        let id = FLOOD + number;
+        fixture
+            .publisher
+            .publish(&Event { id: EventId::new(Uuid::from_u128(id)), ..other.clone() })
+            .await
+            .unwrap();
+        let published = Instant::now();
+        until("the other community's event is applied", async || {
+            fixture.ledger.applied.lock().unwrap().contains_key(&id)
+        })
+        .await;
+        let (took, applied) = (published.elapsed(), fixture.ledger.applied().len());
+        assert!(took < Duration::from_secs(2), "{took:?}");
+        assert!(applied < 29_000, "{applied} applied: the flood was over before the other's event came");
+    }
+    fixture.settled(&consumer).await;
+    assert_eq!(fixture.ledger.applied().len(), 30_003);
+    let put_off = fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::PutOff);
+    assert!((10_000..60_000).contains(&put_off), "{put_off} were put off");
+}
+
+#[tokio::test]
+async fn what_waits_goes_back_at_once_when_reading_stops() {
+    let fixture = Fixture::new().await;
+    let config = ConsumerConfig { batch: 10, ack_wait: Duration::from_mins(5), ..ConsumerConfig::default() };
+    let first = fixture.open(config.clone()).await;
+    fixture.publisher.publish_all((1..=2000).map(event), |_| ()).await.unwrap();
+    let ledger = Arc::clone(&fixture.ledger);
+    let reading = first.start(move |events: Vec<Delivered>| {
+        let ledger = Arc::clone(&ledger);
+        async move {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            ledger.apply(&events, |_| None)
+        }
+    });
+    until("some are applied", async || fixture.ledger.applied().len() >= 20).await;
+    reading.stop(Duration::from_secs(5)).await.unwrap();
+    assert!(fixture.ledger.applied().len() < 200, "the rest waits");
+    let second = fixture.open(config).await;
+    let _reading = second.start(fixture.apply(|_| None));
+    fixture.settled(&second).await;
+    assert_eq!(fixture.ledger.applied().len(), 2000);
+}
+
+#[tokio::test]
+async fn an_event_brings_its_trace_along() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig::default()).await;
+    let context = jetstream::new(fixture.broker.raw().await);
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    for (number, traceparent) in [(1, parent.to_owned()), (2, "x".repeat(5000))] {
+        let (subject, payload) = encode(&event(number));
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("traceparent", traceparent.as_str());
+        context.publish_with_headers(subject, headers, payload.into()).await.unwrap().await.unwrap();
+    }
+    let seen = Arc::new(Mutex::new(BTreeMap::new()));
+    let see = Arc::clone(&seen);
+    let _reading = consumer.start(fixture.apply(move |delivered| {
+        see.lock().unwrap().insert(number(delivered), delivered.traceparent.clone());
+        None
+    }));
+    fixture.settled(&consumer).await;
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen[&1].as_deref(), Some(parent));
+    assert_eq!(seen[&2], None, "too long to be one");
 }
