@@ -1,13 +1,13 @@
 //! The exactly-once application of events: their ids and their effects in one transaction.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
-use muster_domain::{CommunityId, Event, GuildId, TierPolicy};
+use muster_domain::{CommunityId, Event, EventType, GuildId, TierPolicy};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -17,15 +17,15 @@ use crate::statement::{self, Statement};
 use crate::{Error, Store, tier};
 
 /// The most events of one batch.
-pub const MAX_BATCH: usize = 1000;
+pub const MAX_BATCH: usize = 2000;
 
 /// What became of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// Events that took effect now.
-    pub fresh: usize,
-    /// Events that had been applied before.
-    pub duplicates: usize,
+    /// Events that took effect now, by their type.
+    pub fresh: BTreeMap<EventType, usize>,
+    /// Events that had been applied before, by their type.
+    pub duplicates: BTreeMap<EventType, usize>,
 }
 
 impl Store {
@@ -117,11 +117,20 @@ impl Store {
 
 async fn apply(connection: &mut AsyncPgConnection, events: Vec<Event>) -> Result<Applied, Error> {
     let communities = lock(connection, &events).await?;
-    let total = events.len();
+    let mut applied = Applied::default();
+    for event in &events {
+        *applied.duplicates.entry(event.effect.event_type()).or_default() += 1;
+    }
     let events = fresh(connection, &communities, events).await?;
-    let applied = Applied { fresh: events.len(), duplicates: total.saturating_sub(events.len()) };
-    if applied.fresh == 0 {
+    if events.is_empty() {
         return Ok(applied);
+    }
+    for (_, event) in &events {
+        let event_type = event.effect.event_type();
+        *applied.fresh.entry(event_type).or_default() += 1;
+        if let Some(duplicates) = applied.duplicates.get_mut(&event_type) {
+            *duplicates = duplicates.saturating_sub(1);
+        }
     }
     let mut changes = Changes::default();
     for (community, event) in events {

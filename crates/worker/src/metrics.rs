@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use muster_domain::TlsPolicy;
+use muster_domain::{EventType, TlsPolicy};
 use muster_messaging::connection::LinkCounts;
 use muster_messaging::endpoint::Endpoint;
-use muster_messaging::events::consumer::{Happening, Lag};
+use muster_messaging::events::consumer::{Happening, Lag, Outcome};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Peer, TlsVersion};
@@ -117,7 +117,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(CUT, "pages", &["endpoint"], "Pages cut at a row to fit into one message"),
     counter(RATE_LIMIT, "decisions", &["scope", "decision"], "Requests allowed or refused for their rate, by whose limit decided: community or caller"),
     gauge(RATE_LIMIT_COUNTERS, "counters", &["scope"], "Communities and callers whose rate is remembered"),
-    counter(EVENTS, "events", &["outcome"], "Events by what became of them"),
+    counter(EVENTS, "events", &["type", "outcome"], "Events by their type and what became of them"),
     counter(REDELIVERIES, "events", &[], "Events that were applied or known when they came a second time or later"),
     histogram(BATCH, "events", &[], "Events of one transaction"),
     histogram(BATCH_SECONDS, "seconds", &[], "From a batch's begin to its commit"),
@@ -184,7 +184,7 @@ const CODES: [&str; 9] = [
 ];
 
 /// Everything that becomes of events.
-const OUTCOMES: [&str; 10] = [
+const OUTCOMES: [&str; 11] = [
     "applied",
     "duplicate",
     "outage",
@@ -192,6 +192,7 @@ const OUTCOMES: [&str; 10] = [
     "malformed",
     "given_up",
     "delayed",
+    "put_off",
     "waiting",
     "not_buried",
     "not_acknowledged",
@@ -237,8 +238,10 @@ fn begin() {
             counter!(RATE_LIMIT, "scope" => scope.as_str(), "decision" => decision).increment(0);
         }
     }
-    for outcome in OUTCOMES {
-        events(outcome, 0);
+    for event_type in EventType::ALL.into_iter().map(Some).chain([None]) {
+        for outcome in OUTCOMES {
+            events(event_type, outcome, 0);
+        }
     }
     for outcome in ["taken", "refused"] {
         counter!(ROTATIONS, "outcome" => outcome).increment(0);
@@ -275,29 +278,37 @@ pub(crate) fn rate_limit_counters(scope: Scope, counters: u64) {
 
 /// Counts what happened to events.
 pub(crate) fn event(happening: &Happening) {
-    let (outcome, number) = match happening {
+    match happening {
         // Fresh and repeated events are told apart where they are applied.
         Happening::Applied { events, took } => {
             histogram!(BATCH).record(count(*events));
             histogram!(BATCH_SECONDS).record(*took);
-            return;
         }
-        Happening::Waiting { events } => ("waiting", *events),
-        Happening::Outage => ("outage", 1),
-        Happening::Unknown => ("unknown_type", 1),
-        Happening::Malformed => ("malformed", 1),
-        Happening::GivenUp => ("given_up", 1),
-        Happening::Delayed => ("delayed", 1),
-        Happening::NotBuried => ("not_buried", 1),
-        Happening::NotAcknowledged => ("not_acknowledged", 1),
-    };
-    events(outcome, number);
+        Happening::One(event_type, outcome) => events(*event_type, of_outcome(*outcome), 1),
+    }
+}
+
+const fn of_outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Outage => "outage",
+        Outcome::Unknown => "unknown_type",
+        Outcome::Malformed => "malformed",
+        Outcome::GivenUp => "given_up",
+        Outcome::Delayed => "delayed",
+        Outcome::PutOff => "put_off",
+        Outcome::Waiting => "waiting",
+        Outcome::NotBuried => "not_buried",
+        Outcome::NotAcknowledged => "not_acknowledged",
+    }
 }
 
 /// Counts applied events: fresh ones and those that had been applied before.
-pub(crate) fn applied(applied: muster_storage::Applied) {
-    events("applied", applied.fresh);
-    events("duplicate", applied.duplicates);
+pub(crate) fn applied(applied: &muster_storage::Applied) {
+    for (outcome, types) in [("applied", &applied.fresh), ("duplicate", &applied.duplicates)] {
+        for (event_type, number) in types {
+            events(Some(*event_type), outcome, *number);
+        }
+    }
 }
 
 /// Counts events that came to be applied, or were known, when they had been delivered before.
@@ -305,8 +316,10 @@ pub(crate) fn redelivered(events: usize) {
     counter!(REDELIVERIES).increment(u64::try_from(events).unwrap_or(u64::MAX));
 }
 
-fn events(outcome: &'static str, number: usize) {
-    counter!(EVENTS, "outcome" => outcome).increment(u64::try_from(number).unwrap_or(u64::MAX));
+fn events(event_type: Option<EventType>, outcome: &'static str, number: usize) {
+    let event_type = event_type.map_or("unknown", EventType::as_str);
+    counter!(EVENTS, "type" => event_type, "outcome" => outcome)
+        .increment(u64::try_from(number).unwrap_or(u64::MAX));
 }
 
 pub(crate) fn lag(lag: &Lag) {

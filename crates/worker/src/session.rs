@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use muster_domain::Event;
 use muster_messaging::connection::Connection;
-use muster_messaging::events::consumer::{ApplyError, Consumer, ConsumerConfig, Delivered, Reading};
+use muster_messaging::events::consumer::{self, ApplyError, Consumer, ConsumerConfig, Delivered, Reading};
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::replicas::{self, Listening};
 use muster_messaging::service::{Service, ServiceConfig, serve as serve_requests};
@@ -22,6 +22,9 @@ use crate::metrics;
 use crate::readiness::{Part, Readiness};
 use crate::settings::Settings;
 use crate::traces;
+
+// What is taken together can be applied together.
+const _: () = assert!(consumer::MAX_BATCH <= muster_storage::MAX_BATCH);
 
 pub(crate) struct Session {
     pub(crate) store: Store,
@@ -123,11 +126,11 @@ impl Session {
 /// Applies a batch of events.
 async fn apply(store: Store, delivered: Vec<Delivered>) -> Result<(), ApplyError> {
     let redelivered = delivered.iter().filter(|delivered| delivered.deliveries > 1).count();
-    let span = traces::batch(delivered.len());
+    let span = traces::batch(&delivered);
     let events: Vec<Event> = delivered.into_iter().map(|delivered| delivered.event).collect();
     match store.events_apply(events).instrument(span).await {
         Ok(applied) => {
-            metrics::applied(applied);
+            metrics::applied(&applied);
             metrics::redelivered(redelivered);
             Ok(())
         }

@@ -331,7 +331,7 @@ impl Raw {
             nats: self.nats.check(policy)?,
             database: self.database.check()?,
             events: Events {
-                batch: bounded("events.batch", self.events.batch, 1..=500)?,
+                batch: bounded("events.batch", self.events.batch, 1..=2000)?,
                 in_flight: bounded("events.in_flight", self.events.in_flight, 1..=16)?,
                 max_deliveries: bounded("events.max_deliveries", self.events.max_deliveries, 1..=1000)?,
                 remember: bounded("events.remember_days", self.events.remember_days, 1..=3650)

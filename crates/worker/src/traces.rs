@@ -1,19 +1,21 @@
 //! Traces: spans of requests, events and queries, handed to a collector by OTLP over HTTP where one is configured.
 //!
-//! A request that bears a `traceparent` goes on with its trace; a batch of events begins one. Spans hold ids of requests and
+//! A request that bears a `traceparent` goes on with its trace, as does a batch of events; one of several is linked with each.
+//! Spans hold ids of requests and
 //! communities and no person's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use hyper_rustls::HttpsConnectorBuilder;
+use muster_messaging::events::consumer::Delivered;
 use muster_messaging::request::Request;
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_messaging::wire::query::Question;
 use opentelemetry::propagation::TextMapPropagator;
-use opentelemetry::trace::TracerProvider;
+use opentelemetry::trace::{TraceContextExt, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Response};
@@ -30,6 +32,8 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::settings::{SettingsError, Traces};
 
+/// The most traces that a batch of events is linked with.
+const MAX_LINKS: usize = 32;
 /// How long the collector may take to take a batch of spans.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -116,9 +120,25 @@ pub(crate) fn request(request: &Request) -> Span {
     span
 }
 
-/// The span of a batch of events, which is the beginning of a trace.
-pub(crate) fn batch(events: usize) -> Span {
-    tracing::debug_span!("events", otel.kind = "consumer", messaging.batch.message_count = events)
+/// The span of a batch of events. One whose events are all of one trace goes on with it; another begins a trace, and is
+/// linked with those of its events, up to [`MAX_LINKS`].
+pub(crate) fn batch(delivered: &[Delivered]) -> Span {
+    let span = tracing::debug_span!(
+        "events",
+        otel.kind = "consumer",
+        messaging.batch.message_count = delivered.len()
+    );
+    let traceparents: BTreeSet<Option<&str>> =
+        delivered.iter().map(|delivered| delivered.traceparent.as_deref()).collect();
+    if let (1, Some(Some(traceparent))) = (traceparents.len(), traceparents.first()) {
+        // Nobody takes spans where this fails.
+        let _ = span.set_parent(context(traceparent));
+        return span;
+    }
+    for traceparent in traceparents.into_iter().flatten().take(MAX_LINKS) {
+        span.add_link(context(traceparent).span().span_context().clone());
+    }
+    span
 }
 
 /// The trace and span that a `traceparent` names; of one that is malformed, none.

@@ -124,8 +124,8 @@ async fn deliver(stores: &[Store; 2], batches: Vec<Vec<Event>>) -> (usize, usize
             loop {
                 let Some(batch) = queue.lock().unwrap().next() else { return (fresh, duplicates) };
                 let applied = store.events_apply(batch).await.unwrap();
-                fresh += applied.fresh;
-                duplicates += applied.duplicates;
+                fresh += applied.fresh.values().sum::<usize>();
+                duplicates += applied.duplicates.values().sum::<usize>();
             }
         }
     };
