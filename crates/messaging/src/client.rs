@@ -381,6 +381,7 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct EventPublisher {
     context: async_nats::jetstream::Context,
+    traceparent: Option<String>,
 }
 
 impl EventPublisher {
@@ -390,7 +391,14 @@ impl EventPublisher {
     /// Publishes over this connection.
     #[must_use]
     pub fn new(connection: &Connection) -> Self {
-        Self { context: async_nats::jetstream::new(connection.client().clone()) }
+        Self { context: async_nats::jetstream::new(connection.client().clone()), traceparent: None }
+    }
+
+    /// The same publisher, whose events belong to this trace (W3C Trace Context).
+    #[must_use]
+    pub fn in_trace(mut self, traceparent: impl Into<String>) -> Self {
+        self.traceparent = Some(traceparent.into());
+        self
     }
 
     /// Publishes one event, and waits until the stream has it. Answers its sequence there.
@@ -408,7 +416,16 @@ impl EventPublisher {
     /// [`PublishError`] when the stream did not take them.
     pub async fn publish_raw(&self, subject: String, payload: Vec<u8>) -> Result<u64, PublishError> {
         let failed = |cause: async_nats::jetstream::context::PublishError| PublishError(cause.into());
-        let sent = self.context.publish(subject, payload.into()).await.map_err(failed)?;
+        let trace = self.traceparent.as_ref().filter(|text| !text.contains(['\r', '\n']));
+        let sent = match trace {
+            Some(trace) => {
+                let mut headers = HeaderMap::new();
+                headers.insert(TRACEPARENT, trace.as_str());
+                self.context.publish_with_headers(subject, headers, payload.into()).await
+            }
+            None => self.context.publish(subject, payload.into()).await,
+        };
+        let sent = sent.map_err(failed)?;
         Ok(sent.await.map_err(failed)?.sequence)
     }
 

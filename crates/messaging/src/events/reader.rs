@@ -16,6 +16,7 @@ use super::lane;
 use super::stream;
 use super::waiting::{Owner, Taken, Waiting};
 use crate::connection::LinkState;
+use crate::request::TRACEPARENT;
 
 /// How long one wait for the first event lasts.
 const WAIT: Duration = Duration::from_secs(2);
@@ -283,6 +284,6 @@ impl Reader {
 }
 
 fn traceparent(message: &Message) -> Option<String> {
-    let header = message.headers.as_ref()?.get("traceparent")?.as_str();
+    let header = message.headers.as_ref()?.get(TRACEPARENT)?.as_str();
     (header.len() <= MAX_TRACEPARENT).then(|| header.to_owned())
 }

@@ -83,7 +83,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_s_trace_goes_on_to_its_query() -> Result<()> {
+async fn a_trace_goes_on_from_a_request_or_event_to_its_query() -> Result<()> {
     let setting = Setting::new().await?;
     let (collector, url) = Collector::start(&setting.services).await?;
     let ca = setting.services.authority.certificate_file().display().to_string();
@@ -109,6 +109,16 @@ async fn a_request_s_trace_goes_on_to_its_query() -> Result<()> {
         collector.0.lock().unwrap().iter().all(|span| hex(&span.trace_id) == TRACE),
         "none else is sampled"
     );
+
+    let of_an_event = "22222222222222222222222222222222";
+    let in_trace = publisher.clone().in_trace(format!("00-{of_an_event}-{PARENT}-01"));
+    in_trace.publish(&Guild::new("tabr").join_guild()).await?;
+    eventually("the event's spans", async || collector.spans(of_an_event).contains_key("events")).await?;
+    let spans = collector.spans(of_an_event);
+    let batch = spans.get("events").context("no span of the batch")?;
+    ensure!(hex(&batch.parent_span_id) == PARENT, "{batch:?}");
+    let query = spans.get("events_apply").context("no span of the batch's transaction")?;
+    ensure!(query.parent_span_id == batch.span_id, "{query:?}");
 
     // What waits is handed over at the end.
     let last = "11111111111111111111111111111111";
