@@ -13,6 +13,7 @@ mod mix;
 mod processes;
 mod questions;
 mod read;
+mod replicas;
 mod report;
 
 use std::process::ExitCode;
@@ -59,6 +60,8 @@ enum Part {
     Memory,
     /// Events, end to end.
     Events,
+    /// What several workers and several NATS servers do.
+    Replicas,
 }
 
 /// Measures; fails when a limit is missed.
@@ -111,8 +114,15 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         limits.extend(limits::of_events(&measured));
         applied = Some(measured);
     }
+    let mut replicated = None;
+    if wanted(Part::Replicas)
+        && let Some(largest) = largest
+    {
+        println!("== Replicas, on {} members", largest.members);
+        replicated = Some(replicas::measure(largest).await?);
+    }
     println!("{}", report::limits(&limits));
-    let all = serde_json::json!({"reads": figures, "memory": held, "events": applied, "limits": limits});
+    let all = serde_json::json!({"reads": figures, "memory": held, "events": applied, "replicas": replicated, "limits": limits});
     let file = directory()?.join("latest.json");
     std::fs::write(&file, serde_json::to_vec_pretty(&all)?)?;
     println!("written to {}", file.display());

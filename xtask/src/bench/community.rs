@@ -28,8 +28,8 @@ pub(super) const SETTINGS: [(&str, &str); 8] = [
     ("pg_stat_statements.track", "none"),
     ("log_min_duration_statement", "1000"),
 ];
-/// A fifth of the machine's memory: the working set of the largest community.
-pub(super) const SHARED_BUFFERS: &str = "4GB";
+/// The working set of the largest community; a quarter of a machine with 24 GiB, as PostgreSQL's manual advises.
+pub(super) const SHARED_BUFFERS: &str = "6GB";
 
 /// One community, and who serves it.
 pub(super) struct Community {
