@@ -11,9 +11,10 @@ use futures_util::FutureExt;
 use muster_domain::TlsPolicy;
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::sqlstate::{CodedPlaintext, CodedTls};
 use crate::{Error, ObserveQuery};
 
 /// How to reach PostgreSQL. [`StoreConfig::new`] holds it to the TLS policy, so that one in hand is fit to use.
@@ -149,7 +150,7 @@ impl StoreConfig {
         connect.options(format!(
             "-c statement_timeout={write} -c lock_timeout={lock} -c idle_in_transaction_session_timeout={write} \
              -c client_connection_check_interval=1s \
-             -c TimeZone=UTC -c lc_messages=C -c synchronous_commit=on {PLANS} {asked}",
+             -c TimeZone=UTC -c synchronous_commit=on {PLANS} {asked}",
             lock = write / 2,
         ));
         connect
@@ -162,7 +163,7 @@ impl StoreConfig {
     }
 
     async fn handshake(&self) -> ConnectionResult<AsyncPgConnection> {
-        let session = self.session();
+        let mut session = self.session();
         let failed = |error: tokio_postgres::Error| {
             ConnectionError::CouldntSetupConfiguration(diesel::result::Error::QueryBuilderError(Box::new(
                 error,
@@ -171,10 +172,17 @@ impl StoreConfig {
         // The connection is handed over with its client, or its errors would vanish.
         match &self.tls {
             Some(tls) => {
-                let tls = MakeRustlsConnect::new(ClientConfig::clone(tls));
+                let tls = CodedTls(MakeRustlsConnect::new(ClientConfig::clone(tls)));
                 let (client, connection) = session.connect(tls).await.map_err(failed)?;
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await
             }
+            None if session.get_hosts().iter().all(|host| matches!(host, Host::Tcp(_))) => {
+                // The stream is handed out where a handshake would begin without asking the server for one.
+                session.ssl_mode(SslMode::Require).ssl_negotiation(SslNegotiation::Direct);
+                let (client, connection) = session.connect(CodedPlaintext).await.map_err(failed)?;
+                AsyncPgConnection::try_from_client_and_connection(client, connection).await
+            }
+            // A socket of this machine has no such place: its errors have no code, and each counts as a defect.
             None => {
                 let (client, connection) = session.connect(tokio_postgres::NoTls).await.map_err(failed)?;
                 AsyncPgConnection::try_from_client_and_connection(client, connection).await

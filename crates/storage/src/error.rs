@@ -1,6 +1,8 @@
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use muster_domain::{CursorError, PolicyError};
 
+use crate::sqlstate;
+
 /// Why storage could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -76,38 +78,24 @@ pub(crate) fn is_cut_off(error: &DieselError) -> bool {
     match error {
         DieselError::DatabaseError(kind, info) => match kind {
             DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => true,
-            DatabaseErrorKind::Unknown => info.message().contains("terminating connection"),
+            DatabaseErrorKind::Unknown => sqlstate::of(info.message()).is_some_and(ends_the_session),
             _ => false,
         },
         _ => false,
     }
 }
 
-/// What PostgreSQL says when it is the server and not the statement that fails (its error classes 08, 25, 40, 53, 54,
-/// 55, 57 and 58). The driver above hands on the message but not the code; the session asks for English messages.
-const SERVER_FAILS: [&str; 21] = [
-    "terminating connection",
-    "the database system is",
-    "canceling statement",
-    "deadlock detected",
-    "could not serialize",
-    "too many connections",
-    "sorry, too many clients",
-    "remaining connection slots",
-    "out of memory",
-    "out of shared memory",
-    "No space left on device",
-    "could not extend file",
-    "could not write",
-    "could not fsync",
-    "could not open file",
-    "cannot execute",
-    "connection",
-    "server closed",
-    "configuration_limit_exceeded",
-    "disk full",
-    "transaction timeout",
-];
+/// Connection exceptions, an operator or a crash that ends sessions, and a session that was idle or open for too long.
+fn ends_the_session(code: &str) -> bool {
+    ["08", "57P", "25P03", "25P04"].iter().any(|class| code.starts_with(class))
+}
+
+/// Whether it is the server and not the statement that fails: besides lost sessions, rollbacks that are nobody's fault,
+/// resources that are used up, a statement that was canceled or waited too long, an object in use, and the system below.
+fn is_of_the_server(code: &str) -> bool {
+    ends_the_session(code)
+        || ["40", "53", "57", "58", "55P03", "55006"].iter().any(|class| code.starts_with(class))
+}
 
 impl From<DieselError> for Error {
     fn from(error: DieselError) -> Self {
@@ -117,12 +105,44 @@ impl From<DieselError> for Error {
                 | DatabaseErrorKind::ReadOnlyTransaction
                 | DatabaseErrorKind::ClosedConnection
                 | DatabaseErrorKind::UnableToSendCommand => true,
-                DatabaseErrorKind::Unknown => SERVER_FAILS.iter().any(|said| info.message().contains(said)),
+                DatabaseErrorKind::Unknown => sqlstate::of(info.message()).is_some_and(is_of_the_server),
                 _ => false,
             },
             DieselError::BrokenTransactionManager | DieselError::RollbackErrorOnCommit { .. } => true,
             _ => false,
         };
         if transient { Self::Unavailable(error.into()) } else { Self::Defect(error.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(message: &str) -> DieselError {
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message.to_owned()))
+    }
+
+    #[test]
+    fn the_code_decides_and_not_the_words() {
+        for (message, transient, cut_off) in [
+            ("57P01: Verbindung wird abgebrochen", true, true),
+            ("25P03: terminating connection", true, true),
+            ("08006: connection failure", true, true),
+            ("57014: storniere Anfrage", true, false),
+            ("55P03: storniere Anfrage", true, false),
+            ("40P01: Verklemmung entdeckt", true, false),
+            ("53100: auf dem Gerät ist kein Speicherplatz mehr verfügbar", true, false),
+            ("58030: could not write", true, false),
+            ("22003: bigint out of range", false, false),
+            ("42P01: relation \"connection\" does not exist", false, false),
+            ("54000: index row size exceeds maximum", false, false),
+            ("25P02: current transaction is aborted", false, false),
+            ("XX000: could not open file", false, false),
+            ("terminating connection", false, false),
+        ] {
+            assert_eq!(is_cut_off(&of(message)), cut_off, "{message}");
+            assert_eq!(Error::from(of(message)).is_transient(), transient, "{message}");
+        }
     }
 }

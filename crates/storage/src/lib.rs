@@ -17,6 +17,7 @@ mod migration;
 mod profile;
 mod ranking;
 mod search;
+mod sqlstate;
 mod statement;
 mod stats;
 mod store;

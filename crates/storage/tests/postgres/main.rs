@@ -8,6 +8,7 @@ mod faults;
 mod lists;
 mod model;
 mod plans;
+mod role;
 mod schema;
 mod search;
 mod standing;
