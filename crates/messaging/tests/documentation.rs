@@ -2,18 +2,29 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
-use muster_domain::{CommunityId, Limit};
+use muster_domain::{
+    Award, BadgeKind, BadgeStanding, CommunityId, CommunityName, DirectoryPage, KindCount, Limit, Position,
+    ProfileDetail, Progress, Rank, RankedProfile, Stats, Tenure, TenuredProfile, TierCount, TierThreshold,
+};
 use muster_messaging::endpoint::Endpoint;
 use muster_messaging::events::envelope::{self, Decoded};
 use muster_messaging::events::stream::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS};
 use muster_messaging::events::{dead_letter, stream::StreamBounds};
 use muster_messaging::request::{CALLER, TRACEPARENT};
-use muster_messaging::wire::error::{ErrorCode, MAX_REQUEST};
+use muster_messaging::wire::answer::{Answer, Export};
+use muster_messaging::wire::error::{ErrorBody, ErrorCode, ErrorFields, MAX_REQUEST};
 use muster_messaging::wire::query::{
     Caller, DirectoryPlace, DirectoryQuery, MAX_PAGED_ROWS, Query, Question,
 };
+use serde_json::Value;
+use time::macros::datetime;
 use uuid::Uuid;
+
+mod samples;
+
+use samples::{badge, change, page, profile, profile_id, tier};
 
 const API: &str = include_str!("../../../docs/api.md");
 const DEFAULTS: &str = include_str!("../../worker/src/defaults.toml");
@@ -35,6 +46,19 @@ fn table(heading: &str) -> Vec<Vec<String>> {
 /// What stands between backquotes.
 fn code(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
+}
+
+/// The text without what stands in parentheses, which explains a field and names none.
+fn plain(text: &str) -> String {
+    let mut depth = 0;
+    text.chars()
+        .filter(|&letter| {
+            depth += i32::from(letter == '(');
+            let kept = depth == 0;
+            depth -= i32::from(letter == ')');
+            kept
+        })
+        .collect()
 }
 
 fn parse(endpoint: Endpoint, body: &str) -> Result<Question, String> {
@@ -85,19 +109,6 @@ fn every_endpoint_has_its_fields_default_and_cap() {
         .collect();
     let named: BTreeSet<&str> = rows.keys().map(String::as_str).collect();
     assert_eq!(named, Endpoint::ALL.iter().map(|endpoint| endpoint.name()).collect());
-    // What stands in parentheses explains a field and names none.
-    let plain = |request: &str| -> String {
-        let mut depth = 0;
-        request
-            .chars()
-            .filter(|&letter| {
-                depth += i32::from(letter == '(');
-                let kept = depth == 0;
-                depth -= i32::from(letter == ')');
-                kept
-            })
-            .collect()
-    };
     let requests: BTreeMap<&str, String> =
         rows.iter().map(|(name, (request, _))| (name.as_str(), plain(request))).collect();
     let all: BTreeSet<&str> = requests.values().flat_map(|request| code(request)).collect();
@@ -116,6 +127,183 @@ fn every_endpoint_has_its_fields_default_and_cap() {
         });
         assert_eq!(stated, limit(&question), "{endpoint}");
     }
+}
+
+/// An answer with every field that it may have.
+fn sample(endpoint: Endpoint) -> Answer {
+    let rank = Rank::FIRST;
+    let kind = || BadgeKind::parse("first_blood").unwrap();
+    match endpoint {
+        Endpoint::ProfilesRanked | Endpoint::ProfilesAround => {
+            Answer::Ranked(page(RankedProfile { profile: profile(), rank }))
+        }
+        Endpoint::ProfilesGet => Answer::Detail(Box::new(ProfileDetail {
+            profile: profile(),
+            rank,
+            badge_rank: rank,
+            tenure: Tenure::Og,
+        })),
+        Endpoint::ProfilesPosition => Answer::Position(Position {
+            profile_id: profile_id(),
+            rank,
+            conviction: profile().conviction,
+            distance_above: None,
+            distance_below: None,
+            next_tier: None,
+            distance_to_next_tier: None,
+            distance_to_entry: None,
+            at_risk: false,
+        }),
+        Endpoint::ProfilesActive | Endpoint::ProfilesSearch => Answer::Profiles(page(profile())),
+        Endpoint::ProfilesBadges => Answer::Badges(page(badge())),
+        Endpoint::BadgesLeaderboard => {
+            Answer::Leaderboard(page(BadgeStanding { profile: profile(), badge_rank: rank }))
+        }
+        Endpoint::BadgesKinds => Answer::Kinds(page(KindCount {
+            kind: kind(),
+            holders: 1,
+            first_awarded_at: datetime!(2026-02-03 04:05:06 UTC),
+        })),
+        Endpoint::TiersProgression => {
+            Answer::Progression(page(Progress { profile: profile(), next_tier: tier("naib"), distance: 1 }))
+        }
+        Endpoint::TiersChanges => Answer::Changes(page(change())),
+        Endpoint::TiersThreshold => Answer::Threshold(TierThreshold {
+            entry_rank: None,
+            score: None,
+            eligible: 0,
+            waiting: 0,
+            gap: None,
+        }),
+        Endpoint::DirectoryList => Answer::Directory {
+            page: DirectoryPage {
+                items: vec![TenuredProfile { profile: profile(), tenure: Tenure::Og }],
+                next: None,
+                limit: 10,
+                total: 1,
+            },
+            number: NonZeroU32::new(1),
+        },
+        Endpoint::CommunityStats => Answer::Stats(Stats {
+            members: 1,
+            tiers: vec![TierCount { tier: None, members: 1 }],
+            conviction_total: 0,
+            badges: 0,
+            active_this_week: 0,
+            new_this_week: 0,
+            promotions_this_week: 0,
+            badges_this_week: 0,
+        }),
+        Endpoint::AdminBadgesAward => Answer::Awarded(Award { badge: badge(), created: true }),
+        Endpoint::AdminBadgesRevoke => Answer::Revoked(badge()),
+        Endpoint::AdminProfilesHide | Endpoint::AdminProfilesShow => Answer::Visibility(Box::new(profile())),
+        Endpoint::AdminProfilesExport => Answer::Export(Box::new(Export {
+            profile: profile(),
+            badges: vec![badge()],
+            tier_changes: vec![change()],
+            next: None,
+        })),
+        Endpoint::AdminProfilesErase => Answer::Erased(profile_id()),
+        Endpoint::AdminRatelimitClear => Answer::Cleared(1),
+        Endpoint::CommunitiesFind => Answer::Community {
+            community: CommunityId::new(Uuid::from_u128(1)),
+            name: CommunityName::parse("Arrakis").ok(),
+            active: true,
+        },
+    }
+}
+
+fn keys(value: &Value) -> BTreeSet<String> {
+    value.as_object().unwrap().keys().cloned().collect()
+}
+
+fn named(text: &str) -> BTreeSet<String> {
+    code(text).into_iter().map(str::to_owned).collect()
+}
+
+/// The fields that a sentence such as "A badge is `badge_id`, `kind`." gives to what it is about.
+fn fields_of(what: &str) -> BTreeSet<String> {
+    let (_, fields) = API.split_once(&format!("A {what} is `")).unwrap();
+    let (fields, _) = fields.split_once('.').unwrap();
+    named(&format!("`{fields}"))
+}
+
+#[test]
+fn every_answer_has_the_fields_that_are_documented_and_no_other() {
+    let rows: BTreeMap<String, String> = table("Endpoints")
+        .into_iter()
+        .map(|row| (row[0].trim_matches('`').to_owned(), row[2].clone()))
+        .collect();
+    let documented = |endpoint: Endpoint| {
+        let answer = plain(&rows[endpoint.name()]);
+        let mut fields = named(&answer);
+        for word in answer.split([' ', ',', ';', ':']) {
+            match word {
+                "profile" | "profiles" => fields.append(&mut fields_of("profile")),
+                "badge" | "badges" => fields.append(&mut fields_of("badge")),
+                _ => {}
+            }
+        }
+        fields
+    };
+    let (_, of_a_page) = API.split_once("**Page:** `").unwrap();
+    let of_a_page: BTreeSet<String> = of_a_page
+        .split('`')
+        .next()
+        .unwrap()
+        .split("\":")
+        .filter_map(|before| before.rsplit_once('"'))
+        .map(|(_, field)| field.to_owned())
+        .collect();
+    for endpoint in Endpoint::ALL {
+        let answer: Value = serde_json::from_slice(&sample(*endpoint).to_json().unwrap()).unwrap();
+        let mut real = keys(&answer);
+        let is_page = answer.get("items").is_some();
+        assert_eq!(is_page, rows[endpoint.name()].starts_with("page of "), "{endpoint}");
+        if let Some(items) = answer.get("items") {
+            assert!(of_a_page.is_subset(&real), "{endpoint}: {real:?}");
+            real = &(&real - &of_a_page) | &keys(&items[0]);
+        }
+        assert_eq!(documented(*endpoint), real, "{endpoint}");
+        match endpoint {
+            Endpoint::AdminProfilesExport => {
+                for (field, of) in [
+                    ("profile", Endpoint::AdminProfilesShow),
+                    ("badges", Endpoint::AdminBadgesRevoke),
+                    ("tier_changes", Endpoint::TiersChanges),
+                ] {
+                    let held = answer[field].get(0).unwrap_or(&answer[field]);
+                    assert_eq!(documented(of), keys(held), "{endpoint}: {field}");
+                }
+            }
+            Endpoint::CommunityStats => {
+                let (_, held) = rows[endpoint.name()].split_once("`tiers` (").unwrap();
+                assert_eq!(named(held.split(')').next().unwrap()), keys(&answer["tiers"][0]));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn an_error_has_the_fields_that_are_documented_and_no_other() {
+    let error = ErrorFields {
+        code: ErrorCode::Internal,
+        message: String::new(),
+        field: Some(String::new()),
+        retry_after_ms: Some(1),
+        request_id: Some(Uuid::nil()),
+    };
+    let body = serde_json::to_value(ErrorBody { error }).unwrap();
+    let (_, section) = API.split_once("\n## Errors\n").unwrap();
+    let (_, example) = section.split_once("a body\n`").unwrap();
+    let example: Value = serde_json::from_str(example.split('`').next().unwrap()).unwrap();
+    assert_eq!(keys(&example), keys(&body));
+    // Some codes alone have the others, and the table says which.
+    let named: BTreeSet<String> = table("Errors").iter().flat_map(|row| named(&row[2])).collect();
+    let real = keys(&body["error"]);
+    assert!(keys(&example["error"]).is_subset(&real));
+    assert_eq!(&keys(&example["error"]) | &named, real);
 }
 
 #[test]

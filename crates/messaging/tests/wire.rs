@@ -2,11 +2,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use muster_domain::{
-    Activity, Award, Awarder, Badge, BadgeId, BadgeKind, BadgeStanding, CommunityId, CommunityName,
-    Conviction, Cursor, Direction, DirectoryPage, DirectorySort, GuildId, KindCount, Lookup, Movement, Nym,
-    Page, PageLimit, Position, Profile, ProfileDetail, ProfileId, Progress, Rank, RankedProfile, Reason,
-    ScoreTier, SearchQuery, Stats, SuggestLimit, Tenure, TenuredProfile, Tier, TierChange, TierCount,
-    TierThreshold, UserId, Wallet,
+    Award, Awarder, BadgeKind, BadgeStanding, CommunityId, CommunityName, Conviction, Cursor, Direction,
+    DirectoryPage, DirectorySort, GuildId, KindCount, Lookup, Nym, Page, PageLimit, Position, ProfileDetail,
+    Progress, Rank, RankedProfile, Reason, ScoreTier, SearchQuery, Stats, SuggestLimit, Tenure,
+    TenuredProfile, TierCount, TierThreshold, UserId, Wallet,
 };
 use muster_messaging::endpoint::Endpoint;
 use muster_messaging::wire::answer::{self, Answer, Export};
@@ -23,68 +22,19 @@ use std::num::NonZeroU32;
 use time::macros::datetime;
 use uuid::Uuid;
 
+mod samples;
+
+use samples::{badge, change, page, profile, profile_id, tier};
+
 fn community() -> CommunityId {
     CommunityId::new(Uuid::from_u128(0xC0))
 }
 
-fn profile_id() -> ProfileId {
-    ProfileId::new(Uuid::from_u128(0x1))
-}
-
-fn tier(name: &str) -> Tier {
-    Tier::parse(name).unwrap()
-}
-
-fn profile() -> Profile {
-    Profile {
-        profile_id: profile_id(),
-        user_id: UserId::parse("1001").unwrap(),
-        wallet: Some(Wallet::parse("0xAB").unwrap()),
-        nym: Nym::parse("Chani \"Sihaya\"").unwrap(),
-        conviction: Conviction::clamp(640),
-        activity: Activity::clamp(12),
-        tier: Some(tier("sietch")),
-        badge_count: 2,
-        joined_at: datetime!(2026-01-02 03:04:05.678 +02:00),
-        last_active_at: None,
-        visible: true,
-    }
-}
-
 const PROFILE: &str = r#""profile_id":"00000000-0000-0000-0000-000000000001","user_id":"1001","wallet":"0xAB","nym":"Chani \"Sihaya\"","conviction":640,"activity":12,"tier":"sietch","badge_count":2,"joined_at":"2026-01-02T01:04:05.678Z","last_active_at":null"#;
-
-fn badge() -> Badge {
-    Badge {
-        badge_id: BadgeId::new(Uuid::from_u128(0xB)),
-        profile_id: profile_id(),
-        kind: BadgeKind::parse("first_blood").unwrap(),
-        awarded_at: datetime!(2026-02-03 04:05:06 UTC),
-        awarded_by: Some(Awarder::parse("stilgar").unwrap()),
-        reason: None,
-        revoked_at: Some(datetime!(2026-03-04 05:06:07 UTC)),
-        revoked_by: None,
-        revoke_reason: Some(Reason::parse("by mistake").unwrap()),
-    }
-}
 
 const BADGE: &str = r#""badge_id":"00000000-0000-0000-0000-00000000000b","profile_id":"00000000-0000-0000-0000-000000000001","kind":"first_blood","reason":null,"awarded_by":"stilgar","awarded_at":"2026-02-03T04:05:06Z""#;
 const REVOKED: &str = r#""revoked_at":"2026-03-04T05:06:07Z","revoked_by":null,"revoke_reason":"by mistake""#;
 const CHANGE: &str = r#"{"profile_id":"00000000-0000-0000-0000-000000000001","nym":"Chani \"Sihaya\"","from":null,"to":"sietch","movement":"promotion","at":"2026-04-05T06:07:08Z"}"#;
-
-fn change() -> TierChange {
-    TierChange {
-        profile_id: profile_id(),
-        nym: profile().nym,
-        from: None,
-        to: Some(tier("sietch")),
-        movement: Movement::Promotion,
-        at: datetime!(2026-04-05 06:07:08 UTC),
-    }
-}
-
-fn page<T>(item: T) -> Page<T> {
-    Page { items: vec![item], next: Some(Cursor::parse("AQI").unwrap()), limit: 100 }
-}
 
 fn paged(item: &str) -> String {
     format!(r#"{{"items":[{item}],"next":"AQI","limit":100}}"#)
