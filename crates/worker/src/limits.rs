@@ -182,21 +182,21 @@ mod tests {
     }
 
     #[test]
-    fn a_million_callers_take_bounded_memory() {
+    fn ever_new_callers_take_bounded_memory() {
         let limits = limits();
         let ask = |from: u128, to: u128| {
             for n in from..to {
-                // Long ones, in ever new communities now and then.
+                // Long ones, in ever new communities.
                 let caller = Caller::parse(format!("{n:0>128}")).unwrap();
-                let _ = limits.check(community(n / 50), Some(&caller));
+                let _ = limits.check(community(n / 2), Some(&caller));
             }
         };
-        ask(0, 50_000);
+        ask(0, 25_000);
         let before = resident();
-        ask(50_000, 1_000_000);
+        ask(25_000, 125_000);
         let grown = resident().saturating_sub(before);
-        // Kept, they would take about 300 MiB.
-        assert!(grown < 16 << 20, "{grown} bytes more");
+        // Kept, the callers alone would take about 30 MiB.
+        assert!(grown < 12 << 20, "{grown} bytes more");
         limits.callers.run_pending_tasks();
         limits.communities.run_pending_tasks();
         assert!(limits.callers.entry_count() <= 100 && limits.communities.entry_count() <= COMMUNITIES);
