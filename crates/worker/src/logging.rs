@@ -12,11 +12,25 @@ use tracing_subscriber::{EnvFilter, Layer};
 use crate::settings::{Log, SettingsError};
 use crate::traces::Exporting;
 
-/// Starts the log, and hands spans to `traces` where there is a collector.
-pub(crate) fn start(log: &Log, traces: Option<&Exporting>) -> Result<(), SettingsError> {
-    let filter = EnvFilter::try_new(&log.filter).map_err(|error| {
-        SettingsError::new(format!("log.filter: {:?} is not a filter: {error}", log.filter))
-    })?;
+/// What serving tells unless something else is asked for.
+const SERVING: &str = "info";
+/// The same of a command whose result is what it prints.
+const ONE_SHOT: &str = "warn";
+
+/// Starts the log of serving, and hands spans to `traces` where there is a collector.
+pub(crate) fn serving(log: &Log, traces: Option<&Exporting>) -> Result<(), SettingsError> {
+    start(log, SERVING, traces)
+}
+
+/// Starts the log of a command that does one thing and ends.
+pub(crate) fn one_shot(log: &Log) -> Result<(), SettingsError> {
+    start(log, ONE_SHOT, None)
+}
+
+fn start(log: &Log, unless_set: &str, traces: Option<&Exporting>) -> Result<(), SettingsError> {
+    let filter = log.filter.as_deref().unwrap_or(unless_set);
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|error| SettingsError::new(format!("log.filter: {filter:?} is not a filter: {error}")))?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = if log.json {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()

@@ -113,10 +113,13 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         return ask::ask(file, &arguments).await;
     }
     let settings = Settings::load(file, None)?;
+    if !matches!(command, Command::Serve) {
+        logging::one_shot(&settings.log)?;
+    }
     match command {
         Command::Serve => {
             let traces = settings.traces.as_ref().map(traces::Exporting::start).transpose()?;
-            logging::start(&settings.log, traces.as_ref())?;
+            logging::serving(&settings.log, traces.as_ref())?;
             let deadline = settings.shutdown;
             let served = serve::serve(settings).await;
             if let Some(traces) = traces {
@@ -125,7 +128,6 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             served
         }
         Command::Migrate => {
-            logging::start(&settings.log, None)?;
             let database = connect::configure(&settings)?.database;
             let applied = muster_storage::migrate(&database).await?;
             for migration in &applied {
@@ -134,10 +136,7 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             println!("the schema is up to date ({} applied now)", applied.len());
             Ok(())
         }
-        Command::Deadletters { action } => {
-            logging::start(&settings.log, None)?;
-            deadletters::run(&settings, &action).await
-        }
+        Command::Deadletters { action } => deadletters::run(&settings, &action).await,
         Command::Pseudonym { ids } => {
             let store = muster_storage::Store::open(connect::configure(&settings)?.database).await?;
             for id in &ids {

@@ -99,7 +99,8 @@ pub(crate) struct Limits {
 
 #[derive(Debug)]
 pub(crate) struct Log {
-    pub(crate) filter: String,
+    /// `None` where the command that runs decides.
+    pub(crate) filter: Option<String>,
     pub(crate) json: bool,
 }
 
@@ -281,7 +282,7 @@ struct RawHttp {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawLog {
-    filter: String,
+    filter: Option<String>,
     format: String,
 }
 
@@ -540,7 +541,9 @@ mod tests {
         assert_eq!(settings.environment, Environment::Production);
         assert_eq!(settings.policy.to_string(), "required: production");
         assert_eq!(settings.nats.servers.as_slice().len(), 2);
-        assert!(settings.log.json);
+        assert!(settings.log.json && settings.log.filter.is_none());
+        let asked = load(&[("MUSTER__LOG__FILTER", "debug")]).unwrap();
+        assert_eq!(asked.log.filter.as_deref(), Some("debug"));
     }
 
     #[test]

@@ -64,6 +64,16 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() -> Result<()> {
     output(&setting, "show 77", 1).await?;
     output(&setting, "drop", 2).await?;
 
+    // The log of such a command tells what went wrong and nothing else, unless it is asked for more.
+    let quiet = setting.configuration.run("deadletters list").await?;
+    ensure!(quiet.stderr.is_empty(), "{}", String::from_utf8_lossy(&quiet.stderr));
+    let loud = setting.configuration.with("MUSTER__LOG__FILTER", "info").run("deadletters list").await?;
+    ensure!(
+        String::from_utf8_lossy(&loud.stderr).contains("INFO"),
+        "{}",
+        String::from_utf8_lossy(&loud.stderr)
+    );
+
     // What is wrong with it still is, so it comes back as another dead letter; the old one is gone.
     let replayed = output(&setting, "replay 1", 0).await?;
     ensure!(replayed.starts_with("1 replayed as event 6"), "{replayed}");
