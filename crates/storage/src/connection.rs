@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool::managed::QueueMode;
 use diesel::{ConnectionError, ConnectionResult};
 use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::deadpool::Pool;
@@ -200,6 +201,9 @@ impl StoreConfig {
         });
         Pool::builder(AsyncDieselConnectionManager::new_with_config("", manager))
             .max_size(self.pool_size)
+            // The connection used last: its server process has its plans and pages at hand. Round robin over all of them
+            // finds each one cold.
+            .queue_mode(QueueMode::Lifo)
             .wait_timeout(Some(self.acquire_timeout))
             .create_timeout(Some(self.query_timeout))
             .runtime(deadpool::Runtime::Tokio1)
