@@ -33,17 +33,27 @@ enum Key {
     Badges(i32, i64, Uuid),
 }
 
+/// How many members the whole list has, with one of them; with nobody where the page is empty.
 #[derive(QueryableByName)]
 struct DirectoryRow {
+    #[diesel(sql_type = BigInt)]
+    total: i64,
+    #[diesel(embed)]
+    listed: Option<ListedRow>,
+}
+
+#[derive(QueryableByName)]
+struct ListedRow {
     #[diesel(embed)]
     profile: ProfileRow,
     #[diesel(sql_type = Text)]
     nym_key: String,
 }
 
-/// One list: `$2` rows are skipped, `$3` is the tier, `$4` and on are the key of the row before.
+/// One list with its kept count, in one statement: `$2` rows are skipped, `$3` is the tier, `$4` and on are the key of the
+/// row before.
 macro_rules! list {
-    ($tier:literal, $columns:literal, $beyond:literal, $key:literal, $order:literal) => {
+    ($count:literal, $tier:literal, $columns:literal, $beyond:literal, $key:literal, $order:literal) => {
         concat!(
             "WITH k AS MATERIALIZED (
                  SELECT p.profile_id, p.badge_count, p.joined_at, p.nym_key FROM profiles AS p
@@ -57,11 +67,40 @@ macro_rules! list {
             $order,
             " LIMIT $limit OFFSET $2
              )
-             SELECT ",
+             SELECT c.total, p.* FROM (SELECT coalesce((",
+            $count,
+            "), 0) AS total) AS c
+             LEFT JOIN (SELECT ",
             profile_columns!(),
             ", k.nym_key FROM k",
             profile_of_each_key!(),
-            " ORDER BY ",
+            ") AS p ON true ORDER BY ",
+            $order
+        )
+    };
+}
+
+macro_rules! list_of_all {
+    ($columns:literal, $beyond:literal, $key:literal, $order:literal) => {
+        list!(
+            "SELECT c.members FROM community_counts AS c WHERE c.community_id = $1",
+            "",
+            $columns,
+            $beyond,
+            $key,
+            $order
+        )
+    };
+}
+
+macro_rules! list_of_tier {
+    ($columns:literal, $beyond:literal, $key:literal, $order:literal) => {
+        list!(
+            "SELECT c.members FROM tier_counts AS c WHERE c.community_id = $1 AND c.tier = $3",
+            " AND p.tier = $3",
+            $columns,
+            $beyond,
+            $key,
             $order
         )
     };
@@ -71,11 +110,8 @@ macro_rules! list {
 macro_rules! lists {
     ($columns:literal, $key:literal, $forward:literal, $backward:literal) => {
         [
-            [list!("", $columns, " > ", $key, $forward), list!("", $columns, " < ", $key, $backward)],
-            [
-                list!(" AND p.tier = $3", $columns, " > ", $key, $forward),
-                list!(" AND p.tier = $3", $columns, " < ", $key, $backward),
-            ],
+            [list_of_all!($columns, " > ", $key, $forward), list_of_all!($columns, " < ", $key, $backward)],
+            [list_of_tier!($columns, " > ", $key, $forward), list_of_tier!($columns, " < ", $key, $backward)],
         ]
     };
 }
@@ -154,7 +190,9 @@ impl Community {
                 .bind::<SqlUuid, _>(id),
         };
         let (rows, more) = self.store.page::<DirectoryRow, 1000>("directory_list", statement, limit).await?;
-        let last = rows.last().map(|DirectoryRow { profile, nym_key }| match sort {
+        let total = rows.first().ok_or_else(|| Error::defect("a list has no count"))?.total;
+        let rows: Vec<ListedRow> = rows.into_iter().filter_map(|row| row.listed).collect();
+        let last = rows.last().map(|ListedRow { profile, nym_key }| match sort {
             DirectorySort::Nym => Key::Nym(nym_key.clone(), micros(profile.joined_at), profile.profile_id),
             DirectorySort::Tenure => Key::Joined(micros(profile.joined_at), profile.profile_id),
             DirectorySort::Badges => Key::Badges(
@@ -172,24 +210,7 @@ impl Community {
                 Ok(TenuredProfile { profile: row.profile.try_into()?, tenure })
             })
             .collect::<Result<_, Error>>()?;
-        Ok(DirectoryPage { items, next, limit: limit.get(), total: self.member_count(tier).await? })
+        let total = u64::try_from(total).map_err(Error::defect)?;
+        Ok(DirectoryPage { items, next, limit: limit.get(), total })
     }
-
-    /// How many visible members there are, or how many hold a tier: read from a kept count.
-    async fn member_count(&self, tier: Option<&Tier>) -> Result<u64, Error> {
-        let statement = match tier {
-            None => self.statement("SELECT members FROM community_counts WHERE community_id = $1"),
-            Some(tier) => self
-                .statement("SELECT members FROM tier_counts WHERE community_id = $1 AND tier = $2")
-                .bind::<Text, _>(tier.as_str().to_owned()),
-        };
-        let row: Option<CountRow> = self.store.optional("member_count", statement).await?;
-        u64::try_from(row.map_or(0, |row| row.members)).map_err(Error::defect)
-    }
-}
-
-#[derive(QueryableByName)]
-struct CountRow {
-    #[diesel(sql_type = BigInt)]
-    members: i64,
 }
