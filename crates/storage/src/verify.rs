@@ -1,17 +1,20 @@
 //! Compares what is kept counted with what plain counting comes to, on a live community, and repairs what drifted.
 //!
 //! Each comparison is one statement and so sees kept counts and rows of one moment, without a lock. Members are compared
-//! a thousand at a time; counts of the whole community are aggregated in PostgreSQL. A repair holds the community's lock
-//! for a short transaction: a member is recomputed under it, a count is moved by its drift. Events move a count by what
-//! they change, so its drift stays the same while they go on.
+//! [`RANGE`] at a time; tails of nyms, which lie in no order of members, and counts of the whole community are aggregated
+//! in PostgreSQL, within its `work_mem`. A repair holds the community's lock for a short transaction: a thousand members
+//! are recomputed under it, a count is moved by its drift. Events move a count by what they change, so its drift stays the
+//! same while they go on.
 //!
 //! The flags and counts of members are compared before the tiers that follow from them, and the counts of the whole community
 //! last: they are compared with the rows as these then are, whatever a repair made of them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use diesel::QueryableByName;
-use diesel::sql_types::{Array, BigInt, Bool, Nullable, SmallInt, Text, Uuid as SqlUuid};
+use diesel::pg::Pg;
+use diesel::sql_types::{Array, BigInt, Nullable, SmallInt, Text, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use muster_domain::{CommunityId, Limit, PageLimit};
@@ -27,10 +30,16 @@ use crate::{Error, Store};
 
 /// The most drifted values of one comparison: as many as a thousand members' nyms have tails.
 type Batch = Limit<32_000>;
+/// The most members whose tails are looked up after one counting.
+type Members = Limit<100_000>;
 /// The most drifted values that a report names; all are counted.
 pub const MAX_NAMED: usize = 100;
 /// How long counting a whole community once may take.
 const COUNTING: Duration = Duration::from_secs(600);
+/// How many members are compared by one statement.
+const RANGE: i64 = 20_000;
+/// How many members or tails are repaired with the community's lock taken once.
+const REPAIRED_AT_ONCE: usize = 1000;
 
 /// What a verification found in one community.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -83,29 +92,34 @@ impl Verification {
     }
 }
 
-/// A value of each member. `$1` is the community, `$2` the members.
+/// A value of each member. `$1` is the community. A comparison is of the members behind `$2` up to `$3`, named of each table,
+/// so that of each only the range is read; a repair is of the members `$2`.
 struct OfMember {
     what: &'static str,
     compare: &'static str,
     repair: &'static str,
 }
 
-const OF_MEMBERS: [OfMember; 4] = [
+const OF_MEMBERS: [OfMember; 3] = [
     OfMember {
         what: "scores.visible",
         compare: "SELECT p.profile_id, p.profile_id::text AS key, s.visible::text AS kept, p.visible::text AS counted
             FROM profiles AS p JOIN scores AS s USING (community_id, profile_id)
-            WHERE community_id = $1 AND profile_id = ANY($2) AND s.visible <> p.visible LIMIT $limit",
+            WHERE community_id = $1 AND p.profile_id > $2 AND p.profile_id <= $3
+                AND s.profile_id > $2 AND s.profile_id <= $3 AND s.visible <> p.visible LIMIT $limit",
         repair: "UPDATE scores AS s SET visible = p.visible FROM profiles AS p
             WHERE s.community_id = $1 AND s.profile_id = ANY($2) AND s.visible <> p.visible
                 AND p.community_id = s.community_id AND p.profile_id = s.profile_id",
     },
     OfMember {
         what: "profiles.badge_count",
-        compare: "SELECT p.profile_id, p.profile_id::text AS key, p.badge_count::text AS kept, held.badges::text AS counted
-            FROM profiles AS p CROSS JOIN LATERAL (SELECT count(*) AS badges FROM badges AS b
-                WHERE b.community_id = $1 AND b.profile_id = p.profile_id AND b.revoked_at IS NULL) AS held
-            WHERE p.community_id = $1 AND p.profile_id = ANY($2) AND p.badge_count <> held.badges LIMIT $limit",
+        compare: "SELECT p.profile_id, p.profile_id::text AS key, p.badge_count::text AS kept,
+                coalesce(held.badges, 0)::text AS counted
+            FROM profiles AS p LEFT JOIN (SELECT b.profile_id, count(*) AS badges FROM badges AS b
+                WHERE b.community_id = $1 AND b.profile_id > $2 AND b.profile_id <= $3 AND b.revoked_at IS NULL
+                GROUP BY 1) AS held USING (profile_id)
+            WHERE p.community_id = $1 AND profile_id > $2 AND profile_id <= $3
+                AND p.badge_count <> coalesce(held.badges, 0) LIMIT $limit",
         repair: "UPDATE profiles AS p SET badge_count = (SELECT count(*) FROM badges AS b
                 WHERE b.community_id = $1 AND b.profile_id = p.profile_id AND b.revoked_at IS NULL)
             WHERE p.community_id = $1 AND p.profile_id = ANY($2)",
@@ -114,24 +128,55 @@ const OF_MEMBERS: [OfMember; 4] = [
         what: "tier_changes.visible",
         compare: "SELECT c.profile_id, c.change_id::text AS key, c.visible::text AS kept, p.visible::text AS counted
             FROM tier_changes AS c JOIN profiles AS p USING (community_id, profile_id)
-            WHERE community_id = $1 AND profile_id = ANY($2) AND c.visible <> p.visible LIMIT $limit",
+            WHERE community_id = $1 AND p.profile_id > $2 AND p.profile_id <= $3
+                AND c.profile_id > $2 AND c.profile_id <= $3 AND c.visible <> p.visible LIMIT $limit",
         repair: "UPDATE tier_changes AS c SET visible = p.visible FROM profiles AS p
             WHERE c.community_id = $1 AND c.profile_id = ANY($2) AND c.visible <> p.visible
                 AND p.community_id = c.community_id AND p.profile_id = c.profile_id",
     },
-    // Tails that are missing; those that should not be there are found from the other side.
-    OfMember {
-        what: "nym_tails",
-        compare: "SELECT p.profile_id, p.profile_id::text || ' ' || t.tail AS key, NULL AS kept, t.class::text AS counted
-            FROM profiles AS p CROSS JOIN LATERAL nym_tails_of(p.nym_key) AS t
-            WHERE p.community_id = $1 AND p.profile_id = ANY($2) AND p.visible AND NOT EXISTS (
-                SELECT FROM nym_tails AS k WHERE k.community_id = $1 AND k.class = t.class
-                    AND k.tail = t.tail COLLATE \"C\" AND k.profile_id = p.profile_id) LIMIT $limit",
-        repair: "INSERT INTO nym_tails SELECT p.community_id, t.class, t.tail, p.profile_id
-            FROM profiles AS p CROSS JOIN LATERAL nym_tails_of(p.nym_key) AS t
-            WHERE p.community_id = $1 AND p.profile_id = ANY($2) AND p.visible ON CONFLICT DO NOTHING",
-    },
 ];
+
+/// Tails of nyms that are missing, of the members `$2` in either statement.
+const MISSING_TAILS: OfMember = OfMember {
+    what: "nym_tails",
+    compare: "SELECT p.profile_id, p.profile_id::text || ' ' || t.tail AS key, NULL AS kept, t.class::text AS counted
+        FROM profiles AS p CROSS JOIN LATERAL nym_tails_of(p.nym_key) AS t
+        WHERE p.community_id = $1 AND p.profile_id = ANY($2) AND p.visible AND NOT EXISTS (
+            SELECT FROM nym_tails AS k WHERE k.community_id = $1 AND k.class = t.class
+                AND k.tail = t.tail COLLATE \"C\" AND k.profile_id = p.profile_id) LIMIT $limit",
+    repair: "INSERT INTO nym_tails SELECT p.community_id, t.class, t.tail, p.profile_id
+        FROM profiles AS p CROSS JOIN LATERAL nym_tails_of(p.nym_key) AS t
+        WHERE p.community_id = $1 AND p.profile_id = ANY($2) AND p.visible ON CONFLICT DO NOTHING",
+};
+
+/// Visible members that have another number of tails than their nyms, and how many members and tails there are. A nym has a
+/// tail from each of its first 32 characters, no two alike.
+const SHORT_OF_TAILS: &str = "WITH kept AS MATERIALIZED (
+        SELECT profile_id, count(*) AS tails FROM nym_tails WHERE community_id = $1 GROUP BY 1
+    )
+    SELECT total.members, total.tails, d.profile_id FROM (
+        SELECT (SELECT count(*) FROM profiles WHERE community_id = $1) AS members,
+            (SELECT coalesce(sum(tails), 0)::bigint FROM kept) AS tails
+    ) AS total
+    LEFT JOIN (
+        SELECT p.profile_id FROM profiles AS p LEFT JOIN kept USING (profile_id)
+        WHERE p.community_id = $1 AND p.visible AND coalesce(kept.tails, 0) <> least(length(p.nym_key), 32)
+        LIMIT $limit
+    ) AS d ON true";
+
+/// Tails that no visible member's nym has. A tail's length says where in the nym it begins, so that the nym is not taken
+/// apart for each.
+const STRAY_TAILS: &str = "SELECT k.class, k.tail, k.profile_id
+    FROM nym_tails AS k LEFT JOIN profiles AS p ON p.community_id = $1 AND p.profile_id = k.profile_id
+    CROSS JOIN LATERAL (SELECT length(p.nym_key) - length(k.tail) + 1 AS at) AS t
+    WHERE k.community_id = $1 AND (
+        p.visible AND k.tail <> '' AND t.at BETWEEN 1 AND 32 AND substr(p.nym_key, t.at) = k.tail
+            AND k.class = CASE
+                WHEN t.at = 1 THEN 0
+                WHEN substr(p.nym_key, t.at - 1, 1) ~ '[[:space:][:punct:]]' COLLATE \"C\" THEN 1
+                ELSE 2
+            END
+    ) IS NOT TRUE LIMIT $limit";
 
 /// Counts of the whole community. `$1` is the community, `$2` the level of a ladder; a repair takes keys and what to add.
 struct OfCommunity {
@@ -213,7 +258,7 @@ macro_rules! rank_tidy {
     };
 }
 
-const OF_COMMUNITIES: [OfCommunity; 11] = [
+const OF_COMMUNITIES: [OfCommunity; 12] = [
     OfCommunity {
         what: "rank_counts of conviction",
         levels: 0..=6,
@@ -340,6 +385,29 @@ const OF_COMMUNITIES: [OfCommunity; 11] = [
             ON CONFLICT (community_id, kind) DO UPDATE SET holders = k.holders + excluded.holders",
         tidy: None,
     },
+    // In seconds since 1970. A kind stays known from its first award although the person who had it was erased with it: once
+    // somebody was erased, an earlier date than that of any badge is no drift. A date is counted anew under the lock, since
+    // events set it.
+    OfCommunity {
+        what: "badge_kinds.first_awarded_at",
+        levels: 0..=0,
+        compare: compare!(
+            "SELECT kind AS key, extract(epoch FROM first_awarded_at) AS n FROM badge_kinds WHERE community_id = $1",
+            "SELECT k.kind AS key, extract(epoch FROM CASE WHEN b.first > k.first_awarded_at AND e.erased
+                 THEN k.first_awarded_at ELSE coalesce(b.first, k.first_awarded_at) END) AS n
+             FROM badge_kinds AS k
+             LEFT JOIN (SELECT kind, min(awarded_at) AS first FROM badges WHERE community_id = $1 GROUP BY 1) AS b
+                 USING (kind)
+             CROSS JOIN (SELECT EXISTS (SELECT FROM profiles WHERE community_id = $1 AND erased_at IS NOT NULL) AS erased)
+                 AS e
+             WHERE k.community_id = $1"
+        ),
+        repair: "UPDATE badge_kinds AS k SET first_awarded_at = b.first
+            FROM (SELECT kind, min(awarded_at) AS first FROM badges WHERE community_id = $1 AND kind = ANY($2) GROUP BY 1)
+                AS b
+            WHERE k.community_id = $1 AND k.kind = b.kind",
+        tidy: None,
+    },
 ];
 
 /// Each rank tier's cut by plain counting, as `w.cut` beside `t`.
@@ -385,7 +453,8 @@ const TIERS: OfMember = OfMember {
             SELECT t.tier FROM tier_policies AS t WHERE t.community_id = $1 AND t.from_conviction <= s.conviction
             ORDER BY t.from_conviction DESC LIMIT 1
         )) AS tier) AS w
-        WHERE community_id = $1 AND profile_id = ANY($2) AND p.visible AND p.tier IS DISTINCT FROM w.tier LIMIT $limit",
+        WHERE community_id = $1 AND p.profile_id > $2 AND p.profile_id <= $3
+            AND s.profile_id > $2 AND s.profile_id <= $3 AND p.visible AND p.tier IS DISTINCT FROM w.tier LIMIT $limit",
     // Back to the tier last recorded, from which settling goes on: a move that was recorded is not recorded again, and
     // one that was not is recorded now.
     repair: "UPDATE profiles AS p SET tier = CASE WHEN last.found THEN last.to_tier ELSE p.tier END,
@@ -422,79 +491,99 @@ impl Community {
     /// [`Error::Unavailable`] part-way when the database is; the call is safe to repeat.
     pub async fn verify(&self, repair: bool) -> Result<Verification, Error> {
         let mut found = Verification { community_id: self.id, compared: Vec::new(), drifted: Vec::new() };
-        for check in &OF_MEMBERS {
-            self.verify_members(check, repair, &mut found).await?;
-        }
-        self.verify_stray_tails(repair, &mut found).await?;
+        self.verify_members(&OF_MEMBERS, repair, &mut found).await?;
+        self.verify_tails(repair, &mut found).await?;
         self.verify_cuts(repair, &mut found).await?;
-        self.verify_members(&TIERS, repair, &mut found).await?;
+        self.verify_members(&[TIERS], repair, &mut found).await?;
         for check in &OF_COMMUNITIES {
             self.verify_counts(check, repair, &mut found).await?;
         }
         Ok(found)
     }
 
+    /// Compares values of all members, range by range.
     async fn verify_members(
         &self,
-        check: &'static OfMember,
+        checks: &'static [OfMember],
         repair: bool,
         found: &mut Verification,
     ) -> Result<(), Error> {
-        let mut compared = Compared { what: check.what, rows: 0, drifted: 0, repaired: 0 };
+        let nothing = |check: &OfMember| Compared { what: check.what, rows: 0, drifted: 0, repaired: 0 };
+        let mut compared: Vec<Compared> = checks.iter().map(nothing).collect();
         let mut after = Uuid::nil();
         loop {
-            let members = self
+            let range = self
                 .statement(
-                    "SELECT profile_id AS id FROM profiles
-                     WHERE community_id = $1 AND profile_id > $2 ORDER BY profile_id LIMIT $limit",
+                    "SELECT profile_id AS id, number AS members FROM (
+                         SELECT profile_id, row_number() OVER (ORDER BY profile_id) AS number FROM profiles
+                         WHERE community_id = $1 AND profile_id > $2 ORDER BY profile_id LIMIT $3
+                     ) AS range ORDER BY number DESC LIMIT 1",
                 )
-                .bind::<SqlUuid, _>(after);
-            let members: Vec<IdRow> = self.store.rows("verify", members, PageLimit::MAX).await?;
-            let Some(last) = members.last() else { break };
-            after = last.id;
-            let ids: Vec<Uuid> = members.into_iter().map(|row| row.id).collect();
-            compared.rows = compared.rows.saturating_add(count(ids.len())?);
-            // A batch of members may hold more drifted rows than one answer: their members are repaired, then the rest.
-            loop {
-                let statement = self.statement(check.compare).bind::<Array<SqlUuid>, _>(ids.clone());
-                let rows: Vec<MemberDrift> = self.store.rows("verify", statement, Batch::MAX).await?;
-                let full = rows.len() >= usize::try_from(Batch::MAX.get()).map_err(Error::defect)?;
-                let differing = count(rows.len())?;
-                compared.drifted = compared.drifted.saturating_add(differing);
-                let mut drifted: Vec<Uuid> = rows.iter().map(|row| row.profile_id).collect();
-                drifted.dedup();
-                for row in rows {
-                    found.name(check.what, row.key, row.kept, row.counted);
-                }
-                if !repair || drifted.is_empty() {
-                    break;
-                }
-                let community = self.id;
-                let repair = self.statement(check.repair).bind::<Array<SqlUuid>, _>(drifted.clone());
-                let settles = check.what == TIERS.what;
-                self.store
-                    .write("verify", move |connection| {
-                        async move {
-                            lock(connection, community).await?;
-                            statement::execute(connection, repair).await?;
-                            if settles {
-                                let settle = || MemberChange { settle: true, ..MemberChange::default() };
-                                let members = drifted.into_iter().map(|id| (id.into(), settle())).collect();
-                                member::change_known(connection, community, members).await?;
-                            }
-                            Ok(())
-                        }
-                        .boxed()
-                    })
-                    .await?;
-                compared.repaired = compared.repaired.saturating_add(differing);
-                if !full {
-                    break;
+                .bind::<SqlUuid, _>(after)
+                .bind::<BigInt, _>(RANGE);
+            let Some(range) = self.store.optional::<RangeRow>("verify", range).await? else { break };
+            let members = u64::try_from(range.members).map_err(Error::defect)?;
+            for (check, compared) in checks.iter().zip(&mut compared) {
+                compared.rows = compared.rows.saturating_add(members);
+                // A range may hold more drifted rows than one answer: their members are repaired, then the rest.
+                loop {
+                    let statement =
+                        self.statement(check.compare).bind::<SqlUuid, _>(after).bind::<SqlUuid, _>(range.id);
+                    let rows: Vec<MemberDrift> = self.counted(statement, Batch::MAX, false).await?;
+                    let full = is_full(&rows, Batch::MAX)?;
+                    let differing = self.drifted_members(check, repair, rows, compared, found).await?;
+                    if !repair || !full || differing == 0 {
+                        break;
+                    }
                 }
             }
+            after = range.id;
         }
-        found.compared.push(compared);
+        found.compared.extend(compared);
         Ok(())
+    }
+
+    /// Names members that drifted, and repairs them; answers how many values.
+    async fn drifted_members(
+        &self,
+        check: &'static OfMember,
+        repair: bool,
+        rows: Vec<MemberDrift>,
+        compared: &mut Compared,
+        found: &mut Verification,
+    ) -> Result<u64, Error> {
+        let differing = count(rows.len())?;
+        compared.drifted = compared.drifted.saturating_add(differing);
+        let members: BTreeSet<Uuid> = rows.iter().map(|row| row.profile_id).collect();
+        let members: Vec<Uuid> = members.into_iter().collect();
+        for row in rows {
+            found.name(check.what, row.key, row.kept, row.counted);
+        }
+        if !repair {
+            return Ok(differing);
+        }
+        for drifted in members.chunks(REPAIRED_AT_ONCE) {
+            let (community, drifted) = (self.id, drifted.to_vec());
+            let repair = self.statement(check.repair).bind::<Array<SqlUuid>, _>(drifted.clone());
+            let settles = check.what == TIERS.what;
+            self.store
+                .write("verify", move |connection| {
+                    async move {
+                        lock(connection, community).await?;
+                        statement::execute(connection, repair).await?;
+                        if settles {
+                            let settle = || MemberChange { settle: true, ..MemberChange::default() };
+                            let members = drifted.into_iter().map(|id| (id.into(), settle())).collect();
+                            member::change_known(connection, community, members).await?;
+                        }
+                        Ok(())
+                    }
+                    .boxed()
+                })
+                .await?;
+        }
+        compared.repaired = compared.repaired.saturating_add(differing);
+        Ok(differing)
     }
 
     async fn verify_counts(
@@ -520,7 +609,7 @@ impl Community {
                         compared.rows.saturating_add(u64::try_from(total).map_err(Error::defect)?);
                     first = false;
                 }
-                let full = rows.len() >= usize::try_from(Batch::MAX.get()).map_err(Error::defect)?;
+                let full = is_full(&rows, Batch::MAX)?;
                 let mut differing = 0_u64;
                 for row in rows {
                     let Some(key) = row.key else { continue };
@@ -558,57 +647,96 @@ impl Community {
         Ok(())
     }
 
-    /// Tails that no visible member's nym has, a thousand tails at a time.
-    async fn verify_stray_tails(&self, repair: bool, found: &mut Verification) -> Result<(), Error> {
-        let mut compared = Compared { what: "nym_tails without a nym", rows: 0, drifted: 0, repaired: 0 };
-        let mut after = (-1_i16, String::new(), Uuid::nil());
+    /// Tails of nyms. Those that should not be there come first: without them, a member that has as many tails as its nym
+    /// has them all. Only of those that have not is each tail looked up.
+    async fn verify_tails(&self, repair: bool, found: &mut Verification) -> Result<(), Error> {
+        let mut stray = Compared { what: "nym_tails without a nym", rows: 0, drifted: 0, repaired: 0 };
+        let mut missing = Compared { what: MISSING_TAILS.what, rows: 0, drifted: 0, repaired: 0 };
+        let mut suspects: BTreeSet<Uuid> = BTreeSet::new();
         loop {
-            let tails = self
-                .statement(
-                    "SELECT k.class, k.tail, k.profile_id, NOT EXISTS (
-                         SELECT FROM profiles AS p CROSS JOIN LATERAL nym_tails_of(p.nym_key) AS t
-                         WHERE p.community_id = $1 AND p.profile_id = k.profile_id AND p.visible
-                             AND t.class = k.class AND t.tail = k.tail COLLATE \"C\") AS stray
-                     FROM nym_tails AS k
-                     WHERE k.community_id = $1 AND (k.class, k.tail, k.profile_id) > ($2, $3, $4)
-                     ORDER BY k.class, k.tail, k.profile_id LIMIT $limit",
-                )
-                .bind::<SmallInt, _>(after.0)
-                .bind::<Text, _>(after.1.clone())
-                .bind::<SqlUuid, _>(after.2);
-            let tails: Vec<TailRow> = self.store.rows("verify", tails, PageLimit::MAX).await?;
-            let Some(last) = tails.last() else { break };
-            after = (last.class, last.tail.clone(), last.profile_id);
-            compared.rows = compared.rows.saturating_add(count(tails.len())?);
-            let stray: Vec<TailRow> = tails.into_iter().filter(|tail| tail.stray).collect();
-            if stray.is_empty() {
-                continue;
-            }
-            let drifted = count(stray.len())?;
-            compared.drifted = compared.drifted.saturating_add(drifted);
-            for tail in &stray {
+            let rows: Vec<TailRow> = self.counted(self.statement(STRAY_TAILS), Batch::MAX, true).await?;
+            let (full, differing) = (is_full(&rows, Batch::MAX)?, count(rows.len())?);
+            stray.drifted = stray.drifted.saturating_add(differing);
+            for tail in &rows {
                 let key = format!("{} {}", tail.profile_id, tail.tail);
-                found.name(compared.what, key, Some(tail.class.to_string()), None);
+                found.name(stray.what, key, Some(tail.class.to_string()), None);
             }
-            if repair {
-                let remove = self
-                    .statement(
-                        "DELETE FROM nym_tails AS k USING unnest($2, $3, $4) AS d (class, tail, profile_id)
-                         WHERE k.community_id = $1 AND k.class = d.class AND k.tail = d.tail COLLATE \"C\"
-                             AND k.profile_id = d.profile_id AND NOT EXISTS (
-                                 SELECT FROM profiles AS p CROSS JOIN LATERAL nym_tails_of(p.nym_key) AS t
-                                 WHERE p.community_id = $1 AND p.profile_id = k.profile_id AND p.visible
-                                     AND t.class = k.class AND t.tail = k.tail COLLATE \"C\")",
-                    )
-                    .bind::<Array<SmallInt>, _>(stray.iter().map(|tail| tail.class).collect::<Vec<_>>())
-                    .bind::<Array<Text>, _>(stray.iter().map(|tail| tail.tail.clone()).collect::<Vec<_>>())
-                    .bind::<Array<SqlUuid>, _>(stray.iter().map(|tail| tail.profile_id).collect::<Vec<_>>());
-                self.write_locked(remove).await?;
-                compared.repaired = compared.repaired.saturating_add(drifted);
+            suspects.extend(rows.iter().map(|tail| tail.profile_id));
+            if !repair {
+                break;
+            }
+            for tails in rows.chunks(REPAIRED_AT_ONCE) {
+                self.remove_stray(tails).await?;
+            }
+            stray.repaired = stray.repaired.saturating_add(differing);
+            if !full {
+                break;
             }
         }
-        found.compared.push(compared);
+        loop {
+            let rows: Vec<ShortRow> =
+                self.counted(self.statement(SHORT_OF_TAILS), Members::MAX, true).await?;
+            let full = is_full(&rows, Members::MAX)?;
+            if let Some(total) = rows.first() {
+                missing.rows = u64::try_from(total.members).map_err(Error::defect)?;
+                stray.rows = u64::try_from(total.tails).map_err(Error::defect)?;
+            }
+            suspects.extend(rows.iter().filter_map(|row| row.profile_id));
+            let before = missing.drifted;
+            for members in Vec::from_iter(std::mem::take(&mut suspects)).chunks(REPAIRED_AT_ONCE) {
+                let compare =
+                    self.statement(MISSING_TAILS.compare).bind::<Array<SqlUuid>, _>(members.to_vec());
+                let rows: Vec<MemberDrift> = self.store.rows("verify", compare, Batch::MAX).await?;
+                self.drifted_members(&MISSING_TAILS, repair, rows, &mut missing, found).await?;
+            }
+            if !repair || !full || missing.drifted == before {
+                break;
+            }
+        }
+        found.compared.extend([missing, stray]);
         Ok(())
+    }
+
+    async fn remove_stray(&self, tails: &[TailRow]) -> Result<(), Error> {
+        let remove = self
+            .statement(
+                "DELETE FROM nym_tails AS k USING unnest($2, $3, $4) AS d (class, tail, profile_id)
+                 WHERE k.community_id = $1 AND k.class = d.class AND k.tail = d.tail COLLATE \"C\"
+                     AND k.profile_id = d.profile_id AND NOT EXISTS (
+                         SELECT FROM profiles AS p CROSS JOIN LATERAL nym_tails_of(p.nym_key) AS t
+                         WHERE p.community_id = $1 AND p.profile_id = k.profile_id AND p.visible
+                             AND t.class = k.class AND t.tail = k.tail COLLATE \"C\")",
+            )
+            .bind::<Array<SmallInt>, _>(tails.iter().map(|tail| tail.class).collect::<Vec<_>>())
+            .bind::<Array<Text>, _>(tails.iter().map(|tail| tail.tail.clone()).collect::<Vec<_>>())
+            .bind::<Array<SqlUuid>, _>(tails.iter().map(|tail| tail.profile_id).collect::<Vec<_>>());
+        self.write_locked(remove).await
+    }
+
+    /// The rows of a statement that counts, planned as counting needs it. Where it is `whole`, of the whole community, and not
+    /// a look-up a row, which a planner that expects many differences would choose.
+    async fn counted<T, const MAX: u32>(
+        &self,
+        statement: Statement,
+        limit: Limit<MAX>,
+        whole: bool,
+    ) -> Result<Vec<T>, Error>
+    where
+        T: QueryableByName<Pg> + Send + 'static,
+    {
+        self.store
+            .write_within("verify", COUNTING, move |connection| {
+                async move {
+                    plan_for_counting(connection).await?;
+                    if whole {
+                        let set = Statement::new("SELECT set_config('enable_nestloop', 'off', true)");
+                        statement::execute(connection, set).await?;
+                    }
+                    Ok(statement::rows(connection, statement, limit).await?)
+                }
+                .boxed()
+            })
+            .await
     }
 
     /// Runs a statement with the community's lock.
@@ -644,12 +772,7 @@ async fn counts_compare(
     level: i16,
     repair: bool,
 ) -> Result<Vec<CountDrift>, Error> {
-    // Counting everything is what the session's plans, made for look-ups, are not for.
-    let counting = Statement::new(
-        "SELECT set_config(name, value, true) FROM (VALUES ('statement_timeout', '10min'), ('enable_seqscan', 'on'),
-             ('enable_hashjoin', 'on'), ('enable_mergejoin', 'on')) AS s (name, value)",
-    );
-    statement::execute(connection, counting).await?;
+    plan_for_counting(connection).await?;
     if repair {
         let alone =
             Statement::new("SELECT pg_advisory_xact_lock(hashtextextended('verify ' || $1::text, 0))")
@@ -678,6 +801,23 @@ async fn counts_compare(
         }
     }
     Ok(rows)
+}
+
+/// Until the transaction ends. Counting everything is what the session's plans, made for look-ups and for communities of
+/// every size, are not for.
+async fn plan_for_counting(connection: &mut AsyncPgConnection) -> Result<(), Error> {
+    let counting = Statement::new(
+        "SELECT set_config(name, value, true) FROM (VALUES ('statement_timeout', '10min'), ('enable_seqscan', 'on'),
+             ('enable_hashjoin', 'on'), ('enable_mergejoin', 'on'), ('plan_cache_mode', 'force_custom_plan'),
+             ('work_mem', '64MB')) AS s (name, value)",
+    );
+    statement::execute(connection, counting).await?;
+    Ok(())
+}
+
+/// Whether there may be more rows than were answered.
+fn is_full<T, const MAX: u32>(rows: &[T], limit: Limit<MAX>) -> Result<bool, Error> {
+    Ok(rows.len() >= usize::try_from(limit.get()).map_err(Error::defect)?)
 }
 
 fn count(length: usize) -> Result<u64, Error> {
@@ -717,6 +857,24 @@ struct CountDrift {
 }
 
 #[derive(QueryableByName)]
+struct RangeRow {
+    #[diesel(sql_type = SqlUuid)]
+    id: Uuid,
+    #[diesel(sql_type = BigInt)]
+    members: i64,
+}
+
+#[derive(QueryableByName)]
+struct ShortRow {
+    #[diesel(sql_type = BigInt)]
+    members: i64,
+    #[diesel(sql_type = BigInt)]
+    tails: i64,
+    #[diesel(sql_type = Nullable<SqlUuid>)]
+    profile_id: Option<Uuid>,
+}
+
+#[derive(QueryableByName)]
 struct TailRow {
     #[diesel(sql_type = SmallInt)]
     class: i16,
@@ -724,6 +882,4 @@ struct TailRow {
     tail: String,
     #[diesel(sql_type = SqlUuid)]
     profile_id: Uuid,
-    #[diesel(sql_type = Bool)]
-    stray: bool,
 }

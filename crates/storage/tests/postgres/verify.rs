@@ -16,7 +16,7 @@ pub(crate) async fn all_exact(store: &Store) {
 }
 
 /// The table and column, and what makes it drift.
-const DRIFTS: [(&str, &str); 18] = [
+const DRIFTS: [(&str, &str); 20] = [
     ("scores.visible", "UPDATE scores SET visible = NOT visible WHERE conviction = 30"),
     ("profiles.badge_count", "UPDATE profiles SET badge_count = badge_count + 3 WHERE user_id = 'u4'"),
     ("tier_changes.visible", "UPDATE tier_changes SET visible = NOT visible WHERE promotion"),
@@ -43,6 +43,14 @@ const DRIFTS: [(&str, &str); 18] = [
     ("community_days.awarded", "UPDATE community_days SET awarded = awarded + 5"),
     ("community_days.promoted", "UPDATE community_days SET promoted = promoted + 5"),
     ("badge_kinds.holders", "DELETE FROM badge_kinds"),
+    (
+        "badge_kinds.first_awarded_at",
+        "UPDATE badge_kinds SET first_awarded_at = first_awarded_at + interval '3 days'",
+    ),
+    (
+        "badge_kinds.first_awarded_at",
+        "UPDATE badge_kinds SET first_awarded_at = first_awarded_at - interval '3 days'",
+    ),
     ("tier_policies.cut", "UPDATE tier_policies SET cut = cut + 15 WHERE cut IS NOT NULL"),
 ];
 
