@@ -6,6 +6,7 @@ mod cursors;
 mod erasure;
 mod faults;
 mod lists;
+mod migrations;
 mod model;
 mod plans;
 mod role;
