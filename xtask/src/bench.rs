@@ -9,6 +9,7 @@ mod events;
 mod limits;
 mod load;
 mod memory;
+mod migrations;
 mod mix;
 mod processes;
 mod questions;
@@ -49,6 +50,12 @@ pub(crate) struct Arguments {
     /// How many events are applied in each row of the events' table.
     #[arg(long, default_value_t = 100_000)]
     events: u64,
+    /// Prints how long each step of loading took.
+    #[arg(long)]
+    times: bool,
+    /// Measures this build, optimised or not: for work on the benchmark itself, whose figures then say nothing.
+    #[arg(long)]
+    unoptimised: bool,
 }
 
 /// What can be measured.
@@ -62,11 +69,15 @@ enum Part {
     Events,
     /// What several workers and several NATS servers do.
     Replicas,
+    /// Each migration's time, and reads and writes beside `muster-worker migrate`.
+    Migrations,
+    /// How long `muster-worker verify` takes.
+    Verify,
 }
 
 /// Measures; fails when a limit is missed.
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if cfg!(debug_assertions) && std::env::var_os("MUSTER_BENCH_UNOPTIMISED").is_none() {
+    if cfg!(debug_assertions) && !arguments.unoptimised {
         return cargo::rerun_optimised().await;
     }
     let worker = match &arguments.worker {
@@ -76,7 +87,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
     let mut communities = Vec::new();
     for members in &arguments.members {
-        let wanted = Wanted { members: *members, seed: arguments.seed };
+        let wanted = Wanted { members: *members, seed: arguments.seed, times: arguments.times };
         communities.push(Community::start(wanted, worker.clone()).await?);
     }
     println!(
@@ -121,8 +132,27 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("== Replicas, on {} members", largest.members);
         replicated = Some(replicas::measure(largest).await?);
     }
+    if wanted(Part::Verify) {
+        println!("== Verification");
+        for community in &communities {
+            limits.extend(counts::verify(community).await?);
+        }
+    }
+    let mut migrated = None;
+    if wanted(Part::Migrations)
+        && let Some(largest) = largest
+    {
+        println!("== Migrations, on {} members", largest.members);
+        let measured = migrations::measure(largest).await?;
+        println!("{}", serde_json::to_string_pretty(&measured)?);
+        limits.extend(measured.limits());
+        migrated = Some(measured);
+    }
     println!("{}", report::limits(&limits));
-    let all = serde_json::json!({"reads": figures, "memory": held, "events": applied, "replicas": replicated, "limits": limits});
+    let all = serde_json::json!({
+        "reads": figures, "memory": held, "events": applied, "migrations": migrated, "replicas": replicated,
+         "limits": limits,
+    });
     let file = directory()?.join("latest.json");
     std::fs::write(&file, serde_json::to_vec_pretty(&all)?)?;
     println!("written to {}", file.display());

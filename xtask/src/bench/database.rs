@@ -67,6 +67,17 @@ impl Database {
         Ok(client)
     }
 
+    /// A database made anew in the same cluster.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(super) async fn create(&self, name: &str) -> Result<Client> {
+        self.connect(Planner::Free).await?.batch_execute(&format!("CREATE DATABASE {name}")).await?;
+        let mut made = self.clone();
+        made.host.dbname(name);
+        made.connect(Planner::Free).await
+    }
+
     /// What a store needs to connect as the worker does.
     ///
     /// # Errors

@@ -82,6 +82,8 @@ pub(super) struct Wanted {
     pub(super) members: u64,
     /// What makes it the same every time.
     pub(super) seed: u32,
+    /// Whether each step of its loading is printed with its time.
+    pub(super) times: bool,
 }
 
 impl Wanted {
@@ -234,6 +236,7 @@ struct Loader {
     clients: Vec<Client>,
     steps: Vec<Step>,
     bar: ProgressBar,
+    times: bool,
 }
 
 impl Loader {
@@ -244,7 +247,7 @@ impl Loader {
         let bar = ProgressBar::new(length).with_style(style).with_prefix(wanted.members.to_string());
         bar.enable_steady_tick(std::time::Duration::from_millis(250));
         let connecting = (0..AT_ONCE).map(|_| database.connect(Planner::Free));
-        Ok(Self { clients: try_join_all(connecting).await?, steps, bar })
+        Ok(Self { clients: try_join_all(connecting).await?, steps, bar, times: wanted.times })
     }
 
     async fn run(mut self) -> Result<()> {
@@ -268,7 +271,7 @@ impl Loader {
                     let started = Instant::now();
                     run_step(client, &step).await.with_context(|| format!("loading {}", step.name))?;
                     self.bar.inc(1);
-                    if std::env::var_os("MUSTER_BENCH_TIMES").is_some() {
+                    if self.times {
                         println!("{:>8.1} s {}", started.elapsed().as_secs_f64(), step.name);
                     }
                 }
@@ -355,7 +358,7 @@ mod tests {
 
     #[test]
     fn every_value_is_filled_in() {
-        let sql = Wanted { members: 7, seed: 1 }.filled_in(STEPS).unwrap();
+        let sql = Wanted { members: 7, seed: 1, times: false }.filled_in(STEPS).unwrap();
         let left = regex::Regex::new(r"[^:\[]:[a-z]").unwrap();
         let lines = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
         assert_eq!(lines.filter(|line| left.is_match(line)).collect::<Vec<_>>(), Vec::<&str>::new());

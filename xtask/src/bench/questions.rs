@@ -288,6 +288,7 @@ pub(super) async fn of(community: &Community, client: &Client) -> Result<Vec<Que
     questions.push(kinds(id));
     questions.push(stats(id));
     questions.push(threshold(id));
+    questions.push(find(community)?);
     Ok(questions)
 }
 
@@ -716,4 +717,24 @@ fn threshold(id: CommunityId) -> Question {
             )),
         }],
     }
+}
+
+fn find(community: &Community) -> Result<Question> {
+    Ok(Question {
+        name: "communities.find",
+        kind: Kind::LookUp,
+        endpoint: Endpoint::CommunitiesFind,
+        depth: 0,
+        bare: "SELECT community_id, name, active FROM communities WHERE guild_id = $1".to_owned(),
+        fields: &["community_id", "name", "active"],
+        asks: vec![Ask {
+            body: serde_json::to_vec(&json!({"guild_id": community.guild.as_str()}))?,
+            values: vec![Box::new(community.guild.as_str().to_owned())],
+            plain: Some(
+                "SELECT concat_ws('|', community_id, coalesce(name, 'null'), active::text) FROM communities
+                 WHERE community_id = $1"
+                    .to_owned(),
+            ),
+        }],
+    })
 }

@@ -130,8 +130,18 @@ impl<'a> Asker<'a> {
 
 /// The storage crate's call for a request.
 async fn call(store: &Store, id: CommunityId, asked: Asked) -> Result<Answer> {
+    let query = match asked {
+        Asked::Within(_, query) => query,
+        Asked::Find(guild) => {
+            let found = store.community_find(&guild).await?;
+            return Ok(Answer::Community {
+                community: found.community_id,
+                name: found.name,
+                active: found.active,
+            });
+        }
+    };
     let community = store.community(id).await?;
-    let Asked::Within(_, query) = asked else { anyhow::bail!("a question of no community") };
     Ok(match query {
         Query::ProfilesRanked(page) => {
             Answer::Ranked(community.profile_list_ranked(page.limit, page.cursor.as_ref()).await?)
