@@ -98,24 +98,28 @@ impl Community {
         const ENDPOINT: &str = "profiles.badges";
         let ordering = profile.to_string();
         let (awarded, badge) = self.position(ENDPOINT, &ordering, cursor, (i64::MAX, Uuid::max()))?;
-        let visible = self
-            .statement("SELECT true AS visible FROM profiles WHERE community_id = $1 AND profile_id = $2 AND visible")
-            .bind::<SqlUuid, _>(profile.get());
-        if self.store.optional::<VisibleRow>("badge_list_by_profile", visible).await?.is_none() {
-            return Err(Error::NotFound(Missing::Profile));
-        }
+        // A member without a badge is one row without one; where there is no such member, there is no row.
         let statement = self
             .statement(
-                "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by, revoke_reason
-                 FROM badges
-                 WHERE community_id = $1 AND profile_id = $2 AND revoked_at IS NULL AND (awarded_at, badge_id) < ($3, $4)
-                 ORDER BY awarded_at DESC, badge_id DESC LIMIT $limit",
+                "SELECT b.badge_id, b.profile_id, b.kind, b.awarded_at, b.awarded_by, b.reason, b.revoked_at, b.revoked_by,
+                     b.revoke_reason
+                 FROM (SELECT FROM profiles WHERE community_id = $1 AND profile_id = $2 AND visible LIMIT 1) AS p
+                 LEFT JOIN LATERAL (
+                     SELECT * FROM badges
+                     WHERE community_id = $1 AND profile_id = $2 AND revoked_at IS NULL AND (awarded_at, badge_id) < ($3, $4)
+                     ORDER BY awarded_at DESC, badge_id DESC LIMIT $limit
+                 ) AS b ON true
+                 ORDER BY b.awarded_at DESC, b.badge_id DESC",
             )
             .bind::<SqlUuid, _>(profile.get())
             .bind::<Timestamptz, _>(date(awarded))
             .bind::<SqlUuid, _>(badge);
         let (rows, more) =
-            self.store.page::<BadgeRow, 1000>("badge_list_by_profile", statement, limit).await?;
+            self.store.page::<Option<BadgeRow>, 1000>("badge_list_by_profile", statement, limit).await?;
+        if rows.is_empty() {
+            return Err(Error::NotFound(Missing::Profile));
+        }
+        let rows: Vec<BadgeRow> = rows.into_iter().flatten().collect();
         let last = rows.last().map(|row| (micros(row.awarded_at), row.badge_id));
         let next = self.next(ENDPOINT, &ordering, more, last)?;
         let items = rows.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
@@ -399,11 +403,4 @@ pub(crate) struct HeldRow {
 struct NowRow {
     #[diesel(sql_type = Timestamptz)]
     at: OffsetDateTime,
-}
-
-#[derive(QueryableByName)]
-struct VisibleRow {
-    #[diesel(sql_type = Bool)]
-    #[expect(dead_code, reason = "that there is a row is the answer")]
-    visible: bool,
 }

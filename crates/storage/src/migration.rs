@@ -82,13 +82,14 @@ struct MissingRow {
 }
 
 /// Waits for the migrations of other processes. The lock is the session's: it is released with the connection, however
-/// this ends. Building an index on a large table takes longer than any statement of the worker may.
+/// this ends. Building an index on a large table takes longer than any statement of the worker may; but what waits for a lock
+/// on a table makes everybody wait behind it, so that is given up after a second, to be tried again.
 async fn lock(connection: &mut AsyncPgConnection) -> Result<(), Error> {
     const STATEMENTS: [&str; 4] = [
         "SET statement_timeout = 0",
         "SET lock_timeout = 0",
         "SELECT pg_advisory_lock(hashtextextended('muster migrations', 0))",
-        "RESET lock_timeout",
+        "SET lock_timeout = '1s'",
     ];
     for sql in STATEMENTS {
         statement::execute(connection, Statement::new(sql)).await?;

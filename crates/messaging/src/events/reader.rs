@@ -258,8 +258,8 @@ impl Reader {
                     without_effect.push(Arc::new(message));
                     continue;
                 }
-                Ok(Decoded::Unknown { event_type }) => {
-                    tracing::debug!(event.r#type = %event_type, "an event of unknown type is passed over");
+                Ok(Decoded::Unknown { .. }) => {
+                    tracing::debug!("an event of unknown type is passed over");
                     self.inner.observe(None, Outcome::Unknown);
                     without_effect.push(Arc::new(message));
                     continue;

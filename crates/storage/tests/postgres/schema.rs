@@ -1,6 +1,7 @@
 //! The schema itself: the tenant leads every key, every reference has an index, and migrations go both ways.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use muster_storage::{Error, Store, migrate, migration_revert, migrations_check};
 use tokio_postgres::Client;
@@ -94,6 +95,19 @@ async fn migrations_go_up_and_down_and_up_to_the_same_schema() {
     migrate(&config).await.unwrap();
     assert_eq!(schema(&client).await, after);
     Store::open(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_migration_gives_up_a_lock_before_others_wait_behind_it_for_long() {
+    let database = Database::migrated().await;
+    let (config, reader) = (database.config(), database.client().await);
+    reader.batch_execute("BEGIN; SELECT count(*) FROM applied_events").await.unwrap();
+    let begun = Instant::now();
+    let refused = migration_revert(&config).await;
+    assert!(matches!(refused, Err(Error::Migration(_))), "{refused:?}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    reader.batch_execute("COMMIT").await.unwrap();
+    migration_revert(&config).await.unwrap();
 }
 
 #[tokio::test]
