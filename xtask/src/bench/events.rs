@@ -156,9 +156,8 @@ async fn end_to_end(
             publish(context, ready).await?.await.context("the stream did not take an event")
         })
         .buffered(PUBLISHED_AT_ONCE);
-    let mut last = 0;
     while let Some(taken) = sending.next().await {
-        last = taken?.sequence;
+        taken?;
     }
     admin.batch_execute("SELECT pg_stat_statements_reset()").await?;
     let postgres = community.services.postgres.id().context("PostgreSQL is stopped")?;
@@ -171,26 +170,25 @@ async fn end_to_end(
         };
         serving.push(configuration.as_ref().unwrap_or(&community.configuration).serve(&community.services)?);
     }
-    // The broker tells when the first event went out and when the last was acknowledged. A worker that is ready has
-    // begun already, so what it had done until then counts as done in no time at all: it is left out.
-    let info = stream.consumer_info("muster-worker").await?;
+    // The broker tells how much is left. A worker that is ready has begun already, so what it had done until then counts
+    // as done in no time at all: it is left out.
+    let mut left = left(&stream).await?;
     let begun = Instant::now();
-    let done_before = events.saturating_sub(last.saturating_sub(info.ack_floor.stream_sequence));
+    let done_before = events.saturating_sub(left);
     let used: Duration = serving.iter().map(|worker| processes::time(worker.id())).sum();
-    let mut floor = info.ack_floor.stream_sequence;
     let mut moved = Instant::now();
     let took = loop {
-        let info = stream.consumer_info("muster-worker").await?;
-        if info.num_pending == 0 && info.num_ack_pending == 0 {
+        let now = self::left(&stream).await?;
+        if now == 0 {
             break begun.elapsed();
         }
-        if info.ack_floor.stream_sequence != floor {
-            floor = info.ack_floor.stream_sequence;
+        if now != left {
+            left = now;
             moved = Instant::now();
         }
         if moved.elapsed() > PATIENCE {
             let tail = serving.first().map(Worker::log_tail).unwrap_or_default();
-            bail!("the worker has stood still for {PATIENCE:?} at {floor} of {last}; its log ends:\n{tail}");
+            bail!("the worker has stood still for {PATIENCE:?}, {left} of {events} left; its log ends:\n{tail}");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
@@ -202,6 +200,12 @@ async fn end_to_end(
     stream.purge().await.context("the stream cannot be emptied")?;
     let what = format!("{workers} worker{}, {} draw", if workers == 1 { "" } else { "s" }, draw.name());
     Ok(Rate::new(what, events.saturating_sub(done_before), took, worker_time, postgres_time))
+}
+
+/// How many events are not acknowledged. How far all before are, the floor, would not tell: some are put off.
+async fn left(stream: &jetstream::stream::Stream) -> Result<u64> {
+    let info = stream.consumer_info("muster-worker").await?;
+    Ok(info.num_pending + u64::try_from(info.num_ack_pending)?)
 }
 
 /// Floods one community, and sees how long each event of another takes from being published to being visible.
@@ -284,12 +288,12 @@ async fn flood(community: &Community, context: &jetstream::Context, flooded: &mu
     let stream = context.get_stream("EVENTS").await?;
     let end = Instant::now() + FLOOD_PATIENCE;
     loop {
-        let info = stream.consumer_info("muster-worker").await?;
-        if info.num_pending == 0 && info.num_ack_pending == 0 {
+        let left = left(&stream).await?;
+        if left == 0 {
             break;
         }
         if Instant::now() > end {
-            bail!("the flood was not applied within {FLOOD_PATIENCE:?}; {} events wait", info.num_pending);
+            bail!("the flood was not applied within {FLOOD_PATIENCE:?}; {left} events wait");
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

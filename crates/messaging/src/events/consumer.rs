@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config;
@@ -51,7 +51,7 @@ impl Default for ConsumerConfig {
             batch: 1000,
             lanes: 2,
             ack_wait: Duration::from_secs(30),
-            max_ack_pending: 200_000,
+            max_ack_pending: 500_000,
             max_deliveries: 20,
             bounds: StreamBounds::default(),
             observe: Arc::new(|_| {}),
@@ -260,7 +260,8 @@ impl Consumer {
             };
             tasks.spawn(lane.run());
         }
-        let reader = Reader { inner: Arc::clone(&self.0), taking, stop: stop.clone() };
+        let reader =
+            Reader { inner: Arc::clone(&self.0), taking, stop: stop.clone(), acks: OnceLock::new() };
         tasks.spawn(reader.run());
         Reading { tasks, stop }
     }

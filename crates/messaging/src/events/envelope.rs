@@ -102,6 +102,20 @@ pub fn decode(subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
     Ok(Decoded::Event(Event { id, at, guild, effect }))
 }
 
+/// The community that an event names, if it can be told without reading the rest.
+pub(super) fn guild_of(payload: &[u8]) -> Option<GuildId> {
+    #[derive(Deserialize)]
+    struct Owned<'a> {
+        #[serde(borrow)]
+        guild_id: Option<&'a RawValue>,
+    }
+    if payload.len() > MAX_EVENT {
+        return None;
+    }
+    let owned: Owned<'_> = serde_json::from_slice(payload).ok()?;
+    required("guild_id", owned.guild_id, GuildId::parse).ok()
+}
+
 /// The fields that are read. Each is left as text at first, so that whatever is wrong with one is said with its name, and
 /// so that depth costs nothing.
 #[derive(Deserialize)]

@@ -125,11 +125,9 @@ where
                     tries = 0;
                     let took = started.elapsed();
                     (self.inner.config.observe)(&Happening::Applied { events: part.len(), took });
-                    if parts.is_empty()
-                        && let Some(mut batch) = batch.take()
-                    {
+                    if parts.is_empty() {
                         // The next of these communities need not wait for the acknowledgements.
-                        batch.worked(part.len(), took);
+                        drop(batch.take());
                     }
                     self.failures.forget(part.iter().map(|event| event.delivered.sequence));
                     acknowledge(&self.inner, part.into_iter().map(|event| event.message).collect()).await;

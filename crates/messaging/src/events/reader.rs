@@ -1,9 +1,10 @@
 //! Reads the stream ahead of the lanes, and keeps what was taken in queues from which they take batches.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Notify;
@@ -14,7 +15,7 @@ use super::consumer::{ConsumerError, Delivered, Inner, MAX_BATCH, Outcome};
 use super::envelope::{self, Decoded};
 use super::lane;
 use super::stream;
-use super::waiting::{Owner, Taken, Waiting};
+use super::waiting::{Came, Owner, PutOff, Taken, Waiting};
 use crate::connection::LinkState;
 use crate::request::TRACEPARENT;
 
@@ -29,6 +30,8 @@ const READ_BYTES: usize = 4 * 1024 * 1024;
 const REST: Duration = Duration::from_secs(5);
 /// The most bytes of a batch.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// How often it is looked whether what was put off is to come.
+const ASK: Duration = Duration::from_millis(20);
 /// How soon it is seen that the store is back, or that the connection is.
 const LOOK: Duration = Duration::from_millis(100);
 /// The longest `traceparent` that is passed on.
@@ -62,19 +65,11 @@ pub(super) struct Batch<'a> {
     pub(super) items: Vec<Item>,
     owners: Vec<Owner>,
     taking: &'a Taking,
-    worked: Option<(usize, Duration)>,
-}
-
-impl Batch<'_> {
-    /// Says how many were applied at once and how long that took.
-    pub(super) fn worked(&mut self, number: usize, took: Duration) {
-        self.worked = Some((number, took));
-    }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.taking.lock().release(std::mem::take(&mut self.owners), self.worked);
+        self.taking.lock().release(std::mem::take(&mut self.owners));
         self.taking.more.notify_waiters();
     }
 }
@@ -91,7 +86,7 @@ impl Drop for Stall<'_> {
 impl Taking {
     pub(super) fn new() -> Self {
         Self {
-            waiting: Mutex::new(Waiting::new(Instant::now())),
+            waiting: Mutex::new(Waiting::new()),
             more: Notify::new(),
             stalled: AtomicUsize::new(0),
         }
@@ -105,7 +100,7 @@ impl Taking {
             more.as_mut().enable();
             let taken = self.lock().take(most.clamp(1, MAX_BATCH), BATCH_BYTES);
             if let Some(Taken { items, owners }) = taken {
-                return Batch { items, owners, taking: self, worked: None };
+                return Batch { items, owners, taking: self };
             }
             more.await;
         }
@@ -128,6 +123,8 @@ pub(super) struct Reader {
     pub(super) inner: Arc<Inner>,
     pub(super) taking: Arc<Taking>,
     pub(super) stop: CancellationToken,
+    /// What the subjects begin with by which the consumer's deliveries are acknowledged.
+    pub(super) acks: OnceLock<String>,
 }
 
 impl Reader {
@@ -135,23 +132,36 @@ impl Reader {
         let ended = tokio::select! {
             ended = self.read() => ended,
             () = self.keep() => Ok(()),
+            () = self.ask() => Ok(()),
         };
         // Whoever reads on has it at once instead of after the broker's wait.
-        let left = self.taking.lock().drain();
-        for item in left {
+        let (waited, put_off) = self.taking.lock().drain();
+        for item in waited {
             let _ = item.message.ack_with(AckKind::Nak(None)).await;
         }
+        self.deliver_again(put_off).await;
         ended
     }
 
     async fn read(&self) -> Result<(), ConsumerError> {
-        while !self.stop.is_cancelled() {
-            if self.taking.stalled.load(Ordering::Relaxed) > 0 {
+        // While there is more, it is asked for before what came is looked at, so that the broker need not wait for that.
+        let mut ahead: Option<pull::Batch> = None;
+        while ahead.is_some() || !self.stop.is_cancelled() {
+            if ahead.is_none() && self.is_stalled() {
                 self.pause(LOOK).await;
                 continue;
             }
-            match self.pull().await {
-                Ok(messages) => self.sort(messages).await,
+            let read = match ahead.take() {
+                Some(batch) => Ok(read_all(batch).await),
+                None => self.pull().await,
+            };
+            match read {
+                Ok(messages) => {
+                    if messages.len() >= READ && !self.is_stalled() && !self.stop.is_cancelled() {
+                        ahead = self.fetch().await;
+                    }
+                    self.sort(messages).await;
+                }
                 Err(cause) => {
                     tracing::debug!(error = %cause, "events could not be taken");
                     stream::still_there(&self.inner.context, self.inner.stream_created).await?;
@@ -163,6 +173,32 @@ impl Reader {
         Ok(())
     }
 
+    fn is_stalled(&self) -> bool {
+        self.taking.stalled.load(Ordering::Relaxed) > 0
+    }
+
+    /// Asks, for ever, for what was put off, when its turn comes.
+    async fn ask(&self) {
+        let mut ticks = tokio::time::interval(ASK);
+        loop {
+            ticks.tick().await;
+            if !self.is_stalled() {
+                let wanted = self.taking.lock().ask(Instant::now());
+                self.deliver_again(wanted).await;
+            }
+        }
+    }
+
+    /// Has the broker deliver what was put off, by its sequences, again. What it then does not, it does when its wait is over.
+    async fn deliver_again(&self, put_off: Vec<(u64, PutOff)>) {
+        let Some(acks) = self.acks.get() else { return };
+        for (sequence, PutOff { delivery, deliveries, .. }) in put_off {
+            // The last two, when it was delivered and how much stood behind it, are for the reader alone.
+            let subject = format!("{acks}.{deliveries}.{sequence}.{delivery}.0.0");
+            let _ = self.inner.connection.client().publish(subject, AckKind::Nak(None).into()).await;
+        }
+    }
+
     /// Tells the broker, for ever, that what waits is not lost.
     async fn keep(&self) {
         let mut signs = tokio::time::interval(self.inner.config.ack_wait / 3);
@@ -171,7 +207,7 @@ impl Reader {
             signs.tick().await;
             let held: Vec<Arc<Message>> = {
                 let mut waiting = self.taking.lock();
-                waiting.forget(Instant::now());
+                waiting.forget();
                 waiting.iter().map(|item| Arc::clone(&item.message)).collect()
             };
             for message in held {
@@ -226,33 +262,49 @@ impl Reader {
         };
         let mut messages = vec![first];
         // From here on nothing fails: what was taken is worked on.
-        let rest = inner.consumer.fetch().max_messages(READ).max_bytes(READ_BYTES).messages().await;
-        if let Ok(mut rest) = rest {
-            while let Ok(Some(Ok(message))) = tokio::time::timeout(REST, rest.next()).await {
-                messages.push(message);
-            }
+        if let Some(rest) = self.fetch().await {
+            messages.extend(read_all(rest).await);
         }
         Ok(messages)
+    }
+
+    /// Asks for whatever is ready, up to a bound.
+    async fn fetch(&self) -> Option<pull::Batch> {
+        self.inner.consumer.fetch().max_messages(READ).max_bytes(READ_BYTES).messages().await.ok()
     }
 
     /// Puts messages into the queues; acknowledges those without effect, and puts off those without room.
     async fn sort(&self, messages: Vec<Message>) {
         let mut without_effect = Vec::new();
-        let mut put_off = Vec::new();
-        let now = Instant::now();
         for message in messages {
             // Whatever is not of a stream was not asked for.
             let Ok(info) = message.info() else { continue };
-            let (owner, work) = match envelope::decode(&message.subject, &message.payload) {
-                Ok(Decoded::Event(event)) => {
-                    let delivered = Delivered {
-                        sequence: info.stream_sequence,
-                        deliveries: u32::try_from(info.delivered).unwrap_or(u32::MAX),
-                        traceparent: traceparent(&message),
-                        event,
-                    };
-                    (Some(delivered.event.guild.clone()), Work::Apply(delivered))
+            let deliveries = u32::try_from(info.delivered).unwrap_or(u32::MAX);
+            let came = Came {
+                sequence: info.stream_sequence,
+                delivery: info.consumer_sequence,
+                deliveries,
+                bytes: message.length,
+            };
+            let owner: Owner = envelope::guild_of(&message.payload);
+            if !self.taking.lock().has_room(&owner, came) {
+                // Most of a flood goes this way: no more is read of it than whose it is.
+                if deliveries == 1 {
+                    self.inner.observe(envelope::event_type(&message.subject), Outcome::PutOff);
                 }
+                if let Some(acks) = message.reply.as_deref().and_then(acks_of) {
+                    self.acks.get_or_init(|| acks.to_owned());
+                    self.taking.lock().put_off(owner, came);
+                }
+                continue;
+            }
+            let work = match envelope::decode(&message.subject, &message.payload) {
+                Ok(Decoded::Event(event)) => Work::Apply(Delivered {
+                    sequence: info.stream_sequence,
+                    deliveries,
+                    traceparent: traceparent(&message),
+                    event,
+                }),
                 Ok(Decoded::Outage) => {
                     self.inner.observe(envelope::event_type(&message.subject), Outcome::Outage);
                     without_effect.push(Arc::new(message));
@@ -264,23 +316,28 @@ impl Reader {
                     without_effect.push(Arc::new(message));
                     continue;
                 }
-                Err(reason) => (None, Work::Bury(reason.to_string())),
+                Err(reason) => Work::Bury(reason.to_string()),
             };
-            let bytes = message.length;
-            let item = Item { message: Arc::new(message), work };
-            if let Err(refused) = self.taking.lock().put(owner, bytes, item, now) {
-                put_off.push(refused);
-            }
+            self.taking.lock().put(owner, came, Item { message: Arc::new(message), work });
         }
         self.taking.more.notify_waiters();
-        for (item, delay) in put_off {
-            self.inner.observe(envelope::event_type(&item.message.subject), Outcome::PutOff);
-            if let Err(error) = item.message.ack_with(AckKind::Nak(Some(delay))).await {
-                lane::acknowledgement_lost(&self.inner, &item.message, &*error);
-            }
-        }
         lane::acknowledge(&self.inner, without_effect).await;
     }
+}
+
+async fn read_all(mut batch: pull::Batch) -> Vec<Message> {
+    let mut messages = Vec::new();
+    while let Ok(Some(Ok(message))) = tokio::time::timeout(REST, batch.next()).await {
+        messages.push(message);
+    }
+    messages
+}
+
+/// The part of a delivery's reply subject that is the consumer's: `$JS.ACK.<stream>.<consumer>`, before the delivery's five
+/// numbers (NATS ADR-15). `None` of any other form, whose deliveries come again by themselves.
+fn acks_of(reply: &str) -> Option<&str> {
+    let acks = reply.rsplitn(6, '.').nth(5)?;
+    (acks.split('.').count() == 4).then_some(acks)
 }
 
 fn traceparent(message: &Message) -> Option<String> {

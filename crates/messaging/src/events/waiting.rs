@@ -1,9 +1,10 @@
 //! What was taken from the stream and waits to be worked on: a queue for each community, which take turns.
 //!
 //! The stream is one line. Read in its order, one community's flood would hold up whatever stands behind it, so reading runs
-//! ahead: what is beyond a community's share is put off, and comes again about when its turn is due.
+//! ahead: what is beyond a community's share is put off. Of that only its number is remembered, by which it is asked for
+//! again when its turn comes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use muster_domain::GuildId;
@@ -13,14 +14,13 @@ use tokio::time::Instant;
 const MAX_ITEMS: usize = 32 * 1024;
 /// The most bytes of it.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
-/// How many a second a lane is taken to work on before one has.
-const FIRST_RATE: f64 = 20_000.0;
-/// What is put off comes sooner than reckoned, for a queue that ran empty would leave its lane idle.
-const HASTE: f64 = 1.5;
-/// What is put off comes back in steps of this, for the broker looks through all that is pending each time that some does.
-const STEP: Duration = Duration::from_millis(500);
-/// The longest that anything is put off.
-const LONGEST: Duration = Duration::from_secs(30);
+/// An owner with fewer waiting has what was put off asked for again, up to this: some tenths of a second of work, longer than
+/// asking takes. No more, for what comes again comes before what is new, of whomever.
+const ENOUGH: usize = 4096;
+/// The most of it that is remembered, in some 16 MB. What is beyond comes again when the broker's wait is over.
+const MAX_PUT_OFF: usize = 512 * 1024;
+/// After this long, what was asked for and did not come has gone to another replica.
+const ASKED: Duration = Duration::from_secs(1);
 
 /// Whose queue it is. What cannot be read belongs to no community, and takes turns like one.
 pub(super) type Owner = Option<GuildId>;
@@ -32,9 +32,7 @@ pub(super) struct Waiting<T> {
     turns: VecDeque<Owner>,
     items: usize,
     bytes: usize,
-    begun: Instant,
-    /// How many a second a lane works on.
-    rate: f64,
+    put_off: usize,
 }
 
 struct Queue<T> {
@@ -42,8 +40,31 @@ struct Queue<T> {
     bytes: usize,
     /// Worked on by a lane; no other takes of it meanwhile, for it would only wait for the community's lock.
     busy: bool,
-    /// When the last of what was put off is due.
-    due: Instant,
+    /// What was put off, by its sequence in the stream.
+    put_off: BTreeMap<u64, PutOff>,
+    /// How much of it was asked for and did not come yet, since when this is counted.
+    asked: usize,
+    asked_since: Option<Instant>,
+}
+
+/// How an event came.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Came {
+    /// Its sequence in the stream.
+    pub(super) sequence: u64,
+    /// Its sequence among the consumer's deliveries.
+    pub(super) delivery: u64,
+    /// How often it was delivered, this time included.
+    pub(super) deliveries: u32,
+    pub(super) bytes: usize,
+}
+
+/// What is remembered of an event that was put off: enough to ask for it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PutOff {
+    pub(super) delivery: u64,
+    pub(super) deliveries: u32,
+    bytes: u32,
 }
 
 /// What a lane takes to work on.
@@ -53,58 +74,110 @@ pub(super) struct Taken<T> {
     pub(super) owners: Vec<Owner>,
 }
 
-impl<T> Waiting<T> {
-    pub(super) fn new(now: Instant) -> Self {
+impl<T> Queue<T> {
+    const fn new() -> Self {
         Self {
-            queues: HashMap::new(),
-            turns: VecDeque::new(),
-            items: 0,
-            bytes: 0,
-            begun: now,
-            rate: FIRST_RATE,
-        }
-    }
-
-    /// Puts an item at the end of its owner's queue. An owner has room for half of what the others leave, so that there is
-    /// room for the next however many flood.
-    ///
-    /// # Errors
-    /// Without room, the item comes back with how long it is to be put off.
-    pub(super) fn put(
-        &mut self,
-        owner: Owner,
-        bytes: usize,
-        item: T,
-        now: Instant,
-    ) -> Result<(), (T, Duration)> {
-        let begun = self.begun;
-        let queue = self.queues.entry(owner.clone()).or_insert_with(|| Queue {
             items: VecDeque::new(),
             bytes: 0,
             busy: false,
-            due: begun,
-        });
-        let others = (self.items - queue.items.len(), self.bytes - queue.bytes);
-        let room = (MAX_ITEMS.saturating_sub(others.0) / 2, MAX_BYTES.saturating_sub(others.1) / 2);
-        if queue.items.len() >= room.0 || queue.bytes.saturating_add(bytes) > room.1 {
-            let rate = self.rate * HASTE;
-            // Half of what waits here is done when the first of what is put off comes back.
-            let ahead = Duration::from_secs_f64(count(queue.items.len()) / rate / 2.0);
-            queue.due = queue.due.max(now + ahead) + Duration::from_secs_f64(1.0 / rate);
-            queue.due = queue.due.min(now + LONGEST);
-            let step = u32::try_from(STEP.as_millis()).unwrap_or(1);
-            let since = queue.due.duration_since(begun).as_millis() / u128::from(step);
-            let due = begun + STEP * u32::try_from(since.saturating_add(1)).unwrap_or(u32::MAX);
-            return Err((item, due.saturating_duration_since(now)));
+            put_off: BTreeMap::new(),
+            asked: 0,
+            asked_since: None,
+        }
+    }
+
+    /// Takes note that an event has come that may have been asked for.
+    fn came(&mut self, came: Came) {
+        if came.deliveries > 1 {
+            self.asked = self.asked.saturating_sub(1);
+        }
+    }
+}
+
+impl<T> Waiting<T> {
+    pub(super) fn new() -> Self {
+        Self { queues: HashMap::new(), turns: VecDeque::new(), items: 0, bytes: 0, put_off: 0 }
+    }
+
+    /// How much more may wait of an owner, in items and bytes. An owner has room for half of what the others leave, so that
+    /// there is room for the next however many flood.
+    fn room(&self, queue: Option<&Queue<T>>) -> (usize, usize) {
+        let (items, bytes) = queue.map_or((0, 0), |queue| (queue.items.len(), queue.bytes));
+        let others = (self.items.saturating_sub(items), self.bytes.saturating_sub(bytes));
+        (
+            (MAX_ITEMS.saturating_sub(others.0) / 2).saturating_sub(items),
+            (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(bytes),
+        )
+    }
+
+    /// Whether there is room for an item. What is new stands behind what was put off before it.
+    pub(super) fn has_room(&self, owner: &Owner, came: Came) -> bool {
+        let queue = self.queues.get(owner);
+        let room = self.room(queue);
+        let is_next = came.deliveries > 1 || queue.is_none_or(|queue| queue.put_off.is_empty());
+        room.0 > 0 && room.1 >= came.bytes && is_next
+    }
+
+    /// Puts an item at the end of its owner's queue.
+    pub(super) fn put(&mut self, owner: Owner, came: Came, item: T) {
+        let queue = self.queues.entry(owner.clone()).or_insert_with(Queue::new);
+        match queue.put_off.remove(&came.sequence) {
+            Some(_) => self.put_off -= 1,
+            None => queue.came(came),
         }
         if queue.items.is_empty() && !queue.busy {
             self.turns.push_back(owner);
         }
-        queue.items.push_back((bytes, item));
-        queue.bytes += bytes;
+        queue.items.push_back((came.bytes, item));
+        queue.bytes += came.bytes;
         self.items += 1;
-        self.bytes += bytes;
-        Ok(())
+        self.bytes += came.bytes;
+    }
+
+    /// Remembers an event that there is no room for.
+    pub(super) fn put_off(&mut self, owner: Owner, came: Came) {
+        let queue = self.queues.entry(owner).or_insert_with(Queue::new);
+        let is_known = queue.put_off.contains_key(&came.sequence);
+        if !is_known {
+            queue.came(came);
+            if self.put_off >= MAX_PUT_OFF {
+                return;
+            }
+            self.put_off += 1;
+        }
+        let bytes = u32::try_from(came.bytes).unwrap_or(u32::MAX);
+        let what = PutOff { delivery: came.delivery, deliveries: came.deliveries, bytes };
+        queue.put_off.insert(came.sequence, what);
+    }
+
+    /// What is to be asked for again now, with its sequences, the first put off first; it is no longer remembered.
+    pub(super) fn ask(&mut self, now: Instant) -> Vec<(u64, PutOff)> {
+        if self.put_off == 0 {
+            return Vec::new();
+        }
+        let mut wanted = Vec::new();
+        let (items, bytes) = (self.items, self.bytes);
+        for queue in self.queues.values_mut() {
+            if queue.asked_since.is_some_and(|since| now.duration_since(since) > ASKED) {
+                (queue.asked, queue.asked_since) = (0, None);
+            }
+            let others = (items - queue.items.len(), bytes - queue.bytes);
+            let share = MAX_ITEMS.saturating_sub(others.0) / 2;
+            let mut room =
+                share.min(ENOUGH).saturating_sub(queue.items.len()).saturating_sub(queue.asked);
+            let mut room_bytes = (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(queue.bytes);
+            while room > 0
+                && let Some(first) = queue.put_off.first_entry()
+                && let Some(left) = room_bytes.checked_sub(bytes_of(first.get()))
+            {
+                wanted.push(first.remove_entry());
+                self.put_off -= 1;
+                queue.asked += 1;
+                queue.asked_since.get_or_insert(now);
+                (room, room_bytes) = (room - 1, left);
+            }
+        }
+        wanted
     }
 
     /// Takes up to `most` items of up to `bytes`, owner by owner in turn, of none that is being worked on. One at least,
@@ -137,9 +210,8 @@ impl<T> Waiting<T> {
         (!taken.items.is_empty()).then_some(taken)
     }
 
-    /// Lets others work on these owners again, who stand at the end of the line; `worked` says how many were worked on in
-    /// which time.
-    pub(super) fn release(&mut self, owners: Vec<Owner>, worked: Option<(usize, Duration)>) {
+    /// Lets others work on these owners again, who stand at the end of the line.
+    pub(super) fn release(&mut self, owners: Vec<Owner>) {
         for owner in owners {
             let Some(queue) = self.queues.get_mut(&owner) else { continue };
             queue.busy = false;
@@ -147,32 +219,33 @@ impl<T> Waiting<T> {
                 self.turns.push_back(owner);
             }
         }
-        // Few tell more of the commit than of themselves.
-        if let Some((number, took)) = worked.filter(|(number, _)| *number >= 100) {
-            self.rate += (count(number) / took.as_secs_f64().max(1e-3) - self.rate) / 4.0;
-        }
     }
 
-    /// All that waits.
+    /// All that waits, without what was put off.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.queues.values().flat_map(|queue| queue.items.iter().map(|(_, item)| item))
     }
 
-    /// Empties the queues.
-    pub(super) fn drain(&mut self) -> Vec<T> {
+    /// Empties the queues: what waited, and what was put off.
+    pub(super) fn drain(&mut self) -> (Vec<T>, Vec<(u64, PutOff)>) {
         self.turns.clear();
-        (self.items, self.bytes) = (0, 0);
-        self.queues.drain().flat_map(|(_, queue)| queue.items.into_iter().map(|(_, item)| item)).collect()
+        (self.items, self.bytes, self.put_off) = (0, 0, 0);
+        let (mut waited, mut put_off) = (Vec::new(), Vec::new());
+        for (_, queue) in self.queues.drain() {
+            waited.extend(queue.items.into_iter().map(|(_, item)| item));
+            put_off.extend(queue.put_off);
+        }
+        (waited, put_off)
     }
 
-    /// Forgets owners of whom nothing waits, is worked on or was put off until later than `now`.
-    pub(super) fn forget(&mut self, now: Instant) {
-        self.queues.retain(|_, queue| !queue.items.is_empty() || queue.busy || queue.due > now);
+    /// Forgets owners of whom nothing waits, is worked on or was put off.
+    pub(super) fn forget(&mut self) {
+        self.queues.retain(|_, queue| !queue.items.is_empty() || queue.busy || !queue.put_off.is_empty());
     }
 }
 
-fn count(number: usize) -> f64 {
-    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+fn bytes_of(put_off: &PutOff) -> usize {
+    usize::try_from(put_off.bytes).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
@@ -183,46 +256,63 @@ mod tests {
         Some(GuildId::parse(number.to_string()).unwrap())
     }
 
-    fn flooded(now: Instant) -> (Waiting<usize>, usize, Duration) {
-        let mut waiting = Waiting::new(now);
-        let mut put = (0..MAX_ITEMS).map(|number| waiting.put(owner(1), 100, number, now));
-        let (item, delay) = put.find_map(Result::err).expect("a queue has a bound");
-        (waiting, item, delay)
+    /// The first delivery of a small event.
+    fn came(number: usize) -> Came {
+        let sequence = u64::try_from(number).unwrap();
+        Came { sequence, delivery: sequence, deliveries: 1, bytes: 100 }
+    }
+
+    /// Puts an event into its queue or puts it off; answers whether there was room.
+    fn take_in(waiting: &mut Waiting<usize>, owner: Owner, came: Came) -> bool {
+        let has_room = waiting.has_room(&owner, came);
+        if has_room {
+            waiting.put(owner, came, usize::try_from(came.sequence).unwrap());
+        } else {
+            waiting.put_off(owner, came);
+        }
+        has_room
+    }
+
+    fn flooded(events: usize) -> Waiting<usize> {
+        let mut waiting = Waiting::new();
+        for number in 0..events {
+            take_in(&mut waiting, owner(1), came(number));
+        }
+        waiting
     }
 
     #[test]
     fn a_flood_leaves_half_of_the_room_and_the_next_half_of_that() {
-        let now = Instant::now();
-        let (mut waiting, first, _) = flooded(now);
-        assert_eq!(first, MAX_ITEMS / 2);
-        let second = (0..).find(|number| waiting.put(owner(2), 100, *number, now).is_err());
+        let mut waiting = flooded(20_000);
+        assert_eq!(waiting.items, MAX_ITEMS / 2);
+        assert_eq!(waiting.put_off, 20_000 - MAX_ITEMS / 2);
+        let second = (0..).find(|number| !take_in(&mut waiting, owner(2), came(*number)));
         assert_eq!(second, Some(MAX_ITEMS / 4));
-        assert!(waiting.put(owner(3), 100, 0, now).is_ok());
+        assert!(take_in(&mut waiting, owner(3), came(0)));
         assert_eq!(waiting.iter().count(), MAX_ITEMS / 2 + MAX_ITEMS / 4 + 1);
     }
 
     #[test]
     fn bytes_are_bounded_as_items_are() {
-        let now = Instant::now();
-        let mut waiting = Waiting::new(now);
-        let refused = (0..).find(|_| waiting.put(owner(1), 256 * 1024, (), now).is_err());
+        let mut waiting = Waiting::new();
+        let large = |number| Came { bytes: 256 * 1024, ..came(number) };
+        let refused = (0..).find(|number| !take_in(&mut waiting, owner(1), large(*number)));
         assert_eq!(refused, Some(MAX_BYTES / 2 / (256 * 1024)));
     }
 
     #[test]
     fn communities_take_turns_and_none_is_worked_on_twice_at_once() {
-        let now = Instant::now();
-        let (mut waiting, ..) = flooded(now);
-        waiting.put(owner(2), 100, 7, now).unwrap();
-        waiting.put(owner(3), 100, 8, now).unwrap();
+        let mut waiting = flooded(20_000);
+        take_in(&mut waiting, owner(2), came(7));
+        take_in(&mut waiting, owner(3), came(8));
         let first = waiting.take(500, MAX_BYTES).unwrap();
         assert_eq!((first.items.len(), &first.owners), (500, &vec![owner(1)]));
         let second = waiting.take(500, MAX_BYTES).unwrap();
         assert_eq!((second.items, &second.owners), (vec![7, 8], &vec![owner(2), owner(3)]));
         assert!(waiting.take(500, MAX_BYTES).is_none(), "all are being worked on");
-        waiting.put(owner(2), 100, 9, now).unwrap();
-        waiting.release(first.owners, Some((500, Duration::from_millis(100))));
-        waiting.release(second.owners, None);
+        take_in(&mut waiting, owner(2), came(9));
+        waiting.release(first.owners);
+        waiting.release(second.owners);
         let third = waiting.take(2, MAX_BYTES).unwrap();
         assert_eq!((third.items, third.owners), (vec![500, 501], vec![owner(1)]));
         assert_eq!(waiting.take(500, MAX_BYTES).unwrap().items, [9]);
@@ -230,45 +320,65 @@ mod tests {
 
     #[test]
     fn a_batch_ends_at_its_bytes_but_has_one_item() {
-        let now = Instant::now();
-        let mut waiting = Waiting::new(now);
-        for number in 0..3 {
-            waiting.put(owner(1), 100, number, now).unwrap();
-        }
+        let mut waiting = flooded(3);
         let first = waiting.take(500, 250).unwrap();
         assert_eq!(first.items, [0, 1]);
-        waiting.release(first.owners, None);
+        waiting.release(first.owners);
         assert_eq!(waiting.take(500, 1).unwrap().items, [2]);
     }
 
     #[test]
-    fn what_is_put_off_comes_back_as_fast_as_it_is_worked_on() {
+    fn what_was_put_off_is_asked_for_in_its_order_when_its_turn_comes() {
         let now = Instant::now();
-        let (mut waiting, ..) = flooded(now);
-        waiting.rate = 1000.0;
-        let delays: Vec<Duration> =
-            (0..15_000).map(|number| waiting.put(owner(1), 100, number, now).unwrap_err().1).collect();
-        assert!(delays.is_sorted());
-        let within = |seconds| delays.iter().filter(|delay| **delay <= Duration::from_secs(seconds)).count();
-        assert!((6000..=7600).contains(&(within(12) - within(7))), "{}", within(12) - within(7));
-        let (_, longest) = (0..100_000)
-            .map(|number| waiting.put(owner(1), 100, number, now).unwrap_err())
-            .next_back()
-            .unwrap();
-        assert!(longest <= LONGEST + STEP, "{longest:?}");
+        let mut waiting = flooded(30_000);
+        assert_eq!(waiting.ask(now), [], "enough waits");
+        waiting.take(MAX_ITEMS / 2 - 1000, usize::MAX).unwrap();
+        let asked: Vec<u64> = waiting.ask(now).into_iter().map(|(sequence, _)| sequence).collect();
+        let first = u64::try_from(MAX_ITEMS / 2).unwrap();
+        assert_eq!(asked, (first..first + 3096).collect::<Vec<_>>());
+        assert_eq!(waiting.ask(now), [], "it is on its way");
+        assert!(!take_in(&mut waiting, owner(1), came(30_000)), "what is new stands behind it");
+        for sequence in &asked {
+            let again = Came { deliveries: 2, ..came(usize::try_from(*sequence).unwrap()) };
+            assert!(take_in(&mut waiting, owner(1), again));
+        }
+        assert_eq!(waiting.ask(now), [], "it has come");
+        waiting.release(vec![owner(1)]);
+        waiting.take(10, usize::MAX).unwrap();
+        assert_eq!(waiting.ask(now).len(), 10);
+        let elsewhere = waiting.ask(now + ASKED * 2);
+        assert_eq!(elsewhere.len(), 10, "what did not come went to another replica");
+    }
+
+    #[test]
+    fn what_comes_again_by_itself_is_remembered_once_and_all_of_it_up_to_a_bound() {
+        let mut waiting = flooded(20_000);
+        let known = waiting.put_off;
+        let again = Came { delivery: 77_777, deliveries: 2, ..came(19_999) };
+        waiting.queues.get_mut(&owner(1)).unwrap().items.extend(vec![(0, 0); 20_000]);
+        assert!(!take_in(&mut waiting, owner(1), again));
+        assert_eq!(waiting.put_off, known);
+        assert_eq!(waiting.drain().1.last().unwrap().1.delivery, 77_777);
+        let mut waiting = flooded(MAX_PUT_OFF + 20_000);
+        assert_eq!(waiting.put_off, MAX_PUT_OFF);
+        assert_eq!(waiting.drain().1.len(), MAX_PUT_OFF);
+        assert!(waiting.ask(Instant::now()).is_empty());
     }
 
     #[test]
     fn an_owner_is_forgotten_when_nothing_of_it_is_left() {
-        let now = Instant::now();
-        let (mut waiting, _, delay) = flooded(now);
+        let mut waiting = flooded(MAX_ITEMS / 2 + 1);
         let taken = waiting.take(MAX_ITEMS, usize::MAX).unwrap();
-        waiting.forget(now + delay * 2);
+        assert_eq!(waiting.ask(Instant::now()).len(), 1);
+        waiting.forget();
         assert_eq!(waiting.queues.len(), 1, "it is being worked on");
-        waiting.release(taken.owners, None);
-        waiting.forget(now);
-        assert_eq!(waiting.queues.len(), 1, "some was put off");
-        waiting.forget(now + delay * 2);
+        waiting.release(taken.owners);
+        waiting.forget();
         assert!(waiting.queues.is_empty());
+        let mut waiting = flooded(MAX_ITEMS / 2 + 1);
+        let taken = waiting.take(MAX_ITEMS, usize::MAX).unwrap();
+        waiting.release(taken.owners);
+        waiting.forget();
+        assert_eq!(waiting.queues.len(), 1, "some was put off");
     }
 }
