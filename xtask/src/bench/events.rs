@@ -188,7 +188,9 @@ async fn end_to_end(
         }
         if moved.elapsed() > PATIENCE {
             let tail = serving.first().map(Worker::log_tail).unwrap_or_default();
-            bail!("the worker has stood still for {PATIENCE:?}, {left} of {events} left; its log ends:\n{tail}");
+            bail!(
+                "the worker has stood still for {PATIENCE:?}, {left} of {events} left; its log ends:\n{tail}"
+            );
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };

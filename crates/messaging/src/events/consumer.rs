@@ -260,8 +260,7 @@ impl Consumer {
             };
             tasks.spawn(lane.run());
         }
-        let reader =
-            Reader { inner: Arc::clone(&self.0), taking, stop: stop.clone(), acks: OnceLock::new() };
+        let reader = Reader { inner: Arc::clone(&self.0), taking, stop: stop.clone(), acks: OnceLock::new() };
         tasks.spawn(reader.run());
         Reading { tasks, stop }
     }

@@ -24,7 +24,7 @@ const WAIT: Duration = Duration::from_secs(2);
 /// How much longer than that the broker may take to say that there is none.
 const SILENCE: Duration = Duration::from_secs(2);
 /// How many events are taken at once beside the first, and of how many bytes.
-const READ: usize = 1000;
+const READ: usize = 4000;
 const READ_BYTES: usize = 4 * 1024 * 1024;
 /// How long they may take, which the server has ready.
 const REST: Duration = Duration::from_secs(5);
@@ -85,11 +85,7 @@ impl Drop for Stall<'_> {
 
 impl Taking {
     pub(super) fn new() -> Self {
-        Self {
-            waiting: Mutex::new(Waiting::new()),
-            more: Notify::new(),
-            stalled: AtomicUsize::new(0),
-        }
+        Self { waiting: Mutex::new(Waiting::new()), more: Notify::new(), stalled: AtomicUsize::new(0) }
     }
 
     /// Waits for a batch of up to `most` events.

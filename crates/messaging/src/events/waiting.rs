@@ -163,8 +163,7 @@ impl<T> Waiting<T> {
             }
             let others = (items - queue.items.len(), bytes - queue.bytes);
             let share = MAX_ITEMS.saturating_sub(others.0) / 2;
-            let mut room =
-                share.min(ENOUGH).saturating_sub(queue.items.len()).saturating_sub(queue.asked);
+            let mut room = share.min(ENOUGH).saturating_sub(queue.items.len()).saturating_sub(queue.asked);
             let mut room_bytes = (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(queue.bytes);
             while room > 0
                 && let Some(first) = queue.put_off.first_entry()
