@@ -92,9 +92,10 @@ pub(super) async fn measure(community: &Community, events: u64) -> Result<Events
         )
         .await?;
     let context = jetstream::new(community.nats().await?);
-    // The worker makes the stream.
+    // The worker makes the stream. What an earlier measurement left in it is not this one's.
     let worker = community.configuration.serve(&community.services)?;
     worker.stop()?;
+    context.get_stream("EVENTS").await?.purge().await.context("the stream cannot be emptied")?;
     let mut measured = Events::default();
     let deadlocks = deadlocks(&admin).await?;
     // The first change of each page after a checkpoint writes the whole page to the log: in a few seconds that is most of
