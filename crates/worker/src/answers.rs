@@ -10,7 +10,7 @@ use muster_messaging::wire::answer::{Answer, Export};
 use muster_messaging::wire::error::{ErrorCode, ServiceError};
 use muster_messaging::wire::query::{Caller, DirectoryPlace, Query, Question};
 use muster_storage::{Community, DirectoryStart, Error, Store};
-use tracing::Instrument;
+use tracing::{Instrument, Level};
 
 use crate::limits::{RateLimits, Scope};
 use crate::traces;
@@ -37,6 +37,10 @@ impl Answers {
 
     /// Administrative acts are for the log's usual reader, all others for who looks for a fault.
     fn log(&self, request: &Request, error: Option<ErrorCode>) {
+        // A pseudonym costs as much as a small question.
+        if !request.endpoint.is_admin() && !tracing::enabled!(Level::DEBUG) {
+            return;
+        }
         let code = error.map_or("ok", ErrorCode::as_str);
         let pseudonym = |id: &str| self.store.pseudonyms().of(id).to_string();
         let caller = request.caller.as_ref().map(|caller| pseudonym(caller.as_str()));

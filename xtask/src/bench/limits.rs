@@ -31,7 +31,7 @@ impl Limit {
     }
 }
 
-/// The smallest community that the others are compared with, and the rows of the table.
+/// Those of questions; the largest community is compared with the smallest.
 pub(super) fn of_reads(figures: &[Figure]) -> Vec<Limit> {
     let mut limits = Vec::new();
     let (Some(largest), Some(smallest)) =
