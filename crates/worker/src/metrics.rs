@@ -118,7 +118,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(RATE_LIMIT, "decisions", &["scope", "decision"], "Requests allowed or refused for their rate, by whose limit decided: community or caller"),
     gauge(RATE_LIMIT_COUNTERS, "counters", &["scope"], "Communities and callers whose rate is remembered"),
     counter(EVENTS, "events", &["type", "outcome"], "Events by their type and what became of them"),
-    counter(REDELIVERIES, "events", &[], "Events that were applied or known when they came a second time or later"),
+    counter(REDELIVERIES, "events", &[], "Events that came again: after a failure, a lost acknowledgement or being put off"),
     histogram(BATCH, "events", &[], "Events of one transaction"),
     histogram(BATCH_SECONDS, "seconds", &[], "From a batch's begin to its commit"),
     gauge(PENDING, "events", &[], "Events of the stream that were not delivered yet"),

@@ -91,7 +91,9 @@ pub(super) async fn measure(community: &Community, events: u64) -> Result<Events
              WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')",
         )
         .await?;
-    let context = jetstream::new(community.nats().await?);
+    let mut context = jetstream::new(community.nats().await?);
+    // A stream of a million messages is not emptied at once.
+    context.set_timeout(PATIENCE);
     // The worker makes the stream. What an earlier measurement left in it is not this one's.
     let worker = community.configuration.serve(&community.services)?;
     worker.stop()?;
