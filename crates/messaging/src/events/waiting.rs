@@ -22,7 +22,7 @@ const MAX_PUT_OFF: usize = 512 * 1024;
 /// After this long, what was asked for and did not come has gone to another replica.
 const ASKED: Duration = Duration::from_secs(1);
 
-/// Whose queue it is. What cannot be read belongs to no community, and takes turns like one.
+/// Whose queue it is. What names no community that can be read takes turns like one.
 pub(super) type Owner = Option<GuildId>;
 
 /// The queues.
@@ -99,21 +99,10 @@ impl<T> Waiting<T> {
         Self { queues: HashMap::new(), turns: VecDeque::new(), items: 0, bytes: 0, put_off: 0 }
     }
 
-    /// How much more may wait of an owner, in items and bytes. An owner has room for half of what the others leave, so that
-    /// there is room for the next however many flood.
-    fn room(&self, queue: Option<&Queue<T>>) -> (usize, usize) {
-        let (items, bytes) = queue.map_or((0, 0), |queue| (queue.items.len(), queue.bytes));
-        let others = (self.items.saturating_sub(items), self.bytes.saturating_sub(bytes));
-        (
-            (MAX_ITEMS.saturating_sub(others.0) / 2).saturating_sub(items),
-            (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(bytes),
-        )
-    }
-
     /// Whether there is room for an item. What is new stands behind what was put off before it.
     pub(super) fn has_room(&self, owner: &Owner, came: Came) -> bool {
         let queue = self.queues.get(owner);
-        let room = self.room(queue);
+        let room = room((self.items, self.bytes), queue);
         let is_next = came.deliveries > 1 || queue.is_none_or(|queue| queue.put_off.is_empty());
         room.0 > 0 && room.1 >= came.bytes && is_next
     }
@@ -156,16 +145,15 @@ impl<T> Waiting<T> {
             return Vec::new();
         }
         let mut wanted = Vec::new();
-        let (items, bytes) = (self.items, self.bytes);
+        let all = (self.items, self.bytes);
         for queue in self.queues.values_mut() {
             if queue.asked_since.is_some_and(|since| now.duration_since(since) > ASKED) {
                 (queue.asked, queue.asked_since) = (0, None);
             }
-            let others = (items - queue.items.len(), bytes - queue.bytes);
-            let share = MAX_ITEMS.saturating_sub(others.0) / 2;
-            let mut room = share.min(ENOUGH).saturating_sub(queue.items.len()).saturating_sub(queue.asked);
-            let mut room_bytes = (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(queue.bytes);
-            while room > 0
+            let (room_items, mut room_bytes) = room(all, Some(queue));
+            let mut wanted_items =
+                room_items.min(ENOUGH.saturating_sub(queue.items.len())).saturating_sub(queue.asked);
+            while wanted_items > 0
                 && let Some(first) = queue.put_off.first_entry()
                 && let Some(left) = room_bytes.checked_sub(bytes_of(first.get()))
             {
@@ -173,7 +161,7 @@ impl<T> Waiting<T> {
                 self.put_off -= 1;
                 queue.asked += 1;
                 queue.asked_since.get_or_insert(now);
-                (room, room_bytes) = (room - 1, left);
+                (wanted_items, room_bytes) = (wanted_items - 1, left);
             }
         }
         wanted
@@ -241,6 +229,17 @@ impl<T> Waiting<T> {
     pub(super) fn forget(&mut self) {
         self.queues.retain(|_, queue| !queue.items.is_empty() || queue.busy || !queue.put_off.is_empty());
     }
+}
+
+/// How much more may wait of an owner where `all` waits, in items and bytes. An owner has room for half of what the others
+/// leave, so that there is room for the next however many flood.
+fn room<T>(all: (usize, usize), queue: Option<&Queue<T>>) -> (usize, usize) {
+    let (items, bytes) = queue.map_or((0, 0), |queue| (queue.items.len(), queue.bytes));
+    let others = (all.0.saturating_sub(items), all.1.saturating_sub(bytes));
+    (
+        (MAX_ITEMS.saturating_sub(others.0) / 2).saturating_sub(items),
+        (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(bytes),
+    )
 }
 
 fn bytes_of(put_off: &PutOff) -> usize {

@@ -320,7 +320,9 @@ async fn a_broker_that_is_killed_loses_nothing() {
 async fn a_flood_in_one_community_does_not_hold_up_another() {
     const FLOOD: u128 = 30_000;
     let fixture = Fixture::new().await;
-    let consumer = fixture.open(ConsumerConfig::default()).await;
+    // What is put off comes again only because it is asked for.
+    let config = ConsumerConfig { ack_wait: Duration::from_mins(5), ..ConsumerConfig::default() };
+    let consumer = fixture.open(config).await;
     fixture.publisher.publish_all((1..=FLOOD).map(event), |_| ()).await.unwrap();
     let ledger = Arc::clone(&fixture.ledger);
     let _reading = consumer.start(move |events: Vec<Delivered>| {
@@ -357,10 +359,12 @@ async fn a_flood_in_one_community_does_not_hold_up_another() {
 
 #[tokio::test]
 async fn what_waits_goes_back_at_once_when_reading_stops() {
+    // More than has room, so that some is put off.
+    const EVENTS: u128 = 20_000;
     let fixture = Fixture::new().await;
     let config = ConsumerConfig { batch: 10, ack_wait: Duration::from_mins(5), ..ConsumerConfig::default() };
     let first = fixture.open(config.clone()).await;
-    fixture.publisher.publish_all((1..=2000).map(event), |_| ()).await.unwrap();
+    fixture.publisher.publish_all((1..=EVENTS).map(event), |_| ()).await.unwrap();
     let ledger = Arc::clone(&fixture.ledger);
     let reading = first.start(move |events: Vec<Delivered>| {
         let ledger = Arc::clone(&ledger);
@@ -375,7 +379,7 @@ async fn what_waits_goes_back_at_once_when_reading_stops() {
     let second = fixture.open(config).await;
     let _reading = second.start(fixture.apply(|_| None));
     fixture.settled(&second).await;
-    assert_eq!(fixture.ledger.applied().len(), 2000);
+    assert_eq!(fixture.ledger.applied().len(), 20_000);
 }
 
 #[tokio::test]
