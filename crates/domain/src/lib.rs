@@ -18,6 +18,7 @@ mod page;
 mod profile;
 mod pseudonym;
 mod score;
+mod stripe;
 mod tenure;
 mod text;
 mod tier;
@@ -37,6 +38,7 @@ pub use profile::{
 };
 pub use pseudonym::{Pseudonym, PseudonymKey};
 pub use score::{Activity, Conviction, Rank};
+pub use stripe::Stripe;
 pub use tenure::{Tenure, TenurePolicy};
 pub use text::TextError;
 pub use tier::{Movement, PolicyError, RankTier, ScoreTier, Tier, TierChange, TierPolicy, TierThreshold};

@@ -7,14 +7,13 @@ use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
-use muster_domain::{CommunityId, Event, EventType, GuildId, TierPolicy};
-use time::OffsetDateTime;
+use muster_domain::{CommunityId, Effect, Event, EventType, GuildId, Stripe, TierPolicy};
 use uuid::Uuid;
 
-use crate::fold::{Changes, Mark, newer};
-use crate::member;
+use crate::fold::{Changes, CommunityChange, newer};
+use crate::lock::{self, Locked};
 use crate::statement::{self, Statement};
-use crate::{Error, Store, tier};
+use crate::{Error, Store, member, tier};
 
 /// The most events of one batch.
 pub const MAX_BATCH: usize = 2000;
@@ -45,8 +44,8 @@ impl Store {
             return Ok(Applied::default());
         }
         let guilds: BTreeSet<GuildId> = events.iter().map(|event| event.guild.clone()).collect();
-        self.communities_ensure(guilds).await?;
-        self.write("events_apply", move |connection| apply(connection, events).boxed()).await
+        let communities = self.communities_ensure(guilds).await?;
+        self.write("events_apply", move |connection| apply(connection, communities, events).boxed()).await
     }
 
     /// Forgets up to 1000 ids of events that were applied longer ago than `age`, and answers how many. An event that comes
@@ -72,22 +71,19 @@ impl Store {
         .await
     }
 
-    /// Makes the communities that are not known yet, in a transaction of their own: it holds no lock that another could
-    /// wait for while this waits for the other's.
-    async fn communities_ensure(&self, guilds: BTreeSet<GuildId>) -> Result<(), Error> {
-        let names: Vec<String> = guilds.into_iter().map(String::from).collect();
-        let unknown = Statement::new(
-            "SELECT count(*) AS unknown FROM unnest($1) AS g (guild_id)
-             WHERE NOT EXISTS (SELECT FROM communities AS c WHERE c.guild_id = g.guild_id)",
-        )
-        .bind::<Array<Text>, _>(names.clone());
-        if self
-            .optional::<UnknownRow>("communities_ensure", unknown)
-            .await?
-            .is_none_or(|row| row.unknown == 0)
-        {
-            return Ok(());
+    /// Finds the communities of these chat servers. Those that are not known yet are made, in a transaction of its own: it
+    /// holds no lock that another could wait for while this waits for the other's.
+    async fn communities_ensure(
+        &self,
+        guilds: BTreeSet<GuildId>,
+    ) -> Result<HashMap<GuildId, CommunityId>, Error> {
+        let mut communities = self.communities_known(&guilds).await?;
+        let unknown: BTreeSet<GuildId> =
+            guilds.into_iter().filter(|guild| !communities.contains_key(guild)).collect();
+        if unknown.is_empty() {
+            return Ok(communities);
         }
+        let names: Vec<String> = unknown.iter().map(|guild| guild.as_str().to_owned()).collect();
         self.write("communities_ensure", move |connection| {
             async move {
                 let ids: Vec<Uuid> = names.iter().map(|_| Uuid::now_v7()).collect();
@@ -104,83 +100,85 @@ impl Store {
                 let made: Vec<MadeRow> = statement::by_keys(connection, insert, keys).await?;
                 let made: Vec<CommunityId> = made.iter().map(|row| row.community_id.into()).collect();
                 tier::policy_insert(connection, &made, &TierPolicy::default(), tier::NO_CUT).await?;
-                let counts = Statement::new("INSERT INTO community_counts (community_id) SELECT unnest($1)")
-                    .bind::<Array<SqlUuid>, _>(made.iter().map(|id| id.get()).collect::<Vec<_>>());
-                statement::execute(connection, counts).await?;
+                const PARTS: [&str; 2] = [
+                    "INSERT INTO community_counts (community_id) SELECT unnest($1)",
+                    "INSERT INTO community_stripes (community_id, stripe)
+                     SELECT c.community_id, s.stripe FROM unnest($1) AS c (community_id), generate_series(0, 3) AS s (stripe)",
+                ];
+                for part in PARTS {
+                    let insert = Statement::new(part)
+                        .bind::<Array<SqlUuid>, _>(made.iter().map(|id| id.get()).collect::<Vec<_>>());
+                    statement::execute(connection, insert).await?;
+                }
                 Ok(())
             }
             .boxed()
         })
-        .await
+        .await?;
+        communities.extend(self.communities_known(&unknown).await?);
+        Ok(communities)
+    }
+
+    async fn communities_known(
+        &self,
+        guilds: &BTreeSet<GuildId>,
+    ) -> Result<HashMap<GuildId, CommunityId>, Error> {
+        let find = Statement::new(
+            "SELECT c.guild_id, c.community_id FROM unnest($1) AS g (guild_id) JOIN communities AS c USING (guild_id)",
+        )
+        .bind::<Array<Text>, _>(guilds.iter().map(|guild| guild.as_str().to_owned()).collect::<Vec<_>>());
+        let rows: Vec<KnownRow> = self.by_keys("communities_ensure", find, guilds.len()).await?;
+        rows.into_iter()
+            .map(|row| Ok((GuildId::parse(row.guild_id).map_err(Error::defect)?, row.community_id.into())))
+            .collect()
     }
 }
 
-async fn apply(connection: &mut AsyncPgConnection, events: Vec<Event>) -> Result<Applied, Error> {
-    let communities = lock(connection, &events).await?;
+async fn apply(
+    connection: &mut AsyncPgConnection,
+    communities: HashMap<GuildId, CommunityId>,
+    events: Vec<Event>,
+) -> Result<Applied, Error> {
     let mut applied = Applied::default();
-    for event in &events {
+    let mut arrived = Vec::with_capacity(events.len());
+    let mut stripes = BTreeSet::new();
+    for event in events {
         *applied.duplicates.entry(event.effect.event_type()).or_default() += 1;
+        let community = communities.get(&event.guild).copied();
+        let community = community.ok_or_else(|| Error::defect("an ensured community is gone"))?;
+        if let Effect::Member { user, .. } = &event.effect {
+            stripes.insert((community, Stripe::of(user)));
+        }
+        arrived.push((community, event));
     }
-    let events = fresh(connection, &communities, events).await?;
+    let held = lock::stripes(connection, &stripes).await?;
+    let events = fresh(connection, arrived).await?;
     if events.is_empty() {
         return Ok(applied);
     }
-    for (_, event) in &events {
+    let mut touched = BTreeSet::new();
+    let mut changes = Changes::default();
+    for (community, event) in events {
         let event_type = event.effect.event_type();
         *applied.fresh.entry(event_type).or_default() += 1;
         if let Some(duplicates) = applied.duplicates.get_mut(&event_type) {
             *duplicates = duplicates.saturating_sub(1);
         }
-    }
-    let mut changes = Changes::default();
-    for (community, event) in events {
+        touched.insert(community);
         changes.take(community, event);
     }
-    change_communities(connection, &communities, &changes).await?;
-    member::change(connection, changes.members.into_iter().collect()).await?;
+    let members = member::change(connection, changes.members.into_iter().collect()).await?;
+    let locked = lock::communities(connection, &touched).await?;
+    change_communities(connection, &locked, &changes.communities).await?;
+    members.settle(connection, &held, &locked).await?;
     Ok(applied)
-}
-
-/// Locks the communities, in the order of their ids.
-async fn lock(
-    connection: &mut AsyncPgConnection,
-    events: &[Event],
-) -> Result<HashMap<GuildId, CommunityRow>, Error> {
-    let guilds: BTreeSet<&str> = events.iter().map(|event| event.guild.as_str()).collect();
-    let keys = guilds.len();
-    let lock = Statement::new(
-        "SELECT community_id, guild_id, name_at, name_event, active_at, active_event
-         FROM communities WHERE guild_id = ANY($1) ORDER BY community_id FOR NO KEY UPDATE",
-    )
-    .bind::<Array<Text>, _>(guilds.into_iter().map(str::to_owned).collect::<Vec<_>>());
-    let rows: Vec<LockedRow> = statement::by_keys(connection, lock, keys).await?;
-    rows.into_iter()
-        .map(|row| {
-            let guild = GuildId::parse(row.guild_id).map_err(Error::defect)?;
-            Ok((
-                guild,
-                CommunityRow {
-                    community_id: row.community_id,
-                    name: row.name_at.zip(row.name_event),
-                    active: row.active_at.zip(row.active_event),
-                },
-            ))
-        })
-        .collect()
 }
 
 /// Records the events' ids, and answers those that were not recorded before.
 async fn fresh(
     connection: &mut AsyncPgConnection,
-    communities: &HashMap<GuildId, CommunityRow>,
-    events: Vec<Event>,
+    mut arrived: Vec<(CommunityId, Event)>,
 ) -> Result<Vec<(CommunityId, Event)>, Error> {
-    let mut arrived = Vec::with_capacity(events.len());
-    for event in events {
-        let community =
-            communities.get(&event.guild).ok_or_else(|| Error::defect("an ensured community is gone"))?;
-        arrived.push((CommunityId::new(community.community_id), event));
-    }
     let record = Statement::new(
         "INSERT INTO applied_events (community_id, event_id)
          SELECT DISTINCT * FROM unnest($1, $2) AS e (community_id, event_id) ORDER BY 1, 2
@@ -199,22 +197,20 @@ async fn fresh(
 
 async fn change_communities(
     connection: &mut AsyncPgConnection,
-    stored: &HashMap<GuildId, CommunityRow>,
-    changes: &Changes,
+    locked: &BTreeMap<CommunityId, Locked>,
+    changes: &HashMap<CommunityId, CommunityChange>,
 ) -> Result<(), Error> {
     let (mut ids, mut names, mut name_dates, mut name_events) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut actives, mut active_dates, mut active_events) = (Vec::new(), Vec::new(), Vec::new());
-    for community in stored.values() {
-        let Some(change) = changes.communities.get(&CommunityId::new(community.community_id)) else {
-            continue;
-        };
-        let name = newer(&change.name, community.name);
-        let active = newer(&change.active, community.active);
+    for (community, stored) in locked {
+        let Some(change) = changes.get(community) else { continue };
+        let name = newer(&change.name, stored.name);
+        let active = newer(&change.active, stored.active);
         if name.is_none() && active.is_none() {
             continue;
         }
-        ids.push(community.community_id);
+        ids.push(community.get());
         names.push(name.map(|(_, name)| name.as_str().to_owned()));
         name_dates.push(name.map(|(mark, _)| mark.0));
         name_events.push(name.map(|(mark, _)| mark.1));
@@ -245,12 +241,6 @@ async fn change_communities(
     Ok(())
 }
 
-struct CommunityRow {
-    community_id: Uuid,
-    name: Option<Mark>,
-    active: Option<Mark>,
-}
-
 #[derive(QueryableByName)]
 struct MadeRow {
     #[diesel(sql_type = SqlUuid)]
@@ -258,25 +248,11 @@ struct MadeRow {
 }
 
 #[derive(QueryableByName)]
-struct UnknownRow {
-    #[diesel(sql_type = BigInt)]
-    unknown: i64,
-}
-
-#[derive(QueryableByName)]
-struct LockedRow {
-    #[diesel(sql_type = SqlUuid)]
-    community_id: Uuid,
+struct KnownRow {
     #[diesel(sql_type = Text)]
     guild_id: String,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    name_at: Option<OffsetDateTime>,
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    name_event: Option<Uuid>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    active_at: Option<OffsetDateTime>,
-    #[diesel(sql_type = Nullable<SqlUuid>)]
-    active_event: Option<Uuid>,
+    #[diesel(sql_type = SqlUuid)]
+    community_id: Uuid,
 }
 
 #[derive(QueryableByName)]

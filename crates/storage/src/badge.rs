@@ -15,10 +15,10 @@ use crate::Error;
 use crate::community::Community;
 use crate::error::Missing;
 use crate::fold::{BadgeChange, MemberChange};
-use crate::member;
-use crate::profile::{in_community, lock, profile_held};
+use crate::profile::{in_community, profile_held};
 use crate::ranking::{date, micros};
 use crate::statement::{self, Statement};
+use crate::{lock, member};
 
 #[derive(QueryableByName)]
 struct BadgeRow {
@@ -173,12 +173,12 @@ impl Community {
         self.store
             .write("badge_award", move |connection| {
                 async move {
-                    lock(connection, community).await?;
+                    let held = lock::member(connection, community, profile).await?;
                     profile_held(connection, community, profile).await?;
                     if let Some(badge) = badge_held(connection, community, profile, &kind).await? {
                         return Ok(Award { badge, created: false });
                     }
-                    operate_now(connection, community, profile, &kind, true, reason, by).await?;
+                    operate_now(connection, &held, community, profile, &kind, true, reason, by).await?;
                     let badge = badge_held(connection, community, profile, &kind).await?;
                     let badge = badge.ok_or_else(|| Error::defect("an awarded badge is not held"))?;
                     Ok(Award { badge, created: true })
@@ -203,11 +203,11 @@ impl Community {
         self.store
             .write("badge_revoke", move |connection| {
                 async move {
-                    lock(connection, community).await?;
+                    let locked = lock::member(connection, community, profile).await?;
                     profile_held(connection, community, profile).await?;
                     let held = badge_held(connection, community, profile, &kind).await?;
                     let held = held.ok_or(Error::NotFound(Missing::Badge))?;
-                    operate_now(connection, community, profile, &kind, false, reason, by).await?;
+                    operate_now(connection, &locked, community, profile, &kind, false, reason, by).await?;
                     let revoked = in_community(
                         "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by,
                              revoke_reason
@@ -266,6 +266,7 @@ async fn badge_held(
 /// Adds an operation that happens now, which is behind every one that is known, even one of a clock ahead of ours.
 async fn operate_now(
     connection: &mut AsyncPgConnection,
+    held: &lock::Members,
     community: CommunityId,
     profile: ProfileId,
     kind: &BadgeKind,
@@ -284,11 +285,11 @@ async fn operate_now(
     let at = now.ok_or_else(|| Error::defect("the database does not tell the time"))?.at;
     let badge = BadgeChange { mark: (at, Uuid::now_v7()), kind: kind.clone(), award, reason, by };
     let change = MemberChange { badges: vec![badge], ..MemberChange::default() };
-    member::change_known(connection, community, vec![(profile, change)]).await
+    member::change_known(connection, held, community, vec![(profile, change)]).await
 }
 
 /// Records operations and makes the badges agree with them; answers which badges are held now that were not, and which no
-/// longer are. Each community is locked by the caller.
+/// longer are. The members' stripes are locked.
 pub(crate) async fn operate(
     connection: &mut AsyncPgConnection,
     operations: &[Operation],

@@ -12,6 +12,7 @@ mod counts;
 mod directory;
 mod error;
 mod fold;
+mod lock;
 mod member;
 mod migration;
 mod profile;

@@ -1,18 +1,22 @@
 //! The one way in which members change: what is stored is read, what it becomes is worked out, and each row and each count is
-//! written once. The caller holds the lock of every community concerned.
+//! written once.
+//!
+//! It goes in two steps, each under one of the [locks](crate::lock): first what is the members' own, with their stripes; then,
+//! with the community, what all of its members share.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
-use muster_domain::{Activity, CommunityId, ProfileId, UserId};
+use muster_domain::{Activity, CommunityId, Nym, ProfileId, Role, UserId};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::badge::{self, Operation};
 use crate::counts::{self, Standing};
 use crate::fold::{Mark, MemberChange, newer};
+use crate::lock::{self, Locked};
 use crate::statement::{self, Statement};
 use crate::tier::{self, TierMove};
 use crate::{Error, search};
@@ -23,7 +27,7 @@ macro_rules! find_by {
         concat!(
             "SELECT p.community_id, p.user_id, p.profile_id, p.username_at, p.username_event, p.nick_at, p.nick_event,
                  p.has_left, p.presence_at, p.presence_event, p.hidden, p.visible, p.joined_at, p.join_known, p.tier,
-                 p.tier_given, p.badge_count, p.nym_key,
+                 p.tier_given, p.badge_count, p.username_key, p.nick_key, p.nym_key,
                  s.conviction, s.conviction_at, s.conviction_event, s.activity, s.activity_at, s.activity_event,
                  s.last_active_at
              FROM unnest($1, $2) AS m (community_id, key)
@@ -37,13 +41,20 @@ macro_rules! find_by {
     };
 }
 
-/// Changes members by the person's id; who is not known yet gets a profile.
+/// Members whose own rows are written; what they share with others is still to be settled.
+#[must_use]
+pub(crate) struct Changed {
+    members: Vec<Member>,
+    counts: counts::Changes,
+}
+
+/// Changes what is their own of members by the person's id; who is not known yet gets a profile. Their stripes are locked.
 pub(crate) async fn change(
     connection: &mut AsyncPgConnection,
     changes: Vec<((CommunityId, UserId), MemberChange)>,
-) -> Result<(), Error> {
+) -> Result<Changed, Error> {
     if changes.is_empty() {
-        return Ok(());
+        return Ok(Changed { members: Vec::new(), counts: counts::Changes::default() });
     }
     let find = Statement::new(find_by!("user_id"))
         .bind::<Array<SqlUuid>, _>(
@@ -63,17 +74,21 @@ pub(crate) async fn change(
             Member::new(community, profile.into(), user, change, stored)
         })
         .collect();
-    write(connection, members).await
+    write_own(connection, members).await
 }
 
-/// Changes members by their profile's id; who is not found, or was erased, is left out.
+/// Changes members of one community by their profile's id, wholly; who is not found, or was erased, is left out. Their
+/// stripes are locked; the community is, too, when this is done.
 pub(crate) async fn change_known(
     connection: &mut AsyncPgConnection,
+    held: &lock::Members,
     community: CommunityId,
     changes: Vec<(ProfileId, MemberChange)>,
 ) -> Result<(), Error> {
     let members = find_known(connection, community, changes).await?;
-    write(connection, members).await
+    let changed = write_own(connection, members).await?;
+    let locked = lock::communities(connection, &BTreeSet::from([community])).await?;
+    changed.settle(connection, held, &locked).await
 }
 
 async fn find_known(
@@ -170,6 +185,29 @@ impl Member {
         self.stored.as_ref().and_then(of)
     }
 
+    fn new_username(&self) -> Option<&(Mark, Nym)> {
+        newer(&self.change.username, self.mark(|row| row.username_at.zip(row.username_event)))
+    }
+
+    fn new_nick(&self) -> Option<&(Mark, (Option<Nym>, Vec<Role>))> {
+        newer(&self.change.nick, self.mark(|row| row.nick_at.zip(row.nick_event)))
+    }
+
+    /// The folded key of the nym, as the database makes it of what is written: see `profiles.nym_key`.
+    fn nym_key(&self) -> String {
+        let stored = self.stored.as_ref();
+        let username = match self.new_username() {
+            Some((_, username)) => Some(username.key().as_str().to_owned()),
+            None => stored.and_then(|row| row.username_key.clone()),
+        };
+        let nick = match self.new_nick() {
+            Some((_, (nick, _))) => nick.as_ref().map(|nick| nick.key().as_str().to_owned()),
+            None => stored.and_then(|row| row.nick_key.clone()),
+        };
+        let of_id = || self.user.as_str().chars().take(32).collect::<String>().to_ascii_lowercase();
+        nick.or(username).unwrap_or_else(of_id).chars().take(64).collect()
+    }
+
     fn was_visible(&self) -> bool {
         self.stored.as_ref().is_some_and(|row| row.visible)
     }
@@ -207,40 +245,60 @@ impl Member {
     }
 }
 
-async fn write(connection: &mut AsyncPgConnection, mut members: Vec<Member>) -> Result<(), Error> {
+async fn write_own(connection: &mut AsyncPgConnection, mut members: Vec<Member>) -> Result<Changed, Error> {
     // Neighbours in the tables are written together.
     members.sort_unstable_by_key(|member| (member.community, member.profile));
     let mut counts = counts::Changes::default();
     change_badges(connection, &mut members, &mut counts).await?;
     change_scores(connection, &mut members).await?;
+    change_tails(connection, &members).await?;
     for member in &members {
         counts.standing(member.community, member.stood(), member.standing());
     }
-    counts.write_ranks(connection).await?;
-    let moves = change_tiers(connection, &mut members).await?;
-    for member in &members {
-        if member.was_visible() {
-            let before = member.stored.as_ref().and_then(|row| row.tier.as_deref());
-            counts.tier(member.community, before, -1);
+    Ok(Changed { members, counts })
+}
+
+impl Changed {
+    /// Writes what all members share: profiles, tiers and counts. The communities are locked.
+    pub(crate) async fn settle(
+        self,
+        connection: &mut AsyncPgConnection,
+        held: &lock::Members,
+        locked: &BTreeMap<CommunityId, Locked>,
+    ) -> Result<(), Error> {
+        let Self { mut members, mut counts } = self;
+        if members.is_empty() {
+            return Ok(());
         }
-        if member.visible {
-            counts.tier(member.community, member.tier.as_deref(), 1);
+        counts.write_ranks(connection).await?;
+        let moved = locked.iter().filter(|(id, locked)| held.cuts_moved.get(id) != Some(&locked.cuts_moved));
+        let moved: BTreeSet<CommunityId> = moved.map(|(community, _)| *community).collect();
+        read_tiers_again(connection, &mut members, &moved).await?;
+        let moves = change_tiers(connection, &mut members).await?;
+        for member in &members {
+            if member.was_visible() {
+                let before = member.stored.as_ref().and_then(|row| row.tier.as_deref());
+                counts.tier(member.community, before, -1);
+            }
+            if member.visible {
+                counts.tier(member.community, member.tier.as_deref(), 1);
+            }
         }
+        write_profiles(connection, &members).await?;
+        let turned: Vec<(CommunityId, ProfileId, bool)> = members
+            .iter()
+            .filter(|member| member.is_turned())
+            .map(|member| (member.community, member.profile, member.visible))
+            .collect();
+        if !turned.is_empty() {
+            badge::turn(connection, &turned).await?;
+            tier::turn(connection, &turned).await?;
+        }
+        for (community, at) in tier::record(connection, &moves).await? {
+            counts.promotion(community, at);
+        }
+        counts.write(connection).await
     }
-    write_profiles(connection, &members).await?;
-    let turned: Vec<(CommunityId, ProfileId, bool)> = members
-        .iter()
-        .filter(|member| member.is_turned())
-        .map(|member| (member.community, member.profile, member.visible))
-        .collect();
-    if !turned.is_empty() {
-        badge::turn(connection, &turned).await?;
-        tier::turn(connection, &turned).await?;
-    }
-    for (community, at) in tier::record(connection, &moves).await? {
-        counts.promotion(community, at);
-    }
-    counts.write(connection).await
 }
 
 /// Records awards and revocations, and counts the badges that come of them.
@@ -338,6 +396,25 @@ async fn change_scores(connection: &mut AsyncPgConnection, members: &mut [Member
     Ok(())
 }
 
+/// Keeps the tails of the members' nyms.
+async fn change_tails(connection: &mut AsyncPgConnection, members: &[Member]) -> Result<(), Error> {
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    for member in members {
+        let is_named = member.new_username().is_some() || member.new_nick().is_some();
+        if member.stored.is_some() && !is_named && !member.is_turned() {
+            continue;
+        }
+        let before = member.stored.as_ref().filter(|row| row.visible).map(|row| row.nym_key.clone());
+        let after = member.visible.then(|| member.nym_key());
+        if before != after {
+            gone.extend(before.map(|nym| (member.community, member.profile, nym)));
+            come.extend(after.map(|nym| (member.community, member.profile, nym)));
+        }
+    }
+    search::tails_remove(connection, gone).await?;
+    search::tails_add(connection, come).await
+}
+
 /// Of the members whose activity is set anew: what had been added after that, before this change. Additions before it will
 /// never count again, and are removed.
 async fn earlier_adds(
@@ -387,6 +464,40 @@ async fn earlier_adds(
         .into_iter()
         .map(|row| ((row.community_id.into(), row.profile_id.into()), Activity::clamp(row.amount)))
         .collect())
+}
+
+/// Reads again which tier these communities' members hold: another writer has moved a cut since they were read, and whoever
+/// stood where it passed.
+async fn read_tiers_again(
+    connection: &mut AsyncPgConnection,
+    members: &mut [Member],
+    communities: &BTreeSet<CommunityId>,
+) -> Result<(), Error> {
+    let mut known: BTreeMap<(Uuid, Uuid), &mut Member> = members
+        .iter_mut()
+        .filter(|member| member.stored.is_some() && communities.contains(&member.community))
+        .map(|member| ((member.community.get(), member.profile.get()), member))
+        .collect();
+    if known.is_empty() {
+        return Ok(());
+    }
+    let find = Statement::new(
+        "SELECT p.community_id, p.profile_id, p.tier, p.tier_given
+         FROM unnest($1, $2) AS k (community_id, profile_id)
+         CROSS JOIN LATERAL (SELECT * FROM profiles AS p
+             WHERE p.community_id = k.community_id AND p.profile_id = k.profile_id LIMIT 1) AS p",
+    )
+    .bind::<Array<SqlUuid>, _>(known.keys().map(|key| key.0).collect::<Vec<_>>())
+    .bind::<Array<SqlUuid>, _>(known.keys().map(|key| key.1).collect::<Vec<_>>());
+    let rows: Vec<TierRow> = statement::by_keys(connection, find, known.len()).await?;
+    for row in rows {
+        let Some(member) = known.get_mut(&(row.community_id, row.profile_id)) else { continue };
+        (member.tier, member.tier_given) = (row.tier.clone(), row.tier_given);
+        if let Some(stored) = &mut member.stored {
+            (stored.tier, stored.tier_given) = (row.tier, row.tier_given);
+        }
+    }
+    Ok(())
 }
 
 /// Gives the members that moved the tier they now hold, and takes in those whose rank the change moved across a rank tier's
@@ -451,14 +562,12 @@ async fn change_tiers(
     Ok(moves)
 }
 
-/// Writes new profiles and what changed of known ones, and keeps the tails of their nyms.
+/// Writes new profiles and what changed of known ones.
 async fn write_profiles(connection: &mut AsyncPgConnection, members: &[Member]) -> Result<(), Error> {
     let mut rows = ProfileColumns::default();
-    let mut nyms: HashMap<(Uuid, Uuid), Option<&str>> = HashMap::new();
     for member in members {
         let change = &member.change;
-        let username = newer(&change.username, member.mark(|row| row.username_at.zip(row.username_event)));
-        let nick = newer(&change.nick, member.mark(|row| row.nick_at.zip(row.nick_event)));
+        let (username, nick) = (member.new_username(), member.new_nick());
         let presence = newer(&change.has_left, member.mark(|row| row.presence_at.zip(row.presence_event)));
         let stays = member.stored.as_ref().is_some_and(|row| {
             row.hidden == member.hidden
@@ -471,9 +580,6 @@ async fn write_profiles(connection: &mut AsyncPgConnection, members: &[Member]) 
         if username.is_none() && nick.is_none() && presence.is_none() && stays {
             continue;
         }
-        let key = (member.community.get(), member.profile.get());
-        let before = member.stored.as_ref().filter(|row| row.visible).map(|row| row.nym_key.as_str());
-        nyms.insert(key, before);
         rows.communities.push(member.community.get());
         rows.profiles.push(member.profile.get());
         rows.users.push(member.user.as_str().to_owned());
@@ -502,21 +608,8 @@ async fn write_profiles(connection: &mut AsyncPgConnection, members: &[Member]) 
     if rows.communities.is_empty() {
         return Ok(());
     }
-    let keys = rows.communities.len();
-    let written: Vec<NymRow> = statement::by_keys(connection, rows.upsert(), keys).await?;
-    let (mut gone, mut come) = (Vec::new(), Vec::new());
-    for row in &written {
-        let (community, profile) = (row.community_id.into(), row.profile_id.into());
-        let before = nyms.get(&(row.community_id, row.profile_id)).copied().flatten();
-        let after = row.visible.then_some(row.nym_key.as_str());
-        if before == after {
-            continue;
-        }
-        gone.extend(before.map(|nym| (community, profile, nym)));
-        come.extend(after.map(|nym| (community, profile, nym)));
-    }
-    search::tails_remove(connection, &gone).await?;
-    search::tails_add(connection, &come).await
+    statement::execute(connection, rows.upsert()).await?;
+    Ok(())
 }
 
 /// The columns of the profiles to write. A register that is not newer has no date, and stays as it is stored.
@@ -575,8 +668,7 @@ impl ProfileColumns {
                  join_known = excluded.join_known,
                  tier = excluded.tier,
                  tier_given = excluded.tier_given,
-                 badge_count = excluded.badge_count
-             RETURNING p.community_id, p.profile_id, p.nym_key, p.visible",
+                 badge_count = excluded.badge_count",
         )
         .bind::<Array<SqlUuid>, _>(self.communities)
         .bind::<Array<SqlUuid>, _>(self.profiles)
@@ -737,6 +829,10 @@ struct MemberRow {
     tier_given: bool,
     #[diesel(sql_type = Integer)]
     badge_count: i32,
+    #[diesel(sql_type = Nullable<Text>)]
+    username_key: Option<String>,
+    #[diesel(sql_type = Nullable<Text>)]
+    nick_key: Option<String>,
     #[diesel(sql_type = Text)]
     nym_key: String,
     #[diesel(sql_type = BigInt)]
@@ -768,13 +864,13 @@ impl MemberRow {
 }
 
 #[derive(QueryableByName)]
-struct NymRow {
+struct TierRow {
     #[diesel(sql_type = SqlUuid)]
     community_id: Uuid,
     #[diesel(sql_type = SqlUuid)]
     profile_id: Uuid,
-    #[diesel(sql_type = Text)]
-    nym_key: String,
+    #[diesel(sql_type = Nullable<Text>)]
+    tier: Option<String>,
     #[diesel(sql_type = Bool)]
-    visible: bool,
+    tier_given: bool,
 }

@@ -1,7 +1,7 @@
 //! One profile: found, hidden, shown, linked, exported, erased.
 
 use diesel::QueryableByName;
-use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use muster_domain::{
@@ -16,7 +16,7 @@ use crate::error::Missing;
 use crate::fold::MemberChange;
 use crate::ranking::micros;
 use crate::statement::{self, Statement};
-use crate::{Error, badge, member};
+use crate::{Error, badge, lock, member};
 
 /// The columns of a [`ProfileRow`], of `profiles AS p` and `scores AS s`.
 macro_rules! profile_columns {
@@ -187,9 +187,9 @@ impl Community {
         self.store
             .write("profile_set_hidden", move |connection| {
                 async move {
-                    lock(connection, community).await?;
+                    let held = lock::member(connection, community, id).await?;
                     let change = MemberChange { hidden: Some(hidden), ..MemberChange::default() };
-                    member::change_known(connection, community, vec![(id, change)]).await?;
+                    member::change_known(connection, &held, community, vec![(id, change)]).await?;
                     profile_held(connection, community, id).await
                 }
                 .boxed()
@@ -206,7 +206,7 @@ impl Community {
         self.store
             .write("profile_link_wallet", move |connection| {
                 async move {
-                    lock(connection, community).await?;
+                    lock::community(connection, community).await?;
                     let update = in_community(
                         "UPDATE profiles SET wallet = $3
                          WHERE community_id = $1 AND profile_id = $2 AND erased_at IS NULL
@@ -236,11 +236,12 @@ impl Community {
         self.store
             .write("profile_erase", move |connection| {
                 async move {
-                    lock(connection, community).await?;
+                    // Whom the person awarded may be anybody.
+                    let held = lock::all_members(connection, community).await?;
                     let person = profile_held(connection, community, id).await?;
                     // Out of sight first: everything that counts the person follows.
                     let change = MemberChange { hidden: Some(true), ..MemberChange::default() };
-                    member::change_known(connection, community, vec![(id, change)]).await?;
+                    member::change_known(connection, &held, community, vec![(id, change)]).await?;
                     const ERASURES: [&str; 5] = [
                         "DELETE FROM badges WHERE community_id = $1 AND profile_id = $2",
                         "DELETE FROM badge_ops WHERE community_id = $1 AND profile_id = $2",
@@ -319,17 +320,6 @@ impl Community {
 /// A statement whose `$1` is the community.
 pub(crate) fn in_community(sql: &'static str, community: CommunityId) -> Statement {
     Statement::new(sql).bind::<SqlUuid, _>(community.get())
-}
-
-/// Takes the community's lock until the transaction ends. Writers of one community take turns, so that ranks and tiers
-/// are settled on what is there; whoever locks several takes them in the order of their ids.
-pub(crate) async fn lock(connection: &mut AsyncPgConnection, community: CommunityId) -> Result<(), Error> {
-    let statement = Statement::new(
-        "SELECT community_id FROM communities WHERE community_id = ANY($1) ORDER BY community_id FOR NO KEY UPDATE",
-    )
-    .bind::<Array<SqlUuid>, _>(vec![community.get()]);
-    statement::execute(connection, statement).await?;
-    Ok(())
 }
 
 /// A profile that has not been erased, whether visible or not.

@@ -70,13 +70,10 @@ impl Community {
 }
 
 /// A visible member and the folded key of a nym.
-type Named<'n> = (CommunityId, ProfileId, &'n str);
+type Named = (CommunityId, ProfileId, String);
 
 /// Makes members found by their nyms.
-pub(crate) async fn tails_add(
-    connection: &mut AsyncPgConnection,
-    members: &[Named<'_>],
-) -> Result<(), Error> {
+pub(crate) async fn tails_add(connection: &mut AsyncPgConnection, members: Vec<Named>) -> Result<(), Error> {
     let insert = "INSERT INTO nym_tails
          SELECT m.community_id, t.class, t.tail, m.profile_id
          FROM unnest($1, $2, $3) AS m (community_id, profile_id, nym_key) CROSS JOIN LATERAL nym_tails_of(m.nym_key) AS t";
@@ -86,7 +83,7 @@ pub(crate) async fn tails_add(
 /// Makes members no longer found by the nyms they had.
 pub(crate) async fn tails_remove(
     connection: &mut AsyncPgConnection,
-    members: &[Named<'_>],
+    members: Vec<Named>,
 ) -> Result<(), Error> {
     let delete = "DELETE FROM nym_tails AS d
          USING unnest($1, $2, $3) AS m (community_id, profile_id, nym_key)
@@ -101,7 +98,7 @@ pub(crate) async fn tails_remove(
 async fn tails_change(
     connection: &mut AsyncPgConnection,
     sql: &'static str,
-    members: &[Named<'_>],
+    members: Vec<Named>,
 ) -> Result<(), Error> {
     if members.is_empty() {
         return Ok(());
@@ -109,7 +106,7 @@ async fn tails_change(
     let change = Statement::new(sql)
         .bind::<Array<SqlUuid>, _>(members.iter().map(|member| member.0.get()).collect::<Vec<_>>())
         .bind::<Array<SqlUuid>, _>(members.iter().map(|member| member.1.get()).collect::<Vec<_>>())
-        .bind::<Array<Text>, _>(members.iter().map(|member| member.2.to_owned()).collect::<Vec<_>>());
+        .bind::<Array<Text>, _>(members.into_iter().map(|member| member.2).collect::<Vec<_>>());
     statement::execute(connection, change).await?;
     Ok(())
 }

@@ -240,6 +240,18 @@ impl Store {
         self.read(query, |connection| statement::page(connection, statement.clone(), limit).boxed()).await
     }
 
+    pub(crate) async fn by_keys<T>(
+        &self,
+        query: &'static str,
+        statement: Statement,
+        keys: usize,
+    ) -> Result<Vec<T>, Error>
+    where
+        T: QueryableByName<diesel::pg::Pg> + Send + 'static,
+    {
+        self.read(query, |connection| statement::by_keys(connection, statement.clone(), keys).boxed()).await
+    }
+
     /// Runs a read within its deadline. One whose connection turns out to have been cut off, as an idle one may have been
     /// unnoticed, is repeated once.
     async fn read<T, F>(&self, query: &'static str, run: F) -> Result<T, Error>

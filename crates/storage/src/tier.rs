@@ -18,10 +18,10 @@ use uuid::Uuid;
 use crate::Error;
 use crate::community::Community;
 use crate::fold::MemberChange;
-use crate::member;
-use crate::profile::{ProfileRow, in_community, lock, profile_columns, profile_of_each_key, tier_named};
+use crate::profile::{ProfileRow, in_community, profile_columns, profile_of_each_key, tier_named};
 use crate::ranking::{date, micros};
 use crate::statement::{self, Statement};
+use crate::{lock, member};
 
 /// The cut of a rank tier while there are fewer members than ranks that hold it.
 pub(crate) const NO_CUT: i64 = i64::MIN;
@@ -232,9 +232,13 @@ impl Community {
         self.store
             .write("tier_policy_replace", move |connection| {
                 async move {
-                    lock(connection, community).await?;
-                    let clear = in_community("DELETE FROM tier_policies WHERE community_id = $1", community);
-                    statement::execute(connection, clear).await?;
+                    lock::community(connection, community).await?;
+                    for sql in [
+                        "DELETE FROM tier_policies WHERE community_id = $1",
+                        "UPDATE communities SET cuts_moved = cuts_moved + 1 WHERE community_id = $1",
+                    ] {
+                        statement::execute(connection, in_community(sql, community)).await?;
+                    }
                     policy_insert(connection, &[community], &replacement, i64::MAX).await?;
                     // Who stands where now is settled below, with every other member.
                     cuts_settle(connection, &BTreeSet::from([community])).await?;
@@ -259,10 +263,10 @@ impl Community {
             self.store
                 .write("tier_policy_replace", move |connection| {
                     async move {
-                        lock(connection, community).await?;
+                        let held = lock::all_members(connection, community).await?;
                         let settle = || MemberChange { settle: true, ..MemberChange::default() };
                         let members = batch.iter().map(|row| (row.profile_id.into(), settle())).collect();
-                        member::change_known(connection, community, members).await
+                        member::change_known(connection, &held, community, members).await
                     }
                     .boxed()
                 })

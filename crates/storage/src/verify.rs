@@ -2,8 +2,8 @@
 //!
 //! Each comparison is one statement and so sees kept counts and rows of one moment, without a lock. Members are compared
 //! [`RANGE`] at a time; tails of nyms, which lie in no order of members, and counts of the whole community are aggregated
-//! in PostgreSQL, within its `work_mem`. A repair holds the community's lock for a short transaction: a thousand members
-//! are recomputed under it, a count is moved by its drift. Events move a count by what they change, so its drift stays the
+//! in PostgreSQL, within its `work_mem`. A repair holds the community's locks for a short transaction: a thousand members
+//! are recomputed under them, a count is moved by its drift. Events move a count by what they change, so its drift stays the
 //! same while they go on.
 //!
 //! The flags and counts of members are compared before the tiers that follow from them, and the counts of the whole community
@@ -23,10 +23,9 @@ use uuid::Uuid;
 
 use crate::community::Community;
 use crate::fold::MemberChange;
-use crate::member;
-use crate::profile::lock;
 use crate::statement::{self, Statement};
 use crate::{Error, Store};
+use crate::{lock, member};
 
 /// The most drifted values of one comparison: as many as a thousand members' nyms have tails.
 type Batch = Limit<32_000>;
@@ -569,12 +568,13 @@ impl Community {
             self.store
                 .write("verify", move |connection| {
                     async move {
-                        lock(connection, community).await?;
+                        let held = lock::all_members(connection, community).await?;
+                        lock::community(connection, community).await?;
                         statement::execute(connection, repair).await?;
                         if settles {
                             let settle = || MemberChange { settle: true, ..MemberChange::default() };
                             let members = drifted.into_iter().map(|id| (id.into(), settle())).collect();
-                            member::change_known(connection, community, members).await?;
+                            member::change_known(connection, &held, community, members).await?;
                         }
                         Ok(())
                     }
@@ -739,13 +739,14 @@ impl Community {
             .await
     }
 
-    /// Runs a statement with the community's lock.
+    /// Runs a statement with every lock of the community.
     async fn write_locked(&self, statement: Statement) -> Result<(), Error> {
         let community = self.id;
         self.store
             .write("verify", move |connection| {
                 async move {
-                    lock(connection, community).await?;
+                    lock::all_members(connection, community).await?;
+                    lock::community(connection, community).await?;
                     statement::execute(connection, statement).await?;
                     Ok(())
                 }
@@ -785,7 +786,7 @@ async fn counts_compare(
     let (keys, missing): (Vec<String>, Vec<String>) =
         rows.iter().filter_map(|row| row.key.clone().zip(row.missing.clone())).unzip();
     if repair && !keys.is_empty() {
-        lock(connection, community).await?;
+        lock::community(connection, community).await?;
         let repair = Statement::new(check.repair)
             .bind::<SqlUuid, _>(community.get())
             .bind::<Array<Text>, _>(keys.clone())

@@ -29,6 +29,9 @@ SELECT community_id, guild_id, 'Sietch ' || number, :anchor - interval '401 days
     :anchor - interval '401 days', seed_uuid('name', number), :anchor - interval '401 days'
 FROM seed_communities;
 
+INSERT INTO community_stripes (community_id, stripe)
+SELECT community_id, stripe FROM seed_communities, generate_series(0, 3) AS stripe;
+
 CREATE UNLOGGED TABLE seed_members AS
 WITH numbered AS (
     SELECT c.community_id, 10000000::bigint * c.number + i AS n

@@ -15,12 +15,22 @@ CREATE TABLE communities (
     tenure_veteran_from integer NOT NULL DEFAULT 90,
     tenure_elder_from integer NOT NULL DEFAULT 180,
     CHECK (tenure_member_from < tenure_veteran_from AND tenure_veteran_from < tenure_elder_from),
+    -- Goes up with every move of a rank tier's cut: who read a member's tier before it reads it again.
+    cuts_moved bigint NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- What there is to lock of a community's members, four stripes by the person's id. A writer takes the stripes of its members,
+-- writes what is theirs alone, then takes the community's row, writes what all share, and commits: most of the work of several
+-- writers of one community goes on at once. Their order, here and there that of the keys, admits no deadlock.
+CREATE TABLE community_stripes (
+    community_id uuid NOT NULL REFERENCES communities,
+    stripe smallint NOT NULL CHECK (stripe BETWEEN 0 AND 3),
+    PRIMARY KEY (community_id, stripe)
+) WITH (fillfactor = 50);
+
 -- What is counted is kept in the transaction that changes it, visible members only: a transaction sums its changes and
--- writes each count once. They are apart from communities because that row is the lock that writers of one community take
--- in turn.
+-- writes each count once, with the community's lock. They are apart from communities because that row is the lock.
 CREATE TABLE community_counts (
     community_id uuid PRIMARY KEY REFERENCES communities,
     members bigint NOT NULL DEFAULT 0,

@@ -55,6 +55,7 @@ BEGIN
         END IF;
         IF new_cut <> rank_tier.cut THEN
             UPDATE tier_policies AS p SET cut = new_cut WHERE p.community_id = in_community AND p.tier = rank_tier.tier;
+            UPDATE communities AS c SET cuts_moved = c.cuts_moved + 1 WHERE c.community_id = in_community;
             crossed := crossed || ARRAY(
                 SELECT s.profile_id FROM scores AS s
                 WHERE s.community_id = in_community AND s.visible
