@@ -4,7 +4,7 @@ use crate::UserId;
 ///
 /// Members of one stripe are changed by one transaction at a time, those of different stripes at once: lock striping. Whoever
 /// gathers events into batches keeps to a stripe where there is enough of it, so that batches do not wait for each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stripe(u8);
 
 impl Stripe {
@@ -32,7 +32,7 @@ impl Stripe {
     }
 
     /// Every stripe, in order.
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub fn all() -> impl Iterator<Item = Self> + Clone {
         (0..Self::COUNT).map(Self)
     }
 

@@ -732,7 +732,7 @@ impl ScoreColumns {
     }
 
     /// Rows are updated by their place, found one by one by their key: whatever the planner believes of a table that it has
-    /// no statistics of yet, it cannot read all of it. Under the community's lock a place does not change meanwhile.
+    /// no statistics of yet, it cannot read all of it. Under the lock of its stripe a place does not change meanwhile.
     fn update(self) -> Statement {
         self.bind(
             "UPDATE scores AS s SET conviction = n.c3, conviction_at = n.c4, conviction_event = n.c5, activity = n.c6,

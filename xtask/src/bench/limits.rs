@@ -125,7 +125,11 @@ pub(super) fn of_events(events: &Events) -> Vec<Limit> {
             rate("1 worker, skewed") / rate("bare"),
             0.5,
         ),
-        Limit::at_least("events: two workers / one", rate("2 workers") / rate("1 worker, skewed"), 1.0),
+        Limit::at_least(
+            "events: two workers / one",
+            2.0 * rate("2 workers") / (rate("1 worker, skewed") + rate("again, 1 worker, skewed")),
+            1.0,
+        ),
         Limit::at_most("events: deadlocks", count(events.deadlocks), 0.0),
         Limit::at_most(
             "events: longest delay beside a flood, ms",

@@ -28,7 +28,7 @@ pub struct ConsumerConfig {
     pub durable: String,
     /// How many events are applied together at most: 1 to [`MAX_BATCH`].
     pub batch: usize,
-    /// How many batches are worked on at once: 1 to 16.
+    /// How many batches are worked on at once: 1 to 16. Of one community, one fewer, but one at least.
     pub lanes: usize,
     /// How long the broker waits for an acknowledgement or a sign of life before it delivers an event again.
     pub ack_wait: Duration,
@@ -44,12 +44,12 @@ pub struct ConsumerConfig {
 }
 
 impl Default for ConsumerConfig {
-    /// Two batches of 1000 at once as `muster-worker`; 30 s to acknowledge, 20 deliveries, told to nobody.
+    /// Three batches of 1000 at once as `muster-worker`; 30 s to acknowledge, 20 deliveries, told to nobody.
     fn default() -> Self {
         Self {
             durable: "muster-worker".to_owned(),
             batch: 1000,
-            lanes: 2,
+            lanes: 3,
             ack_wait: Duration::from_secs(30),
             max_ack_pending: 500_000,
             max_deliveries: 20,
@@ -247,10 +247,11 @@ impl Consumer {
     {
         let stop = CancellationToken::new();
         let apply = Arc::new(apply);
-        let taking = Arc::new(Taking::new());
+        let lanes = self.0.config.lanes.clamp(1, 16);
+        let taking = Arc::new(Taking::new(lanes));
         let failures = Arc::new(Failures::default());
         let mut tasks = JoinSet::new();
-        for _ in 0..self.0.config.lanes.clamp(1, 16) {
+        for _ in 0..lanes {
             let lane = Lane {
                 inner: Arc::clone(&self.0),
                 apply: Arc::clone(&apply),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::{FutureExt, StreamExt};
+use muster_domain::{Effect, Event, Stripe};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,8 @@ pub(super) struct Taking {
     waiting: Mutex<Waiting<Item>>,
     /// Something waits that did not, or may be worked on that might not.
     more: Notify,
+    /// How many lanes may work on one community at once when the end of the stream is in sight.
+    lanes: usize,
     /// How many lanes wait for the store. Meanwhile nothing is read: it would all be put off, again and again.
     stalled: AtomicUsize,
 }
@@ -60,16 +63,28 @@ pub(super) enum Work {
     Bury(String),
 }
 
-/// A batch. Until it is dropped, no other lane works on its communities.
+impl Work {
+    /// The stripe that it changes members of; the first, where it does of none.
+    fn stripe(&self) -> Stripe {
+        match self {
+            Self::Apply(Delivered { event: Event { effect: Effect::Member { user, .. }, .. }, .. }) => {
+                Stripe::of(user)
+            }
+            Self::Apply(_) | Self::Bury(_) => Stripe::default(),
+        }
+    }
+}
+
+/// A batch. Until it is dropped, no other lane works on its stripes of its communities.
 pub(super) struct Batch<'a> {
     pub(super) items: Vec<Item>,
-    owners: Vec<Owner>,
+    lines: Vec<(Owner, Stripe)>,
     taking: &'a Taking,
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        self.taking.lock().release(std::mem::take(&mut self.owners));
+        self.taking.lock().release(std::mem::take(&mut self.lines));
         self.taking.more.notify_waiters();
     }
 }
@@ -84,8 +99,20 @@ impl Drop for Stall<'_> {
 }
 
 impl Taking {
-    pub(super) fn new() -> Self {
-        Self { waiting: Mutex::new(Waiting::new()), more: Notify::new(), stalled: AtomicUsize::new(0) }
+    /// For so many lanes, of which one is kept from every community that has the others.
+    pub(super) fn new(lanes: usize) -> Self {
+        Self {
+            waiting: Mutex::new(Waiting::new()),
+            more: Notify::new(),
+            lanes: lanes.saturating_sub(1).max(1),
+            stalled: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes note whether reading is behind. While it is, each community has one lane: what stands behind a flood is found the
+    /// sooner the less the database and the broker are busy with it.
+    fn reading(&self, behind: bool) {
+        self.lock().allow(if behind { 1 } else { self.lanes });
     }
 
     /// Waits for a batch of up to `most` events.
@@ -95,8 +122,8 @@ impl Taking {
             tokio::pin!(more);
             more.as_mut().enable();
             let taken = self.lock().take(most.clamp(1, MAX_BATCH), BATCH_BYTES);
-            if let Some(Taken { items, owners }) = taken {
-                return Batch { items, owners, taking: self };
+            if let Some(Taken { items, lines }) = taken {
+                return Batch { items, lines, taking: self };
             }
             more.await;
         }
@@ -153,6 +180,7 @@ impl Reader {
             };
             match read {
                 Ok(messages) => {
+                    self.taking.reading(messages.len() >= READ);
                     if messages.len() >= READ && !self.is_stalled() && !self.stop.is_cancelled() {
                         ahead = self.fetch().await;
                     }
@@ -314,7 +342,8 @@ impl Reader {
                 }
                 Err(reason) => Work::Bury(reason.to_string()),
             };
-            self.taking.lock().put(owner, came, Item { message: Arc::new(message), work });
+            let stripe = work.stripe();
+            self.taking.lock().put(owner, stripe, came, Item { message: Arc::new(message), work });
         }
         self.taking.more.notify_waiters();
         lane::acknowledge(&self.inner, without_effect).await;

@@ -1,4 +1,5 @@
-//! What was taken from the stream and waits to be worked on: a queue for each community, which take turns.
+//! What was taken from the stream and waits to be worked on: a queue for each community, which take turns. A queue has a line
+//! for each stripe of the community's members, and lanes work on several at once.
 //!
 //! The stream is one line. Read in its order, one community's flood would hold up whatever stands behind it, so reading runs
 //! ahead: what is beyond a community's share is put off. Of that only its number is remembered, by which it is asked for
@@ -7,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use muster_domain::GuildId;
+use muster_domain::{GuildId, Stripe};
 use tokio::time::Instant;
 
 /// The most that waits, over all communities.
@@ -27,8 +28,10 @@ pub(super) type Owner = Option<GuildId>;
 
 /// The queues.
 pub(super) struct Waiting<T> {
+    /// How many lanes may work on one queue at once.
+    lanes: usize,
     queues: HashMap<Owner, Queue<T>>,
-    /// Owners that have something waiting and are not being worked on, the next first.
+    /// Owners that have a line to take from, the next first.
     turns: VecDeque<Owner>,
     items: usize,
     bytes: usize,
@@ -36,15 +39,29 @@ pub(super) struct Waiting<T> {
 }
 
 struct Queue<T> {
-    items: VecDeque<(usize, T)>,
+    lines: [Line<T>; STRIPES],
+    /// The line that is taken from next, for none is to be passed over for longer ones.
+    next: usize,
+    /// Whether the owner stands among those whose turn comes.
+    has_turn: bool,
+    /// How many lanes work on it.
+    lanes: usize,
+    items: usize,
     bytes: usize,
-    /// Worked on by a lane; no other takes of it meanwhile, for it would only wait for the community's lock.
-    busy: bool,
     /// What was put off, by its sequence in the stream.
     put_off: BTreeMap<u64, PutOff>,
     /// How much of it was asked for and did not come yet, since when this is counted.
     asked: usize,
     asked_since: Option<Instant>,
+}
+
+const STRIPES: usize = Stripe::COUNT as usize;
+
+/// What waits of one stripe, with its bytes.
+struct Line<T> {
+    items: VecDeque<(usize, T)>,
+    /// Worked on by a lane; no other takes of it meanwhile, for it would only wait for the stripe's lock.
+    busy: bool,
 }
 
 /// How an event came.
@@ -70,20 +87,32 @@ pub(super) struct PutOff {
 /// What a lane takes to work on.
 pub(super) struct Taken<T> {
     pub(super) items: Vec<T>,
-    /// To be given to [`Waiting::release`].
-    pub(super) owners: Vec<Owner>,
+    /// The lines that it is of, to be given to [`Waiting::release`].
+    pub(super) lines: Vec<(Owner, Stripe)>,
 }
 
 impl<T> Queue<T> {
     const fn new() -> Self {
         Self {
-            items: VecDeque::new(),
+            lines: [const { Line { items: VecDeque::new(), busy: false } }; STRIPES],
+            next: 0,
+            has_turn: false,
+            lanes: 0,
+            items: 0,
             bytes: 0,
-            busy: false,
             put_off: BTreeMap::new(),
             asked: 0,
             asked_since: None,
         }
+    }
+
+    fn line(&mut self, stripe: Stripe) -> Option<&mut Line<T>> {
+        self.lines.get_mut(usize::from(stripe.number()))
+    }
+
+    /// Whether there is a line to take from.
+    fn is_free(&self) -> bool {
+        self.lines.iter().any(|line| !line.busy && !line.items.is_empty())
     }
 
     /// Takes note that an event has come that may have been asked for.
@@ -95,8 +124,21 @@ impl<T> Queue<T> {
 }
 
 impl<T> Waiting<T> {
+    /// Queues that one lane each works on.
     pub(super) fn new() -> Self {
-        Self { queues: HashMap::new(), turns: VecDeque::new(), items: 0, bytes: 0, put_off: 0 }
+        Self { lanes: 1, queues: HashMap::new(), turns: VecDeque::new(), items: 0, bytes: 0, put_off: 0 }
+    }
+
+    /// Lets so many lanes work on one queue at once from now on.
+    pub(super) fn allow(&mut self, lanes: usize) {
+        if self.lanes == lanes {
+            return;
+        }
+        self.lanes = lanes;
+        let owners: Vec<Owner> = self.queues.keys().cloned().collect();
+        for owner in owners {
+            self.give_turn(owner);
+        }
     }
 
     /// Whether there is room for an item. What is new stands behind what was put off before it.
@@ -107,20 +149,32 @@ impl<T> Waiting<T> {
         room.0 > 0 && room.1 >= came.bytes && is_next
     }
 
-    /// Puts an item at the end of its owner's queue.
-    pub(super) fn put(&mut self, owner: Owner, came: Came, item: T) {
+    /// Puts an item at the end of its line. What is of no member goes with the first stripe.
+    pub(super) fn put(&mut self, owner: Owner, stripe: Stripe, came: Came, item: T) {
         let queue = self.queues.entry(owner.clone()).or_insert_with(Queue::new);
         match queue.put_off.remove(&came.sequence) {
             Some(_) => self.put_off -= 1,
             None => queue.came(came),
         }
-        if queue.items.is_empty() && !queue.busy {
-            self.turns.push_back(owner);
-        }
-        queue.items.push_back((came.bytes, item));
+        let Some(line) = queue.line(stripe) else { return };
+        line.items.push_back((came.bytes, item));
+        queue.items += 1;
         queue.bytes += came.bytes;
         self.items += 1;
         self.bytes += came.bytes;
+        self.give_turn(owner);
+    }
+
+    /// Has the owner stand at the end of the line of owners, unless it stands there or has nothing to take.
+    fn give_turn(&mut self, owner: Owner) {
+        if let Some(queue) = self.queues.get_mut(&owner)
+            && !queue.has_turn
+            && queue.lanes < self.lanes
+            && queue.is_free()
+        {
+            queue.has_turn = true;
+            self.turns.push_back(owner);
+        }
     }
 
     /// Remembers an event that there is no room for.
@@ -152,7 +206,7 @@ impl<T> Waiting<T> {
             }
             let (room_items, mut room_bytes) = room(all, Some(queue));
             let mut wanted_items =
-                room_items.min(ENOUGH.saturating_sub(queue.items.len())).saturating_sub(queue.asked);
+                room_items.min(ENOUGH.saturating_sub(queue.items)).saturating_sub(queue.asked);
             while wanted_items > 0
                 && let Some(first) = queue.put_off.first_entry()
                 && let Some(left) = room_bytes.checked_sub(bytes_of(first.get()))
@@ -167,50 +221,80 @@ impl<T> Waiting<T> {
         wanted
     }
 
-    /// Takes up to `most` items of up to `bytes`, owner by owner in turn, of none that is being worked on. One at least,
-    /// if there is any.
+    /// Takes up to `most` items of up to `bytes`, owner by owner in turn and line by line, of no line that is being worked on.
+    /// One at least, if there is any. Once something is taken, a line that does not fit whole is begun only where half of
+    /// the room is left: the rest of it would wait for little.
     pub(super) fn take(&mut self, most: usize, bytes: usize) -> Option<Taken<T>> {
-        let mut taken = Taken { items: Vec::new(), owners: Vec::new() };
+        let mut taken = Taken { items: Vec::new(), lines: Vec::new() };
         let mut room = bytes;
+        let mut again = Vec::new();
         while taken.items.len() < most
             && let Some(owner) = self.turns.pop_front()
         {
             let Some(queue) = self.queues.get_mut(&owner) else { continue };
-            let before = taken.items.len();
-            while taken.items.len() < most
-                && let Some((bytes, item)) =
-                    queue.items.pop_front_if(|(bytes, _)| *bytes <= room || taken.items.is_empty())
-            {
-                room = room.saturating_sub(bytes);
-                queue.bytes -= bytes;
-                self.bytes -= bytes;
-                self.items -= 1;
-                taken.items.push(item);
+            queue.has_turn = false;
+            let lines = taken.lines.len();
+            let first = queue.next;
+            for stripe in Stripe::all().cycle().skip(first).take(STRIPES) {
+                let Some(line) = queue.line(stripe) else { continue };
+                let left = most - taken.items.len();
+                let is_begun = taken.lines.len() == lines || line.items.len() <= left || left >= most / 2;
+                if line.busy || !is_begun {
+                    continue;
+                }
+                let (before, mut taken_bytes) = (taken.items.len(), 0);
+                while taken.items.len() < most
+                    && let Some((bytes, item)) =
+                        line.items.pop_front_if(|(bytes, _)| *bytes <= room || taken.items.is_empty())
+                {
+                    room = room.saturating_sub(bytes);
+                    taken_bytes += bytes;
+                    taken.items.push(item);
+                }
+                let items = taken.items.len() - before;
+                if items > 0 {
+                    line.busy = true;
+                    (queue.items, self.items) = (queue.items - items, self.items - items);
+                    (queue.bytes, self.bytes) = (queue.bytes - taken_bytes, self.bytes - taken_bytes);
+                    queue.next = (usize::from(stripe.number()) + 1) % STRIPES;
+                    taken.lines.push((owner.clone(), stripe));
+                }
             }
-            if taken.items.len() == before {
+            if taken.lines.len() == lines {
+                queue.has_turn = true;
                 self.turns.push_front(owner);
                 break;
             }
-            queue.busy = true;
-            taken.owners.push(owner);
+            queue.lanes += 1;
+            again.push(owner);
+        }
+        for owner in again {
+            self.give_turn(owner);
         }
         (!taken.items.is_empty()).then_some(taken)
     }
 
-    /// Lets others work on these owners again, who stand at the end of the line.
-    pub(super) fn release(&mut self, owners: Vec<Owner>) {
-        for owner in owners {
-            let Some(queue) = self.queues.get_mut(&owner) else { continue };
-            queue.busy = false;
-            if !queue.items.is_empty() {
-                self.turns.push_back(owner);
+    /// Lets others work on the lines that one lane took, whose owners stand at the end.
+    pub(super) fn release(&mut self, mut lines: Vec<(Owner, Stripe)>) {
+        for (owner, stripe) in &lines {
+            if let Some(line) = self.queues.get_mut(owner).and_then(|queue| queue.line(*stripe)) {
+                line.busy = false;
             }
+        }
+        // A lane takes all that it does of one owner together.
+        lines.dedup_by(|(one, _), (other, _)| one == other);
+        for (owner, _) in lines {
+            if let Some(queue) = self.queues.get_mut(&owner) {
+                queue.lanes = queue.lanes.saturating_sub(1);
+            }
+            self.give_turn(owner);
         }
     }
 
     /// All that waits, without what was put off.
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.queues.values().flat_map(|queue| queue.items.iter().map(|(_, item)| item))
+        let lines = self.queues.values().flat_map(|queue| &queue.lines);
+        lines.flat_map(|line| line.items.iter().map(|(_, item)| item))
     }
 
     /// Empties the queues: what waited, and what was put off.
@@ -219,7 +303,7 @@ impl<T> Waiting<T> {
         (self.items, self.bytes, self.put_off) = (0, 0, 0);
         let (mut waited, mut put_off) = (Vec::new(), Vec::new());
         for (_, queue) in self.queues.drain() {
-            waited.extend(queue.items.into_iter().map(|(_, item)| item));
+            waited.extend(queue.lines.into_iter().flat_map(|line| line.items).map(|(_, item)| item));
             put_off.extend(queue.put_off);
         }
         (waited, put_off)
@@ -227,14 +311,14 @@ impl<T> Waiting<T> {
 
     /// Forgets owners of whom nothing waits, is worked on or was put off.
     pub(super) fn forget(&mut self) {
-        self.queues.retain(|_, queue| !queue.items.is_empty() || queue.busy || !queue.put_off.is_empty());
+        self.queues.retain(|_, queue| queue.items > 0 || queue.lanes > 0 || !queue.put_off.is_empty());
     }
 }
 
 /// How much more may wait of an owner where `all` waits, in items and bytes. An owner has room for half of what the others
 /// leave, so that there is room for the next however many flood.
 fn room<T>(all: (usize, usize), queue: Option<&Queue<T>>) -> (usize, usize) {
-    let (items, bytes) = queue.map_or((0, 0), |queue| (queue.items.len(), queue.bytes));
+    let (items, bytes) = queue.map_or((0, 0), |queue| (queue.items, queue.bytes));
     let others = (all.0.saturating_sub(items), all.1.saturating_sub(bytes));
     (
         (MAX_ITEMS.saturating_sub(others.0) / 2).saturating_sub(items),
@@ -254,6 +338,10 @@ mod tests {
         Some(GuildId::parse(number.to_string()).unwrap())
     }
 
+    fn line(number: usize) -> (Owner, Stripe) {
+        (owner(number), Stripe::default())
+    }
+
     /// The first delivery of a small event.
     fn came(number: usize) -> Came {
         let sequence = u64::try_from(number).unwrap();
@@ -264,7 +352,7 @@ mod tests {
     fn take_in(waiting: &mut Waiting<usize>, owner: Owner, came: Came) -> bool {
         let has_room = waiting.has_room(&owner, came);
         if has_room {
-            waiting.put(owner, came, usize::try_from(came.sequence).unwrap());
+            waiting.put(owner, Stripe::default(), came, usize::try_from(came.sequence).unwrap());
         } else {
             waiting.put_off(owner, came);
         }
@@ -304,16 +392,61 @@ mod tests {
         take_in(&mut waiting, owner(2), came(7));
         take_in(&mut waiting, owner(3), came(8));
         let first = waiting.take(500, MAX_BYTES).unwrap();
-        assert_eq!((first.items.len(), &first.owners), (500, &vec![owner(1)]));
+        assert_eq!((first.items.len(), &first.lines), (500, &vec![line(1)]));
         let second = waiting.take(500, MAX_BYTES).unwrap();
-        assert_eq!((second.items, &second.owners), (vec![7, 8], &vec![owner(2), owner(3)]));
+        assert_eq!((second.items, &second.lines), (vec![7, 8], &vec![line(2), line(3)]));
         assert!(waiting.take(500, MAX_BYTES).is_none(), "all are being worked on");
         take_in(&mut waiting, owner(2), came(9));
-        waiting.release(first.owners);
-        waiting.release(second.owners);
+        waiting.release(first.lines);
+        waiting.release(second.lines);
         let third = waiting.take(2, MAX_BYTES).unwrap();
-        assert_eq!((third.items, third.owners), (vec![500, 501], vec![owner(1)]));
+        assert_eq!((third.items, third.lines), (vec![500, 501], vec![line(1)]));
         assert_eq!(waiting.take(500, MAX_BYTES).unwrap().items, [9]);
+    }
+
+    #[test]
+    fn lanes_work_on_stripes_of_one_community_at_once_and_pass_over_none() {
+        let [one, two, three, four] = Stripe::all().collect::<Vec<_>>().try_into().unwrap();
+        let stripes = || {
+            let mut waiting = Waiting::new();
+            for (stripe, numbers) in
+                [(one, 0..150), (two, 1000..1150), (three, 2000..2010), (four, 3000..3150)]
+            {
+                for number in numbers {
+                    waiting.put(owner(1), stripe, came(number), number);
+                }
+            }
+            waiting
+        };
+        let mut waiting = stripes();
+        let first = waiting.take(10, MAX_BYTES).unwrap();
+        assert!(waiting.take(10, MAX_BYTES).is_none(), "one lane is allowed");
+        waiting.allow(2);
+        let taken = [first, waiting.take(10, MAX_BYTES).unwrap()];
+        assert!(waiting.take(10, MAX_BYTES).is_none(), "a lane is kept for others");
+        waiting.put(owner(2), one, came(0), 7);
+        let others = waiting.take(10, MAX_BYTES).unwrap();
+        assert_eq!((others.items, others.lines), (vec![7], vec![(owner(2), one)]));
+        for taken in taken {
+            waiting.release(taken.lines);
+        }
+        let mut waiting = stripes();
+        waiting.allow(3);
+        let first = waiting.take(100, MAX_BYTES).unwrap();
+        assert_eq!((first.items, &first.lines), ((0..100).collect(), &vec![(owner(1), one)]));
+        let second = waiting.take(100, MAX_BYTES).unwrap();
+        assert_eq!((second.items, &second.lines), ((1000..1100).collect(), &vec![(owner(1), two)]));
+        let third = waiting.take(100, MAX_BYTES).unwrap();
+        assert_eq!(third.items, (2000..2010).chain(3000..3090).collect::<Vec<_>>());
+        assert_eq!(third.lines, [(owner(1), three), (owner(1), four)], "most of the batch was free");
+        assert!(waiting.take(100, MAX_BYTES).is_none(), "all are being worked on");
+        waiting.release(third.lines);
+        waiting.release(first.lines);
+        waiting.release(second.lines);
+        let fourth = waiting.take(100, MAX_BYTES).unwrap();
+        assert_eq!(fourth.items, (100..150).chain(1100..1150).collect::<Vec<_>>());
+        assert_eq!(waiting.take(100, MAX_BYTES).unwrap().items, (3090..3150).collect::<Vec<_>>());
+        assert_eq!((waiting.items, waiting.bytes), (0, 0));
     }
 
     #[test]
@@ -321,7 +454,7 @@ mod tests {
         let mut waiting = flooded(3);
         let first = waiting.take(500, 250).unwrap();
         assert_eq!(first.items, [0, 1]);
-        waiting.release(first.owners);
+        waiting.release(first.lines);
         assert_eq!(waiting.take(500, 1).unwrap().items, [2]);
     }
 
@@ -341,7 +474,7 @@ mod tests {
             assert!(take_in(&mut waiting, owner(1), again));
         }
         assert_eq!(waiting.ask(now), [], "it has come");
-        waiting.release(vec![owner(1)]);
+        waiting.release(vec![line(1)]);
         waiting.take(10, usize::MAX).unwrap();
         assert_eq!(waiting.ask(now).len(), 10);
         let elsewhere = waiting.ask(now + ASKED * 2);
@@ -353,7 +486,7 @@ mod tests {
         let mut waiting = flooded(20_000);
         let known = waiting.put_off;
         let again = Came { delivery: 77_777, deliveries: 2, ..came(19_999) };
-        waiting.queues.get_mut(&owner(1)).unwrap().items.extend(vec![(0, 0); 20_000]);
+        waiting.queues.get_mut(&owner(1)).unwrap().items += 20_000;
         assert!(!take_in(&mut waiting, owner(1), again));
         assert_eq!(waiting.put_off, known);
         assert_eq!(waiting.drain().1.last().unwrap().1.delivery, 77_777);
@@ -370,12 +503,12 @@ mod tests {
         assert_eq!(waiting.ask(Instant::now()).len(), 1);
         waiting.forget();
         assert_eq!(waiting.queues.len(), 1, "it is being worked on");
-        waiting.release(taken.owners);
+        waiting.release(taken.lines);
         waiting.forget();
         assert!(waiting.queues.is_empty());
         let mut waiting = flooded(MAX_ITEMS / 2 + 1);
         let taken = waiting.take(MAX_ITEMS, usize::MAX).unwrap();
-        waiting.release(taken.owners);
+        waiting.release(taken.lines);
         waiting.forget();
         assert_eq!(waiting.queues.len(), 1, "some was put off");
     }

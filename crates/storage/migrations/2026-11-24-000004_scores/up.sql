@@ -1,6 +1,6 @@
 -- A profile's scores, apart from the profile: they change most often, and a narrow row with few indexes makes that cheap.
 -- Tables that every event writes have no foreign key to profiles: its check is a look-up a row, and whoever writes them has
--- found the profile under the community's lock. A profile is never deleted.
+-- found the profile under the lock of its stripe. A profile is never deleted.
 CREATE TABLE scores (
     community_id uuid NOT NULL,
     profile_id uuid NOT NULL,
