@@ -178,7 +178,7 @@ impl Community {
                     if let Some(badge) = badge_held(connection, community, profile, &kind).await? {
                         return Ok(Award { badge, created: false });
                     }
-                    operate_now(connection, &held, community, profile, &kind, true, reason, by).await?;
+                    operate_now(connection, &held, (community, profile), &kind, true, reason, by).await?;
                     let badge = badge_held(connection, community, profile, &kind).await?;
                     let badge = badge.ok_or_else(|| Error::defect("an awarded badge is not held"))?;
                     Ok(Award { badge, created: true })
@@ -207,7 +207,7 @@ impl Community {
                     profile_held(connection, community, profile).await?;
                     let held = badge_held(connection, community, profile, &kind).await?;
                     let held = held.ok_or(Error::NotFound(Missing::Badge))?;
-                    operate_now(connection, &locked, community, profile, &kind, false, reason, by).await?;
+                    operate_now(connection, &locked, (community, profile), &kind, false, reason, by).await?;
                     let revoked = in_community(
                         "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by,
                              revoke_reason
@@ -267,8 +267,7 @@ async fn badge_held(
 async fn operate_now(
     connection: &mut AsyncPgConnection,
     held: &lock::Members,
-    community: CommunityId,
-    profile: ProfileId,
+    (community, profile): (CommunityId, ProfileId),
     kind: &BadgeKind,
     award: bool,
     reason: Option<Reason>,

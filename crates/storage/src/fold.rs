@@ -18,6 +18,9 @@ pub(crate) type Mark = (OffsetDateTime, Uuid);
 /// A value with the event that set it.
 pub(crate) type Register<T> = Option<(Mark, T)>;
 
+/// A nickname, if there is one, and the roles that come with it.
+pub(crate) type Nick = (Option<Nym>, Vec<Role>);
+
 /// Sets a register unless what it holds is later.
 fn set<T>(register: &mut Register<T>, mark: Mark, value: T) {
     if register.as_ref().is_none_or(|(held, _)| *held < mark) {
@@ -48,7 +51,7 @@ pub(crate) struct CommunityChange {
 #[derive(Default)]
 pub(crate) struct MemberChange {
     pub(crate) username: Register<Nym>,
-    pub(crate) nick: Register<(Option<Nym>, Vec<Role>)>,
+    pub(crate) nick: Register<Nick>,
     pub(crate) has_left: Register<bool>,
     /// The earliest join.
     pub(crate) joined: Option<OffsetDateTime>,

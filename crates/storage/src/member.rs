@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
-use muster_domain::{Activity, CommunityId, Nym, ProfileId, Role, UserId};
+use muster_domain::{Activity, CommunityId, Nym, ProfileId, UserId};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::badge::{self, Operation};
 use crate::counts::{self, Standing};
-use crate::fold::{Mark, MemberChange, newer};
+use crate::fold::{Mark, MemberChange, Nick, newer};
 use crate::lock::{self, Locked};
 use crate::statement::{self, Statement};
 use crate::tier::{self, TierMove};
@@ -189,7 +189,7 @@ impl Member {
         newer(&self.change.username, self.mark(|row| row.username_at.zip(row.username_event)))
     }
 
-    fn new_nick(&self) -> Option<&(Mark, (Option<Nym>, Vec<Role>))> {
+    fn new_nick(&self) -> Option<&(Mark, Nick)> {
         newer(&self.change.nick, self.mark(|row| row.nick_at.zip(row.nick_event)))
     }
 

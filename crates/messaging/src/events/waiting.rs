@@ -39,7 +39,8 @@ pub(super) struct Waiting<T> {
 }
 
 struct Queue<T> {
-    lines: [Line<T>; STRIPES],
+    /// By the stripe's number.
+    lines: Vec<Line<T>>,
     /// The line that is taken from next, for none is to be passed over for longer ones.
     next: usize,
     /// Whether the owner stands among those whose turn comes.
@@ -54,8 +55,6 @@ struct Queue<T> {
     asked: usize,
     asked_since: Option<Instant>,
 }
-
-const STRIPES: usize = Stripe::COUNT as usize;
 
 /// What waits of one stripe, with its bytes.
 struct Line<T> {
@@ -92,9 +91,9 @@ pub(super) struct Taken<T> {
 }
 
 impl<T> Queue<T> {
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
-            lines: [const { Line { items: VecDeque::new(), busy: false } }; STRIPES],
+            lines: Stripe::all().map(|_| Line { items: VecDeque::new(), busy: false }).collect(),
             next: 0,
             has_turn: false,
             lanes: 0,
@@ -234,8 +233,8 @@ impl<T> Waiting<T> {
             let Some(queue) = self.queues.get_mut(&owner) else { continue };
             queue.has_turn = false;
             let lines = taken.lines.len();
-            let first = queue.next;
-            for stripe in Stripe::all().cycle().skip(first).take(STRIPES) {
+            let (first, stripes) = (queue.next, queue.lines.len());
+            for stripe in Stripe::all().cycle().skip(first).take(stripes) {
                 let Some(line) = queue.line(stripe) else { continue };
                 let left = most - taken.items.len();
                 let is_begun = taken.lines.len() == lines || line.items.len() <= left || left >= most / 2;
@@ -256,7 +255,7 @@ impl<T> Waiting<T> {
                     line.busy = true;
                     (queue.items, self.items) = (queue.items - items, self.items - items);
                     (queue.bytes, self.bytes) = (queue.bytes - taken_bytes, self.bytes - taken_bytes);
-                    queue.next = (usize::from(stripe.number()) + 1) % STRIPES;
+                    queue.next = (usize::from(stripe.number()) + 1) % stripes;
                     taken.lines.push((owner.clone(), stripe));
                 }
             }
