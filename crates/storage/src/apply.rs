@@ -100,16 +100,10 @@ impl Store {
                 let made: Vec<MadeRow> = statement::by_keys(connection, insert, keys).await?;
                 let made: Vec<CommunityId> = made.iter().map(|row| row.community_id.into()).collect();
                 tier::policy_insert(connection, &made, &TierPolicy::default(), tier::NO_CUT).await?;
-                const PARTS: [&str; 2] = [
-                    "INSERT INTO community_counts (community_id) SELECT unnest($1)",
-                    "INSERT INTO community_stripes (community_id, stripe)
-                     SELECT c.community_id, s.stripe FROM unnest($1) AS c (community_id), generate_series(0, 3) AS s (stripe)",
-                ];
-                for part in PARTS {
-                    let insert = Statement::new(part)
-                        .bind::<Array<SqlUuid>, _>(made.iter().map(|id| id.get()).collect::<Vec<_>>());
-                    statement::execute(connection, insert).await?;
-                }
+                lock::stripes_insert(connection, &made).await?;
+                let counts = Statement::new("INSERT INTO community_counts (community_id) SELECT unnest($1)")
+                    .bind::<Array<SqlUuid>, _>(made.iter().map(|id| id.get()).collect::<Vec<_>>());
+                statement::execute(connection, counts).await?;
                 Ok(())
             }
             .boxed()

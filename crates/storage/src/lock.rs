@@ -25,7 +25,7 @@ use crate::statement::{self, Statement};
 /// The lock on stripes of members, until the transaction ends.
 #[derive(Debug, Default)]
 pub(crate) struct Members {
-    /// How often each community's cuts had been moved before the lock was had, at least.
+    /// How often each community's cuts had been moved when the lock was asked for.
     pub(crate) cuts_moved: BTreeMap<CommunityId, i64>,
 }
 
@@ -62,6 +62,21 @@ pub(crate) async fn stripes(
     Ok(Members {
         cuts_moved: rows.into_iter().map(|row| (row.community_id.into(), row.cuts_moved)).collect(),
     })
+}
+
+/// Gives new communities the rows of their stripes.
+pub(crate) async fn stripes_insert(
+    connection: &mut AsyncPgConnection,
+    communities: &[CommunityId],
+) -> Result<(), Error> {
+    let insert = Statement::new(
+        "INSERT INTO community_stripes (community_id, stripe)
+         SELECT c.community_id, s.stripe FROM unnest($1) AS c (community_id) CROSS JOIN unnest($2) AS s (stripe)",
+    )
+    .bind::<Array<SqlUuid>, _>(communities.iter().map(|community| community.get()).collect::<Vec<_>>())
+    .bind::<Array<SmallInt>, _>(Stripe::all().map(|stripe| i16::from(stripe.number())).collect::<Vec<_>>());
+    statement::execute(connection, insert).await?;
+    Ok(())
 }
 
 /// Locks every member of a community.

@@ -47,7 +47,6 @@ struct Queue<T> {
     has_turn: bool,
     /// How many lanes work on it.
     lanes: usize,
-    items: usize,
     bytes: usize,
     /// What was put off, by its sequence in the stream.
     put_off: BTreeMap<u64, PutOff>,
@@ -97,7 +96,6 @@ impl<T> Queue<T> {
             next: 0,
             has_turn: false,
             lanes: 0,
-            items: 0,
             bytes: 0,
             put_off: BTreeMap::new(),
             asked: 0,
@@ -107,6 +105,10 @@ impl<T> Queue<T> {
 
     fn line(&mut self, stripe: Stripe) -> Option<&mut Line<T>> {
         self.lines.get_mut(usize::from(stripe.number()))
+    }
+
+    fn items(&self) -> usize {
+        self.lines.iter().map(|line| line.items.len()).sum()
     }
 
     /// Whether there is a line to take from.
@@ -157,7 +159,6 @@ impl<T> Waiting<T> {
         }
         let Some(line) = queue.line(stripe) else { return };
         line.items.push_back((came.bytes, item));
-        queue.items += 1;
         queue.bytes += came.bytes;
         self.items += 1;
         self.bytes += came.bytes;
@@ -205,7 +206,7 @@ impl<T> Waiting<T> {
             }
             let (room_items, mut room_bytes) = room(all, Some(queue));
             let mut wanted_items =
-                room_items.min(ENOUGH.saturating_sub(queue.items)).saturating_sub(queue.asked);
+                room_items.min(ENOUGH.saturating_sub(queue.items())).saturating_sub(queue.asked);
             while wanted_items > 0
                 && let Some(first) = queue.put_off.first_entry()
                 && let Some(left) = room_bytes.checked_sub(bytes_of(first.get()))
@@ -232,6 +233,10 @@ impl<T> Waiting<T> {
         {
             let Some(queue) = self.queues.get_mut(&owner) else { continue };
             queue.has_turn = false;
+            if queue.lanes >= self.lanes {
+                // Fewer are allowed than when it was given its turn; it gets another when one lets go.
+                continue;
+            }
             let lines = taken.lines.len();
             let (first, stripes) = (queue.next, queue.lines.len());
             for stripe in Stripe::all().cycle().skip(first).take(stripes) {
@@ -253,7 +258,7 @@ impl<T> Waiting<T> {
                 let items = taken.items.len() - before;
                 if items > 0 {
                     line.busy = true;
-                    (queue.items, self.items) = (queue.items - items, self.items - items);
+                    self.items -= items;
                     (queue.bytes, self.bytes) = (queue.bytes - taken_bytes, self.bytes - taken_bytes);
                     queue.next = (usize::from(stripe.number()) + 1) % stripes;
                     taken.lines.push((owner.clone(), stripe));
@@ -310,14 +315,14 @@ impl<T> Waiting<T> {
 
     /// Forgets owners of whom nothing waits, is worked on or was put off.
     pub(super) fn forget(&mut self) {
-        self.queues.retain(|_, queue| queue.items > 0 || queue.lanes > 0 || !queue.put_off.is_empty());
+        self.queues.retain(|_, queue| queue.items() > 0 || queue.lanes > 0 || !queue.put_off.is_empty());
     }
 }
 
 /// How much more may wait of an owner where `all` waits, in items and bytes. An owner has room for half of what the others
 /// leave, so that there is room for the next however many flood.
 fn room<T>(all: (usize, usize), queue: Option<&Queue<T>>) -> (usize, usize) {
-    let (items, bytes) = queue.map_or((0, 0), |queue| (queue.items, queue.bytes));
+    let (items, bytes) = queue.map_or((0, 0), |queue| (queue.items(), queue.bytes));
     let others = (all.0.saturating_sub(items), all.1.saturating_sub(bytes));
     (
         (MAX_ITEMS.saturating_sub(others.0) / 2).saturating_sub(items),
@@ -446,6 +451,13 @@ mod tests {
         assert_eq!(fourth.items, (100..150).chain(1100..1150).collect::<Vec<_>>());
         assert_eq!(waiting.take(100, MAX_BYTES).unwrap().items, (3090..3150).collect::<Vec<_>>());
         assert_eq!((waiting.items, waiting.bytes), (0, 0));
+        let mut waiting = stripes();
+        waiting.allow(2);
+        let first = waiting.take(100, MAX_BYTES).unwrap();
+        waiting.allow(1);
+        assert!(waiting.take(100, MAX_BYTES).is_none(), "fewer are allowed since");
+        waiting.release(first.lines);
+        assert!(waiting.take(100, MAX_BYTES).is_some());
     }
 
     #[test]
@@ -485,7 +497,8 @@ mod tests {
         let mut waiting = flooded(20_000);
         let known = waiting.put_off;
         let again = Came { delivery: 77_777, deliveries: 2, ..came(19_999) };
-        waiting.queues.get_mut(&owner(1)).unwrap().items += 20_000;
+        let lines = &mut waiting.queues.get_mut(&owner(1)).unwrap().lines;
+        lines[0].items.extend(vec![(0, 0); 20_000]);
         assert!(!take_in(&mut waiting, owner(1), again));
         assert_eq!(waiting.put_off, known);
         assert_eq!(waiting.drain().1.last().unwrap().1.delivery, 77_777);
