@@ -28,8 +28,9 @@ impl Ladder {
     }
 }
 
-/// The levels of a ladder's tree: each shares one byte of the score less than the one below.
-const LEVELS: i16 = 7;
+/// The levels of a ladder's tree, and how many bits of the score each shares less than the one below.
+const LEVELS: i16 = 11;
+const BITS: u32 = 5;
 
 /// What a visible member counts for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,7 +143,7 @@ impl Changes {
         let mut buckets: BTreeMap<(CommunityId, i16, i16, i64), i64> = BTreeMap::new();
         for ((community, ladder, score), delta) in std::mem::take(&mut self.ranks) {
             for level in (0..LEVELS).filter(|_| delta != 0) {
-                let bucket = score >> (8 * u32::from(level.unsigned_abs()));
+                let bucket = score >> (BITS * u32::from(level.unsigned_abs()));
                 add(buckets.entry((community, ladder.number(), level, bucket)).or_default(), delta);
             }
         }

@@ -260,10 +260,10 @@ macro_rules! rank_tidy {
 const OF_COMMUNITIES: [OfCommunity; 12] = [
     OfCommunity {
         what: "rank_counts of conviction",
-        levels: 0..=6,
+        levels: 0..=10,
         compare: compare!(
             "SELECT bucket::text AS key, members AS n FROM rank_counts WHERE community_id = $1 AND ladder = 1 AND level = $2",
-            "SELECT (s.conviction >> (8 * $2))::text AS key, count(*) AS n FROM scores AS s
+            "SELECT (s.conviction >> (5 * $2))::text AS key, count(*) AS n FROM scores AS s
              WHERE s.community_id = $1 AND s.visible GROUP BY 1"
         ),
         repair: rank_repair!("1"),
@@ -271,10 +271,10 @@ const OF_COMMUNITIES: [OfCommunity; 12] = [
     },
     OfCommunity {
         what: "rank_counts of badges",
-        levels: 0..=6,
+        levels: 0..=10,
         compare: compare!(
             "SELECT bucket::text AS key, members AS n FROM rank_counts WHERE community_id = $1 AND ladder = 2 AND level = $2",
-            "SELECT (p.badge_count::bigint >> (8 * $2))::text AS key, count(*) AS n FROM profiles AS p
+            "SELECT (p.badge_count::bigint >> (5 * $2))::text AS key, count(*) AS n FROM profiles AS p
              WHERE p.community_id = $1 AND p.visible GROUP BY 1"
         ),
         repair: rank_repair!("2"),

@@ -3,7 +3,7 @@
 
 -- check rank_counts
 WITH counted AS (
-    SELECT u.community_id, u.ladder, level, u.score >> (8 * level) AS bucket, count(*) AS members
+    SELECT u.community_id, u.ladder, level, u.score >> (5 * level) AS bucket, count(*) AS members
     FROM (
         SELECT s.community_id, 1 AS ladder, s.conviction AS score FROM scores AS s
         JOIN profiles AS p USING (community_id, profile_id)
@@ -11,7 +11,7 @@ WITH counted AS (
         UNION ALL
         SELECT p.community_id, 2, p.badge_count FROM profiles AS p
         WHERE NOT p.has_left AND NOT p.hidden AND p.erased_at IS NULL
-    ) AS u CROSS JOIN generate_series(0, 6) AS level
+    ) AS u CROSS JOIN generate_series(0, 10) AS level
     GROUP BY 1, 2, 3, 4
 )
 SELECT ROW(k.*, c.*)::text FROM rank_counts AS k

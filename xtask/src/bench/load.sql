@@ -178,13 +178,13 @@ FROM generate_series(0, 1) AS half CROSS JOIN seed_members;
 
 -- stage 5: counts = rank_counts, tier_counts, community_counts, community_days, badge_kinds
 INSERT INTO rank_counts (community_id, ladder, level, bucket, members)
-SELECT community_id, ladder, level, score >> (8 * level), sum(members)
+SELECT community_id, ladder, level, score >> (5 * level), sum(members)
 FROM (
     SELECT community_id, 1 AS ladder, conviction AS score, count(*) AS members FROM scores WHERE visible GROUP BY 1, 3
     UNION ALL
     SELECT community_id, 2, badge_count, count(*) FROM profiles WHERE visible GROUP BY 1, 3
 ) AS counted
-CROSS JOIN generate_series(0, 6) AS level
+CROSS JOIN generate_series(0, 10) AS level
 GROUP BY 1, 2, 3, 4;
 
 INSERT INTO tier_counts (community_id, tier, members)

@@ -109,8 +109,8 @@ async fn no_call_reads_more_than_its_page_asks_for() {
 
     let measured = Measured { database, client, guild: guild.clone() };
     let limit = PageLimit::clamp(10);
-    // A rank is read from at most 255 buckets on each of 7 levels; a row of a page from three indexes.
-    let (rank, page, fixed) = (7 * 255, 11 * 4, 60);
+    // A rank is read from at most 31 buckets on each of 11 levels; a row of a page from three indexes.
+    let (rank, page, fixed) = (11 * 31, 11 * 4, 60);
     for depth in [None, Some(&deep)] {
         let cursor = |of: fn(&Deep) -> &Cursor| depth.map(of);
         let at = if depth.is_some() { "deep" } else { "first" };

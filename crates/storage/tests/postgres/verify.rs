@@ -26,7 +26,7 @@ const DRIFTS: [(&str, &str); 20] = [
         "INSERT INTO nym_tails SELECT community_id, 2, 'stray', profile_id FROM profiles WHERE user_id = 'u3'",
     ),
     ("rank_counts of conviction", "DELETE FROM rank_counts WHERE ladder = 1 AND level = 0"),
-    ("rank_counts of badges", "UPDATE rank_counts SET members = members + 2 WHERE ladder = 2 AND level = 6"),
+    ("rank_counts of badges", "UPDATE rank_counts SET members = members + 2 WHERE ladder = 2 AND level = 10"),
     (
         "rank_counts of conviction",
         "INSERT INTO rank_counts SELECT community_id, 1, 0, 7777, 1 FROM communities",
