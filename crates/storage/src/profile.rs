@@ -36,7 +36,15 @@ macro_rules! profile_of_each_key {
               WHERE s.community_id = $1 AND s.profile_id = k.profile_id LIMIT 1) AS s "
     };
 }
-pub(crate) use {profile_columns, profile_of_each_key};
+
+/// The profile of each score in `s`, in its turn: a list in the order of a score has read that row already.
+macro_rules! profile_of_each_score {
+    () => {
+        " CROSS JOIN LATERAL (SELECT * FROM profiles AS p
+              WHERE p.community_id = $1 AND p.profile_id = s.profile_id LIMIT 1) AS p "
+    };
+}
+pub(crate) use {profile_columns, profile_of_each_key, profile_of_each_score};
 
 #[derive(QueryableByName)]
 pub(crate) struct ProfileRow {

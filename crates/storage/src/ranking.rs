@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::Error;
 use crate::community::Community;
 use crate::error::Missing;
-use crate::profile::{ProfileRow, profile_columns, profile_of_each_key, rank_below};
+use crate::profile::{ProfileRow, profile_columns, profile_of_each_key, profile_of_each_score, rank_below};
 
 /// A row of a ranked page. Ranks within the page follow from the members above and at the first row's score: whoever
 /// comes next stands below both.
@@ -70,18 +70,18 @@ impl Community {
         let (conviction, profile) = self.position(ENDPOINT, "", cursor, (i64::MAX, Uuid::max()))?;
         let statement = self
             .statement(concat!(
-                "WITH k AS MATERIALIZED (
-                     SELECT s.profile_id, s.conviction FROM scores AS s
+                "WITH s AS MATERIALIZED (
+                     SELECT s.profile_id, s.conviction, s.activity, s.last_active_at FROM scores AS s
                      WHERE s.community_id = $1 AND s.visible AND (s.conviction, s.profile_id) < ($2, $3)
                      ORDER BY s.conviction DESC, s.profile_id DESC LIMIT $limit
                  )
                  SELECT ",
                 profile_columns!(),
-                ", (SELECT members_above($1, 1, max(conviction)) FROM k) AS above_first,
-                 (SELECT members_at($1, 1, max(conviction)) FROM k) AS at_first
-                 FROM k",
-                profile_of_each_key!(),
-                "ORDER BY k.conviction DESC, k.profile_id DESC"
+                ", (SELECT members_above($1, 1, max(conviction)) FROM s) AS above_first,
+                 (SELECT members_at($1, 1, max(conviction)) FROM s) AS at_first
+                 FROM s",
+                profile_of_each_score!(),
+                "ORDER BY s.conviction DESC, s.profile_id DESC"
             ))
             .bind::<BigInt, _>(conviction)
             .bind::<SqlUuid, _>(profile);
@@ -156,17 +156,17 @@ impl Community {
         let (activity, profile) = self.position(ENDPOINT, "", cursor, (i64::MAX, Uuid::max()))?;
         let statement = self
             .statement(concat!(
-                "WITH k AS MATERIALIZED (
-                     SELECT s.profile_id, s.activity FROM scores AS s
+                "WITH s AS MATERIALIZED (
+                     SELECT s.profile_id, s.conviction, s.activity, s.last_active_at FROM scores AS s
                      WHERE s.community_id = $1 AND s.visible AND s.activity > 0
                          AND (s.activity, s.profile_id) < ($2, $3)
                      ORDER BY s.activity DESC, s.profile_id DESC LIMIT $limit
                  )
                  SELECT ",
                 profile_columns!(),
-                " FROM k",
-                profile_of_each_key!(),
-                "ORDER BY k.activity DESC, k.profile_id DESC"
+                " FROM s",
+                profile_of_each_score!(),
+                "ORDER BY s.activity DESC, s.profile_id DESC"
             ))
             .bind::<BigInt, _>(activity)
             .bind::<SqlUuid, _>(profile);

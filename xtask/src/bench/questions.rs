@@ -66,6 +66,9 @@ const PROFILE: &str = "p.profile_id, p.user_id, p.wallet, p.nym, s.conviction, s
 const OF_EACH: &str = "FROM k CROSS JOIN LATERAL (SELECT * FROM profiles AS p WHERE p.community_id = $1 AND \
                        p.profile_id = k.profile_id LIMIT 1) AS p CROSS JOIN LATERAL (SELECT * FROM scores AS s WHERE \
                        s.community_id = $1 AND s.profile_id = k.profile_id LIMIT 1) AS s";
+/// Of each row of scores in `k`, its profile.
+const OF_EACH_SCORE: &str = "FROM k AS s CROSS JOIN LATERAL (SELECT * FROM profiles AS p WHERE p.community_id = $1 AND \
+                             p.profile_id = s.profile_id LIMIT 1) AS p";
 /// How members are told apart from those that no list shows.
 const SEEN: &str = "NOT p.has_left AND NOT p.hidden AND p.erased_at IS NULL";
 /// How many different members the questions about one member ask for, and how many of them plain counting confirms.
@@ -301,10 +304,15 @@ fn page(list: &List, id: CommunityId, depth: u64, behind: Option<(Cursor, String
         }
         condition = format!(" AND ({}) {} {literal}", list.columns, list.beyond);
     }
-    let outer = list.order.replace("(-q.badge_count)", "(-k.badge_count)").replace("q.", "k.");
-    let keys = list.columns.replace("(-q.badge_count)", "q.badge_count");
+    // A list in the order of a score has read the scores already.
+    let (keys, of_each, row) = if list.source.starts_with("scores") {
+        ("q.*".to_owned(), OF_EACH_SCORE, "s.")
+    } else {
+        (list.columns.replace("(-q.badge_count)", "q.badge_count"), OF_EACH, "k.")
+    };
+    let outer = list.order.replace("q.", row);
     let bare = format!(
-        "WITH k AS MATERIALIZED (SELECT {keys} FROM {}{condition} ORDER BY {} LIMIT {}) SELECT {PROFILE}{} {OF_EACH} \
+        "WITH k AS MATERIALIZED (SELECT {keys} FROM {}{condition} ORDER BY {} LIMIT {}) SELECT {PROFILE}{} {of_each} \
          ORDER BY {outer}",
         list.source,
         list.order,
@@ -585,9 +593,10 @@ async fn of_members(client: &Client, id: CommunityId) -> Result<Vec<Question>> {
         one(
             "profiles.badges, 100",
             Endpoint::ProfilesBadges,
-            "SELECT badge_id, profile_id, kind, awarded_at, awarded_by, reason, revoked_at, revoked_by, revoke_reason FROM \
-             badges WHERE community_id = $1 AND profile_id = $2 AND revoked_at IS NULL ORDER BY awarded_at DESC, badge_id \
-             DESC LIMIT 101"
+            // Of a member whom lists show: a hidden one's are not answered.
+            "SELECT b.badge_id, b.profile_id, b.kind, b.awarded_at, b.awarded_by, b.reason, b.revoked_at, b.revoked_by, \
+             b.revoke_reason FROM profiles AS p JOIN badges AS b USING (community_id, profile_id) WHERE community_id = $1 AND \
+             profile_id = $2 AND p.visible AND b.revoked_at IS NULL ORDER BY b.awarded_at DESC, b.badge_id DESC LIMIT 101"
                 .to_owned(),
             &["badge_id", "kind"],
             &|profile| {
