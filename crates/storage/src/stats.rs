@@ -41,8 +41,8 @@ impl Community {
                  greatest(-9007199254740991, least(9007199254740991, coalesce(c.conviction_total, 0)))::bigint
                      AS conviction_total,
                  t.tiers, t.tier_members, d.active, d.joined, d.promoted, d.awarded
-             FROM communities AS u
-             LEFT JOIN community_counts AS c USING (community_id)
+             FROM (VALUES (true)) AS always
+             LEFT JOIN community_counts AS c ON c.community_id = $1
              CROSS JOIN LATERAL (
                  SELECT coalesce(array_agg(k.tier), '{}') AS tiers, coalesce(array_agg(k.members), '{}') AS tier_members
                  FROM tier_counts AS k WHERE k.community_id = $1 AND k.members <> 0
@@ -52,8 +52,7 @@ impl Community {
                      coalesce(sum(k.promoted), 0)::bigint AS promoted, coalesce(sum(k.awarded), 0)::bigint AS awarded
                  FROM community_days AS k
                  WHERE k.community_id = $1 AND k.day > utc_day(now()) - 7 AND k.day <= utc_day(now())
-             ) AS d
-             WHERE u.community_id = $1",
+             ) AS d",
         );
         let row: StatsRow = self
             .store
