@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::service::ServiceExt;
 use async_nats::service::endpoint::Endpoint as Incoming;
+use futures_util::FutureExt;
 use futures_util::stream::{SelectAll, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
@@ -229,27 +231,38 @@ where
     H: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
 {
+    /// Answers a request. The handler is not stopped by the deadline: a write that is under way then is not torn, and holds
+    /// its permit for as long as it runs.
     async fn work(
-        self: &Arc<Self>,
+        &self,
         endpoint: Endpoint,
         message: async_nats::service::Request,
         started: Instant,
         permit: OwnedSemaphorePermit,
     ) {
         let id = Uuid::now_v7();
-        let outcome = self.outcome(id, endpoint, &message.message, started, permit).await;
-        self.answer(endpoint, id, &message, started, outcome).await;
+        let deadline = started + self.config.deadline;
+        let working = self.outcome(id, endpoint, &message.message, deadline);
+        tokio::pin!(working);
+        if let Ok(outcome) = tokio::time::timeout_at(deadline, &mut working).await {
+            drop(permit);
+            self.answer(endpoint, id, &message, started, outcome).await;
+        } else {
+            let late = ServiceError::unavailable("the answer took too long: ask again later");
+            let outcome = Outcome { answer: Err(late), clamped: false, cut: false };
+            self.answer(endpoint, id, &message, started, outcome).await;
+            let _ = working.await;
+            drop(permit);
+        }
     }
 
     async fn outcome(
-        self: &Arc<Self>,
+        &self,
         id: Uuid,
         endpoint: Endpoint,
         message: &async_nats::Message,
-        started: Instant,
-        permit: OwnedSemaphorePermit,
+        deadline: Instant,
     ) -> Outcome {
-        let deadline = started + self.config.deadline;
         let headers = message.headers.as_ref();
         let (mut request, clamped) =
             match Request::read(id, endpoint, deadline, &message.subject, headers, &message.payload) {
@@ -257,13 +270,12 @@ where
                 Err(error) => return Outcome { answer: Err(error), clamped: false, cut: false },
             };
         let room = self.connection.max_payload().saturating_sub(HEADROOM);
-        let permit = Arc::new(permit);
         let mut cut = false;
         // The rows of a page at least halve each time, so this ends after as many rounds as 1000 has bits.
         loop {
-            match self.handle(request.clone(), &permit).await {
+            match self.handle(request.clone()).await {
                 Ok(json) if json.len() <= room => return Outcome { answer: Ok(json), clamped, cut },
-                Ok(json) => match request.question.halved() {
+                Ok(json) => match request.question.halved().filter(|_| Instant::now() < deadline) {
                     Some(question) => {
                         cut = true;
                         request.question = question;
@@ -279,25 +291,19 @@ where
         }
     }
 
-    /// Runs the handler as a task of its own: a panic stays within, and a write that is under way when the deadline
-    /// passes is not torn. The permit is held for as long as the handler runs.
-    async fn handle(
-        self: &Arc<Self>,
-        request: Request,
-        permit: &Arc<OwnedSemaphorePermit>,
-    ) -> Result<Vec<u8>, ServiceError> {
-        let deadline = request.deadline;
-        let (shared, permit) = (Arc::clone(self), Arc::clone(permit));
-        let task = tokio::spawn(async move {
-            let answer = (shared.handler)(request).await;
-            drop(permit);
-            answer
+    /// Runs the handler; a panic stays within.
+    async fn handle(&self, request: Request) -> Result<Vec<u8>, ServiceError> {
+        let handling = AssertUnwindSafe(async {
+            (self.handler)(request).await?.to_json().map_err(ServiceError::internal)
         });
-        match tokio::time::timeout_at(deadline, task).await {
-            Ok(Ok(answer)) => answer?.to_json().map_err(ServiceError::internal),
-            Ok(Err(ended)) => Err(ServiceError::internal(ended)),
-            Err(_) => Err(ServiceError::unavailable("the answer took too long: ask again later")),
-        }
+        handling.catch_unwind().await.unwrap_or_else(|panic| {
+            let told = panic.downcast_ref::<String>().map(String::as_str);
+            let told = told.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(ServiceError::internal(format!(
+                "the handler panicked: {}",
+                told.unwrap_or("without a message")
+            )))
+        })
     }
 
     async fn answer(
