@@ -130,7 +130,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// How many requests are being worked on.
+    /// How many requests are being worked on, with those that were answered for at their deadline and go on.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.tasks.len()
@@ -154,7 +154,7 @@ impl Service {
             tasks.wait().await;
         };
         let timely = tokio::time::timeout(deadline, finished).await;
-        timely.map_err(|_| StopError { unanswered: tasks.len() })
+        timely.map_err(|_| StopError { in_flight: tasks.len() })
     }
 }
 
@@ -346,8 +346,8 @@ pub struct ServeError(#[source] async_nats::Error);
 
 /// The service was not done in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{unanswered} requests were not answered before the deadline")]
+#[error("{in_flight} requests were still being worked on at the deadline")]
 pub struct StopError {
-    /// How many requests are still being worked on.
-    pub unanswered: usize,
+    /// How many requests are still being worked on, with those that were answered for at their own deadline.
+    pub in_flight: usize,
 }

@@ -28,8 +28,8 @@ impl Ladder {
     }
 }
 
-/// The levels of a ladder's tree, and how many bits of the score each shares less than the one below.
-const LEVELS: i16 = 11;
+/// The topmost level of a ladder's tree, and how many bits of the score each level shares less than the one below.
+pub(crate) const TOP_LEVEL: i16 = 10;
 const BITS: u32 = 5;
 
 /// What a visible member counts for.
@@ -142,7 +142,7 @@ impl Changes {
     pub(crate) async fn write_ranks(&mut self, connection: &mut AsyncPgConnection) -> Result<(), Error> {
         let mut buckets: BTreeMap<(CommunityId, i16, i16, i64), i64> = BTreeMap::new();
         for ((community, ladder, score), delta) in std::mem::take(&mut self.ranks) {
-            for level in (0..LEVELS).filter(|_| delta != 0) {
+            for level in (0..=TOP_LEVEL).filter(|_| delta != 0) {
                 let bucket = score >> (BITS * u32::from(level.unsigned_abs()));
                 add(buckets.entry((community, ladder.number(), level, bucket)).or_default(), delta);
             }

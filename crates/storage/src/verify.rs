@@ -25,7 +25,7 @@ use crate::community::Community;
 use crate::fold::MemberChange;
 use crate::statement::{self, Statement};
 use crate::{Error, Store};
-use crate::{lock, member};
+use crate::{counts, lock, member};
 
 /// The most drifted values of one comparison: as many as a thousand members' nyms have tails.
 type Batch = Limit<32_000>;
@@ -260,7 +260,7 @@ macro_rules! rank_tidy {
 const OF_COMMUNITIES: [OfCommunity; 12] = [
     OfCommunity {
         what: "rank_counts of conviction",
-        levels: 0..=10,
+        levels: 0..=counts::TOP_LEVEL,
         compare: compare!(
             "SELECT bucket::text AS key, members AS n FROM rank_counts WHERE community_id = $1 AND ladder = 1 AND level = $2",
             "SELECT (s.conviction >> (5 * $2))::text AS key, count(*) AS n FROM scores AS s
@@ -271,7 +271,7 @@ const OF_COMMUNITIES: [OfCommunity; 12] = [
     },
     OfCommunity {
         what: "rank_counts of badges",
-        levels: 0..=10,
+        levels: 0..=counts::TOP_LEVEL,
         compare: compare!(
             "SELECT bucket::text AS key, members AS n FROM rank_counts WHERE community_id = $1 AND ladder = 2 AND level = $2",
             "SELECT (p.badge_count::bigint >> (5 * $2))::text AS key, count(*) AS n FROM profiles AS p

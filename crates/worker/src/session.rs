@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use muster_domain::Event;
 use muster_messaging::connection::Connection;
 use muster_messaging::events::consumer::{self, ApplyError, Consumer, ConsumerConfig, Delivered, Reading};
@@ -85,8 +84,7 @@ impl Session {
             },
             move |request| {
                 let answers = Arc::clone(&answers);
-                // It has room for the largest question's state, too much to be moved from task to task.
-                async move { answers.answer(request).await }.boxed()
+                async move { answers.answer(request).await }
             },
         )
         .await?;

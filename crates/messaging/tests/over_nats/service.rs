@@ -293,7 +293,7 @@ async fn a_handler_past_its_deadline_is_answered_for_and_not_torn() {
     let finished = Arc::new(AtomicUsize::new(0));
     let (wait, count) = (Arc::clone(&gate), Arc::clone(&finished));
     let config = ServiceConfig { deadline: Duration::from_millis(50), ..ServiceConfig::default() };
-    let _service = serve(&broker.connect().await, config, move |_| {
+    let service = serve(&broker.connect().await, config, move |_| {
         let (wait, count) = (Arc::clone(&wait), Arc::clone(&count));
         async move {
             wait.acquire().await.unwrap().forget();
@@ -305,6 +305,8 @@ async fn a_handler_past_its_deadline_is_answered_for_and_not_torn() {
     .unwrap();
     let (error, _) = ask(&broker.raw().await, subject("admin.ratelimit.clear"), "").await;
     assert_eq!(error.unwrap().0, "503");
+    assert_eq!(service.in_flight(), 1, "it goes on");
     gate.add_permits(1);
-    until("the handler has finished", async || finished.load(Ordering::SeqCst) == 1).await;
+    service.stop(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(finished.load(Ordering::SeqCst), 1, "stopping waits for it");
 }
