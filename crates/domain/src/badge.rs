@@ -1,7 +1,7 @@
 use time::OffsetDateTime;
 
 use crate::text::{is_deceptive, text_type};
-use crate::{BadgeId, ProfileId};
+use crate::{BadgeId, ProfileId, TextError};
 
 fn readable(c: char) -> bool {
     !is_deceptive(c)
@@ -19,6 +19,33 @@ text_type!(
     /// Who awarded or revoked a badge, as the caller names them: 1 to 64 characters.
     Awarder, 64, readable
 );
+
+impl Reason {
+    /// Checks a reason that need not be given: a blank one is none.
+    ///
+    /// # Errors
+    /// [`TextError`](crate::TextError) names the bound that was broken.
+    pub fn parse_optional(text: impl Into<String>) -> Result<Option<Self>, TextError> {
+        unless_blank(text.into(), Self::parse)
+    }
+}
+
+impl Awarder {
+    /// Checks the name of an awarder who need not be named: a blank one is none.
+    ///
+    /// # Errors
+    /// [`TextError`](crate::TextError) names the bound that was broken.
+    pub fn parse_optional(text: impl Into<String>) -> Result<Option<Self>, TextError> {
+        unless_blank(text.into(), Self::parse)
+    }
+}
+
+fn unless_blank<T>(
+    text: String,
+    parse: impl FnOnce(String) -> Result<T, TextError>,
+) -> Result<Option<T>, TextError> {
+    if text.trim().is_empty() { Ok(None) } else { parse(text).map(Some) }
+}
 
 /// One award of one kind to one profile. A revoked badge stays as history; the kind may be awarded again as a new badge.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -354,6 +354,25 @@ fn requests_of_operators() {
         r#"{"profile_id":"00000000-0000-0000-0000-000000000001","kind":"first_blood"}"#,
         Query::AdminBadgesRevoke { profile: profile_id(), kind, reason: None, by: None },
     );
+    // Events go by the same rule: what is blank is none.
+    for endpoint in [Endpoint::AdminBadgesAward, Endpoint::AdminBadgesRevoke] {
+        let by = if endpoint == Endpoint::AdminBadgesAward { "awarded_by" } else { "revoked_by" };
+        for blank in ["", " \u{3000}"] {
+            let body = format!(
+                r#"{{"profile_id":"{}","kind":"k","reason":"{blank}","{by}":"{blank}"}}"#,
+                profile_id()
+            );
+            let (question, _) = Question::parse(endpoint, Some(community()), body.as_bytes()).unwrap();
+            let (profile, kind) = (profile_id(), BadgeKind::parse("k").unwrap());
+            let expected = match endpoint {
+                Endpoint::AdminBadgesAward => {
+                    Query::AdminBadgesAward { profile, kind, reason: None, by: None }
+                }
+                _ => Query::AdminBadgesRevoke { profile, kind, reason: None, by: None },
+            };
+            assert_eq!(question, Question::Within(community(), expected), "{body}");
+        }
+    }
     asks(
         Endpoint::AdminProfilesExport,
         &ExportRequest { profile_id: profile_id(), cursor: None },
@@ -452,6 +471,7 @@ fn what_is_refused_names_its_field() {
         let shown: String = body.chars().take(60).collect();
         assert_eq!((refused.code(), refused.field()), (code, field), "{endpoint} {shown}: {refused}");
         assert!(refused.message().contains(says), "{endpoint} {shown}: {refused}");
+        assert!(!refused.message().contains("  "), "{endpoint} {shown}: {refused}");
     }
     let page = Question::parse(Endpoint::DirectoryList, Some(community()), br#"{"page":10,"limit":5000}"#);
     assert!(page.unwrap().1, "10 pages of 1000 are allowed, and the limit was clamped");

@@ -335,14 +335,14 @@ fn read(endpoint: Endpoint, fields: &mut Fields<'_>) -> Result<Read, ServiceErro
         Endpoint::AdminBadgesAward => Query::AdminBadgesAward {
             profile: profile(fields)?,
             kind: fields.required("kind", BadgeKind::parse)?,
-            reason: fields.optional("reason", Reason::parse)?,
-            by: fields.optional("awarded_by", Awarder::parse)?,
+            reason: fields.optional("reason", Reason::parse_optional)?.flatten(),
+            by: fields.optional("awarded_by", Awarder::parse_optional)?.flatten(),
         },
         Endpoint::AdminBadgesRevoke => Query::AdminBadgesRevoke {
             profile: profile(fields)?,
             kind: fields.required("kind", BadgeKind::parse)?,
-            reason: fields.optional("reason", Reason::parse)?,
-            by: fields.optional("revoked_by", Awarder::parse)?,
+            reason: fields.optional("reason", Reason::parse_optional)?.flatten(),
+            by: fields.optional("revoked_by", Awarder::parse_optional)?.flatten(),
         },
         Endpoint::AdminProfilesHide => Query::AdminProfilesHide(profile(fields)?),
         Endpoint::AdminProfilesShow => Query::AdminProfilesShow(profile(fields)?),
@@ -422,7 +422,8 @@ fn numbered(number: i128, limit: PageLimit) -> Result<DirectoryPlace, ServiceErr
         ServiceError::invalid_request(
             "page",
             format!(
-                "page must be 1 to {last} with a limit of {limit}: pages reach the first {MAX_PAGED_ROWS} members, past                  them use cursor"
+                "page must be 1 to {last} with a limit of {limit}: pages reach the first {MAX_PAGED_ROWS} members, past \
+                 them use cursor"
             ),
         )
     };
