@@ -28,13 +28,11 @@ pub const SEQUENCE: &str = "Muster-Sequence";
 pub const TIME: &str = "Muster-Time";
 /// The header with how often the event was delivered.
 pub const DELIVERIES: &str = "Muster-Deliveries";
-/// The header with the whole payload's size, where it had to be cut to fit beside the headers.
+/// The header with the whole payload's size in bytes, where it had to be cut to fit beside the headers: what is kept is its
+/// beginning.
 pub const CUT_FROM: &str = "Muster-Cut-From";
 /// The header by which the broker knows a copy that it has already.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
-/// What the headers may need of a message's room.
-const HEADROOM: usize = 2 * 1024;
-
 /// Copies a message to the dead letters, and waits until the broker has it.
 pub(crate) async fn bury(
     context: &Context,
@@ -55,12 +53,12 @@ pub(crate) async fn bury(
     put(SEQUENCE, &info.stream_sequence.to_string());
     put(TIME, &info.published.format(&Rfc3339).unwrap_or_default());
     put(DELIVERIES, &info.delivered.to_string());
-    let room = max_payload.saturating_sub(HEADROOM);
-    let payload = if message.payload.len() > room {
-        put(CUT_FROM, &message.payload.len().to_string());
-        message.payload.slice(..room)
+    let whole = &message.payload;
+    let payload = if bytes_of(&headers).saturating_add(whole.len()) > max_payload {
+        headers.insert(CUT_FROM, whole.len().to_string());
+        whole.slice(..max_payload.saturating_sub(bytes_of(&headers)).min(whole.len()))
     } else {
-        message.payload.clone()
+        whole.clone()
     };
     let publish = async {
         let sent = context.publish_with_headers(DEAD_SUBJECT, headers, payload).await?;
@@ -71,6 +69,14 @@ pub(crate) async fn bury(
         Ok(Err(error)) => Err(ConsumerError::Bury(error.into())),
         Err(late) => Err(ConsumerError::Bury(late.into())),
     }
+}
+
+/// How much of a message's room headers take: a line for the version, a line for each, an empty one.
+fn bytes_of(headers: &HeaderMap) -> usize {
+    let lines = headers.iter().flat_map(|(name, values)| {
+        values.iter().map(|value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + ": \r\n".len())
+    });
+    lines.sum::<usize>() + "NATS/1.0\r\n\r\n".len()
 }
 
 /// One dead letter, without its payload.
@@ -119,6 +125,7 @@ impl DeadLetter {
 pub struct DeadLetters {
     context: Context,
     stream: Stream,
+    max_payload: usize,
 }
 
 impl DeadLetters {
@@ -130,7 +137,7 @@ impl DeadLetters {
         let mut context = jetstream::new(connection.client().clone());
         context.set_timeout(connection.request_timeout());
         let stream = context.get_stream(DEAD_LETTERS).await.map_err(unreachable)?;
-        Ok(Self { context, stream })
+        Ok(Self { context, stream, max_payload: connection.max_payload() })
     }
 
     /// How many there are.
@@ -182,31 +189,55 @@ impl DeadLetters {
     }
 
     /// Publishes the event again on its own subject and, once the broker has it, drops the dead letter. Answers the event's
-    /// new sequence. An event that had been applied after all has no second effect, for it keeps its id.
+    /// new sequence. An event that had been applied after all has no second effect, for it keeps its id. One that was cut is
+    /// taken from the stream of events, as long as that has it.
     ///
     /// # Errors
-    /// [`DeadLetterError::Cut`] when the event is not whole, [`DeadLetterError::NotAnEvent`] when its subject is not one of
-    /// events, [`DeadLetterError::NotPublished`] when the broker does not take it: the dead letter then stays. A dead
+    /// [`DeadLetterError::Cut`] when the whole event is nowhere, [`DeadLetterError::NotAnEvent`] when its subject is not one
+    /// of events, [`DeadLetterError::NotPublished`] when the broker does not take it: the dead letter then stays. A dead
     /// letter that could not be dropped in the end, [`DeadLetterError::NotDropped`], may be dropped by hand.
     pub async fn replay(&self, sequence: u64) -> Result<u64, DeadLetterError> {
-        let (letter, payload) = self.get(sequence).await?;
-        if letter.cut_from.is_some() {
-            return Err(DeadLetterError::Cut(sequence));
-        }
+        let (letter, kept) = self.get(sequence).await?;
         if !letter.subject.starts_with(PREFIX) {
             return Err(DeadLetterError::NotAnEvent(sequence));
         }
+        let payload = match letter.cut_from {
+            None => kept,
+            Some(whole) => self.original(&letter, &kept, whole).await.ok_or(DeadLetterError::Cut {
+                sequence,
+                kept: kept.len(),
+                whole,
+            })?,
+        };
         let not_published = |cause: Box<dyn std::error::Error + Send + Sync>| DeadLetterError::NotPublished {
             sequence,
             cause,
         };
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_EXPECTED_STREAM, EVENTS);
+        if bytes_of(&headers).saturating_add(payload.len()) > self.max_payload {
+            // It came without a header and has no room for one; which stream took it is seen afterwards.
+            headers = HeaderMap::new();
+        }
         let sent = self.context.publish_with_headers(letter.subject, headers, payload).await;
         let taken = sent.map_err(|error| not_published(error.into()))?.await;
         let taken = taken.map_err(|error| not_published(error.into()))?;
+        if taken.stream != EVENTS {
+            return Err(not_published(format!("the stream {} took it", taken.stream).into()));
+        }
         self.drop(sequence).await?;
         Ok(taken.sequence)
+    }
+
+    /// The event of a dead letter that was cut, if the stream of events still has it.
+    async fn original(&self, letter: &DeadLetter, kept: &[u8], whole: u64) -> Option<Bytes> {
+        let events = self.context.get_stream(EVENTS).await.ok()?;
+        let event = events.get_raw_message(letter.event_sequence?).await.ok()?;
+        // A stream that was made anew has others of the same sequence.
+        let is_same = event.subject.as_str() == letter.subject
+            && u64::try_from(event.payload.len()) == Ok(whole)
+            && event.payload.starts_with(kept);
+        is_same.then_some(event.payload)
     }
 
     /// Drops one for good.
@@ -243,9 +274,19 @@ pub enum DeadLetterError {
     /// There is no such dead letter.
     #[error("there is no dead letter {0}: `muster-worker deadletters list` shows those that are there")]
     NotFound(u64),
-    /// The event is not whole.
-    #[error("dead letter {0} was cut to fit and cannot be replayed: publish the event anew, then drop it")]
-    Cut(u64),
+    /// The event is not whole, here or in its stream.
+    #[error(
+        "dead letter {sequence} holds the first {kept} of {whole} bytes, as many as the broker takes beside the headers, \
+         and the stream EVENTS no longer has the whole: publish the event anew, then drop the dead letter"
+    )]
+    Cut {
+        /// Which.
+        sequence: u64,
+        /// How many bytes are kept.
+        kept: usize,
+        /// How many the event has.
+        whole: u64,
+    },
     /// The subject is not one of events.
     #[error("dead letter {0} names no subject of events: drop it, or publish the event by hand")]
     NotAnEvent(u64),

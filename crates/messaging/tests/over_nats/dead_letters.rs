@@ -3,7 +3,7 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context};
 use muster_domain::PageLimit;
-use muster_messaging::events::dead_letter::{CUT_FROM, DeadLetterError, DeadLetters, SUBJECT};
+use muster_messaging::events::dead_letter::{CUT_FROM, DeadLetterError, DeadLetters, SEQUENCE, SUBJECT};
 
 use crate::broker::Broker;
 
@@ -51,11 +51,41 @@ async fn a_dead_letter_stays_until_its_event_is_taken() {
     let event = events.get_raw_message(sequence).await.unwrap();
     assert_eq!((event.subject.as_str(), event.payload.as_ref()), ("events.member.leave", PAYLOAD));
     assert!(matches!(letters.replay(whole).await, Err(DeadLetterError::NotFound(_))));
-    assert!(matches!(letters.replay(cut).await, Err(DeadLetterError::Cut(_))));
+    assert!(matches!(letters.replay(cut).await, Err(DeadLetterError::Cut { whole: 9_000_000, .. })));
     assert!(matches!(letters.replay(strange).await, Err(DeadLetterError::NotAnEvent(_))));
     let (kept, next) = letters.list(0, PageLimit::clamp(1)).await.unwrap();
     assert_eq!((kept[0].sequence, kept[0].cut_from, next), (cut, Some(9_000_000), Some(strange)));
     letters.drop(cut).await.unwrap();
     assert!(matches!(letters.drop(cut).await, Err(DeadLetterError::NotFound(_))));
     assert_eq!(letters.count().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_was_cut_is_replayed_from_the_stream_of_events() {
+    let broker = Broker::plain();
+    let context = jetstream::new(broker.raw().await);
+    let connection = broker.connect().await;
+    stream(&context, "DEAD_LETTERS", "dead.events").await;
+    let events = stream(&context, "EVENTS", "events.>").await;
+    let letters = DeadLetters::open(&connection).await.unwrap();
+    // As large as the broker takes: there is no room for a header beside it.
+    let whole = [PAYLOAD, &vec![b' '; 1_048_576 - PAYLOAD.len()]].concat();
+    let other = [b"x", PAYLOAD].concat();
+    let mut cut = Vec::new();
+    for payload in [&whole, &other, &whole] {
+        let sent = context.publish("events.member.leave", payload.clone().into()).await.unwrap();
+        let sequence = sent.await.unwrap().sequence.to_string();
+        let size = payload.len().to_string();
+        let headers = [(SUBJECT, "events.member.leave"), (SEQUENCE, &sequence), (CUT_FROM, &size)];
+        cut.push(bury(&context, &headers).await);
+    }
+    events.delete_message(3).await.unwrap();
+
+    let sequence = letters.replay(cut[0]).await.unwrap();
+    assert_eq!(events.get_raw_message(sequence).await.unwrap().payload, whole);
+    let refused = letters.replay(cut[1]).await.unwrap_err();
+    assert!(matches!(refused, DeadLetterError::Cut { .. }), "another event of that sequence: {refused}");
+    let refused = letters.replay(cut[2]).await.unwrap_err().to_string();
+    assert!(refused.contains("holds the first 30 of 1048576 bytes"), "{refused}");
+    assert_eq!(letters.count().await.unwrap(), 2);
 }
