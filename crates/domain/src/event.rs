@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use time::OffsetDateTime;
 
 use crate::text::text_type;
@@ -12,25 +14,89 @@ text_type!(
     Role, 64, visible_ascii
 );
 
-/// When an event happened, in milliseconds since 1970, from then to the end of the year 9999.
+/// How far an event's time may be ahead of the clock of whoever reads it: 1 second to 24 hours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MaxClockSkew(Duration);
+
+impl MaxClockSkew {
+    /// 1 second.
+    pub const MIN: Self = Self(Duration::from_secs(1));
+    /// 24 hours.
+    pub const MAX: Self = Self(Duration::from_hours(24));
+
+    /// Checks a duration; `None` outside the range.
+    #[must_use]
+    pub fn new(skew: Duration) -> Option<Self> {
+        (Self::MIN.0..=Self::MAX.0).contains(&skew).then_some(Self(skew))
+    }
+
+    /// The duration.
+    #[must_use]
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl Default for MaxClockSkew {
+    /// 10 minutes.
+    fn default() -> Self {
+        Self(Duration::from_mins(10))
+    }
+}
+
+/// Between which times an event can have happened, as seen at one moment: from 2015, when the chat platform began, to the
+/// moment and the clock skew that is allowed for.
+///
+/// Later events win over earlier ones, so one time too far ahead would freeze what it sets until that time has come. A time
+/// before the platform is one in a wrong unit, such as seconds, or of a clock that was never set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeBounds {
+    latest: i64,
+    skew: MaxClockSkew,
+}
+
+impl TimeBounds {
+    /// 2015-01-01T00:00:00Z, in milliseconds since 1970.
+    pub const EARLIEST: i64 = 1_420_070_400_000;
+
+    /// The bounds at the moment `now`.
+    #[must_use]
+    pub fn at(now: OffsetDateTime, skew: MaxClockSkew) -> Self {
+        let latest = now.saturating_add(time::Duration::try_from(skew.0).unwrap_or(time::Duration::DAY));
+        Self { latest: i64::try_from(latest.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX), skew }
+    }
+}
+
+/// When an event happened, in whole milliseconds. It was within [`TimeBounds`] when it was read.
+///
+/// ```
+/// use muster_domain::{EventTime, EventTimeError, MaxClockSkew, TimeBounds};
+/// use time::macros::datetime;
+///
+/// let bounds = TimeBounds::at(datetime!(2026-11-25 12:00 UTC), MaxClockSkew::default());
+/// let time = EventTime::parse(1_700_000_000_000_i64, bounds)?;
+/// assert_eq!(time.date(), datetime!(2023-11-14 22:13:20 UTC));
+/// assert!(EventTime::parse(1_700_000_000_i64, bounds).is_err(), "seconds");
+/// assert!(EventTime::parse(253_402_300_799_999_i64, bounds).is_err(), "the year 9999");
+/// # Ok::<(), EventTimeError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventTime(i64);
 
 impl EventTime {
-    /// The last millisecond that has a date of four-digit year.
-    pub const MAX: i64 = 253_402_300_799_999;
-
-    /// Checks a time in milliseconds; `None` outside the range.
-    #[must_use]
-    pub fn from_millis(millis: i64) -> Option<Self> {
-        (0..=Self::MAX).contains(&millis).then_some(Self(millis))
-    }
-
-    /// The time that `date` falls on, held within the range.
-    #[must_use]
-    pub fn at(date: OffsetDateTime) -> Self {
-        let millis = i64::try_from(date.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-        Self(millis.clamp(0, Self::MAX))
+    /// Checks a time in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// [`EventTimeError`] names the time and the bound that it breaks.
+    pub fn parse(millis: impl Into<i128>, bounds: TimeBounds) -> Result<Self, EventTimeError> {
+        let millis = millis.into();
+        if millis < i128::from(TimeBounds::EARLIEST) {
+            return Err(EventTimeError::TooEarly { millis });
+        }
+        match i64::try_from(millis) {
+            Ok(millis) if millis <= bounds.latest => Ok(Self(millis)),
+            _ => Err(EventTimeError::Ahead { millis, latest: bounds.latest, skew: bounds.skew }),
+        }
     }
 
     /// Milliseconds since 1970.
@@ -42,9 +108,54 @@ impl EventTime {
     /// The same as a date.
     #[must_use]
     pub fn date(self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
-            .unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        date(self.0.into()).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
+}
+
+/// Why an event cannot have happened at its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EventTimeError {
+    /// Before the chat platform.
+    #[error(
+        "is {}, before {}: give milliseconds since 1970", shown(*millis), shown(TimeBounds::EARLIEST.into())
+    )]
+    TooEarly {
+        /// The time, in milliseconds since 1970.
+        millis: i128,
+    },
+    /// Further ahead of the clock than is allowed for.
+    #[error(
+        "is {}, more than {} ms ahead of the clock, which allows up to {}",
+        shown(*millis), skew.get().as_millis(), shown((*latest).into())
+    )]
+    Ahead {
+        /// The time, in milliseconds since 1970.
+        millis: i128,
+        /// The latest that was allowed, in milliseconds since 1970.
+        latest: i64,
+        /// How far ahead is allowed.
+        skew: MaxClockSkew,
+    },
+}
+
+/// The number, and the date that it stands for if that has four digits of a year.
+fn shown(millis: i128) -> String {
+    match date(millis).filter(|date| (0..=9999).contains(&date.year())) {
+        Some(date) => {
+            format!(
+                "{millis} ({}T{:02}:{:02}:{:02}Z)",
+                date.date(),
+                date.hour(),
+                date.minute(),
+                date.second()
+            )
+        }
+        None => millis.to_string(),
+    }
+}
+
+fn date(millis: i128) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp_nanos(millis.checked_mul(1_000_000)?).ok()
 }
 
 /// Something that happened on a chat server. Events are ordered by time, then by id: whatever order they arrive in, the
@@ -236,4 +347,61 @@ pub enum MemberEffect {
 impl MemberEffect {
     /// The most roles a member can have: what the chat platform allows in a server.
     pub const MAX_ROLES: usize = 250;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use time::macros::datetime;
+
+    use super::*;
+
+    const NOW: OffsetDateTime = datetime!(2026-11-25 12:00 UTC);
+
+    fn bounds() -> TimeBounds {
+        TimeBounds::at(NOW, MaxClockSkew::default())
+    }
+
+    #[test]
+    fn a_time_is_refused_with_itself_and_its_bound() {
+        let latest = datetime!(2026-11-25 12:10 UTC);
+        let millis = i64::try_from(latest.unix_timestamp_nanos() / 1_000_000).unwrap();
+        assert_eq!(EventTime::parse(millis, bounds()).unwrap().date(), latest);
+        assert_eq!(
+            EventTime::parse(millis + 1, bounds()).unwrap_err().to_string(),
+            "is 1795608600001 (2026-11-25T12:10:00Z), more than 600000 ms ahead of the clock, which allows up to \
+             1795608600000 (2026-11-25T12:10:00Z)"
+        );
+        let first = EventTime::parse(TimeBounds::EARLIEST, bounds()).unwrap();
+        assert_eq!(first.date(), datetime!(2015-01-01 0:00 UTC));
+        assert_eq!(
+            EventTime::parse(1_700_000_000, bounds()).unwrap_err().to_string(),
+            "is 1700000000 (1970-01-20T16:13:20Z), before 1420070400000 (2015-01-01T00:00:00Z): give milliseconds \
+             since 1970"
+        );
+        let huge = EventTime::parse(i128::MAX, bounds()).unwrap_err().to_string();
+        assert!(huge.starts_with(&format!("is {}, more than", i128::MAX)), "{huge}");
+    }
+
+    #[test]
+    fn the_clock_may_show_any_date() {
+        for now in [OffsetDateTime::UNIX_EPOCH, datetime!(9999-12-31 23:59:59.9 UTC)] {
+            let bounds = TimeBounds::at(now, MaxClockSkew::MAX);
+            assert!(EventTime::parse(i64::MAX, bounds).is_err());
+            assert!(EventTime::parse(i64::MIN, bounds).is_err());
+        }
+        for (seconds, is_one) in [(0, false), (1, true), (86_400, true), (86_401, false)] {
+            assert_eq!(MaxClockSkew::new(Duration::from_secs(seconds)).is_some(), is_one, "{seconds}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_time_is_beyond_the_bounds(
+            millis in prop_oneof![any::<i64>(), 1_420_070_300_000..1_420_070_500_000_i64, 1_795_608_500_000..1_795_608_700_000_i64]
+        ) {
+            let is_within = (1_420_070_400_000..=1_795_608_600_000).contains(&millis);
+            prop_assert_eq!(EventTime::parse(millis, bounds()).map(EventTime::millis).ok(), is_within.then_some(millis));
+        }
+    }
 }

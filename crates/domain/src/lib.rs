@@ -27,7 +27,10 @@ mod transport;
 pub use badge::{Award, Awarder, Badge, BadgeKind, KindCount, Reason};
 pub use community::{CommunityName, Stats, TierCount};
 pub use cursor::{Cursor, CursorError, CursorKey, CursorScope};
-pub use event::{Effect, Event, EventTime, EventType, GuildEffect, MemberEffect, Role};
+pub use event::{
+    Effect, Event, EventTime, EventTimeError, EventType, GuildEffect, MaxClockSkew, MemberEffect, Role,
+    TimeBounds,
+};
 pub use id::{BadgeId, CommunityId, EventId, GuildId, ProfileId, UserId, Wallet};
 pub use limit::{Limit, LimitError, PageLimit, SuggestLimit};
 pub use nym::{Nym, NymKey, SearchQuery};

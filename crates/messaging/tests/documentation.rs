@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use muster_domain::{
-    Award, BadgeKind, BadgeStanding, CommunityId, CommunityName, DirectoryPage, KindCount, Limit, Position,
-    ProfileDetail, Progress, Rank, RankedProfile, Stats, Tenure, TenuredProfile, TierCount, TierThreshold,
+    Award, BadgeKind, BadgeStanding, CommunityId, CommunityName, DirectoryPage, KindCount, Limit,
+    MaxClockSkew, Position, ProfileDetail, Progress, Rank, RankedProfile, Stats, Tenure, TenuredProfile,
+    TierCount, TierThreshold, TimeBounds,
 };
 use muster_messaging::endpoint::Endpoint;
-use muster_messaging::events::envelope::{self, Decoded};
+use muster_messaging::events::envelope::{self, DEFAULT_MAX_BYTES, Decoded, EventBounds};
 use muster_messaging::events::stream::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS};
 use muster_messaging::events::{dead_letter, stream::StreamBounds};
 use muster_messaging::request::{CALLER, TRACEPARENT};
@@ -19,6 +20,7 @@ use muster_messaging::wire::query::{
     Caller, DirectoryPlace, DirectoryQuery, MAX_PAGED_ROWS, Query, Question,
 };
 use serde_json::Value;
+use time::OffsetDateTime;
 use time::macros::datetime;
 use uuid::Uuid;
 
@@ -362,10 +364,10 @@ fn every_type_of_event_is_known_and_every_known_one_is_documented() {
         table("Events").iter().map(|row| row[0].trim_matches('`').to_owned()).collect();
     let known = |event_type: &str| {
         let body = format!(r#"{{"event_id": "x", "event_type": "{event_type}", "timestamp": 1}}"#);
-        !matches!(
-            envelope::decode(&format!("events.{event_type}"), body.as_bytes()),
-            Ok(Decoded::Unknown { .. })
-        )
+        let times = TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default());
+        let bounds = EventBounds { max_bytes: DEFAULT_MAX_BYTES, times };
+        let subject = format!("events.{event_type}");
+        !matches!(envelope::decode(&subject, body.as_bytes(), bounds), Ok(Decoded::Unknown { .. }))
     };
     for event_type in &documented {
         assert!(known(event_type), "{event_type}");

@@ -62,6 +62,8 @@ impl Session {
                 batch: settings.events.batch,
                 lanes: settings.events.in_flight,
                 max_deliveries: settings.events.max_deliveries,
+                max_bytes: settings.events.max_bytes,
+                max_clock_skew: settings.events.max_clock_skew,
                 observe: Arc::new(metrics::event),
                 ..ConsumerConfig::default()
             },

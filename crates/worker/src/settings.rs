@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use axum::http::Uri;
 use config::{Config, File, FileFormat};
-use muster_domain::{Environment, TlsPolicy};
+use muster_domain::{Environment, MaxClockSkew, TlsPolicy};
+use muster_messaging::events::envelope::MAX_BYTES;
 use muster_messaging::tls::material::{MinimumVersion, TlsFiles};
 use muster_messaging::tls::server::{ServerUrl, Servers, ServersError};
 use secrecy::SecretString;
@@ -77,6 +78,8 @@ pub(crate) struct Events {
     pub(crate) batch: usize,
     pub(crate) in_flight: usize,
     pub(crate) max_deliveries: u32,
+    pub(crate) max_bytes: usize,
+    pub(crate) max_clock_skew: MaxClockSkew,
     /// How long the ids of applied events are kept.
     pub(crate) remember: Duration,
 }
@@ -253,6 +256,8 @@ struct RawEvents {
     batch: i64,
     in_flight: i64,
     max_deliveries: i64,
+    max_bytes: i64,
+    max_clock_skew_ms: i64,
     remember_days: i64,
 }
 
@@ -335,6 +340,8 @@ impl Raw {
                 batch: bounded("events.batch", self.events.batch, 1..=2000)?,
                 in_flight: bounded("events.in_flight", self.events.in_flight, 1..=16)?,
                 max_deliveries: bounded("events.max_deliveries", self.events.max_deliveries, 1..=1000)?,
+                max_bytes: max_bytes("events.max_bytes", self.events.max_bytes)?,
+                max_clock_skew: clock_skew("events.max_clock_skew_ms", self.events.max_clock_skew_ms)?,
                 remember: bounded("events.remember_days", self.events.remember_days, 1..=3650)
                     .map(|days: u32| Duration::from_hours(24).saturating_mul(days))?,
             },
@@ -518,6 +525,20 @@ fn millis(key: &str, value: i64, allowed: RangeInclusive<i64>) -> Result<Duratio
     bounded(key, value, allowed).map(Duration::from_millis)
 }
 
+fn max_bytes(key: &str, value: i64) -> Result<usize, SettingsError> {
+    let (least, most) = (*MAX_BYTES.start(), *MAX_BYTES.end());
+    usize::try_from(value)
+        .ok()
+        .filter(|bytes| MAX_BYTES.contains(bytes))
+        .ok_or_else(|| SettingsError::key(key, format!("{value} is out of range: write {least} to {most}")))
+}
+
+fn clock_skew(key: &str, value: i64) -> Result<MaxClockSkew, SettingsError> {
+    let (least, most) = (MaxClockSkew::MIN.get().as_millis(), MaxClockSkew::MAX.get().as_millis());
+    let skew = u64::try_from(value).ok().map(Duration::from_millis).and_then(MaxClockSkew::new);
+    skew.ok_or_else(|| SettingsError::key(key, format!("{value} is out of range: write {least} to {most}")))
+}
+
 fn rate(key: &str, value: i64) -> Result<u32, SettingsError> {
     bounded(key, value, 1..=1_000_000)
 }
@@ -554,6 +575,8 @@ mod tests {
             (("MUSTER__DATABASE__POOL_SIZE", "many"), "pool_size"),
             (("MUSTER__DATABASE__POOL_SIZE", "0"), "2 to 500"),
             (("MUSTER__EVENTS__BATCH", "5000"), "MUSTER__EVENTS__BATCH"),
+            (("MUSTER__EVENTS__MAX_BYTES", "4194305"), "1024 to 4194304"),
+            (("MUSTER__EVENTS__MAX_CLOCK_SKEW_MS", "999"), "1000 to 86400000"),
             (("MUSTER__HTTP__ADDRESS", "8080"), "ip:port"),
             (("MUSTER__NATS__MINIMUM_TLS", "1.1"), "1.1"),
             (("MUSTER__NATS__KEY_FILE", "/k"), "certificate_file"),

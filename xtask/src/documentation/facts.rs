@@ -7,9 +7,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use clap::CommandFactory;
+use muster_domain::{MaxClockSkew, TimeBounds};
 use muster_messaging::endpoint::Endpoint;
-use muster_messaging::events::envelope::{self, Decoded};
+use muster_messaging::events::envelope::{self, DEFAULT_MAX_BYTES, Decoded, EventBounds};
 use serde::Deserialize;
+use time::OffsetDateTime;
 
 use crate::{manifests, observability};
 
@@ -107,7 +109,10 @@ pub(super) fn knows_event(event_type: &str) -> bool {
     let body = format!(
         "{{\"event_id\":\"6f1c2a0e-8f1d-4f7e-9d55-1a2b3c4d5e6f\",\"event_type\":\"{event_type}\",\"timestamp\":1}}"
     );
-    !matches!(envelope::decode(&format!("events.{event_type}"), body.as_bytes()), Ok(Decoded::Unknown { .. }))
+    let times = TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default());
+    let bounds = EventBounds { max_bytes: DEFAULT_MAX_BYTES, times };
+    let subject = format!("events.{event_type}");
+    !matches!(envelope::decode(&subject, body.as_bytes(), bounds), Ok(Decoded::Unknown { .. }))
 }
 
 /// The names of the functions and fields in all Rust sources.

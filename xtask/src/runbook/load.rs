@@ -3,10 +3,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use muster_domain::{
     Activity, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect, GuildId,
-    MemberEffect, Nym, UserId,
+    MaxClockSkew, MemberEffect, Nym, TimeBounds, UserId,
 };
 use muster_messaging::client::{Client, ClientError, CommunityClient, EventPublisher};
 use muster_messaging::connection::NatsConfig;
@@ -149,7 +149,8 @@ impl Events {
 
     fn event(&mut self, effect: Effect) -> Result<Event> {
         self.at += 1;
-        let at = EventTime::from_millis(self.at).context("a time that no event has")?;
+        let times = TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default());
+        let at = EventTime::parse(self.at, times)?;
         Ok(Event { id: EventId::new(Uuid::new_v4()), at, guild: self.guild.clone(), effect })
     }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, ReplayPolicy};
 use async_nats::jetstream::{self, Context};
-use muster_domain::{Event, EventId, EventType};
+use muster_domain::{Event, EventId, EventType, MaxClockSkew};
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::envelope;
 use super::lane::{Failures, Lane};
 use super::reader::{Reader, Taking};
 use super::stream::{self, EVENTS_SUBJECTS, StreamBounds};
@@ -37,6 +38,10 @@ pub struct ConsumerConfig {
     pub max_ack_pending: i64,
     /// After how many failures to apply it an event becomes a dead letter.
     pub max_deliveries: u32,
+    /// The largest event in bytes, within [`envelope::MAX_BYTES`]; a larger one becomes a dead letter.
+    pub max_bytes: usize,
+    /// How far ahead of this process's clock an event's time may be; one further ahead becomes a dead letter.
+    pub max_clock_skew: MaxClockSkew,
     /// How large the streams are made where they are missing.
     pub bounds: StreamBounds,
     /// Told of whatever happens.
@@ -44,7 +49,8 @@ pub struct ConsumerConfig {
 }
 
 impl Default for ConsumerConfig {
-    /// Three batches of 1000 at once as `muster-worker`; 30 s to acknowledge, 20 deliveries, told to nobody.
+    /// Three batches of 1000 at once as `muster-worker`; 30 s to acknowledge, 20 deliveries, 256 KiB, 10 minutes ahead, told
+    /// to nobody.
     fn default() -> Self {
         Self {
             durable: "muster-worker".to_owned(),
@@ -53,6 +59,8 @@ impl Default for ConsumerConfig {
             ack_wait: Duration::from_secs(30),
             max_ack_pending: 500_000,
             max_deliveries: 20,
+            max_bytes: envelope::DEFAULT_MAX_BYTES,
+            max_clock_skew: MaxClockSkew::default(),
             bounds: StreamBounds::default(),
             observe: Arc::new(|_| {}),
         }
@@ -68,6 +76,8 @@ impl fmt::Debug for ConsumerConfig {
             .field("ack_wait", &self.ack_wait)
             .field("max_ack_pending", &self.max_ack_pending)
             .field("max_deliveries", &self.max_deliveries)
+            .field("max_bytes", &self.max_bytes)
+            .field("max_clock_skew", &self.max_clock_skew)
             .field("bounds", &self.bounds)
             .finish_non_exhaustive()
     }

@@ -1,11 +1,12 @@
 //! Events as they stand in the stream, into the domain's and back. Fields that are not known are ignored.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use muster_domain::{
     Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, EventType,
-    GuildEffect, GuildId, MemberEffect, Nym, Reason, Role, UserId,
+    GuildEffect, GuildId, MemberEffect, Nym, Reason, Role, TimeBounds, UserId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -14,8 +15,10 @@ use crate::wire::limit::read_integer;
 
 /// What the subject of every event begins with.
 pub const PREFIX: &str = "events.";
-/// The largest event, in bytes.
-pub const MAX_EVENT: usize = 256 * 1024;
+/// The largest event in bytes, unless it is configured: 256 KiB.
+pub const DEFAULT_MAX_BYTES: usize = 256 * 1024;
+/// Between which sizes in bytes the largest event may be configured: 1 KiB and 4 MiB.
+pub const MAX_BYTES: RangeInclusive<usize> = 1024..=4 * 1024 * 1024;
 /// The most characters of an event's type.
 const MAX_TYPE: usize = 64;
 
@@ -33,13 +36,22 @@ pub enum Decoded {
     },
 }
 
+/// What an event must be within, as configured and as the clock stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventBounds {
+    /// The most bytes of its payload.
+    pub max_bytes: usize,
+    /// When it can have happened.
+    pub times: TimeBounds,
+}
+
 /// Reads an event.
 ///
 /// # Errors
 /// [`DecodeError`] names the field and the bound that it breaks.
-pub fn decode(subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
-    if payload.len() > MAX_EVENT {
-        return Err(DecodeError::TooLarge { bytes: payload.len() });
+pub fn decode(subject: &str, payload: &[u8], bounds: EventBounds) -> Result<Decoded, DecodeError> {
+    if payload.len() > bounds.max_bytes {
+        return Err(DecodeError::TooLarge { bytes: payload.len(), max: bounds.max_bytes });
     }
     let envelope: Envelope<'_> = serde_json::from_slice(payload)
         .map_err(|cause| DecodeError::Malformed { line: cause.line(), column: cause.column() })?;
@@ -51,13 +63,17 @@ pub fn decode(subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
     let id = required("event_id", envelope.event_id, |text| {
         EventId::from_str(&text).map_err(|_| "must be a UUID")
     })?;
-    let at = time(envelope.timestamp)?;
+    let at = integer("timestamp", envelope.timestamp)?.ok_or_else(|| field("timestamp", "is missing"))?;
+    let at = EventTime::parse(at, bounds.times).map_err(|cause| field("timestamp", cause))?;
     let guild = required("guild_id", envelope.guild_id, GuildId::parse)?;
     let data: Data<'_> = match envelope.data {
         None => Data::default(),
-        Some(data) => {
-            serde_json::from_str(data.get()).map_err(|_| field("data", "must be an object or null"))?
-        }
+        Some(data) => serde_json::from_str(data.get()).map_err(|_| {
+            // The values are not read yet, so nothing else can be wrong with an object.
+            let is_object = data.get().starts_with('{');
+            let problem = if is_object { "must have each field once" } else { "must be an object or null" };
+            field("data", problem)
+        })?,
     };
     let member =
         |effect| Ok(Effect::Member { user: required("user_id", envelope.user_id, UserId::parse)?, effect });
@@ -74,7 +90,9 @@ pub fn decode(subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
             member(MemberEffect::Join { username })?
         }
         EventType::MemberUpdate => {
-            let nick = unless_blank("data.nick", data.nick, |text| Nym::parse(&text))?;
+            let nick = optional("data.nick", data.nick, |nick| {
+                if nick.trim().is_empty() { Ok(None) } else { Nym::parse(&nick).map(Some) }
+            })?;
             member(MemberEffect::Update { nick, roles: roles(data.roles)? })?
         }
         EventType::MemberLeave => member(MemberEffect::Leave)?,
@@ -103,13 +121,13 @@ pub fn decode(subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
 }
 
 /// The community that an event names, if it can be told without reading the rest.
-pub(super) fn guild_of(payload: &[u8]) -> Option<GuildId> {
+pub(super) fn guild_of(payload: &[u8], max_bytes: usize) -> Option<GuildId> {
     #[derive(Deserialize)]
     struct Owned<'a> {
         #[serde(borrow)]
         guild_id: Option<&'a RawValue>,
     }
-    if payload.len() > MAX_EVENT {
+    if payload.len() > max_bytes {
         return None;
     }
     let owned: Owned<'_> = serde_json::from_slice(payload).ok()?;
@@ -167,8 +185,8 @@ fn name(data: &Data<'_>) -> Result<CommunityName, DecodeError> {
 fn badge(data: &Data<'_>) -> Result<(BadgeKind, Option<Reason>, Option<Awarder>), DecodeError> {
     Ok((
         required("data.kind", data.kind, BadgeKind::parse)?,
-        unless_blank("data.reason", data.reason, Reason::parse)?,
-        unless_blank("data.by", data.by, Awarder::parse)?,
+        optional("data.reason", data.reason, Reason::parse_optional)?,
+        optional("data.by", data.by, Awarder::parse_optional)?,
     ))
 }
 
@@ -180,13 +198,6 @@ fn kind_of_event(text: String) -> Result<String, String> {
     } else {
         Err(format!("must be 1 to {MAX_TYPE} lower-case letters, digits, dots, underscores and dashes"))
     }
-}
-
-fn time(raw: Option<&RawValue>) -> Result<EventTime, DecodeError> {
-    let millis = integer("timestamp", raw)?.ok_or_else(|| field("timestamp", "is missing"))?;
-    i64::try_from(millis).ok().and_then(EventTime::from_millis).ok_or_else(|| {
-        field("timestamp", format!("must be milliseconds since 1970, 0 to {}", EventTime::MAX))
-    })
 }
 
 fn activity(name: &'static str, amount: i128) -> Result<Activity, DecodeError> {
@@ -220,16 +231,13 @@ fn required<T, E: fmt::Display>(
     parse(text).map_err(|cause| field(name, cause))
 }
 
-/// A text that may be absent, null or blank.
-fn unless_blank<T, E: fmt::Display>(
+/// A text that may be absent, null, or one that `parse` takes for none.
+fn optional<T, E: fmt::Display>(
     name: &'static str,
     raw: Option<&RawValue>,
-    parse: impl FnOnce(String) -> Result<T, E>,
+    parse: impl FnOnce(String) -> Result<Option<T>, E>,
 ) -> Result<Option<T>, DecodeError> {
-    text(name, raw)?
-        .filter(|text| !text.trim().is_empty())
-        .map(|text| parse(text).map_err(|cause| field(name, cause)))
-        .transpose()
+    text(name, raw)?.map_or(Ok(None), |text| parse(text).map_err(|cause| field(name, cause)))
 }
 
 fn integer(name: &'static str, raw: Option<&RawValue>) -> Result<Option<i128>, DecodeError> {
@@ -246,11 +254,13 @@ fn field(name: &'static str, problem: impl fmt::Display) -> DecodeError {
 /// Why an event can never be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Over [`MAX_EVENT`].
-    #[error("the event has {bytes} bytes, at most {MAX_EVENT} are allowed")]
+    /// Over [`EventBounds::max_bytes`].
+    #[error("the event has {bytes} bytes, at most {max} are allowed")]
     TooLarge {
         /// How many it has.
         bytes: usize,
+        /// How many it may have.
+        max: usize,
     },
     /// Not JSON, not an object, or a field twice.
     #[error("the event is not one JSON object with each field once (line {line}, column {column})")]
@@ -371,10 +381,21 @@ struct DataOut<'a> {
 
 #[cfg(test)]
 mod tests {
+    use muster_domain::MaxClockSkew;
     use proptest::prelude::*;
+    use time::macros::datetime;
     use uuid::Uuid;
 
     use super::*;
+
+    fn bounds() -> EventBounds {
+        let times = TimeBounds::at(datetime!(2026-11-25 12:00 UTC), MaxClockSkew::default());
+        EventBounds { max_bytes: DEFAULT_MAX_BYTES, times }
+    }
+
+    fn decode(subject: &str, payload: &[u8]) -> Result<Decoded, DecodeError> {
+        super::decode(subject, payload, bounds())
+    }
 
     fn event(event_type: &str, data: &str) -> String {
         format!(
@@ -489,7 +510,8 @@ mod tests {
             ("badge.award", r#"{"reason":"x"}"#, "data.kind", "missing"),
             ("badge.revoke", r#"{"kind":""}"#, "data.kind", "1 to 64"),
             ("member.join", "[]", "data", "object"),
-            ("member.join", "7", "data", "object"),
+            ("member.join", "7", "data", "object or null"),
+            ("member.join", r#"{"username":"a","username":"b"}"#, "data", "each field once"),
         ] {
             match effect(event_type, data) {
                 Err(DecodeError::Field { name: refused, problem }) => {
@@ -503,6 +525,8 @@ mod tests {
         assert!(effect("member.update", &roles).unwrap_err().to_string().contains("at most 250"));
         for (from, to, name) in [
             ("1700000000000", "-1", "timestamp"),
+            ("1700000000000", "1700000000", "timestamp"),
+            ("1700000000000", "1795608600001", "timestamp"),
             ("1700000000000", "1e12", "timestamp"),
             ("1700000000000", "253402300800000", "timestamp"),
             ("1700000000000", "99999999999999999999999", "timestamp"),
@@ -519,6 +543,18 @@ mod tests {
     }
 
     #[test]
+    fn the_largest_event_is_as_configured() {
+        let text = event("member.leave", "null");
+        let decode = |max_bytes| {
+            super::decode("events.member.leave", text.as_bytes(), EventBounds { max_bytes, ..bounds() })
+        };
+        assert!(decode(text.len()).is_ok());
+        let refused = decode(text.len() - 1).unwrap_err().to_string();
+        let (bytes, max) = (text.len(), text.len() - 1);
+        assert_eq!(refused, format!("the event has {bytes} bytes, at most {max} are allowed"));
+    }
+
+    #[test]
     fn size_and_depth_are_bounded() {
         let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(
@@ -526,7 +562,8 @@ mod tests {
                 != MemberEffect::Leave
         );
         assert!(effect("member.join", &deep(60_000)).is_err());
-        let huge = event("member.join", &format!(r#"{{"username":"a","x":"{}"}}"#, "x".repeat(MAX_EVENT)));
+        let huge =
+            event("member.join", &format!(r#"{{"username":"a","x":"{}"}}"#, "x".repeat(DEFAULT_MAX_BYTES)));
         assert!(matches!(decode("events.member.join", huge.as_bytes()), Err(DecodeError::TooLarge { .. })));
         assert!(matches!(decode("events.member.join", b"{"), Err(DecodeError::Malformed { .. })));
         assert!(matches!(decode("events.member.join", b"\xff"), Err(DecodeError::Malformed { .. })));
@@ -567,10 +604,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_decodes(id: u128, millis in 0..=EventTime::MAX, effect in member_effects()) {
+        fn what_is_encoded_decodes(id: u128, millis in TimeBounds::EARLIEST..1_795_608_600_000, effect in member_effects()) {
             let event = Event {
                 id: EventId::new(Uuid::from_u128(id)),
-                at: EventTime::from_millis(millis).unwrap(),
+                at: EventTime::parse(millis, bounds().times).unwrap(),
                 guild: GuildId::parse("42").unwrap(),
                 effect: Effect::Member { user: UserId::parse("7").unwrap(), effect },
             };

@@ -7,13 +7,14 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::{FutureExt, StreamExt};
-use muster_domain::{Effect, Event, Stripe};
+use muster_domain::{Effect, Event, Stripe, TimeBounds};
+use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::consumer::{ConsumerError, Delivered, Inner, MAX_BATCH, Outcome};
-use super::envelope::{self, Decoded};
+use super::envelope::{self, Decoded, EventBounds};
 use super::lane;
 use super::stream;
 use super::waiting::{Came, Owner, PutOff, Taken, Waiting};
@@ -300,6 +301,9 @@ impl Reader {
     /// Puts messages into the queues; acknowledges those without effect, and puts off those without room.
     async fn sort(&self, messages: Vec<Message>) {
         let mut without_effect = Vec::new();
+        let config = &self.inner.config;
+        let times = TimeBounds::at(OffsetDateTime::now_utc(), config.max_clock_skew);
+        let bounds = EventBounds { max_bytes: config.max_bytes, times };
         for message in messages {
             // Whatever is not of a stream was not asked for.
             let Ok(info) = message.info() else { continue };
@@ -308,9 +312,10 @@ impl Reader {
                 sequence: info.stream_sequence,
                 delivery: info.consumer_sequence,
                 deliveries,
-                bytes: message.length,
+                // One that is larger is not read, and must not wait for room that there never is.
+                bytes: message.length.min(*envelope::MAX_BYTES.end()),
             };
-            let owner: Owner = envelope::guild_of(&message.payload);
+            let owner: Owner = envelope::guild_of(&message.payload, config.max_bytes);
             if !self.taking.lock().has_room(&owner, came) {
                 // Most of a flood goes this way: no more is read of it than whose it is.
                 if deliveries == 1 {
@@ -322,7 +327,7 @@ impl Reader {
                 }
                 continue;
             }
-            let work = match envelope::decode(&message.subject, &message.payload) {
+            let work = match envelope::decode(&message.subject, &message.payload, bounds) {
                 Ok(Decoded::Event(event)) => Work::Apply(Delivered {
                     sequence: info.stream_sequence,
                     deliveries,

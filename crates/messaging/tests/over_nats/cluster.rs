@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use muster_domain::{
-    Activity, CommunityId, Effect, Event, EventId, EventTime, GuildId, MemberEffect, PageLimit, ProfileId,
-    TlsPolicy, TlsReason, UserId,
+    Activity, CommunityId, Effect, Event, EventId, EventTime, GuildId, MaxClockSkew, MemberEffect, PageLimit,
+    ProfileId, TimeBounds, TlsPolicy, TlsReason, UserId,
 };
 use muster_messaging::client::{Client, ClientError, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig, Transport};
@@ -25,6 +25,7 @@ use muster_messaging::wire::answer::Answer;
 use muster_messaging::wire::error::{ErrorCode, ServiceError};
 use muster_messaging::wire::query::Question;
 use tempfile::TempDir;
+use time::OffsetDateTime;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
@@ -151,9 +152,10 @@ fn speaking(version: &'static SupportedProtocolVersion, files: &TlsFiles) -> Cli
 }
 
 fn event(n: u128) -> Event {
+    let times = TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default());
     Event {
         id: EventId::new(Uuid::from_u128(n)),
-        at: EventTime::from_millis(1_700_000_000_000).unwrap(),
+        at: EventTime::parse(1_700_000_000_000_i64, times).unwrap(),
         guild: GuildId::parse("42").unwrap(),
         effect: Effect::Member {
             user: UserId::parse("7").unwrap(),

@@ -7,21 +7,29 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
 use futures_util::StreamExt;
-use muster_domain::{Activity, Effect, Event, EventId, EventTime, EventType, GuildId, MemberEffect, UserId};
+use muster_domain::{
+    Activity, Effect, Event, EventId, EventTime, EventType, GuildId, MaxClockSkew, MemberEffect, TimeBounds,
+    UserId,
+};
 use muster_messaging::client::EventPublisher;
 use muster_messaging::connection::Connection;
 use muster_messaging::events::consumer::{
     ApplyError, Consumer, ConsumerConfig, ConsumerError, Delivered, Happening, Lag, Outcome,
 };
 use muster_messaging::events::envelope::encode;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::broker::{Broker, until};
 
+fn times() -> TimeBounds {
+    TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default())
+}
+
 fn event(n: u128) -> Event {
     Event {
         id: EventId::new(Uuid::from_u128(n)),
-        at: EventTime::from_millis(1_700_000_000_000).unwrap(),
+        at: EventTime::parse(1_700_000_000_000_i64, times()).unwrap(),
         guild: GuildId::parse("42").unwrap(),
         effect: Effect::Member {
             user: UserId::parse("7").unwrap(),
@@ -165,14 +173,16 @@ async fn what_cannot_be_read_is_dead_on_first_delivery_with_its_reason() {
         fixture.publisher.publish_raw(subject.to_owned(), payload.as_bytes().to_vec())
     };
     raw("events.member.join", "{").await.unwrap();
-    let no_guild = r#"{"event_id":"00000000-0000-0000-0000-000000000001","event_type":"member.leave","timestamp":1,"guild_id":null,"user_id":"7","data":null}"#;
+    let no_guild = r#"{"event_id":"00000000-0000-0000-0000-000000000001","event_type":"member.leave","timestamp":1700000000000,"guild_id":null,"user_id":"7","data":null}"#;
     let sequence = raw("events.member.leave", no_guild).await.unwrap();
     raw("events.member.leave", &"[".repeat(200_000)).await.unwrap();
     raw("events.member.leave", &"x".repeat(300_000)).await.unwrap();
+    let large = "z".repeat(1_047_900);
+    raw("events.member.leave", &large).await.unwrap();
     let whole = "y".repeat(1_048_576);
     raw("events.member.leave", &whole).await.unwrap();
     raw("events.message.create", r#"{"event_type":"message.create"}"#).await.unwrap();
-    let outage = r#"{"event_id":"00000000-0000-0000-0000-000000000002","event_type":"guild.leave","timestamp":1,"guild_id":"42","data":{"unavailable":true}}"#;
+    let outage = r#"{"event_id":"00000000-0000-0000-0000-000000000002","event_type":"guild.leave","timestamp":1700000000000,"guild_id":"42","data":{"unavailable":true}}"#;
     raw("events.guild.leave", outage).await.unwrap();
     fixture.publisher.publish(&event(9)).await.unwrap();
 
@@ -182,9 +192,9 @@ async fn what_cannot_be_read_is_dead_on_first_delivery_with_its_reason() {
     assert_eq!(fixture.ledger.applied(), BTreeSet::from([9]));
     assert_eq!(fixture.ledger.happened(None, Outcome::Unknown), 1);
     assert_eq!(fixture.ledger.happened(Some(EventType::GuildLeave), Outcome::Outage), 1);
-    assert_eq!(fixture.ledger.happened(Some(EventType::MemberLeave), Outcome::Malformed), 4);
+    assert_eq!(fixture.ledger.happened(Some(EventType::MemberLeave), Outcome::Malformed), 5);
     let dead = fixture.dead().await;
-    assert_eq!(dead.len(), 5);
+    assert_eq!(dead.len(), 6);
     let (headers, payload) =
         dead.iter().find(|(headers, _)| headers["Muster-Sequence"] == sequence.to_string()).unwrap();
     assert_eq!(payload, no_guild, "copied whole");
@@ -193,6 +203,7 @@ async fn what_cannot_be_read_is_dead_on_first_delivery_with_its_reason() {
     assert_eq!(headers["Muster-Deliveries"], "1");
     assert!(headers["Muster-Time"].ends_with('Z'));
     assert!(dead.iter().any(|(headers, _)| headers["Muster-Reason"].contains("at most 262144")));
+    assert!(dead.iter().any(|(_, payload)| *payload == large), "whole beside the headers");
     let cut = dead.iter().find(|(headers, _)| headers.contains_key("Muster-Cut-From")).unwrap();
     assert_eq!(cut.0["Muster-Cut-From"], "1048576", "no room beside the headers");
 }

@@ -1,7 +1,10 @@
 //! A kind is held once, however many award it at once.
 
-use muster_domain::{Awarder, EventTime, Lookup, MemberEffect, PageLimit, ProfileId, Reason};
+use muster_domain::{
+    Awarder, EventTime, Lookup, MaxClockSkew, MemberEffect, PageLimit, ProfileId, Reason, TimeBounds,
+};
 use muster_storage::{Community, Error, Missing};
+use time::OffsetDateTime;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -79,13 +82,17 @@ async fn an_award_after_a_revocation_is_a_new_badge() {
 }
 
 #[tokio::test]
-async fn a_call_takes_effect_even_behind_events_of_a_clock_far_ahead() {
+async fn a_thousand_calls_take_effect_behind_an_event_of_a_clock_as_far_ahead_as_may_be() {
     let Setting { community, member: id, client, database } = Setting::new().await;
     let store = database.store().await;
     let guild = guild("awards");
     let award = MemberEffect::BadgeAward { kind: kind("k"), reason: None, by: None };
-    apply(&store, &guild, vec![member(&guild, &user(1), EventTime::MAX, award)]).await;
-    for _ in 0..3 {
+    let now = OffsetDateTime::now_utc();
+    let latest = now.saturating_add(MaxClockSkew::MAX.get().try_into().unwrap());
+    let times = TimeBounds::at(now, MaxClockSkew::MAX);
+    let latest = EventTime::parse(latest.unix_timestamp_nanos() / 1_000_000, times).unwrap();
+    apply(&store, &guild, vec![member(&guild, &user(1), latest.millis(), award)]).await;
+    for _ in 0..500 {
         let revoked = community.badge_revoke(id, kind("k"), None, None).await.unwrap();
         assert!(revoked.revoked_at > Some(revoked.awarded_at));
         assert!(community.badge_award(id, kind("k"), None, None).await.unwrap().created);

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::support::consistency;
 use crate::support::database::Database;
-use crate::support::events::{START, apply, guild, joined, policy, scored, user, view};
+use crate::support::events::{START, apply, event_time, guild, joined, policy, scored, user, view};
 use crate::support::tied::{Tied, profile};
 
 /// The visible members from the highest: id, conviction, competition rank.
@@ -140,12 +140,12 @@ async fn the_threshold_follows_the_entry_rank() {
 }
 
 async fn view_of_nobody(store: &Store) -> Community {
-    use muster_domain::{CommunityName, Effect, Event, EventId, EventTime, GuildEffect};
+    use muster_domain::{CommunityName, Effect, Event, EventId, GuildEffect};
 
     let name = CommunityName::parse("Nobody").unwrap();
     let event = Event {
         id: EventId::new(Uuid::new_v4()),
-        at: EventTime::from_millis(START).unwrap(),
+        at: event_time(START),
         guild: guild("nobody"),
         effect: Effect::Guild(GuildEffect::Join { name }),
     };

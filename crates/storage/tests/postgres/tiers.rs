@@ -1,8 +1,8 @@
 //! Tiers follow scores and ranks, and every move between them is recorded once.
 
 use muster_domain::{
-    CommunityName, Effect, Event, EventId, EventTime, GuildEffect, GuildId, MemberEffect, Movement,
-    PageLimit, TierPolicy,
+    CommunityName, Effect, Event, EventId, GuildEffect, GuildId, MemberEffect, Movement, PageLimit,
+    TierPolicy,
 };
 use muster_storage::{Community, Store};
 use tokio_postgres::Client;
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::support::consistency;
 use crate::support::database::Database;
-use crate::support::events::{START, apply, guild, joined, member, policy, scored, user, view};
+use crate::support::events::{START, apply, event_time, guild, joined, member, policy, scored, user, view};
 use crate::support::tied::profile;
 
 struct Setting {
@@ -32,7 +32,7 @@ impl Setting {
         };
         let founded = Event {
             id: EventId::new(Uuid::new_v4()),
-            at: EventTime::from_millis(START).unwrap(),
+            at: event_time(START),
             guild: setting.guild.clone(),
             effect: Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Tiers").unwrap() }),
         };

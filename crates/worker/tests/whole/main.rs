@@ -11,6 +11,7 @@ mod logs;
 mod metrics;
 mod rotation;
 mod setting;
+mod times;
 mod traces;
 mod transport;
 mod verify;

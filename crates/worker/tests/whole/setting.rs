@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use muster_domain::{
     Activity, CommunityId, CommunityName, Conviction, Effect, Environment, Event, EventId, EventTime,
-    GuildEffect, GuildId, MemberEffect, Nym, TlsPolicy, UserId,
+    GuildEffect, GuildId, MaxClockSkew, MemberEffect, Nym, TimeBounds, TlsPolicy, UserId,
 };
 use muster_messaging::client::{Client, EventPublisher};
 use muster_messaging::connection::{Auth, Connection, NatsConfig, Transport};
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
 use muster_messaging::tls::server::Servers;
+use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 use xtask::services::Services;
@@ -114,7 +115,8 @@ impl Guild {
     fn event(&mut self, effect: Effect) -> Event {
         self.at += 1000;
         let id = EventId::new(Uuid::new_v4());
-        Event { id, at: EventTime::from_millis(self.at).unwrap(), guild: self.id.clone(), effect }
+        let times = TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default());
+        Event { id, at: EventTime::parse(self.at, times).unwrap(), guild: self.id.clone(), effect }
     }
 
     pub(crate) fn join_guild(&mut self) -> Event {

@@ -2,14 +2,22 @@
 
 use muster_domain::{
     Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect,
-    GuildId, MemberEffect, Nym, Rank, RankTier, Reason, Role, ScoreTier, Tier, TierPolicy, UserId,
+    GuildId, MaxClockSkew, MemberEffect, Nym, Rank, RankTier, Reason, Role, ScoreTier, Tier, TierPolicy,
+    TimeBounds, UserId,
 };
 use muster_storage::{Community, MAX_BATCH, Store};
 use proptest::prelude::*;
+use time::macros::datetime;
 use uuid::Uuid;
 
 /// Milliseconds since 1970 of the first event of a test: 2026-11-01.
 pub(crate) const START: i64 = 1_793_491_200_000;
+
+/// The time of an event, by a clock that is ahead of all of them.
+pub(crate) fn event_time(millis: i64) -> EventTime {
+    let times = TimeBounds::at(datetime!(2030-01-01 0:00 UTC), MaxClockSkew::default());
+    EventTime::parse(millis, times).unwrap()
+}
 
 pub(crate) fn guild(name: &str) -> GuildId {
     GuildId::parse(name).unwrap()
@@ -44,7 +52,7 @@ pub(crate) fn policy(froms: &[i64], lasts: &[u64]) -> TierPolicy {
 pub(crate) fn member(guild: &GuildId, user: &UserId, at: i64, effect: MemberEffect) -> Event {
     Event {
         id: EventId::new(Uuid::new_v4()),
-        at: EventTime::from_millis(at).unwrap(),
+        at: event_time(at),
         guild: guild.clone(),
         effect: Effect::Member { user: user.clone(), effect },
     }
@@ -101,7 +109,7 @@ impl Drawn {
     pub(crate) fn event(&self, guilds: &[GuildId]) -> Event {
         Event {
             id: EventId::new(Uuid::from_u128(self.id)),
-            at: EventTime::from_millis(START + self.at).unwrap(),
+            at: event_time(START + self.at),
             guild: guilds[self.guild].clone(),
             effect: self.effect.clone(),
         }
