@@ -35,30 +35,46 @@ const STOP: Duration = Duration::from_secs(45);
 /// What `cargo xtask image` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The image to build from, by digest in a release.
-    #[arg(long, default_value = "docker.io/library/rust:1.95-bookworm")]
-    rust_image: String,
+    /// The image to build from, in place of the one that infra/docker/base names by digest.
+    #[arg(long)]
+    rust_image: Option<String>,
     /// Use the image that was built or loaded before.
     #[arg(long)]
     no_build: bool,
+    /// Build it twice, without a cache, and compare the two.
+    #[arg(long, conflicts_with = "no_build")]
+    reproduce: bool,
+    /// Load this archive in docker's form and look at that image, in place of building one.
+    #[arg(long, conflicts_with_all = ["no_build", "reproduce", "rust_image"])]
+    archive: Option<PathBuf>,
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let root = cargo::root();
     let engine = Engine::find()?;
-    println!("== Building with {engine}");
-    if !arguments.no_build {
-        let started = Instant::now();
-        let mut build = engine.build(IMAGE, &arguments.rust_image, &revision(&root));
-        ensure!(cargo::run(&mut build).await?.success(), "the image does not build");
-        println!("built in {:.0} s", started.elapsed().as_secs_f64());
-    }
     let archive = root.join(ARCHIVE);
     fs::create_dir_all(archive.parent().context("no directory")?)?;
-    if archive.exists() {
-        fs::remove_file(&archive)?;
+    let mut image = IMAGE.to_owned();
+    let mut reproduced = None;
+    if let Some(given) = &arguments.archive {
+        image = engine.load(given)?;
+        println!("== Loaded {} as {image} with {engine}", given.display());
+    } else {
+        println!("== Building with {engine}");
+        if !arguments.no_build {
+            let base = arguments.rust_image.clone().map_or_else(|| base(&root), Ok)?;
+            build(&engine, &root, &base, arguments.reproduce).await?;
+        }
+        save(&engine, &archive)?;
+        if arguments.reproduce {
+            let first = content::digest(&archive)?;
+            let base = arguments.rust_image.clone().map_or_else(|| base(&root), Ok)?;
+            build(&engine, &root, &base, true).await?;
+            save(&engine, &archive)?;
+            reproduced = Some((first, content::digest(&archive)?));
+        }
     }
-    engine.save(IMAGE, &archive)?;
+    let inspected = arguments.archive.as_ref().unwrap_or(&archive);
 
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["what must hold", "verdict", "seen"]);
@@ -67,15 +83,19 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         failures += usize::from(!holds);
         table.add_row([what, if holds { "holds" } else { "FAILED" }, &seen]);
     };
-    content::inspect(&archive, &mut say)?;
+    if let Some((first, second)) = reproduced {
+        let seen = if first == second { first } else { format!("{first} and {second}") };
+        say("two builds give one image", !seen.contains(" and "), seen);
+    }
+    content::inspect(inspected, &mut say)?;
     let ran = if engine.can_run() {
-        ask(&engine, &mut say).await?;
+        ask(&engine, &image, &mut say).await?;
         true
     } else {
         false
     };
     println!("{table}");
-    println!("for the scanners: {ARCHIVE}");
+    println!("for the scanners: {}", inspected.display());
     if failures > 0 {
         return Ok(ExitCode::FAILURE);
     }
@@ -86,24 +106,48 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn revision(root: &Path) -> String {
-    let output = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(root).output();
-    let revision = output.ok().filter(|output| output.status.success());
-    revision.map_or_else(
-        || "unknown".to_owned(),
-        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
-    )
+/// The base that infra/docker/base names by digest.
+fn base(root: &Path) -> Result<String> {
+    let file = root.join("infra/docker/base/Dockerfile");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let base = text.lines().find_map(|line| line.strip_prefix("FROM "));
+    let base = base.filter(|base| base.contains("@sha256:"));
+    Ok(base.with_context(|| format!("{} names no base by digest", file.display()))?.trim().to_owned())
+}
+
+async fn build(engine: &Engine, root: &Path, base: &str, anew: bool) -> Result<()> {
+    let started = Instant::now();
+    let [revision, epoch] = ["%H", "%ct"].map(|form| of_commit(root, form));
+    let mut command = engine.build(IMAGE, base, &revision, &epoch, anew);
+    ensure!(cargo::run(&mut command).await?.success(), "the image does not build");
+    println!("built in {:.0} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn save(engine: &Engine, archive: &Path) -> Result<()> {
+    if archive.exists() {
+        fs::remove_file(archive)?;
+    }
+    engine.save(IMAGE, archive)
+}
+
+/// A fact of the commit in git's form for `--format`; 0 where there is no repository.
+fn of_commit(root: &Path, form: &str) -> String {
+    let output =
+        Command::new("git").args(["log", "-1", &format!("--format={form}")]).current_dir(root).output();
+    let fact = output.ok().filter(|output| output.status.success());
+    fact.map_or_else(|| "0".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Runs it as the manifest would and asks it what its users ask.
-async fn ask(engine: &Engine, say: &mut impl FnMut(&str, bool, String)) -> Result<()> {
+async fn ask(engine: &Engine, image: &str, say: &mut impl FnMut(&str, bool, String)) -> Result<()> {
     let services = Services::start(false)?;
     let mounted = tempfile::tempdir()?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
     let variables = variables(&services, mounted.path(), address)?;
-    let migrated = engine.run_to_end(IMAGE, mounted.path(), &variables, "migrate")?;
+    let migrated = engine.run_to_end(image, mounted.path(), &variables, "migrate")?;
     say("migrate", migrated.0, migrated.1);
-    let container = engine.start(IMAGE, mounted.path(), &variables, "serve")?;
+    let container = engine.start(image, mounted.path(), &variables, "serve")?;
     let deadline = Instant::now() + START;
     let ready = loop {
         let answer = get(address, "/readyz");

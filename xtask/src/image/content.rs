@@ -16,6 +16,18 @@ const PROGRAM: &str = "muster-worker";
 /// The name of the section into which cargo-auditable writes the crates.
 const SECTION: &[u8] = b".dep-v0";
 
+/// The digest of the image's configuration, which holds those of its layers.
+pub(super) fn digest(archive: &Path) -> Result<String> {
+    let mut command = Command::new("tar");
+    let output = command.arg("-xOf").arg(archive).arg("manifest.json").output()?;
+    ensure!(output.status.success(), "tar cannot read {}", archive.display());
+    let manifest: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let config = manifest.pointer("/0/Config").and_then(serde_json::Value::as_str);
+    let config = config.context("the image has no configuration")?;
+    let digest = config.rsplit('/').next().unwrap_or(config).trim_end_matches(".json");
+    Ok(digest.to_owned())
+}
+
 /// Looks at the layers and the configuration as they would be pushed.
 pub(super) fn inspect(archive: &Path, say: &mut impl FnMut(&str, bool, String)) -> Result<()> {
     let scratch = tempfile::tempdir()?;

@@ -79,13 +79,26 @@ impl Engine {
         whole
     }
 
-    /// Builds the Dockerfile.
-    pub(super) fn build(&self, image: &str, rust_image: &str, revision: &str) -> tokio::process::Command {
+    /// Builds the Dockerfile; every time in the image is the `epoch`, in seconds since 1970. `anew`: without a cache.
+    pub(super) fn build(
+        &self,
+        image: &str,
+        rust_image: &str,
+        revision: &str,
+        epoch: &str,
+        anew: bool,
+    ) -> tokio::process::Command {
         let mut command = cargo::command(self.program(), &self.global);
         command.arg(if self.kind == Kind::Buildah { "bud" } else { "build" });
         if self.kind != Kind::Docker {
             // Docker's form, since the OCI's has no health check; chroot, which takes no privilege.
-            command.args(["--format", "docker", "--isolation", "chroot"]);
+            command.args(["--format", "docker", "--isolation", "chroot", "--timestamp", epoch]);
+        } else {
+            let output = format!("type=docker,name={image},rewrite-timestamp=true");
+            command.env("SOURCE_DATE_EPOCH", epoch).args(["--output", &output]);
+        }
+        if anew {
+            command.arg("--no-cache");
         }
         command.args(["--network", "host", "--tag", image, "--file", "infra/docker/Dockerfile"]);
         command.args(["--build-arg", &format!("RUST_IMAGE={rust_image}")]);
@@ -93,6 +106,14 @@ impl Engine {
         command.args(["--build-arg", &format!("VERSION={}", env!("CARGO_PKG_VERSION"))]);
         command.arg(".");
         command
+    }
+
+    /// Takes an image from an archive in docker's form; answers what it is called here.
+    pub(super) fn load(&self, archive: &Path) -> Result<String> {
+        ensure!(self.can_run(), "loading an image takes docker or podman");
+        let said = text(self.command("load").arg("--input").arg(archive))?;
+        let (_, image) = said.rsplit_once(": ").with_context(|| format!("{self} answers {said}"))?;
+        Ok(image.trim().to_owned())
     }
 
     /// Writes the image as an archive in docker's form.
