@@ -9,6 +9,7 @@ mod ci;
 mod dashboard;
 mod demo;
 mod documentation;
+mod expected;
 mod image;
 mod manifests;
 mod observability;

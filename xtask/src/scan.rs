@@ -50,7 +50,10 @@ pub(crate) enum Scan {
     Dockerfile,
     /// zizmor on the workflows, at its pedantic level.
     Workflows,
-    /// Muster's own rules on the workflows: that no gate is passed over, no scanner stands beside a secret.
+    /// actionlint on the workflows: their syntax, expressions and types.
+    WorkflowSyntax,
+    /// Muster's own rules on the workflows: they are what `infra/expected/workflows` says, no gate is passed over, no scanner
+    /// stands beside a secret.
     WorkflowGates,
     /// Trivy's misconfigurations in the rendered manifests and the Dockerfile.
     Manifests,
@@ -76,10 +79,15 @@ impl Scan {
         match self {
             Self::Dockerfile => Some("hadolint"),
             Self::Workflows => Some("zizmor"),
+            Self::WorkflowSyntax => Some("actionlint"),
             Self::WorkflowGates => None,
             Self::ImageEfficiency => Some("dive"),
             _ => Some("trivy"),
         }
+    }
+
+    fn of_vulnerabilities(self) -> bool {
+        matches!(self, Self::RepositoryVulnerabilities | Self::ImageVulnerabilities)
     }
 
     fn of_image(self) -> bool {
@@ -90,8 +98,8 @@ impl Scan {
 /// How one scan ended.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// Nothing was found but what is excepted.
-    Passed { excepted: usize },
+    /// Nothing was found but what is excepted, and vulnerabilities for which there is no fixed version yet.
+    Passed { excepted: usize, unfixed: Vec<Finding> },
     /// What was found, and is not excepted.
     Found(Vec<Finding>),
     /// It could not be done, and why.
@@ -122,8 +130,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             Err(error) => (scan.tool().unwrap_or_default().to_owned(), Err(error)),
         };
         let verdict = match outcome {
-            Ok(Outcome::Passed { excepted: 0 }) => "passed".to_owned(),
-            Ok(Outcome::Passed { excepted }) => format!("passed, {excepted} excepted"),
+            Ok(Outcome::Passed { excepted, unfixed }) => {
+                for finding in &unfixed {
+                    println!("{}: no fixed version yet, so it does not gate: {finding}", scan.name());
+                }
+                let also = [(excepted, "excepted"), (unfixed.len(), "without a fix")];
+                let also = also.iter().filter(|(count, _)| *count > 0);
+                also.fold("passed".to_owned(), |verdict, (count, what)| format!("{verdict}, {count} {what}"))
+            }
             Ok(Outcome::Found(findings)) => {
                 failed = true;
                 for finding in &findings {
@@ -199,7 +213,7 @@ fn one(scan: Scan, arguments: &Arguments, exceptions: &Exceptions) -> Result<(St
         Ok(gate(scan, ran, exceptions))
     };
     let Some(name) = scan.tool() else {
-        let findings = workflows::check(&root.join(".github/workflows"))?;
+        let findings = workflows::check(&root)?;
         sarif::write(&report, "cargo xtask scan", &findings)?;
         return Ok(("Muster's own".to_owned(), named(scanners::Ran::Findings(findings))));
     };
@@ -232,11 +246,40 @@ fn gate(scan: Scan, ran: scanners::Ran, exceptions: &Exceptions) -> Outcome {
     match ran {
         scanners::Ran::NotRun(why) => Outcome::NotRun(why),
         scanners::Ran::Findings(findings) => {
-            let all = findings.len();
             let name = scan.name();
+            let all = findings.len();
             let left: Vec<Finding> =
                 findings.into_iter().filter(|finding| !exceptions.covers(&name, finding)).collect();
-            if left.is_empty() { Outcome::Passed { excepted: all } } else { Outcome::Found(left) }
+            let excepted = all.saturating_sub(left.len());
+            // A gate that nobody can pass is soon switched off: what has no fix is shown and stays in the report.
+            let (unfixed, left): (Vec<Finding>, Vec<Finding>) =
+                left.into_iter().partition(|finding| scan.of_vulnerabilities() && finding.has_no_fix());
+            if left.is_empty() { Outcome::Passed { excepted, unfixed } } else { Outcome::Found(left) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vulnerability_gates_when_there_is_a_fixed_version_and_is_shown_when_there_is_none() {
+        let finding = |fixed: &str| Finding {
+            rule: "CVE-2026-25541".to_owned(),
+            path: "Cargo.lock".to_owned(),
+            line: 1,
+            message: format!("Package: bytes\nInstalled Version: 1.11.0\nFixed Version: {fixed}\nLink: none"),
+        };
+        let exceptions = Exceptions::read(&cargo::root().join(exceptions::FILE)).unwrap();
+        let gated = |scan, findings| gate(scan, scanners::Ran::Findings(findings), &exceptions);
+        let scan = Scan::ImageVulnerabilities;
+        assert!(
+            matches!(gated(scan, vec![finding("1.11.1"), finding("")]), Outcome::Found(left) if left.len() == 1)
+        );
+        let passed = gated(scan, vec![finding("")]);
+        assert!(matches!(passed, Outcome::Passed { excepted: 0, unfixed } if unfixed.len() == 1));
+        // A scanner's finding of another kind says nothing of a fix, and gates.
+        assert!(matches!(gated(Scan::ImageSecrets, vec![finding("")]), Outcome::Found(_)));
     }
 }

@@ -18,6 +18,13 @@ pub(crate) struct Finding {
     pub(crate) message: String,
 }
 
+impl Finding {
+    /// Whether it is a vulnerability for which no version is named that is free of it.
+    pub(super) fn has_no_fix(&self) -> bool {
+        self.message.lines().any(|line| line.trim_end() == "Fixed Version:")
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} in {}:{}: {}", self.rule, self.path, self.line, self.message.replace('\n', "; "))

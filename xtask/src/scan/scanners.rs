@@ -35,6 +35,7 @@ impl Scanner<'_> {
         match scan {
             Scan::Dockerfile => self.dockerfile(root, Path::new("infra/docker/Dockerfile")),
             Scan::Workflows => self.workflows(root),
+            Scan::WorkflowSyntax => self.workflow_syntax(root),
             Scan::WorkflowGates => bail!("no scanner is asked for these rules"),
             Scan::Manifests => self.manifests(root),
             Scan::RepositorySecrets => self.secrets(root),
@@ -69,6 +70,31 @@ impl Scanner<'_> {
         command.current_dir(root).args(["--pedantic", "--offline", "--no-exit-codes", "--format", "sarif"]);
         let output = done(command.arg("--config").arg(root_file(".github/zizmor.yml")).arg(".github"))?;
         fs::write(self.report, output.stdout)?;
+        self.found()
+    }
+
+    /// Without the checkers of scripts that it would take from PATH: a verdict is the same on every machine.
+    fn workflow_syntax(&self, root: &Path) -> Result<Ran> {
+        let mut command = self.command();
+        command.current_dir(root).args(["-shellcheck=", "-pyflakes=", "-format", "{{json .}}"]);
+        let output = command.output().context("cannot run actionlint")?;
+        // 1 says that it found something, more that it could not look.
+        let looked = output.status.code().is_some_and(|code| code <= 1);
+        ensure!(
+            looked,
+            "actionlint ended with {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let found: Vec<Mistake> =
+            serde_json::from_slice(&output.stdout).context("actionlint answers what is no JSON")?;
+        let findings = found.into_iter().map(|it| Finding {
+            rule: it.kind,
+            path: it.filepath,
+            line: it.line,
+            message: it.message,
+        });
+        sarif::write(self.report, "actionlint", &findings.collect::<Vec<_>>())?;
         self.found()
     }
 
@@ -163,6 +189,15 @@ impl Scanner<'_> {
     }
 }
 
+/// What actionlint says of one place.
+#[derive(serde::Deserialize)]
+struct Mistake {
+    kind: String,
+    filepath: String,
+    line: u64,
+    message: String,
+}
+
 /// Writes what is inside an image, in CycloneDX.
 pub(super) fn list_inside(tool: &Tool, image: &Path, file: &Path) -> Result<()> {
     let mut command = Command::new(&tool.program);
@@ -242,6 +277,21 @@ mod tests {
         let Some(found) = found else { return };
         assert!(found.iter().any(|rule| rule.contains("unpinned-uses")), "{found:?}");
         assert!(found.iter().any(|rule| rule.contains("artipacked")), "{found:?}");
+    }
+
+    #[test]
+    fn actionlint_finds_a_need_of_no_job_and_an_unknown_key() {
+        let workflow = "name: w\non: push\npermissions: {}\njobs:\n  j:\n    needs: gone\n    runs-on: ubuntu-24.04\n    \
+                        steps:\n      - run: echo\n        contine-on-error: true\n";
+        let found = rules("actionlint", |scanner, directory| {
+            fs::create_dir_all(directory.join(".github/workflows"))?;
+            fs::create_dir(directory.join(".git"))?;
+            fs::write(directory.join(".github/workflows/w.yml"), workflow)?;
+            scanner.workflow_syntax(directory)
+        });
+        let Some(found) = found else { return };
+        assert!(found.contains(&"job-needs".to_owned()), "{found:?}");
+        assert!(found.contains(&"syntax-check".to_owned()), "{found:?}");
     }
 
     #[test]

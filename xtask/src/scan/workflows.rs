@@ -1,33 +1,86 @@
-//! What a workflow must not do for its gates to gate: rules that no scanner of workflows has.
+//! What a workflow must and must not do for its gates to gate: rules that no scanner of workflows has.
+//!
+//! Each workflow is what its file in `infra/expected/workflows` says: when it runs, its jobs with what they need, their
+//! permissions, and every step in order. Names, time-outs and the commits of actions may change without it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::sarif::Finding;
+use crate::expected;
+
+const WORKFLOWS: &str = ".github/workflows";
+const EXPECTED: &str = "infra/expected/workflows";
+const AS_EXPECTED: &str = "as-expected";
 
 /// What makes a failing command pass. Spaces are one each.
 const SWALLOWED: [&str; 6] = ["|| true", "||true", "|| :", "|| exit 0", "|| echo", "set +e"];
 
-/// Checks every workflow in a directory.
-pub(super) fn check(directory: &Path) -> Result<Vec<Finding>> {
-    let mut files: Vec<_> = fs::read_dir(directory)
-        .with_context(|| format!("cannot read {}", directory.display()))?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "yml" || extension == "yaml"));
-    files.sort();
-    ensure!(!files.is_empty(), "{} holds no workflow", directory.display());
+/// Checks every workflow of the repository.
+pub(super) fn check(root: &Path) -> Result<Vec<Finding>> {
+    let (actual, expected) = (root.join(WORKFLOWS), root.join(EXPECTED));
+    let names = files(&actual)?;
     let mut findings = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(&file)?;
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let path = format!(".github/workflows/{name}");
+    for name in names.union(&files(&expected)?) {
+        let path = format!("{WORKFLOWS}/{name}");
+        let say =
+            |message: String| Finding { rule: AS_EXPECTED.to_owned(), path: path.clone(), line: 1, message };
+        let (actual, expected) = (actual.join(name), expected.join(name));
+        if !actual.is_file() {
+            findings.push(say("the workflow is gone".to_owned()));
+            continue;
+        }
+        let text = fs::read_to_string(&actual)?;
         findings.extend(of_workflow(&path, &text).with_context(|| format!("{path} is no workflow"))?);
+        if !expected.is_file() {
+            findings.push(say(format!("{EXPECTED}/{name} does not say what it must be")));
+            continue;
+        }
+        let differences = unlike(&expected::read(&expected)?, &text)?;
+        findings.extend(differences.into_iter().map(say));
     }
     Ok(findings)
+}
+
+/// The names of the YAML files of a directory.
+fn files(directory: &Path) -> Result<BTreeSet<String>> {
+    let entries = fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let mut names = BTreeSet::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".yml") || name.ends_with(".yaml") {
+            names.insert(name);
+        }
+    }
+    ensure!(!names.is_empty(), "{} holds no workflow", directory.display());
+    Ok(names)
+}
+
+fn unlike(expected: &Value, workflow: &str) -> Result<Vec<String>> {
+    let mut actual: Value = serde_norway::from_str(workflow)?;
+    without(&mut actual, &["name"]);
+    for job in actual.get_mut("jobs").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
+        without(job, &["name", "timeout-minutes"]);
+        for step in job.get_mut("steps").and_then(Value::as_array_mut).into_iter().flatten() {
+            without(step, &["name"]);
+            if let Some(Value::String(action)) = step.get_mut("uses")
+                && let Some((name, _)) = action.split_once('@')
+            {
+                *action = name.to_owned();
+            }
+        }
+    }
+    Ok(expected::differences(expected, &actual))
+}
+
+fn without(value: &mut Value, keys: &[&str]) {
+    if let Some(object) = value.as_object_mut() {
+        object.retain(|key, _| !keys.contains(&key.as_str()));
+    }
 }
 
 fn of_workflow(path: &str, text: &str) -> Result<Vec<Finding>> {
@@ -92,8 +145,6 @@ fn scans(step: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]
@@ -104,11 +155,11 @@ mod tests {
             of_workflow("w", text).unwrap().into_iter().map(|finding| finding.rule).collect()
         };
         assert_eq!(broken(&text), BTreeSet::new());
-        let step = "      - run: cargo xtask scan\n";
-        let planted = |suffix: &str| format!("      - run: cargo xtask scan{suffix}\n");
+        let step = "      - run: cargo xtask scan --only dockerfile\n";
+        let planted = |suffix: &str| format!("      - run: cargo xtask scan --only dockerfile{suffix}\n");
         let faults = [
             (step, planted("\n        continue-on-error: true"), "a-failure-fails"),
-            ("    timeout-minutes: 60\n", "    continue-on-error: true\n".to_owned(), "a-failure-fails"),
+            ("    timeout-minutes: 90\n", "    continue-on-error: true\n".to_owned(), "a-failure-fails"),
             (step, planted(" || true"), "a-failure-fails"),
             (step, "      - run: |\n          cargo xtask scan  ||  :\n".to_owned(), "a-failure-fails"),
             (
@@ -134,7 +185,7 @@ mod tests {
                 planted("\n        env:\n          TOKEN: ${{ github.token }}"),
                 "no-secret-beside-a-scanner",
             ),
-            ("    timeout-minutes: 60\n", String::new(), "a-job-ends"),
+            ("    timeout-minutes: 90\n", String::new(), "a-job-ends"),
         ];
         for (right, wrong, rule) in faults {
             assert!(text.contains(right), "{right} is no longer in the workflow");
@@ -143,11 +194,80 @@ mod tests {
         }
     }
 
+    /// Each fault takes away or weakens what must be there, and is found because the workflow is no longer as expected.
+    #[test]
+    fn what_must_be_there_and_is_not_is_found() {
+        let root = crate::cargo::root();
+        let image_scan = "      - run: cargo xtask scan --only manifests,repository-secrets,repository-vulnerabilities,\
+                          image-secrets,image-vulnerabilities\n";
+        let faults = [
+            ("ci.yml", "      - run: cargo xtask ci\n", "      - run: cargo xtask test\n"),
+            ("ci.yml", "  push:\n    branches: [main]\n", ""),
+            ("ci.yml", "github.event_name == 'pull_request'", "true"),
+            ("container-security.yml", image_scan, ""),
+            ("container-security.yml", ",image-vulnerabilities\n", "\n"),
+            (
+                "container-security.yml",
+                "scan --only dockerfile\n",
+                "scan --only dockerfile --exclude dockerfile\n",
+            ),
+            ("container-security.yml", "  schedule:\n    - cron: \"0 0 * * 0\"\n", ""),
+            ("container-security.yml", "      - .hadolint.yaml\n", ""),
+            ("container-security.yml", "    needs: build\n", ""),
+            ("container-security.yml", "  hadolint:\n", "  hadolint:\n    if: false\n"),
+            (
+                "container-security.yml",
+                image_scan,
+                "      - run: cargo xtask scan\n        shell: bash {0}\n",
+            ),
+            ("release.yml", "    needs: [build, start, scan]\n", "    needs: build\n"),
+            ("release.yml", "      - run: cargo xtask ci\n", ""),
+            ("release.yml", "      - run: cargo xtask image --archive target/image/muster-worker.tar\n", ""),
+            ("release.yml", "          ./cosign verify", "          : ./cosign verify"),
+            ("release.yml", "run: gh attestation verify", "run: echo gh attestation verify"),
+            ("release.yml", "create --prefer-index=false", "create"),
+            ("release.yml", "git merge-base --is-ancestor", "git log"),
+            ("release.yml", "        run: test \"$(docker buildx", "        run: test -n \"$(docker buildx"),
+        ];
+        for (file, right, wrong) in faults {
+            let text = fs::read_to_string(root.join(WORKFLOWS).join(file)).unwrap();
+            let expected = expected::read(&root.join(EXPECTED).join(file)).unwrap();
+            assert_eq!(unlike(&expected, &text).unwrap(), [""; 0], "{file}");
+            assert!(text.contains(right), "{right} is no longer in {file}");
+            let found = unlike(&expected, &text.replacen(right, wrong, 1)).unwrap();
+            assert!(!found.is_empty(), "{file}: {right} -> {wrong} is not found");
+        }
+    }
+
+    #[test]
+    fn a_workflow_that_is_removed_or_added_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        for directory in [WORKFLOWS, EXPECTED] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        let from = crate::cargo::root();
+        for file in ["ci.yml", "release.yml"] {
+            for directory in [WORKFLOWS, EXPECTED] {
+                fs::copy(from.join(directory).join(file), root.path().join(directory).join(file)).unwrap();
+            }
+        }
+        assert_eq!(check(root.path()).unwrap(), []);
+        fs::rename(root.path().join(WORKFLOWS).join("ci.yml"), root.path().join(WORKFLOWS).join("other.yml"))
+            .unwrap();
+        let found = check(root.path()).unwrap();
+        let messages: Vec<&str> = found.iter().map(|finding| finding.message.as_str()).collect();
+        let unknown = "infra/expected/workflows/other.yml does not say what it must be";
+        assert_eq!(messages, ["the workflow is gone", unknown]);
+    }
+
     #[test]
     fn what_is_no_workflow_is_an_error() {
-        let empty = tempfile::tempdir().unwrap();
-        assert!(check(empty.path()).is_err());
-        fs::write(empty.path().join("w.yml"), "name: w\n").unwrap();
-        assert!(check(empty.path()).is_err());
+        let root = tempfile::tempdir().unwrap();
+        assert!(check(root.path()).is_err());
+        for directory in [WORKFLOWS, EXPECTED] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+            fs::write(root.path().join(directory).join("w.yml"), "name: w\n").unwrap();
+        }
+        assert!(check(root.path()).is_err());
     }
 }
