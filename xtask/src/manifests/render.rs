@@ -6,7 +6,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Every kustomization that is applied to a cluster.
-pub(crate) const OVERLAYS: [&str; 3] = ["overlays/production", "overlays/development", "monitoring"];
+pub(crate) const OVERLAYS: [&str; 4] =
+    ["overlays/production", "overlays/development", "monitoring", "admission"];
 
 /// The program that renders, if it is there.
 pub(crate) fn kubectl() -> Option<PathBuf> {

@@ -21,9 +21,14 @@ pub(super) fn name(object: &Value) -> String {
 /// Checks every object of one overlay.
 pub(super) fn check(overlay: &str, objects: &[Value], facts: &Facts) -> Vec<Verdict> {
     let mut rules = Rules { objects, facts, verdicts: Vec::new() };
-    if overlay == "monitoring" {
-        rules.monitoring();
-        return rules.verdicts;
+    match overlay {
+        "monitoring" => {
+            rules.monitoring();
+            return rules.verdicts;
+        }
+        // What the policies refuse is theirs to show.
+        "admission" => return rules.verdicts,
+        _ => {}
     }
     rules.namespace();
     rules.default_deny();
@@ -85,7 +90,8 @@ impl<'a> Rules<'a> {
                 "enforce is not restricted, or its version moves",
             );
             let named = text(namespace, "/metadata/name");
-            for object in self.objects.iter().filter(|object| text(object, "/kind") != "Namespace") {
+            let of_cluster = |object: &&Value| matches!(text(object, "/kind"), "Namespace" | "PriorityClass");
+            for object in self.objects.iter().filter(|object| !of_cluster(object)) {
                 let holds = text(object, "/metadata/namespace") == named;
                 self.say("in the namespace", object, holds, "would be made elsewhere");
             }
@@ -477,7 +483,7 @@ fn selects(wanted: Option<&Value>, labels: &Value) -> bool {
         .is_some_and(|it| it.iter().all(|(key, value)| labels.get(key) == Some(value)))
 }
 
-fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
+pub(super) fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
@@ -489,7 +495,7 @@ fn is(value: &Value, pointer: &str, wanted: bool) -> bool {
     value.pointer(pointer).and_then(Value::as_bool) == Some(wanted)
 }
 
-fn list<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
+pub(super) fn list<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
     value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
