@@ -1,6 +1,6 @@
 use std::env;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::scan::{self, Scan};
 use crate::{cargo, documentation, manifests, observability, runbook, test};
 
 /// What a change must pass, in this order. A step that fails does not keep the others from running.
-const STEPS: [Step; 14] = [
+const STEPS: [Step; 15] = [
     Step { name: "formatting", check: Check::Cargo(&["fmt", "--all", "--check"], None) },
     Step {
         name: "clippy",
@@ -41,8 +41,13 @@ const STEPS: [Step; 14] = [
     Step { name: "documents: runbooks", check: Check::Runbooks },
     Step { name: "Dockerfile: Hadolint", check: Check::Scan(Scan::Dockerfile) },
     Step { name: "workflows: zizmor", check: Check::Scan(Scan::Workflows) },
+    Step { name: "workflows: actionlint", check: Check::Scan(Scan::WorkflowSyntax) },
     Step { name: "workflows: gates", check: Check::Scan(Scan::WorkflowGates) },
 ];
+
+const RUSTSEC: &str = "https://github.com/RustSec/advisory-db";
+/// Names a clone of the RustSec database, for a machine that does not reach it.
+const SNAPSHOT: &str = "MUSTER_ADVISORY_DB";
 
 struct Step {
     name: &'static str,
@@ -171,19 +176,45 @@ impl Check {
                     not_run()
                 }
             }),
-            Self::Advisories => {
-                let deny = cargo_deny().await?;
-                let fetched = cargo::run(&mut cargo::command(&deny, &["fetch", "db"])).await?.success();
-                // On the machine that decides, a database that cannot be had is a failure.
-                if !fetched && env::var_os("GITHUB_ACTIONS").is_none_or(|value| value != "true") {
-                    return Ok(Verdict::NotRun);
-                }
-                ensure!(fetched, "the RustSec advisory database could not be fetched");
-                let mut command = cargo::command(deny, &["check", "--disable-fetch", "advisories"]);
-                verdict(cargo::run(&mut command).await?.success())
-            }
+            Self::Advisories => advisories().await,
         }
     }
+}
+
+/// Checks against the RustSec database: as it is now, or else the newest snapshot at hand, whose date is shown.
+async fn advisories() -> Result<Verdict> {
+    let deny = cargo_deny().await?;
+    let mut fetch = cargo::command(&deny, &["fetch", "db"]);
+    if let Some(snapshot) = env::var_os(SNAPSHOT) {
+        let from = format!("url.{}.insteadOf", Path::new(&snapshot).display());
+        fetch
+            .envs([("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_VALUE_0", RUSTSEC)])
+            .env("GIT_CONFIG_KEY_0", from);
+    }
+    let fetched = cargo::run(&mut fetch).await?.success();
+    let date = database_date().await;
+    match &date {
+        Some(date) => println!("the RustSec database is of {date}"),
+        None => println!("there is no RustSec database: name a clone of {RUSTSEC} in {SNAPSHOT}"),
+    }
+    // On the machine that decides, an old database is a failure.
+    ensure!(fetched || !scan::decides(), "the RustSec advisory database could not be fetched");
+    if date.is_none() {
+        return Ok(not_run());
+    }
+    let mut command = cargo::command(deny, &["check", "--disable-fetch", "advisories"]);
+    verdict(cargo::run(&mut command).await?.success())
+}
+
+/// When the database that cargo-deny keeps was last changed.
+async fn database_date() -> Option<String> {
+    let cargo_home =
+        env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")))?;
+    let kept = std::fs::read_dir(cargo_home.join("advisory-dbs")).ok()?;
+    let database = kept.flatten().map(|entry| entry.path()).find(|path| path.join(".git").exists())?;
+    let mut git = cargo::command("git", &["log", "-1", "--format=%cd", "--date=short"]);
+    let output = git.current_dir(database).output().await.ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// On the machine that decides, what cannot be had is a failure.
