@@ -17,13 +17,15 @@ pub(crate) enum Part {
     Migrations,
     /// Events are being read.
     Consumer,
+    /// The process can open files and connections.
+    Descriptors,
     /// The process is not about to stop.
     Running,
 }
 
 impl Part {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Nats, Self::Postgres, Self::Migrations, Self::Consumer, Self::Running];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Nats, Self::Postgres, Self::Migrations, Self::Consumer, Self::Descriptors, Self::Running];
 
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
@@ -31,6 +33,7 @@ impl Part {
             Self::Postgres => "postgres",
             Self::Migrations => "migrations",
             Self::Consumer => "consumer",
+            Self::Descriptors => "descriptors",
             Self::Running => "running",
         }
     }

@@ -10,6 +10,8 @@ use muster_messaging::tls::certificate::Certificate;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
+use crate::descriptors;
+
 /// How often the files are looked at. What has changed is taken up when two looks in a row agree, so that a certificate
 /// is not read without its key.
 pub(crate) const LOOK: Duration = Duration::from_secs(2);
@@ -35,14 +37,15 @@ impl Files {
     /// The files as they are now. To be made before they are read for use, so that no change in between is missed.
     pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
         let mut files = Self { paths, hasher: RandomState::new(), in_use: 0, last: 0, refused: None };
-        files.in_use = files.digest();
+        files.in_use = files.digest().unwrap_or_default();
         files.last = files.in_use;
         files
     }
 
     /// Looks, and answers whether there is something new to be tried.
     pub(crate) fn look(&mut self) -> bool {
-        let now = self.digest();
+        // That a file cannot be opened for want of descriptors says nothing of the file.
+        let Some(now) = self.digest() else { return false };
         let before = std::mem::replace(&mut self.last, now);
         let waits = |(refused, until): (u64, Instant)| refused == self.last && Instant::now() < until;
         self.last == before && self.last != self.in_use && !self.refused.is_some_and(waits)
@@ -66,17 +69,20 @@ impl Files {
         self.last
     }
 
-    fn digest(&self) -> u64 {
-        let contents: Vec<Option<Vec<u8>>> = self
-            .paths
-            .iter()
-            .map(|path| {
-                let mut bytes = Vec::new();
-                std::fs::File::open(path).ok()?.take(MAX_LOOKED_AT).read_to_end(&mut bytes).ok()?;
-                Some(bytes)
-            })
-            .collect();
-        self.hasher.hash_one(contents)
+    /// `None` when the process has no descriptor left to look with.
+    fn digest(&self) -> Option<u64> {
+        let mut contents: Vec<Option<Vec<u8>>> = Vec::new();
+        for path in &self.paths {
+            let mut bytes = Vec::new();
+            let read =
+                std::fs::File::open(path).and_then(|file| file.take(MAX_LOOKED_AT).read_to_end(&mut bytes));
+            match read {
+                Ok(_) => contents.push(Some(bytes)),
+                Err(error) if descriptors::is_shortage(&error) => return None,
+                Err(_) => contents.push(None),
+            }
+        }
+        Some(self.hasher.hash_one(contents))
     }
 }
 
