@@ -9,6 +9,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::log_queue::LogQueue;
 use crate::settings::{Log, SettingsError};
 use crate::traces::Exporting;
 
@@ -18,20 +19,29 @@ const SERVING: &str = "info";
 const ONE_SHOT: &str = "warn";
 
 /// Starts the log of serving, and hands spans to `traces` where there is a collector.
-pub(crate) fn serving(log: &Log, traces: Option<&Exporting>) -> Result<(), SettingsError> {
-    start(log, SERVING, traces)
+pub(crate) fn serving(log: &Log, queue: &LogQueue, traces: Option<&Exporting>) -> Result<(), SettingsError> {
+    start(log, queue, SERVING, traces)
 }
 
 /// Starts the log of a command that does one thing and ends.
-pub(crate) fn one_shot(log: &Log) -> Result<(), SettingsError> {
-    start(log, ONE_SHOT, None)
+pub(crate) fn one_shot(log: &Log, queue: &LogQueue) -> Result<(), SettingsError> {
+    start(log, queue, ONE_SHOT, None)
 }
 
-fn start(log: &Log, unless_set: &str, traces: Option<&Exporting>) -> Result<(), SettingsError> {
+fn start(
+    log: &Log,
+    queue: &LogQueue,
+    unless_set: &str,
+    traces: Option<&Exporting>,
+) -> Result<(), SettingsError> {
+    let queue = queue.clone();
     let filter = log.filter.as_deref().unwrap_or(unless_set);
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| SettingsError::new(format!("log.filter: {filter:?} is not a filter: {error}")))?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        // It would write its own errors to standard error itself, and wait there.
+        .log_internal_errors(false)
+        .with_writer(move || queue.clone());
     let lines = if log.json {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     } else {

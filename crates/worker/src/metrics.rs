@@ -46,6 +46,7 @@ const POLICY: &str = "muster_tls_policy_info";
 const HANDSHAKES: &str = "muster_tls_handshakes_total";
 const PEERS: &str = "muster_tls_peers";
 const CERTIFICATE_DAYS: &str = "muster_certificate_expiry_days";
+const LOG_DROPPED: &str = "muster_log_lines_dropped_total";
 const ROTATIONS: &str = "muster_rotations_total";
 const BUILD: &str = "muster_build_info";
 
@@ -139,6 +140,7 @@ pub(crate) const METRICS: &[Metric] = &[
     gauge(PEERS, "servers", &["place", "version"], "Servers by the TLS version they were last spoken to with"),
     gauge(CERTIFICATE_DAYS, "days", &["certificate"], "Days until a certificate expires"),
     counter(ROTATIONS, "rotations", &["outcome"], "Changes of certificates or secrets on disk: taken or refused"),
+    counter(LOG_DROPPED, "lines", &[], "Lines of the log that were dropped because nobody read them in time"),
     gauge(BUILD, "", &["version"], "The running version, as a label"),
     // Of the metrics-process crate.
     counter("process_cpu_seconds_total", "seconds", &[], "Total user and system CPU time spent in seconds."),
@@ -246,7 +248,7 @@ fn begin() {
     for outcome in ["taken", "refused"] {
         counter!(ROTATIONS, "outcome" => outcome).increment(0);
     }
-    for name in [REDELIVERIES, RECONNECTS, REFUSALS, SLOW] {
+    for name in [REDELIVERIES, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED] {
         counter!(name).increment(0);
     }
 }
@@ -380,6 +382,11 @@ pub(crate) fn certificate(whose: &'static str, certificates: &[Certificate]) {
 /// Counts one change of certificates or secrets, by what became of it.
 pub(crate) fn rotation(outcome: &'static str) {
     counter!(ROTATIONS, "outcome" => outcome).increment(1);
+}
+
+/// Counts lines of the log that nobody will read. Does not log itself.
+pub(crate) fn log_lines_dropped(lines: u64) {
+    counter!(LOG_DROPPED).increment(lines);
 }
 
 /// Counts handshakes with the servers of `place`, which is `nats` or `postgres`.
