@@ -70,7 +70,8 @@ impl Configuration {
         Ok(other)
     }
 
-    fn command(&self, arguments: &str) -> Command {
+    /// The process of one of the worker's commands, not yet started.
+    pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments.split_whitespace());
         // Only what is configured here counts.
@@ -100,12 +101,26 @@ impl Configuration {
     /// # Errors
     /// When it ends or is not ready within half a minute; the end of its log is part of the error.
     pub fn serve(&self, services: &Services) -> Result<Worker> {
-        let mut command = self.command("serve");
-        let mut process = Process::start(&services.directory, "worker", &mut command, Signal::SIGTERM)?;
-        process.wait_until(PATIENCE, || {
+        let mut worker = self.start(services)?;
+        worker.process.wait_until(PATIENCE, || {
             get(self.address, "/readyz").ok().filter(|(status, _)| *status == 200)
         })?;
+        Ok(worker)
+    }
+
+    /// Starts it as a process of its own and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn start(&self, services: &Services) -> Result<Worker> {
+        let mut command = self.command("serve");
+        let process = Process::start(&services.directory, "worker", &mut command, Signal::SIGTERM)?;
         Ok(Worker { process, address: self.address })
+    }
+
+    /// Where the worker's health and metrics are.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
@@ -247,6 +262,9 @@ pub fn free_address() -> Result<SocketAddr> {
 }
 
 /// Asks for a path by HTTP; answers the status and the body.
+///
+/// # Errors
+/// When there is no answer within five seconds.
 pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     const TIME: Duration = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, TIME)?;

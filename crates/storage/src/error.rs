@@ -68,9 +68,29 @@ impl Error {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Whether a server is there and refuses the credentials, or does not prove by TLS who it is.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let Self::Unavailable(cause) = self else { return false };
+        std::iter::successors(Some::<&(dyn std::error::Error + 'static)>(&**cause), |error| error.source())
+            .any(|error| match error.downcast_ref::<tokio_postgres::Error>() {
+                // Invalid authorization.
+                Some(error) => error.code().is_some_and(|state| state.code().starts_with("28")),
+                None => is_from_tls(error),
+            })
+    }
+
     pub(crate) fn defect(what: impl Into<Cause>) -> Self {
         Self::Defect(what.into())
     }
+}
+
+fn is_from_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<rustls::Error>()
+        || error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
 /// Whether the connection was lost, whatever was asked of it.

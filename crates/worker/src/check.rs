@@ -11,6 +11,26 @@ use crate::connect::configure;
 use crate::failure::Failure;
 use crate::settings::Settings;
 
+/// Whether the database can be connected to, whatever its schema.
+pub(crate) async fn database(settings: &Settings) -> Result<(), Failure> {
+    match Store::open(configure(settings)?.database).await {
+        Ok(_) | Err(muster_storage::Error::Outdated(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the database is ready to be used, and every NATS server can be connected to.
+pub(crate) async fn everything(settings: &Settings) -> Result<(), Failure> {
+    let configured = configure(settings)?;
+    let mut missing: Vec<Failure> = Vec::new();
+    missing.extend(Store::open(configured.database).await.err().map(Failure::from));
+    for (_, transport) in configured.nats.transport.each() {
+        let connection = Connection::open(NatsConfig { transport, ..configured.nats.clone() }).await;
+        missing.extend(connection.err().map(Failure::from));
+    }
+    if missing.is_empty() { Ok(()) } else { Err(Failure::Missing(missing)) }
+}
+
 /// Prints the report; an error unless all would work.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
 pub(crate) async fn check(file: Option<&Path>) -> Result<(), Failure> {

@@ -5,10 +5,12 @@ mod ask;
 mod check;
 mod connect;
 mod deadletters;
+mod descriptors;
 mod failure;
 mod health;
 mod http;
 mod limits;
+mod log_queue;
 mod logging;
 mod metrics;
 mod readiness;
@@ -16,16 +18,21 @@ mod rotation;
 mod serve;
 mod session;
 mod settings;
+mod signals;
+mod start;
 mod traces;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
+use crate::log_queue::LogQueue;
 use crate::settings::Settings;
+use crate::signals::Signals;
 
 /// Takes a chat gateway's events from NATS JetStream, keeps members, badges, tiers and ranks in PostgreSQL, and answers
 /// questions over NATS.
@@ -47,9 +54,15 @@ enum Command {
     /// Works until it is told to stop. What happens without a command.
     Serve,
     /// Brings the database's schema up to date.
-    Migrate,
+    Migrate {
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Reports whether the configuration and both connections would work; exit code 0 only if all would.
-    Check,
+    Check {
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Asks the running worker whether it is alive.
     Health,
     /// Lists, shows, replays or drops events that could not be applied.
@@ -78,56 +91,95 @@ enum Command {
     Ask(ask::Arguments),
 }
 
+/// Whether a command waits for what is missing, as serving does.
+#[derive(clap::Args, Clone, Copy)]
+struct Wait {
+    /// Waits for servers that are not there yet, for so many seconds; without a number for `startup.wait_ms`.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true)]
+    #[expect(clippy::option_option, reason = "clap's form of an option whose value may be left out")]
+    wait: Option<Option<u32>>,
+}
+
+impl Wait {
+    /// How long to wait, where it is waited.
+    fn bound(self, settings: &Settings) -> Option<Duration> {
+        let seconds = self.wait?;
+        Some(seconds.map_or(settings.startup, |seconds| Duration::from_secs(seconds.into())))
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let Ok(log) = LogQueue::start() else { return ExitCode::FAILURE };
+    log.take_panics();
     // Before anything makes a TLS connection: there is one provider, and this is the one place that chooses it.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         return ExitCode::FAILURE;
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return report(&Failure::Io(error)),
+        Err(error) => return report(&Failure::Io(error), &log),
     };
-    match runtime.block_on(run(&arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => report(&failure),
+    let ended = runtime.block_on(until_signal(arguments, log.clone()));
+    // Not waiting for what may hang in it, such as looking up a name.
+    runtime.shutdown_background();
+    match ended {
+        Ok(()) => {
+            log.flush();
+            ExitCode::SUCCESS
+        }
+        Err(failure) => report(&failure, &log),
     }
 }
 
+/// Runs the command. Serving drains when a signal comes; anything else ends by it.
+async fn until_signal(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
+    let mut signals = Signals::take()?;
+    let file = arguments.config;
+    let command = match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => return serve(file.as_deref(), signals, &log).await,
+        command => command,
+    };
+    let ending = log.clone();
+    // In a task of its own, for the command may be waiting for whoever reads what it prints.
+    tokio::spawn(async move {
+        let failure = Failure::Signal(signals.next().await);
+        report(&failure, &ending);
+        std::process::exit(failure.exit_code().into())
+    });
+    run(file.as_deref(), command, &log).await
+}
+
+async fn serve(file: Option<&Path>, signals: Signals, log: &LogQueue) -> Result<(), Failure> {
+    let settings = Settings::load(file, None)?;
+    let traces = settings.traces.as_ref().map(traces::Exporting::start).transpose()?;
+    logging::serving(&settings.log, log, traces.as_ref())?;
+    serve::serve(settings, signals, traces).await
+}
+
 #[expect(clippy::print_stdout, reason = "these commands' results are for standard output")]
-async fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let command = arguments.command.clone().unwrap_or(Command::Serve);
-    if matches!(command, Command::Defaults) {
-        print!("{}", settings::DEFAULTS);
-        return Ok(());
-    }
-    if let Command::Metrics { json } = command {
-        print!("{}", metrics::list(json));
-        return Ok(());
-    }
-    let file = arguments.config.as_deref();
-    if matches!(command, Command::Check) {
-        return check::check(file).await;
-    }
-    if let Command::Ask(arguments) = command {
-        return ask::ask(file, &arguments).await;
+async fn run(file: Option<&Path>, command: Command, log: &LogQueue) -> Result<(), Failure> {
+    match &command {
+        Command::Defaults => {
+            print!("{}", settings::DEFAULTS);
+            return Ok(());
+        }
+        Command::Metrics { json } => {
+            print!("{}", metrics::list(*json));
+            return Ok(());
+        }
+        Command::Check { wait: Wait { wait: None } } => return check::check(file).await,
+        Command::Ask(arguments) => return ask::ask(file, arguments).await,
+        _ => {}
     }
     let settings = Settings::load(file, None)?;
-    if !matches!(command, Command::Serve) {
-        logging::one_shot(&settings.log)?;
-    }
+    logging::one_shot(&settings.log, log)?;
     match command {
-        Command::Serve => {
-            let traces = settings.traces.as_ref().map(traces::Exporting::start).transpose()?;
-            logging::serving(&settings.log, traces.as_ref())?;
-            let deadline = settings.shutdown;
-            let served = serve::serve(settings).await;
-            if let Some(traces) = traces {
-                traces.stop(deadline).await;
+        Command::Migrate { wait } => {
+            if let Some(bound) = wait.bound(&settings) {
+                // By itself, for the bound would break off a migration that takes longer.
+                start::wait(bound, async || check::database(&settings).await).await?;
             }
-            served
-        }
-        Command::Migrate => {
             let database = connect::configure(&settings)?.database;
             let applied = muster_storage::migrate(&database).await?;
             for migration in &applied {
@@ -135,6 +187,13 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
             }
             println!("the schema is up to date ({} applied now)", applied.len());
             Ok(())
+        }
+        Command::Check { wait } => {
+            if let Some(bound) = wait.bound(&settings) {
+                // Whatever it comes to, the report says it.
+                let _ = start::wait(bound, async || check::everything(&settings).await).await;
+            }
+            check::check(file).await
         }
         Command::Deadletters { action } => deadletters::run(&settings, &action).await,
         Command::Pseudonym { ids } => {
@@ -146,13 +205,14 @@ async fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Command::Verify(arguments) => verify::run(&settings, arguments).await,
         Command::Health => Ok(health::ask(settings.http).await?),
-        Command::Check | Command::Defaults | Command::Metrics { .. } | Command::Ask(_) => Ok(()),
+        Command::Serve | Command::Defaults | Command::Metrics { .. } | Command::Ask(_) => Ok(()),
     }
 }
 
-/// The one line that says why the process ends, whether or not the log was started.
-#[expect(clippy::print_stderr, reason = "the log may not have been started")]
-fn report(failure: &Failure) -> ExitCode {
-    eprintln!("muster-worker: {}", failure.chain());
+/// The one line that says why the process ends, whether or not the log was started. It waits for nobody to read it.
+fn report(failure: &Failure, log: &LogQueue) -> ExitCode {
+    log.flush();
+    log.line(&format!("muster-worker: {}", failure.chain()));
+    log.flush();
     ExitCode::from(failure.exit_code())
 }

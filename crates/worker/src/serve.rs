@@ -9,10 +9,10 @@ use muster_messaging::events::consumer::Consumer;
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::tls::certificate::Certificate;
 use muster_storage::Store;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use crate::descriptors;
 use crate::failure::Failure;
 use crate::http::Http;
 use crate::limits::RateLimits;
@@ -21,6 +21,9 @@ use crate::readiness::{Part, Readiness};
 use crate::rotation::{self, Expiry, Files};
 use crate::session::Session;
 use crate::settings::Settings;
+use crate::signals::Signals;
+use crate::start;
+use crate::traces::Exporting;
 
 /// How often the parts are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -32,8 +35,12 @@ const PRUNE_ROUNDS: usize = 100;
 /// How often the broker is asked how far reading is behind.
 const LAG: Duration = Duration::from_secs(5);
 
-/// Runs until a signal, or until going on makes no sense.
-pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
+/// Runs until a signal, or until going on makes no sense. A second signal ends it without a drain.
+pub(crate) async fn serve(
+    settings: Settings,
+    mut signals: Signals,
+    traces: Option<Exporting>,
+) -> Result<(), Failure> {
     let started = Instant::now();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -46,15 +53,34 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
     {
         tracing::warn!(nats.server = %plaintext, tls.policy = %settings.policy, "NATS is spoken to in plaintext");
     }
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let readiness = Readiness::new();
     let handle = metrics::install(settings.policy)?;
-    let files = Files::new(settings.files());
-    let http = Http::start(settings.http, readiness.clone(), handle.clone()).await?;
+    let readiness = Readiness::new();
+    let descriptors = descriptors::provide(settings.database.pool_size);
+    if let Some((limit, needed)) = descriptors.too_few {
+        tracing::warn!(
+            descriptors.limit = limit,
+            descriptors.needed = needed,
+            "the process may open too few files: raise the limit (ulimit -n, LimitNOFILE)"
+        );
+    }
+    readiness.set(Part::Descriptors, !descriptors::are_used_up());
+    let mut files = Files::new(settings.files());
+    let http = Http::start(settings.http, descriptors.http, readiness.clone(), handle.clone()).await?;
     let settings = Arc::new(settings);
     let limits = Arc::new(RateLimits::new(settings.limits));
-    let session = Session::open(&settings, Arc::clone(&limits), Some(&readiness)).await?;
+    let opening = start::wait(settings.startup, async || {
+        // What was mended while it waited is in use, and no rotation.
+        files = Files::new(settings.files());
+        Session::open(&settings, Arc::clone(&limits), Some(&readiness)).await
+    });
+    let session = tokio::select! {
+        session = opening => session?,
+        signal = signals.next() => {
+            tracing::info!(%signal, "muster-worker was stopped while it started");
+            http.stop(settings.shutdown).await;
+            return Ok(());
+        }
+    };
     readiness.set(Part::Running, true);
     let (server_version, server_name) = session.connection.server();
     tracing::info!(
@@ -77,21 +103,21 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
     };
     let mut session = session;
     let ended = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        failure = watch.run(&mut session) => Some(failure),
+        signal = signals.next() => {
+            tracing::info!(%signal, "muster-worker stops: no more events or requests are taken");
+            None
+        }
+        failure = watch.run(&mut session) => {
+            tracing::info!("muster-worker stops: no more events or requests are taken");
+            Some(failure)
+        }
     };
-
     readiness.set(Part::Running, false);
-    tracing::info!("muster-worker stops: no more events or requests are taken");
-    watch.opening.abort_all();
-    let deadline = Instant::now() + settings.shutdown;
-    let drained = session.stop(settings.shutdown).await;
-    // What a rotation has put aside ends within its own time, which is the same.
-    let retired = async { while watch.retired.join_next().await.is_some() {} };
-    // Past the deadline it is dropped; what it had not acknowledged is delivered again.
-    let _ = tokio::time::timeout_at(deadline, retired).await;
-    http.stop().await;
+    let drained = tokio::select! {
+        drained = drain(session, watch, http, traces) => drained,
+        // What was not acknowledged is delivered again.
+        signal = signals.insists() => return Err(Failure::Signal(signal)),
+    };
     match (ended, drained) {
         (Some(failure), _) => Err(failure),
         (None, Err(failure)) => Err(failure),
@@ -100,6 +126,35 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// Ends everything in good order, within the time that a stop may take.
+async fn drain(
+    session: Session,
+    mut watch: Watch,
+    http: Http,
+    traces: Option<Exporting>,
+) -> Result<(), Failure> {
+    let bound = watch.settings.shutdown;
+    let deadline = Instant::now() + bound;
+    let left = || deadline.saturating_duration_since(Instant::now());
+    // What a rotation was about to open is not opened. If it was opened just now, it ends as what works does.
+    watch.opening.abort_all();
+    while let Some(opened) = watch.opening.join_next().await {
+        if let Ok((_, Ok(opened))) = opened {
+            watch.retire(opened);
+        }
+    }
+    let drained = session.stop(bound).await;
+    // What a rotation has put aside ends within its own time, which is the same.
+    let retired = async { while watch.retired.join_next().await.is_some() {} };
+    // Past the deadline it is dropped; what it had not acknowledged is delivered again.
+    let _ = tokio::time::timeout_at(deadline, retired).await;
+    http.stop(left()).await;
+    if let Some(traces) = traces {
+        traces.stop(left()).await;
+    }
+    drained
 }
 
 async fn prune_applied(store: Store, remember: Duration) {
@@ -166,6 +221,7 @@ impl Watch {
                 _ = look.tick() => {
                     let answers = timeout(PING, session.store.ping()).await.is_ok_and(|answer| answer.is_ok());
                     self.readiness.set(Part::Postgres, answers);
+                    self.readiness.set(Part::Descriptors, !descriptors::are_used_up());
                     metrics::pool(session.store.pool_status());
                     let link = session.connection.counts();
                     metrics::link(link, std::mem::replace(&mut self.counted.link, link));
@@ -207,15 +263,7 @@ impl Watch {
                 self.files.taken(seen);
                 self.counted = Counted::default();
                 let old = std::mem::replace(session, opened);
-                let deadline = self.settings.shutdown;
-                self.retired.spawn(async move {
-                    if let Err(failure) = old.stop(deadline).await {
-                        tracing::warn!(
-                            error = failure.chain(),
-                            "what was replaced did not end in good order"
-                        );
-                    }
-                });
+                self.retire(old);
                 metrics::rotation("taken");
                 let serials: Vec<String> = session
                     .materials
@@ -241,6 +289,16 @@ impl Watch {
                 false
             }
         }
+    }
+
+    /// Lets a session end what it has begun.
+    fn retire(&mut self, old: Session) {
+        let deadline = self.settings.shutdown;
+        self.retired.spawn(async move {
+            if let Err(failure) = old.stop(deadline).await {
+                tracing::warn!(error = failure.chain(), "what was replaced did not end in good order");
+            }
+        });
     }
 
     fn certificates(&mut self, session: &Session) {

@@ -45,17 +45,25 @@ impl Session {
         limits: Arc<RateLimits>,
         readiness: Option<&Readiness>,
     ) -> Result<Self, Failure> {
-        let ready = |part| {
+        let ready = |part, ready| {
             if let Some(readiness) = readiness {
-                readiness.set(part, true);
+                readiness.set(part, ready);
             }
         };
         let Configured { nats, nats_material, database, database_material } = configure(settings)?;
-        let store = Store::open(database.observe(Arc::new(metrics::query))).await?;
-        ready(Part::Migrations);
-        ready(Part::Postgres);
-        let connection = Connection::open(nats).await?;
-        ready(Part::Nats);
+        // Both at once, so that it is known of each whether it is there.
+        let (store, connection) =
+            tokio::join!(Store::open(database.observe(Arc::new(metrics::query))), Connection::open(nats));
+        ready(Part::Postgres, matches!(store, Ok(_) | Err(muster_storage::Error::Outdated(_))));
+        ready(Part::Migrations, store.is_ok());
+        ready(Part::Nats, connection.is_ok());
+        let (store, connection) = match (store, connection) {
+            (Ok(store), Ok(connection)) => (store, connection),
+            (store, connection) => {
+                let missing = [store.err().map(Failure::from), connection.err().map(Failure::from)];
+                return Err(Failure::Missing(missing.into_iter().flatten().collect()));
+            }
+        };
         let consumer = Consumer::open(
             &connection,
             ConsumerConfig {
@@ -72,7 +80,7 @@ impl Session {
         let dead_letters = DeadLetters::open(&connection).await?;
         let applying = store.clone();
         let reading = consumer.start(move |events| apply(applying.clone(), events));
-        ready(Part::Consumer);
+        ready(Part::Consumer, true);
         let clearing = Arc::clone(&limits);
         let listening =
             replicas::listen(&connection, move |community, caller| clearing.clear(community, caller)).await?;

@@ -8,8 +8,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use axum::http::Uri;
 use config::{Config, File, FileFormat};
+use hyper::Uri;
 use muster_domain::{Environment, MaxClockSkew, TlsPolicy};
 use muster_messaging::events::envelope::MAX_BYTES;
 use muster_messaging::tls::material::{MinimumVersion, TlsFiles};
@@ -33,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) http: SocketAddr,
     pub(crate) log: Log,
     pub(crate) traces: Option<Traces>,
+    /// How long a start waits for what is missing.
+    pub(crate) startup: Duration,
     pub(crate) shutdown: Duration,
 }
 
@@ -213,6 +215,7 @@ struct Raw {
     http: RawHttp,
     log: RawLog,
     traces: RawTraces,
+    startup: RawStartup,
     shutdown: RawShutdown,
 }
 
@@ -301,6 +304,12 @@ struct RawTraces {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct RawStartup {
+    wait_ms: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RawShutdown {
     deadline_ms: i64,
 }
@@ -377,6 +386,7 @@ impl Raw {
                 filter: self.log.filter,
             },
             traces: self.traces.check(policy)?,
+            startup: millis("startup.wait_ms", self.startup.wait_ms, 0..=86_400_000)?,
             shutdown: millis("shutdown.deadline_ms", self.shutdown.deadline_ms, 100..=600_000)?,
         })
     }

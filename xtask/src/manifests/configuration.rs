@@ -13,8 +13,8 @@ pub(super) struct Facts {
     pub(super) variables: BTreeSet<String>,
     /// The port of `http.address`.
     pub(super) http_port: u64,
-    /// `nats.give_up_after_ms`, in whole seconds.
-    pub(super) give_up_seconds: u64,
+    /// `startup.wait_ms`, in whole seconds.
+    pub(super) start_seconds: u64,
     /// `shutdown.deadline_ms`, in whole seconds.
     pub(super) drain_seconds: u64,
     /// The user of the image, from its Dockerfile.
@@ -54,7 +54,7 @@ impl Facts {
         Ok(Self {
             variables: variables(&read("crates/worker/src/settings.rs")?)?,
             http_port: port.parse().context("http.address has no port")?,
-            give_up_seconds: seconds("nats", "give_up_after_ms")?,
+            start_seconds: seconds("startup", "wait_ms")?,
             drain_seconds: seconds("shutdown", "deadline_ms")?,
             user: instruction("USER ")?,
             exposed_port: instruction("EXPOSE ")?,

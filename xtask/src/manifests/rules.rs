@@ -329,12 +329,13 @@ impl<'a> Rules<'a> {
         );
         let patience = ["periodSeconds", "failureThreshold"]
             .map(|key| number(container, &format!("/startupProbe/{key}")).unwrap_or(0));
-        let holds = patience.iter().product::<u64>() > self.facts.give_up_seconds;
+        let holds =
+            patience.iter().product::<u64>() > self.facts.start_seconds && path("startupProbe") == "/readyz";
         self.say(
             "a start may take as long as the worker tries",
             deployment,
             holds,
-            "the startup probe ends before nats.give_up_after_ms",
+            "the startup probe ends before startup.wait_ms, or does not ask /readyz",
         );
     }
 

@@ -179,7 +179,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
         ("MUSTER__DATABASE__URL_FILE", url.replace(":", MARK)),
     ] {
         let file = setting.services.directory.secret_file("wrong", &text)?;
-        let other = loud.with(variable, file.display().to_string());
+        let other = loud.with(variable, file.display().to_string()).with("MUSTER__STARTUP__WAIT_MS", "0");
         for command in ["serve", "check"] {
             let output = other.run(command).await?;
             ensure!(!output.status.success(), "{variable}: {command}");
