@@ -9,6 +9,7 @@
 mod badge;
 mod community;
 mod cursor;
+mod erasure;
 mod event;
 mod id;
 mod limit;
@@ -27,6 +28,7 @@ mod transport;
 pub use badge::{Award, Awarder, Badge, BadgeKind, KindCount, Reason};
 pub use community::{CommunityName, Stats, TierCount};
 pub use cursor::{Cursor, CursorError, CursorKey, CursorScope};
+pub use erasure::{ErasedPerson, ErasedPersonError, ErasureKey, KeyFingerprint};
 pub use event::{
     Effect, Event, EventTime, EventTimeError, EventType, GuildEffect, MaxClockSkew, MemberEffect, Role,
     TimeBounds,

@@ -7,9 +7,10 @@ use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, Bool, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
-use muster_domain::{CommunityId, Effect, Event, EventType, GuildId, Stripe, TierPolicy};
+use muster_domain::{CommunityId, Effect, ErasureKey, Event, EventType, GuildId, Stripe, TierPolicy};
 use uuid::Uuid;
 
+use crate::erasure::Erased;
 use crate::fold::{Changes, CommunityChange, newer};
 use crate::lock::{self, Locked};
 use crate::statement::{self, Statement};
@@ -45,7 +46,11 @@ impl Store {
         }
         let guilds: BTreeSet<GuildId> = events.iter().map(|event| event.guild.clone()).collect();
         let communities = self.communities_ensure(guilds).await?;
-        self.write("events_apply", move |connection| apply(connection, communities, events).boxed()).await
+        let key = self.erasure_key().clone();
+        self.write("events_apply", move |connection| {
+            async move { apply(connection, &key, communities, events).await }.boxed()
+        })
+        .await
     }
 
     /// Forgets up to 1000 ids of events that were applied longer ago than `age`, and answers how many. An event that comes
@@ -73,7 +78,7 @@ impl Store {
 
     /// Finds the communities of these chat servers. Those that are not known yet are made, in a transaction of its own: it
     /// holds no lock that another could wait for while this waits for the other's.
-    async fn communities_ensure(
+    pub(crate) async fn communities_ensure(
         &self,
         guilds: BTreeSet<GuildId>,
     ) -> Result<HashMap<GuildId, CommunityId>, Error> {
@@ -130,6 +135,7 @@ impl Store {
 
 async fn apply(
     connection: &mut AsyncPgConnection,
+    key: &ErasureKey,
     communities: HashMap<GuildId, CommunityId>,
     events: Vec<Event>,
 ) -> Result<Applied, Error> {
@@ -150,6 +156,7 @@ async fn apply(
     if events.is_empty() {
         return Ok(applied);
     }
+    let erased = Erased::find(connection, key, &events).await?;
     let mut touched = BTreeSet::new();
     let mut changes = Changes::default();
     for (community, event) in events {
@@ -159,7 +166,12 @@ async fn apply(
             *duplicates = duplicates.saturating_sub(1);
         }
         touched.insert(community);
-        changes.take(community, event);
+        if let Some(event) = erased.admit(community, event) {
+            changes.take(community, event);
+        }
+    }
+    for ((community, user), change) in &mut changes.members {
+        change.was_erased = erased.holds(*community, user.as_str());
     }
     let members = member::change(connection, changes.members.into_iter().collect()).await?;
     let locked = lock::communities(connection, &touched).await?;

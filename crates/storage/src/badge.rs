@@ -6,7 +6,6 @@ use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use muster_domain::{
     Award, Awarder, Badge, BadgeKind, CommunityId, Cursor, KindCount, Page, PageLimit, ProfileId, Reason,
-    UserId,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -363,22 +362,28 @@ pub(crate) async fn turn(
     Ok(())
 }
 
-/// Removes a person's id as the awarder of others' badges.
+/// Removes a person's id as the awarder of others' badges: from all of them, or those awarded or revoked up to `until`.
+/// Every stripe of the community is locked.
 pub(crate) async fn forget_awarder(
     connection: &mut AsyncPgConnection,
     community: CommunityId,
-    person: &UserId,
+    id: &str,
+    until: Option<OffsetDateTime>,
 ) -> Result<(), Error> {
     const MENTIONS: [&str; 3] = [
         "UPDATE badges AS b SET awarded_by = NULL FROM badge_ops AS o
-         WHERE o.community_id = $1 AND o.by = $2 AND o.award AND b.community_id = $1 AND b.badge_id = o.op_id",
+         WHERE o.community_id = $1 AND o.by = $2 AND o.award AND ($3 IS NULL OR o.at <= $3)
+             AND b.community_id = $1 AND b.badge_id = o.op_id",
         "UPDATE badges AS b SET revoked_by = NULL FROM badge_ops AS o
-         WHERE o.community_id = $1 AND o.by = $2 AND NOT o.award
-             AND b.community_id = $1 AND b.profile_id = o.profile_id AND b.kind = o.kind AND b.revoked_by = $2",
-        "UPDATE badge_ops SET by = NULL WHERE community_id = $1 AND by = $2",
+         WHERE o.community_id = $1 AND o.by = $2 AND NOT o.award AND ($3 IS NULL OR o.at <= $3)
+             AND b.community_id = $1 AND b.profile_id = o.profile_id AND b.kind = o.kind AND b.revoked_by = $2
+             AND b.revoked_at = o.at",
+        "UPDATE badge_ops SET by = NULL WHERE community_id = $1 AND by = $2 AND ($3 IS NULL OR at <= $3)",
     ];
     for sql in MENTIONS {
-        let update = in_community(sql, community).bind::<Text, _>(person.as_str().to_owned());
+        let update = in_community(sql, community)
+            .bind::<Text, _>(id.to_owned())
+            .bind::<Nullable<Timestamptz>, _>(until);
         statement::execute(connection, update).await?;
     }
     Ok(())

@@ -65,6 +65,8 @@ pub(crate) struct MemberChange {
     pub(crate) hidden: Option<bool>,
     /// Whether the tier is to be looked at even where nothing else changes, for a new policy.
     pub(crate) settle: bool,
+    /// Whether the person was erased before all of this: a profile that is made of it is not seen until they join.
+    pub(crate) was_erased: bool,
 }
 
 /// An award or a revocation.

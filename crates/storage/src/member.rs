@@ -151,7 +151,8 @@ impl Member {
     ) -> Self {
         let row = stored.as_ref();
         let presence = newer(&change.has_left, row.and_then(|row| row.presence_at.zip(row.presence_event)));
-        let has_left = presence.map_or(row.is_some_and(|row| row.has_left), |(_, has_left)| *has_left);
+        let stays_away = row.map_or(change.was_erased, |row| row.has_left);
+        let has_left = presence.map_or(stays_away, |(_, has_left)| *has_left);
         let hidden = change.hidden.unwrap_or(row.is_some_and(|row| row.hidden));
         let earliest =
             |joined: OffsetDateTime, at: Option<OffsetDateTime>| at.map_or(joined, |at| joined.min(at));

@@ -16,7 +16,7 @@ use crate::error::Missing;
 use crate::fold::MemberChange;
 use crate::ranking::micros;
 use crate::statement::{self, Statement};
-use crate::{Error, badge, lock, member};
+use crate::{Error, erasure, lock, member};
 
 /// The columns of a [`ProfileRow`], of `profiles AS p` and `scores AS s`.
 macro_rules! profile_columns {
@@ -234,46 +234,22 @@ impl Community {
     }
 
     /// Erases a person: names, ids, wallet, roles, badges, history and scores are removed, and every count follows. What
-    /// stays is a row without content, so that ids given out before are known to be gone. A later event of the same
-    /// person makes a new profile.
+    /// stays is a row without content, so that ids given out before are known to be gone, and a keyed hash of the person
+    /// with the time, so that no event dated until now has an effect on them any more. An event dated later makes a new
+    /// profile, which is seen once the person joins.
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such profile, or it was erased before.
     pub async fn profile_erase(&self, id: ProfileId) -> Result<(), Error> {
-        let community = self.id;
+        let (community, key) = (self.id, self.store.erasure_key().clone());
         self.store
             .write("profile_erase", move |connection| {
                 async move {
                     // Whom the person awarded may be anybody.
                     let held = lock::all_members(connection, community).await?;
                     let person = profile_held(connection, community, id).await?;
-                    // Out of sight first: everything that counts the person follows.
-                    let change = MemberChange { hidden: Some(true), ..MemberChange::default() };
-                    member::change_known(connection, &held, community, vec![(id, change)]).await?;
-                    const ERASURES: [&str; 5] = [
-                        "DELETE FROM badges WHERE community_id = $1 AND profile_id = $2",
-                        "DELETE FROM badge_ops WHERE community_id = $1 AND profile_id = $2",
-                        "DELETE FROM tier_changes WHERE community_id = $1 AND profile_id = $2",
-                        "DELETE FROM activity_adds WHERE community_id = $1 AND profile_id = $2",
-                        "UPDATE profiles SET user_id = NULL, wallet = NULL, username = NULL, username_key = NULL,
-                             username_at = NULL, username_event = NULL, nick = NULL, nick_key = NULL, nick_at = NULL,
-                             nick_event = NULL, roles = '{}', presence_at = NULL, presence_event = NULL, tier = NULL,
-                             joined_at = 'epoch', badge_count = 0, erased_at = now()
-                         WHERE community_id = $1 AND profile_id = $2",
-                    ];
-                    for sql in ERASURES {
-                        let erasure = in_community(sql, community).bind::<SqlUuid, _>(id.get());
-                        statement::execute(connection, erasure).await?;
-                    }
-                    let scores = in_community(
-                        "UPDATE scores SET conviction = 0, conviction_at = NULL, conviction_event = NULL, activity = 0,
-                             activity_at = NULL, activity_event = NULL, last_active_at = NULL
-                         WHERE community_id = $1 AND profile_id = $2",
-                        community,
-                    )
-                    .bind::<SqlUuid, _>(id.get());
-                    statement::execute(connection, scores).await?;
-                    badge::forget_awarder(connection, community, &person.user_id).await
+                    let now = erasure::remember(connection, &key, community, &person.user_id).await?;
+                    erasure::erase(connection, &held, community, id, &person.user_id, (now, None)).await
                 }
                 .boxed()
             })

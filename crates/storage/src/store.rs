@@ -8,7 +8,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use moka::future::Cache;
-use muster_domain::{CommunityId, CommunityName, CursorKey, GuildId, Limit, PseudonymKey};
+use muster_domain::{CommunityId, CommunityName, CursorKey, ErasureKey, GuildId, Limit, PseudonymKey};
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
@@ -33,6 +33,7 @@ struct Inner {
     config: StoreConfig,
     cursor_key: CursorKey,
     pseudonym_key: PseudonymKey,
+    erasure_key: ErasureKey,
     policies: Cache<CommunityId, Arc<Policy>>,
 }
 
@@ -117,20 +118,14 @@ impl Store {
     pub async fn open(config: StoreConfig) -> Result<Self, Error> {
         crate::migration::check(&config).await?;
         let pool = config.pool()?;
-        let (cursor_key, pseudonym_key) = {
+        let (cursor_key, pseudonym_key, erasure_key) = {
             let mut connection = acquire(&pool).await?;
-            let found: Option<SecretRow> = statement::optional(
-                &mut connection,
-                Statement::new("SELECT secret FROM signing_keys WHERE purpose = 'cursor'"),
-            )
-            .await?;
-            let secret = found.ok_or_else(|| Error::defect("the cursor's signing key is missing"))?.secret;
-            let secret: [u8; 32] =
-                secret.try_into().map_err(|_| Error::defect("the cursor's signing key is not 32 bytes"))?;
-            (CursorKey::new(secret), PseudonymKey::derive(secret))
+            let cursor = secret(&mut connection, "cursor").await?;
+            let erasures = secret(&mut connection, "erasures").await?;
+            (CursorKey::new(cursor), PseudonymKey::derive(cursor), ErasureKey::new(erasures))
         };
         let policies = Cache::builder().max_capacity(POLICIES).time_to_live(POLICY_AGE).build();
-        Ok(Self(Arc::new(Inner { pool, config, cursor_key, pseudonym_key, policies })))
+        Ok(Self(Arc::new(Inner { pool, config, cursor_key, pseudonym_key, erasure_key, policies })))
     }
 
     /// The view of one community.
@@ -195,6 +190,12 @@ impl Store {
     #[must_use]
     pub fn pseudonyms(&self) -> &PseudonymKey {
         &self.0.pseudonym_key
+    }
+
+    /// The key under which erased persons are remembered; the same for all that use this database or a backup of it.
+    #[must_use]
+    pub fn erasure_key(&self) -> &ErasureKey {
+        &self.0.erasure_key
     }
 
     pub(crate) fn cursor_key(&self) -> &CursorKey {
@@ -369,6 +370,16 @@ where
             Err(_) => Err(Error::Unavailable(error.into())),
         },
     }
+}
+
+/// The deployment's secret for a purpose.
+async fn secret(connection: &mut AsyncPgConnection, purpose: &'static str) -> Result<[u8; 32], Error> {
+    let find = Statement::new("SELECT secret FROM signing_keys WHERE purpose = $1").bind::<Text, _>(purpose);
+    let found: Option<SecretRow> = statement::optional(connection, find).await?;
+    let found =
+        found.ok_or_else(|| Error::defect(format!("there is no signing key for the purpose {purpose}")))?;
+    let wrong = |_| Error::defect(format!("the signing key for the purpose {purpose} is not 32 bytes"));
+    found.secret.try_into().map_err(wrong)
 }
 
 async fn acquire(pool: &Pool<AsyncPgConnection>) -> Result<Object<AsyncPgConnection>, Error> {

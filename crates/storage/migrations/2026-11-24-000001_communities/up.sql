@@ -4,7 +4,7 @@
 -- time and then by id; a value is replaced only by a later event's, so arrival order does not matter.
 CREATE TABLE communities (
     community_id uuid PRIMARY KEY,
-    guild_id text COLLATE "C" UNIQUE,
+    guild_id text COLLATE "C" NOT NULL UNIQUE,
     name text,
     name_at timestamptz,
     name_event uuid,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use muster_domain::{Event, GuildId, ProfileId, TierPolicy, Wallet};
-use muster_storage::{Community, Error, Missing, Store};
+use muster_domain::{Effect, Event, GuildId, ProfileId, TierPolicy, Wallet};
+use muster_storage::{Community, Erasure, Error, Missing, Store};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 use tokio_postgres::Client;
@@ -11,8 +11,10 @@ use uuid::Uuid;
 
 use crate::support::consistency;
 use crate::support::database::Database;
-use crate::support::events::{Drawn, GUILDS, USERS, drawn, guild, kind, policy, user, view};
-use crate::support::reference::{GuildState, end_state, stored_state};
+use crate::support::events::{
+    Drawn, GUILDS, START, USERS, drawn, event_time, guild, kind, policy, user, view,
+};
+use crate::support::reference::{Erasures, GuildState, end_state, stored_state};
 
 /// Events and how they arrive: the index of an event for each arrival, at least once each, and the sizes of batches.
 #[derive(Debug, Clone)]
@@ -142,7 +144,7 @@ fn shuffled_duplicated_and_concurrent_events_come_to_what_the_contract_says() {
             let counted = deliver(&setting.stores, arrivals.batches(&guilds)).await;
             prop_assert_eq!(counted, (events.len(), arrivals.order.len() - events.len()));
 
-            let expected = end_state(&events);
+            let expected = end_state(&events, &Erasures::new());
             let stored = setting.stored(&guilds).await;
             for (guild, stored) in guilds.iter().zip(&stored) {
                 prop_assert_eq!(stored.as_ref(), expected.get(guild));
@@ -164,6 +166,62 @@ fn shuffled_duplicated_and_concurrent_events_come_to_what_the_contract_says() {
             Ok(())
         })
     });
+}
+
+/// Whom of which guild is erased when, in milliseconds after the first event.
+fn erasures() -> impl Strategy<Value = Vec<(usize, u8, i64)>> {
+    proptest::collection::vec((0..GUILDS, 0..USERS, (0..40_i64).prop_map(|at| at * 4_000_000)), 1..20)
+}
+
+#[test]
+fn a_backup_that_is_told_of_erasures_and_reads_the_stream_again_holds_nothing_of_before_them() {
+    run(32, &(arrivals(1..300), erasures()), |runtime, setting, (arrivals, erased)| {
+        runtime.block_on(async {
+            let guilds = fresh_guilds();
+            let [store, _] = &setting.stores;
+            let date = |at: i64| event_time(START + at);
+            let (mut latest, mut list) = (Erasures::new(), Vec::new());
+            for (guild, number, at) in &erased {
+                let (guild, user, erased_at) = (guilds[*guild].clone(), user(*number), date(*at).date());
+                let last = latest.entry((guild.clone(), user.as_str().to_owned())).or_insert(erased_at);
+                *last = erased_at.max(*last);
+                let person = store.erasure_key().person(&guild, user.as_str());
+                list.push(Erasure { guild, person, erased_at });
+            }
+            // The backup holds what was before the first erasure, in whatever order it came.
+            let first = date(erased.iter().map(|(_, _, at)| *at).min().unwrap());
+            let mut backup = arrivals.batches(&guilds);
+            backup.iter_mut().for_each(|batch| batch.retain(|event| event.at <= first));
+            deliver(&setting.stores, backup).await;
+            for one in list.chunks(7) {
+                store.erasures_remember(one.to_vec()).await.unwrap();
+            }
+            for (guild, _) in latest.keys() {
+                view(store, guild).await.erasures_enforce().await.unwrap();
+            }
+            setting.client.batch_execute("TRUNCATE applied_events").await.unwrap();
+            // What the backup's ids would have kept from a second effect is left out here.
+            let mut stream = arrivals.batches(&guilds);
+            let is_new = |event: &Event| event.at > first || is_erased(&latest, event);
+            stream.iter_mut().for_each(|batch| batch.retain(is_new));
+            deliver(&setting.stores, stream).await;
+
+            let events: Vec<Event> = arrivals.events.iter().map(|event| event.event(&guilds)).collect();
+            let expected = end_state(&events, &latest);
+            for (guild, stored) in guilds.iter().zip(setting.stored(&guilds).await) {
+                prop_assert_eq!(stored.as_ref(), expected.get(guild));
+            }
+            consistency::check(&setting.client).await;
+            Ok(())
+        })
+    });
+}
+
+/// Whether an event is of one who was erased, at its time or later.
+fn is_erased(erasures: &Erasures, event: &Event) -> bool {
+    let Effect::Member { user, .. } = &event.effect else { return false };
+    let key = (event.guild.clone(), user.as_str().to_owned());
+    erasures.get(&key).is_some_and(|erased_at| event.at.date() <= *erased_at)
 }
 
 /// Tiers and counts of what is visible, as text.

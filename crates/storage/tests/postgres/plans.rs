@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use muster_domain::{
-    Cursor, Direction, DirectorySort, Event, GuildId, Lookup, MemberEffect, PageLimit, SearchQuery,
-    SuggestLimit, Tier,
+    Cursor, Direction, DirectorySort, ErasedPerson, Event, GuildId, Lookup, MemberEffect, PageLimit,
+    SearchQuery, SuggestLimit, Tier,
 };
 use muster_storage::{Community, DirectoryStart, Store};
 use tokio_postgres::Client;
@@ -105,6 +105,9 @@ async fn no_call_reads_more_than_its_page_asks_for() {
     let who = profile(&client, &community, &collector()).await;
     let some_nym = nym("Fremen 5 of 5");
     drop((community, store));
+    let erasures = "INSERT INTO erasures SELECT community_id, sha256(n::text::bytea), now()
+         FROM communities CROSS JOIN generate_series(1, 20000) AS n";
+    client.batch_execute(erasures).await.unwrap();
     client.batch_execute("ANALYZE").await.unwrap();
 
     let measured = Measured { database, client, guild: guild.clone() };
@@ -167,6 +170,10 @@ async fn no_call_reads_more_than_its_page_asks_for() {
     }
     let export = async |c: &Community| c.profile_export(who, limit, None).await.unwrap();
     measured.call("export", page + fixed, export).await;
+
+    let person = ErasedPerson::from([0x80; 32]);
+    let erasures = async |c: &Community| c.erasure_list(limit, Some(person)).await.unwrap();
+    assert_eq!(measured.call("erasures", page + fixed, erasures).await.len(), 10);
 
     // A write reads what it changes, the edges of the rank tiers and the ranks there.
     let write = 4 * rank + 4 * 69 + 500;

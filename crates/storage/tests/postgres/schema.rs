@@ -1,6 +1,6 @@
 //! The schema itself: the tenant leads every key, every reference has an index, and migrations go both ways.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use muster_storage::{Error, Store, migrate, migration_revert, migrations_check};
@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use crate::support::database::Database;
 
 /// How many migrations there are.
-const MIGRATIONS: usize = 8;
+const MIGRATIONS: usize = 9;
 
 async fn column(client: &Client, sql: &str) -> Vec<String> {
     client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
@@ -101,7 +101,7 @@ async fn migrations_go_up_and_down_and_up_to_the_same_schema() {
 async fn a_migration_gives_up_a_lock_before_others_wait_behind_it_for_long() {
     let database = Database::migrated().await;
     let (config, reader) = (database.config(), database.client().await);
-    reader.batch_execute("BEGIN; SELECT count(*) FROM applied_events").await.unwrap();
+    reader.batch_execute("BEGIN; SELECT count(*) FROM erasures").await.unwrap();
     let begun = Instant::now();
     let refused = migration_revert(&config).await;
     assert!(matches!(refused, Err(Error::Migration(_))), "{refused:?}");
@@ -131,11 +131,14 @@ async fn every_database_has_a_signing_key_of_its_own() {
         let database = Database::empty().await;
         migrate(&database.config()).await.unwrap();
         let client = database.client().await;
-        let row =
-            client.query_one("SELECT secret FROM signing_keys WHERE purpose = 'cursor'", &[]).await.unwrap();
-        row.get::<_, Vec<u8>>(0)
+        let rows = client.query("SELECT secret FROM signing_keys ORDER BY purpose", &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, Vec<u8>>(0)).collect::<Vec<_>>()
     };
-    let (one, other) = (secret().await, secret().await);
-    assert_eq!((one.len(), other.len()), (32, 32));
-    assert_ne!(one, other);
+    let keys = [secret().await, secret().await].concat();
+    assert_eq!(keys.iter().map(Vec::len).collect::<Vec<_>>(), [32; 4]);
+    assert_eq!(
+        keys.iter().collect::<HashSet<_>>().len(),
+        4,
+        "one of each database for cursors and one for erasures"
+    );
 }

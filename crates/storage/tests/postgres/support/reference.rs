@@ -62,22 +62,29 @@ struct Member {
     badges: Vec<BadgeState>,
 }
 
-/// The end state of `events`, which may come in any order and several times.
-pub(crate) fn end_state(events: &[Event]) -> BTreeMap<GuildId, GuildState> {
+/// When whom of which chat server was erased, at last.
+pub(crate) type Erasures = BTreeMap<(GuildId, String), OffsetDateTime>;
+
+/// The end state of `events`, which may come in any order and several times, and of erasures.
+pub(crate) fn end_state(events: &[Event], erasures: &Erasures) -> BTreeMap<GuildId, GuildState> {
     let mut ordered: Vec<&Event> = events.iter().collect();
     ordered.sort_by_key(|event| (event.at, event.id));
     let mut seen = BTreeSet::new();
     let mut guilds: BTreeMap<GuildId, Guild> = BTreeMap::new();
+    for (guild, _) in erasures.keys() {
+        guilds.entry(guild.clone()).or_default();
+    }
     for event in ordered {
         if seen.insert((event.guild.clone(), event.id)) {
-            guilds.entry(event.guild.clone()).or_default().apply(event);
+            guilds.entry(event.guild.clone()).or_default().apply(event, erasures);
         }
     }
     guilds.into_iter().map(|(id, guild)| (id, guild.state())).collect()
 }
 
 impl Guild {
-    fn apply(&mut self, event: &Event) {
+    fn apply(&mut self, event: &Event, erasures: &Erasures) {
+        let erased = |id: &str| erasures.get(&(event.guild.clone(), id.to_owned()));
         match &event.effect {
             Effect::Guild(GuildEffect::Join { name }) => {
                 self.name = Some(name.clone());
@@ -87,8 +94,19 @@ impl Guild {
             Effect::Guild(GuildEffect::Leave) => self.has_left = true,
             Effect::Member { user, effect } => {
                 let at = event.at.date();
-                let member = self.members.entry(user.clone()).or_insert_with(|| Member::seen(at));
-                member.apply(event.id.get(), at, effect);
+                let is_of_before = |id: &str| erased(id).is_some_and(|erased_at| at <= *erased_at);
+                if is_of_before(user.as_str()) {
+                    return;
+                }
+                let mut effect = effect.clone();
+                if let MemberEffect::BadgeAward { by, .. } | MemberEffect::BadgeRevoke { by, .. } =
+                    &mut effect
+                {
+                    by.take_if(|by| is_of_before(by.as_str()));
+                }
+                let returned = erased(user.as_str()).is_some();
+                let member = self.members.entry(user.clone()).or_insert_with(|| Member::seen(at, returned));
+                member.apply(event.id.get(), at, &effect);
             }
         }
     }
@@ -116,14 +134,15 @@ impl Guild {
 }
 
 impl Member {
-    fn seen(at: OffsetDateTime) -> Self {
+    /// One who was erased before is not there until they join.
+    fn seen(at: OffsetDateTime, has_left: bool) -> Self {
         Self {
             username: None,
             nick: None,
             roles: Vec::new(),
             seen: at,
             joined: None,
-            has_left: false,
+            has_left,
             conviction: Conviction::default(),
             activity: Activity::default(),
             last_active: None,

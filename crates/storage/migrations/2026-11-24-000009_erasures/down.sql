@@ -1,0 +1,2 @@
+DELETE FROM signing_keys WHERE purpose = 'erasures';
+DROP TABLE erasures;
