@@ -8,6 +8,7 @@ use muster_messaging::replicas::ReplicaError;
 use muster_messaging::service::{ServeError, StopError};
 
 use crate::descriptors;
+use crate::erasures::ListError;
 use crate::settings::SettingsError;
 use crate::signals::Received;
 
@@ -38,6 +39,8 @@ pub(crate) enum Failure {
     DeadLetters(#[from] DeadLetterError),
     #[error("{failed} of {of} dead letters stay as they were")]
     DeadLettersLeft { failed: usize, of: usize },
+    #[error(transparent)]
+    Erasures(#[from] ListError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("the answer is an error")]

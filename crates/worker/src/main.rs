@@ -6,6 +6,7 @@ mod check;
 mod connect;
 mod deadletters;
 mod descriptors;
+mod erasures;
 mod failure;
 mod health;
 mod http;
@@ -69,6 +70,11 @@ enum Command {
     Deadletters {
         #[command(subcommand)]
         action: deadletters::Action,
+    },
+    /// Exports the list of erasures, or applies one to a database that was restored from an older backup.
+    Erasures {
+        #[command(subcommand)]
+        action: erasures::Action,
     },
     /// Compares every kept count with what plain counting comes to, while the workers go on; exit code 3 when something
     /// drifted and was not repaired.
@@ -196,6 +202,7 @@ async fn run(file: Option<&Path>, command: Command, log: &LogQueue) -> Result<()
             check::check(file).await
         }
         Command::Deadletters { action } => deadletters::run(&settings, &action).await,
+        Command::Erasures { action } => erasures::run(&settings, &action).await,
         Command::Pseudonym { ids } => {
             let store = muster_storage::Store::open(connect::configure(&settings)?.database).await?;
             for id in &ids {

@@ -6,6 +6,7 @@
 mod command_line;
 mod contract;
 mod dead_letters;
+mod erasures;
 mod faults;
 mod http;
 mod log_queue;

@@ -119,6 +119,12 @@ impl Guild {
         Event { id, at: EventTime::parse(self.at, times).unwrap(), guild: self.id.clone(), effect }
     }
 
+    /// Goes on from now, the clock of the servers.
+    pub(crate) fn is_now(&mut self) -> &mut Self {
+        self.at = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap();
+        self
+    }
+
     pub(crate) fn join_guild(&mut self) -> Event {
         self.event(Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Sietch Tabr").unwrap() }))
     }
