@@ -1,9 +1,10 @@
-//! Whatever stands in a PEM file: success is never empty and never more than the file held, and no error quotes it.
+//! Whatever stands in a PEM file: it is read whole or refused, success is never empty and never more than the file held, and
+//! no error quotes it.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use muster_messaging::tls::certificate::Certificate;
-use muster_messaging::tls::pem::{MAX_PEM, PemError, read_certificates, read_private_key};
+use muster_messaging::tls::pem::{MAX_PEM, PemError, Purpose, read};
 
 /// What the bytes 0 to 7 stand for, so that no corpus needs to hold anything that looks like a key.
 const LABELS: [(&str, &str); 8] = [
@@ -27,34 +28,34 @@ fuzz_target!(|data: &[u8]| {
     }
     let count = |wanted: &str| pem.windows(wanted.len()).filter(|part| *part == wanted.as_bytes()).count();
 
-    match read_certificates(&pem) {
-        Ok(chain) => {
-            assert!(pem.len() <= MAX_PEM);
-            assert!(!chain.is_empty());
-            assert!(chain.len() <= count("BEGIN CERTIFICATE"));
-            assert!(chain.iter().map(|der| der.len()).sum::<usize>() <= pem.len());
-            for der in &chain {
-                if let Ok(facts) = Certificate::parse(der) {
-                    assert!(facts.names.len() <= 100 && facts.fingerprint.len() == 64);
+    for purpose in [Purpose::Authorities, Purpose::Chain, Purpose::Key] {
+        match read(&pem, purpose) {
+            Ok(blocks) => {
+                assert!(pem.len() <= MAX_PEM);
+                let all = blocks.certificates.len() + blocks.keys.len() + blocks.parameters;
+                assert_eq!(all, count("-----BEGIN "), "every block is read");
+                match purpose {
+                    Purpose::Authorities => assert!(!blocks.certificates.is_empty() && blocks.keys.is_empty()),
+                    Purpose::Chain => assert!(!blocks.certificates.is_empty()),
+                    Purpose::Key => assert_eq!(blocks.keys.len(), 1),
+                }
+                let certificates = blocks.certificates.iter().map(|(_, der)| der.len());
+                let keys = blocks.keys.iter().map(|(_, key)| key.secret_der().len());
+                assert!(certificates.chain(keys).sum::<usize>() <= pem.len());
+                for (_, der) in &blocks.certificates {
+                    if let Ok(facts) = Certificate::parse(der) {
+                        assert!(facts.names.len() <= 100 && facts.fingerprint.len() == 64);
+                    }
                 }
             }
+            Err(error) => assert_quotes_nothing(&error, &pem),
         }
-        Err(error) => assert_quotes_nothing(&error, &pem),
-    }
-    match read_private_key(&pem) {
-        Ok(key) => {
-            assert!(pem.len() <= MAX_PEM);
-            assert!(key.secret_der().len() <= pem.len());
-            assert!(count("PRIVATE KEY") >= 1);
-        }
-        Err(error) => assert_quotes_nothing(&error, &pem),
     }
 
     // A file over the bound is refused unread, whatever it begins with.
     if data.first() == Some(&b'#') {
         pem.resize(MAX_PEM + 1, b'\n');
-        assert!(matches!(read_certificates(&pem), Err(PemError::TooLarge)));
-        assert!(matches!(read_private_key(&pem), Err(PemError::TooLarge)));
+        assert!(matches!(read(&pem, Purpose::Chain), Err(PemError::TooLarge)));
     }
 });
 

@@ -8,6 +8,8 @@ use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::key::KeyKind;
+
 /// The most names of a certificate that are kept.
 const MAX_NAMES: usize = 100;
 
@@ -26,6 +28,8 @@ pub struct Certificate {
     pub not_before: OffsetDateTime,
     /// Until when it is valid.
     pub not_after: OffsetDateTime,
+    /// What kind of key it certifies.
+    pub key: KeyKind,
     /// The SHA-256 of its DER form, in hexadecimal.
     pub fingerprint: String,
 }
@@ -34,9 +38,12 @@ impl Certificate {
     /// Reads the facts of a certificate in DER form; its signature is not looked at.
     ///
     /// # Errors
-    /// [`NotX509`] when it is no X.509 certificate.
+    /// [`NotX509`] when it is no X.509 certificate, or more than one.
     pub fn parse(der: &CertificateDer<'_>) -> Result<Self, NotX509> {
-        let (_, parsed) = X509Certificate::from_der(der).map_err(|_| NotX509)?;
+        let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| NotX509)?;
+        if !rest.is_empty() {
+            return Err(NotX509);
+        }
         let names = parsed.subject_alternative_name().ok().flatten().map_or_else(Vec::new, |extension| {
             extension.value.general_names.iter().filter_map(name).take(MAX_NAMES).collect()
         });
@@ -47,6 +54,7 @@ impl Certificate {
             serial: hex(parsed.raw_serial()),
             not_before: parsed.validity().not_before.to_datetime(),
             not_after: parsed.validity().not_after.to_datetime(),
+            key: KeyKind::of_certificate(parsed.public_key()),
             fingerprint: hex(&Sha256::digest(der)),
         })
     }

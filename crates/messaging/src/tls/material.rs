@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -13,11 +12,15 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, InconsistentKeys, RootCertStore, SignatureScheme,
+};
 use time::OffsetDateTime;
 
 use super::certificate::Certificate;
-use super::pem::{self, MAX_PEM, PemError};
+use super::file::{self, FileError};
+use super::key::{self, KeyKind};
+use super::pem::{self, Blocks, MAX_PEM, PemError, Purpose};
 
 /// The most peers whose certificates are remembered, and the most certificates of one chain beside the leaf.
 const MAX_PEERS: usize = 64;
@@ -136,6 +139,40 @@ pub struct Peer {
     pub version: Option<TlsVersion>,
 }
 
+/// What one file held. Shown, it counts the blocks by their kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileContents {
+    /// The file.
+    pub path: PathBuf,
+    /// What it was read for.
+    pub purpose: Purpose,
+    /// How many certificates it holds.
+    pub certificates: usize,
+    /// How many private keys it holds.
+    pub keys: usize,
+    /// How many blocks of parameters it holds.
+    pub parameters: usize,
+}
+
+impl fmt::Display for FileContents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = |number: usize, what: &str| match number {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            _ => Some(format!("{number} {what}s")),
+        };
+        let (certificates, keys) = (counted(self.certificates, "certificate"), counted(self.keys, "key"));
+        let (used, beside) = match self.purpose {
+            Purpose::Authorities | Purpose::Chain => (certificates, keys),
+            Purpose::Key => (keys, certificates),
+        };
+        f.write_str(&used.unwrap_or_default())?;
+        let unused: Vec<_> =
+            beside.into_iter().chain(counted(self.parameters, "block of parameters")).collect();
+        if unused.is_empty() { Ok(()) } else { write!(f, "; not used here: {}", unused.join(", ")) }
+    }
+}
+
 /// What one reading of the files gave.
 #[derive(Debug, Clone)]
 struct Current {
@@ -143,14 +180,61 @@ struct Current {
     identity: Option<Arc<CertifiedKey>>,
     authorities: Vec<Certificate>,
     own: Vec<Certificate>,
+    contents: Vec<FileContents>,
+    unused: Vec<Unused>,
+}
+
+/// A certificate that was read and is of no use, beside others that are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: the certificate of {} in line {line} {why}", path.display(), certificate.subject)]
+pub struct Unused {
+    /// The file.
+    pub path: PathBuf,
+    /// The line that it begins in.
+    pub line: usize,
+    /// The certificate.
+    pub certificate: Certificate,
+    /// Why.
+    pub why: WhyUnused,
+}
+
+/// Why a certificate is of no use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WhyUnused {
+    /// It is past its end, or before its beginning.
+    Expired {
+        /// From when it is valid.
+        not_before: OffsetDateTime,
+        /// Until when it is valid.
+        not_after: OffsetDateTime,
+    },
+    /// It is an authority's, and what is signed with its kind of key cannot be verified.
+    Key(KeyKind),
+}
+
+impl fmt::Display for WhyUnused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Expired { not_before, not_after } => write!(
+                f,
+                "is valid from {not_before} to {not_after} only: it is passed over, and may be taken out"
+            ),
+            Self::Key(kind) => {
+                write!(
+                    f,
+                    "has a key of {kind}, which is not supported: nothing that it has signed is accepted"
+                )
+            }
+        }
+    }
 }
 
 impl Material {
     /// Reads the files and makes a client configuration of them.
     ///
     /// # Errors
-    /// [`MaterialError`] when a file cannot be read, does not parse, has expired, or key and certificate do not belong
-    /// together.
+    /// [`MaterialError`] when a file cannot be read whole, when no authority or not the leaf is within its dates, or when
+    /// key and certificate do not belong together. What is of no use beside what is, is [`Material::unused`].
     pub fn load(files: &TlsFiles, minimum: MinimumVersion) -> Result<Self, MaterialError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let current = read(files, &provider, OffsetDateTime::now_utc())?;
@@ -226,6 +310,28 @@ impl Material {
         self.shared.current().own
     }
 
+    /// The certificates of [`Material::authorities`] and of [`Material::own`] without those that are of no use.
+    #[must_use]
+    pub fn in_use(&self) -> (Vec<Certificate>, Vec<Certificate>) {
+        let Current { authorities, own, unused, .. } = self.shared.current();
+        let used = |all: Vec<Certificate>| -> Vec<Certificate> {
+            all.into_iter().filter(|one| unused.iter().all(|unused| unused.certificate != *one)).collect()
+        };
+        (used(authorities), used(own))
+    }
+
+    /// What each of the files held.
+    #[must_use]
+    pub fn contents(&self) -> Vec<FileContents> {
+        self.shared.current().contents
+    }
+
+    /// Certificates of the files that are of no use, which whoever keeps the files is to be told of.
+    #[must_use]
+    pub fn unused(&self) -> Vec<Unused> {
+        self.shared.current().unused
+    }
+
     /// The servers that were accepted, each with what it showed last, by name: at most 64.
     #[must_use]
     pub fn peers(&self) -> Vec<Peer> {
@@ -272,8 +378,9 @@ fn read(
     provider: &Arc<CryptoProvider>,
     now: OffsetDateTime,
 ) -> Result<Current, MaterialError> {
+    let mut reading = Reading { now, contents: Vec::new(), unused: Vec::new() };
     let (roots, authorities) = match &files.ca {
-        Some(path) => private_roots(path, now)?,
+        Some(path) => reading.private_roots(path)?,
         None => (system_roots()?, Vec::new()),
     };
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
@@ -281,78 +388,132 @@ fn read(
         .map_err(MaterialError::Roots)?;
     let (identity, own) = match (&files.certificate, &files.key) {
         (Some(certificate), Some(key)) => {
-            let (identity, own) = identity(certificate, key, provider, now)?;
+            let (identity, own) = reading.identity(certificate, key, provider)?;
             (Some(Arc::new(identity)), own)
         }
         (None, None) => (None, Vec::new()),
         (Some(_), None) => return Err(MaterialError::Half { given: "certificate", missing: "key" }),
         (None, Some(_)) => return Err(MaterialError::Half { given: "key", missing: "certificate" }),
     };
-    Ok(Current { verifier, identity, authorities, own })
+    let Reading { contents, unused, .. } = reading;
+    Ok(Current { verifier, identity, authorities, own, contents, unused })
 }
 
-fn private_roots(
-    path: &Path,
+/// One reading of all files, and what is to be said of it.
+struct Reading {
     now: OffsetDateTime,
-) -> Result<(RootCertStore, Vec<Certificate>), MaterialError> {
-    let certificates = pem::read_certificates(&file(path)?).map_err(|cause| pem_error(path, cause))?;
-    let mut roots = RootCertStore::empty();
-    let mut authorities = Vec::with_capacity(certificates.len());
-    for der in certificates {
-        let facts = Certificate::parse(&der).map_err(|_| MaterialError::NotX509 { path: path.to_owned() })?;
-        // webpki takes a trust anchor for what it is, whatever its dates say.
-        if facts.is_valid_at(now) {
-            roots.add(der).map_err(|cause| MaterialError::Certificate { path: path.to_owned(), cause })?;
+    contents: Vec<FileContents>,
+    unused: Vec<Unused>,
+}
+
+impl Reading {
+    fn blocks(&mut self, path: &Path, purpose: Purpose) -> Result<Blocks, MaterialError> {
+        let bytes = file::read(path, MAX_PEM)
+            .map_err(|cause| MaterialError::Unreadable { path: path.to_owned(), cause })?;
+        let blocks = pem::read(&bytes, purpose)
+            .map_err(|cause| MaterialError::Pem { path: path.to_owned(), cause })?;
+        self.contents.push(FileContents {
+            path: path.to_owned(),
+            purpose,
+            certificates: blocks.certificates.len(),
+            keys: blocks.keys.len(),
+            parameters: blocks.parameters,
+        });
+        Ok(blocks)
+    }
+
+    fn unused(&mut self, path: &Path, line: usize, certificate: &Certificate, why: WhyUnused) {
+        self.unused.push(Unused { path: path.to_owned(), line, certificate: certificate.clone(), why });
+    }
+
+    fn private_roots(&mut self, path: &Path) -> Result<(RootCertStore, Vec<Certificate>), MaterialError> {
+        let certificates = self.blocks(path, Purpose::Authorities)?.certificates;
+        let mut roots = RootCertStore::empty();
+        let mut authorities = Vec::with_capacity(certificates.len());
+        let mut unsupported = None;
+        for (line, der) in certificates {
+            let facts = Certificate::parse(&der)
+                .map_err(|_| MaterialError::NotX509 { path: path.to_owned(), line })?;
+            // webpki takes a trust anchor for what it is, whatever its dates say.
+            if !facts.is_valid_at(self.now) {
+                self.unused(path, line, &facts, expired(&facts));
+            } else if !facts.key.can_verify() {
+                unsupported.get_or_insert_with(|| facts.key.clone());
+                self.unused(path, line, &facts, WhyUnused::Key(facts.key.clone()));
+            } else {
+                roots.add(der).map_err(|cause| MaterialError::Certificate {
+                    path: path.to_owned(),
+                    line,
+                    cause,
+                })?;
+            }
+            authorities.push(facts);
         }
-        authorities.push(facts);
+        match (authorities.first(), unsupported) {
+            (_, Some(kind)) if roots.is_empty() => {
+                Err(MaterialError::AuthorityKey { path: path.to_owned(), kind })
+            }
+            (Some(first), None) if roots.is_empty() => Err(MaterialError::expired(path, first)),
+            _ => Ok((roots, authorities)),
+        }
     }
-    match authorities.first() {
-        Some(first) if roots.is_empty() => Err(MaterialError::expired(path, first)),
-        _ => Ok((roots, authorities)),
+
+    fn identity(
+        &mut self,
+        certificate: &Path,
+        key: &Path,
+        provider: &CryptoProvider,
+    ) -> Result<(CertifiedKey, Vec<Certificate>), MaterialError> {
+        let (lines, chain): (Vec<usize>, Vec<CertificateDer<'static>>) =
+            self.blocks(certificate, Purpose::Chain)?.certificates.into_iter().unzip();
+        let Some((_, private)) = self.blocks(key, Purpose::Key)?.keys.pop() else {
+            return Err(MaterialError::Pem { path: key.to_owned(), cause: PemError::NoKey });
+        };
+        let mut facts = Vec::with_capacity(chain.len());
+        for (line, der) in lines.into_iter().zip(&chain) {
+            let found = Certificate::parse(der)
+                .map_err(|_| MaterialError::NotX509 { path: certificate.to_owned(), line })?;
+            match (found.is_valid_at(self.now), facts.is_empty()) {
+                (true, _) => {}
+                (false, true) => return Err(MaterialError::expired(certificate, &found)),
+                // Whoever verifies the chain may know another path from the leaf.
+                (false, false) => self.unused(certificate, line, &found, expired(&found)),
+            }
+            facts.push(found);
+        }
+        let kind = KeyKind::of_private(&private);
+        let signing = provider.key_provider.load_private_key(private).map_err(|_| {
+            let path = key.to_owned();
+            match kind.can_sign() {
+                true => MaterialError::BrokenKey { path, kind },
+                false => MaterialError::UnsupportedKey { path, kind },
+            }
+        })?;
+        let identity = CertifiedKey::new(chain, signing);
+        match identity.keys_match() {
+            // The provider knows the public half of every key that it takes; should it not, the server tells.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok((identity, facts)),
+            Err(cause) => Err(MaterialError::mismatch(certificate, key, &identity, cause)),
+        }
     }
+}
+
+const fn expired(certificate: &Certificate) -> WhyUnused {
+    WhyUnused::Expired { not_before: certificate.not_before, not_after: certificate.not_after }
 }
 
 fn system_roots() -> Result<RootCertStore, MaterialError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() { Err(MaterialError::NoSystemRoots) } else { Ok(roots) }
-}
-
-fn identity(
-    certificate: &Path,
-    key: &Path,
-    provider: &CryptoProvider,
-    now: OffsetDateTime,
-) -> Result<(CertifiedKey, Vec<Certificate>), MaterialError> {
-    let chain = pem::read_certificates(&file(certificate)?).map_err(|cause| pem_error(certificate, cause))?;
-    let private = pem::read_private_key(&file(key)?).map_err(|cause| pem_error(key, cause))?;
-    let facts: Vec<Certificate> = chain
-        .iter()
-        .map(Certificate::parse)
-        .collect::<Result<_, _>>()
-        .map_err(|_| MaterialError::NotX509 { path: certificate.to_owned() })?;
-    if let Some(bad) = facts.iter().find(|facts| !facts.is_valid_at(now)) {
-        return Err(MaterialError::expired(certificate, bad));
+    let (_, ignored) = roots.add_parsable_certificates(found.certs);
+    if ignored > 0 || !found.errors.is_empty() {
+        tracing::warn!(
+            ignored,
+            errors = found.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+            "not all of the system's trusted authorities can be used"
+        );
     }
-    let identity = CertifiedKey::from_der(chain, private, provider).map_err(|cause| MaterialError::Key {
-        certificate: certificate.to_owned(),
-        key: key.to_owned(),
-        cause,
-    })?;
-    Ok((identity, facts))
-}
-
-fn file(path: &Path) -> Result<Vec<u8>, MaterialError> {
-    let unreadable = |cause| MaterialError::Unreadable { path: path.to_owned(), cause };
-    let bound = u64::try_from(MAX_PEM).unwrap_or(u64::MAX).saturating_add(1);
-    let mut bytes = Vec::new();
-    std::fs::File::open(path).map_err(unreadable)?.take(bound).read_to_end(&mut bytes).map_err(unreadable)?;
-    Ok(bytes)
-}
-
-fn pem_error(path: &Path, cause: PemError) -> MaterialError {
-    MaterialError::Pem { path: path.to_owned(), cause }
+    if roots.is_empty() { Err(MaterialError::NoSystemRoots) } else { Ok(roots) }
 }
 
 /// Verifies servers as rustls does, by the authorities that were read last, and remembers whom it accepted.
@@ -481,13 +642,13 @@ impl ResolvesClientCert for Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum MaterialError {
     /// A file could not be read.
-    #[error("{} cannot be read: see that it is there and that this user may read it", path.display())]
+    #[error("{} {cause}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
         /// Why.
         #[source]
-        cause: std::io::Error,
+        cause: FileError,
     },
     /// A file is not the PEM that is needed.
     #[error("{} {cause}", path.display())]
@@ -497,17 +658,21 @@ pub enum MaterialError {
         /// Why.
         cause: PemError,
     },
-    /// What a PEM section holds is no certificate.
-    #[error("{} holds something that is no X.509 certificate: remove it", path.display())]
+    /// What a PEM block holds is no certificate.
+    #[error("{}: line {line} begins something that is not one X.509 certificate: remove it", path.display())]
     NotX509 {
         /// The file.
         path: PathBuf,
+        /// The line that the block begins in.
+        line: usize,
     },
     /// A certificate cannot be used.
-    #[error("{} holds a certificate that cannot be used", path.display())]
+    #[error("{}: line {line} begins a certificate that cannot be used", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
+        /// The line that it begins in.
+        line: usize,
         /// Why.
         #[source]
         cause: rustls::Error,
@@ -524,7 +689,51 @@ pub enum MaterialError {
         /// Until when it is valid.
         not_after: OffsetDateTime,
     },
-    /// The key cannot be used, or is another certificate's.
+    /// The authorities' keys are of kinds that the provider does not verify with.
+    #[error(
+        "{} holds no authority that can be used: a key of {kind} is not supported; use an authority whose key is {}",
+        path.display(), key::SUPPORTED
+    )]
+    AuthorityKey {
+        /// The file.
+        path: PathBuf,
+        /// The kind of the first one's key.
+        kind: KeyKind,
+    },
+    /// The key is of a kind that the provider does not sign with.
+    #[error(
+        "{} holds a key of {kind}, which is not supported: use a key and a certificate of {}",
+        path.display(), key::SUPPORTED
+    )]
+    UnsupportedKey {
+        /// The file.
+        path: PathBuf,
+        /// The kind.
+        kind: KeyKind,
+    },
+    /// The key is of a kind that the provider signs with, and yet it does not take it.
+    #[error(
+        "{} holds a key of {kind} that is damaged or lacks its public half: write it anew with \
+         `openssl pkey -in FILE -out NEW`", path.display()
+    )]
+    BrokenKey {
+        /// The file.
+        path: PathBuf,
+        /// The kind.
+        kind: KeyKind,
+    },
+    /// The key is that of a certificate which is not the first.
+    #[error(
+        "the key of {} does not belong to the first certificate of {} but to a later one: put that one first",
+        key.display(), certificate.display()
+    )]
+    Order {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+    },
+    /// The key is another certificate's.
     #[error("the key of {} does not belong to the certificate of {}", key.display(), certificate.display())]
     Key {
         /// The certificate's file.
@@ -555,6 +764,17 @@ pub enum MaterialError {
 }
 
 impl MaterialError {
+    fn mismatch(certificate: &Path, key: &Path, identity: &CertifiedKey, cause: rustls::Error) -> Self {
+        let (certificate, key) = (certificate.to_owned(), key.to_owned());
+        let belongs = |der: &CertificateDer<'static>| {
+            CertifiedKey::new(vec![der.clone()], Arc::clone(&identity.key)).keys_match().is_ok()
+        };
+        match identity.cert.iter().skip(1).any(belongs) {
+            true => Self::Order { certificate, key },
+            false => Self::Key { certificate, key, cause },
+        }
+    }
+
     fn expired(path: &Path, facts: &Certificate) -> Self {
         Self::Expired {
             path: path.to_owned(),
@@ -614,7 +834,7 @@ mod tests {
         write(directory.path(), &pair("ca", 2021), &second);
         assert!(matches!(material.reload(), Err(MaterialError::Expired { .. })));
         write(directory.path(), &ca, &Pair { certificate: String::new(), key: second.key.clone() });
-        assert!(matches!(material.reload(), Err(MaterialError::Pem { cause: PemError::NoCertificate, .. })));
+        assert!(matches!(material.reload(), Err(MaterialError::Pem { cause: PemError::Foreign(_), .. })));
         std::fs::remove_file(files.key.as_ref().unwrap()).unwrap();
         assert!(material.reload().is_err());
         assert_eq!(material.own()[0].names, ["first"], "the old stays in use");
@@ -628,6 +848,106 @@ mod tests {
             ["second"],
             "seen by the same config"
         );
+    }
+
+    #[test]
+    fn a_file_without_a_newline_between_its_certificates_gives_all_of_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let (old, new) = (pair("old", 2100), pair("new", 2100));
+        let both = Pair {
+            certificate: format!("{}{}", old.certificate.trim_end(), new.certificate),
+            key: String::new(),
+        };
+        let files = write(directory.path(), &both, &pair("own", 2100));
+        let material = Material::load(&files, MinimumVersion::Tls13).unwrap();
+        let names: Vec<_> =
+            material.authorities().into_iter().flat_map(|authority| authority.names).collect();
+        assert_eq!(names, ["old", "new"]);
+        let contents: Vec<String> = material.contents().iter().map(ToString::to_string).collect();
+        assert_eq!(contents, ["2 certificates", "1 certificate", "1 key"]);
+    }
+
+    #[test]
+    fn what_is_of_no_use_beside_what_is_ends_nothing_and_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let (ca, own, old) = (pair("ca", 2100), pair("own", 2100), pair("old", 2021));
+        let beside = |good: &Pair| Pair {
+            certificate: format!("{}{}{}", good.certificate, old.certificate, good.key),
+            key: format!("{}{}", good.certificate, good.key),
+        };
+        let chain = beside(&own);
+        let authorities =
+            Pair { certificate: format!("{}{}", old.certificate, ca.certificate), key: String::new() };
+        let material =
+            Material::load(&write(directory.path(), &authorities, &chain), MinimumVersion::Tls13).unwrap();
+        assert_eq!(material.own().len(), 2);
+        let told: Vec<String> = material.unused().iter().map(ToString::to_string).collect();
+        let lines = own.certificate.lines().count() + 1;
+        assert!(
+            matches!(&told[..], [ca, own]
+            if ca.contains("ca.pem") && ca.contains("in line 1 is valid from 2020-01-01")
+            && own.contains("tls.crt") && own.contains(&format!("in line {lines} is valid"))),
+            "{told:?}"
+        );
+        let contents: Vec<String> = material.contents().iter().map(ToString::to_string).collect();
+        let expected =
+            ["2 certificates", "2 certificates; not used here: 1 key", "1 key; not used here: 1 certificate"];
+        assert_eq!(contents, expected);
+        // The leaf is another matter, and so is the last authority.
+        let turned =
+            Pair { certificate: format!("{}{}", old.certificate, own.certificate), key: own.key.clone() };
+        let load =
+            |ca: &Pair, own: &Pair| Material::load(&write(directory.path(), ca, own), MinimumVersion::Tls13);
+        assert!(matches!(load(&ca, &turned), Err(MaterialError::Expired { .. })));
+        assert!(matches!(load(&old, &own), Err(MaterialError::Expired { .. })));
+        let other =
+            Pair { certificate: format!("{}{}", ca.certificate, own.certificate), key: own.key.clone() };
+        assert!(matches!(load(&ca, &other), Err(MaterialError::Order { .. })));
+    }
+
+    /// An element of DER.
+    fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+        [&[tag, 0x82, length[0], length[1]], content].concat()
+    }
+
+    /// A key file of that algorithm with nothing of a key in it.
+    fn key_file(algorithm: &[u8], key: &[u8]) -> String {
+        use base64::Engine;
+        let whole = der(0x30, &[&[2, 1, 0][..], &der(0x30, algorithm), &der(4, key)].concat());
+        let text = base64::engine::general_purpose::STANDARD.encode(whole);
+        format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
+    }
+
+    #[test]
+    fn a_key_of_a_kind_that_is_not_supported_is_called_by_its_kind() {
+        const EC: [u8; 9] = [6, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1];
+        const RSA: [u8; 13] = [6, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 1, 5, 0];
+        let ec = |curve: &[u8]| key_file(&[&EC, curve].concat(), &[]);
+        let rsa = |bytes: usize| {
+            key_file(
+                &RSA,
+                &der(0x30, &[&[2, 1, 0][..], &der(2, &[&[0][..], &vec![0xff; bytes]].concat())].concat()),
+            )
+        };
+        let cases = [
+            (ec(&[6, 5, 0x2b, 0x81, 4, 0, 0x23]), "ECDSA P-521, which is not supported"),
+            (ec(&[6, 5, 0x2b, 0x81, 4, 0, 0x0a]), "ECDSA secp256k1, which is not supported"),
+            (rsa(128), "RSA of 1024 bits, which is not supported"),
+            (rsa(1024), "RSA of 8192 bits, which is not supported"),
+            (key_file(&[6, 3, 0x2b, 0x65, 0x71], &[]), "Ed448, which is not supported"),
+            (key_file(&[6, 7, 0x2a, 0x86, 0x48, 0xce, 0x38, 4, 1], &[]), "DSA, which is not supported"),
+            (key_file(&[6, 3, 0x2a, 3, 4], &[]), "object identifier 1.2.3.4, which is not supported"),
+            (ec(&[6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 3, 1, 7]), "ECDSA P-256 that is damaged"),
+            (rsa(256), "RSA of 2048 bits that is damaged"),
+        ];
+        let directory = tempfile::tempdir().unwrap();
+        let (ca, own) = (pair("ca", 2100), pair("own", 2100));
+        for (key, named) in cases {
+            let files = write(directory.path(), &ca, &Pair { certificate: own.certificate.clone(), key });
+            let said = Material::load(&files, MinimumVersion::Tls13).unwrap_err().to_string();
+            assert!(said.contains("tls.key") && said.contains(named), "{said}");
+        }
     }
 
     #[test]

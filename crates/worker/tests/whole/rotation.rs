@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::{Context, Result, ensure};
 use muster_messaging::client::{Client, CommunityClient, EventPublisher};
 use muster_messaging::tls::certificate::Certificate;
-use muster_messaging::tls::pem::read_certificates;
+use muster_messaging::tls::pem::{Purpose, read};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use xtask::services::Authority;
@@ -18,8 +18,9 @@ use xtask::worker::Worker;
 use crate::setting::{Guild, PATIENCE, Setting, community, eventually};
 
 fn serial(pem: &[u8]) -> Result<String> {
-    let chain = read_certificates(pem)?;
-    Ok(Certificate::parse(chain.first().context("no certificate")?)?.serial)
+    let chain = read(pem, Purpose::Chain)?.certificates;
+    let (_, leaf) = chain.first().context("no certificate")?;
+    Ok(Certificate::parse(leaf)?.serial)
 }
 
 /// Between two requests, and between two events: it is a rotation that is looked at here, not a machine without a free moment.
