@@ -8,7 +8,7 @@ use async_nats::{
     AuthError, Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError,
 };
 use muster_domain::{Environment, TlsPolicy};
-use nkeys::KeyPair;
+use nkeys::{KeyPair, KeyPairType};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -91,6 +91,16 @@ pub enum Auth {
     NKey(SecretString),
     /// By a JSON web token and an NKey, given as the contents of a credentials file.
     Credentials(SecretString),
+}
+
+impl Auth {
+    /// Whether it can be said at all: a seed or a credentials file is what it must be.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Seed`] or [`ConnectionError::Credentials`].
+    pub fn check(&self) -> Result<(), ConnectionError> {
+        Says::new(self).map(drop)
+    }
 }
 
 /// What a connection needs to know.
@@ -427,13 +437,13 @@ impl Says {
             Auth::UserPassword { user, password } => Self::UserPassword(user.clone(), password.clone()),
             Auth::Token(token) => Self::Token(token.clone()),
             // Causes are not kept: they may quote the file.
-            Auth::NKey(seed) => Self::NKey(
-                KeyPair::from_seed(seed.expose_secret().trim()).map_err(|_| ConnectionError::Seed)?,
-            ),
+            Auth::NKey(seed) => {
+                Self::NKey(user_key(seed.expose_secret().trim()).ok_or(ConnectionError::Seed)?)
+            }
             Auth::Credentials(contents) => {
                 let (jwt, seed) =
                     credentials(contents.expose_secret()).ok_or(ConnectionError::Credentials)?;
-                let key = KeyPair::from_seed(seed).map_err(|_| ConnectionError::Credentials)?;
+                let key = user_key(seed).ok_or(ConnectionError::Credentials)?;
                 Self::Credentials(jwt.to_owned(), key)
             }
         })
@@ -469,7 +479,13 @@ impl Login {
     }
 }
 
-/// The JWT and the NKey seed of a credentials file: its first two lines that stand between lines of dashes.
+/// The key of a user's seed; that of an account or an operator is none.
+fn user_key(seed: &str) -> Option<KeyPair> {
+    KeyPair::from_seed(seed).ok().filter(|key| key.key_pair_type() == KeyPairType::User)
+}
+
+/// The JWT and the NKey seed of a credentials file: its two lines that stand between lines of dashes. A file with more, such
+/// as two joined ones, is none.
 fn credentials(contents: &str) -> Option<(&str, &str)> {
     let edge = |line: &str| line.starts_with("---");
     let mut lines = contents.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -478,7 +494,13 @@ fn credentials(contents: &str) -> Option<(&str, &str)> {
         let value = lines.next().filter(|line| begun && !edge(line))?;
         lines.next().filter(|line| edge(line)).map(|_| value)
     };
-    Some((value()?, value()?))
+    let (jwt, seed) = (value()?, value()?);
+    let is_jwt = |text: &str| {
+        let of_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        text.split('.').count() == 3
+            && text.split('.').all(|part| !part.is_empty() && part.chars().all(of_part))
+    };
+    (is_jwt(jwt) && !lines.any(edge)).then_some((jwt, seed))
 }
 
 fn reconnect_delay(attempts: usize) -> Duration {
@@ -778,16 +800,36 @@ mod tests {
     fn a_credentials_file_is_read_as_nsc_writes_it() {
         let seed = KeyPair::new_user().seed().unwrap();
         let file = format!(
-            "-----BEGIN NATS USER JWT-----\r\nab.c-d\n------END NATS USER JWT------\n\n\
+            "-----BEGIN NATS USER JWT-----\r\nab.c-d.e_f\n------END NATS USER JWT------\n\n\
              ************************* IMPORTANT *************************\n\
              NKEYs are sensitive and should be treated as secrets.\n\n\
              -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n\n\
              *************************************************************\n"
         );
-        assert_eq!(credentials(&file), Some(("ab.c-d", seed.as_str())));
-        for broken in ["", "ab.c-d", "---\n---\n---\n---", "---\na\n---\n", "---\na\nb\n---\n---\nc\n---"] {
+        assert_eq!(credentials(&file), Some(("ab.c-d.e_f", seed.as_str())));
+        let twice = file.repeat(2);
+        let (cut, _) = file.split_once("------END USER").unwrap();
+        let jwt_cut = file.replace(".e_f", "");
+        let seedless = file.replace(&seed, "");
+        for broken in [
+            "",
+            "ab.c-d",
+            "---\n---\n---\n---",
+            "---\na\n---\n",
+            "---\na\nb\n---\n---\nc\n---",
+            &twice,
+            cut,
+            &jwt_cut,
+            &seedless,
+        ] {
             assert_eq!(credentials(broken), None, "{broken}");
         }
+        assert!(Auth::Credentials(file.clone().into()).check().is_ok());
+        let account = KeyPair::new_account().seed().unwrap();
+        assert!(Auth::Credentials(file.replace(&seed, &account).into()).check().is_err());
+        assert!(Auth::NKey(account.into()).check().is_err());
+        assert!(Auth::NKey(KeyPair::new_user().public_key().into()).check().is_err());
+        assert!(Auth::NKey(seed.into()).check().is_ok());
     }
 
     #[test]

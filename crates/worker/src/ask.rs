@@ -1,7 +1,6 @@
 //! One request over NATS by hand: for an operator, who then needs no second tool.
 
 use std::io::Write;
-use std::path::Path;
 
 use muster_messaging::client::{Answer, Client};
 use muster_messaging::connection::Connection;
@@ -9,7 +8,7 @@ use muster_messaging::wire::query::Caller;
 
 use crate::connect;
 use crate::failure::Failure;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Nats, SettingsError};
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Arguments {
@@ -24,8 +23,8 @@ pub(crate) struct Arguments {
 }
 
 /// Prints the answer's body; an error when the answer is one, or there is none.
-pub(crate) async fn ask(file: Option<&Path>, arguments: &Arguments) -> Result<(), Failure> {
-    let (config, _) = connect::nats(&Settings::load_nats(file, None)?)?;
+pub(crate) async fn ask(nats: &Nats, arguments: &Arguments) -> Result<(), Failure> {
+    let (config, _) = connect::nats(nats)?;
     let mut client = Client::new(Connection::open(config).await?);
     if let Some(caller) = &arguments.caller {
         let caller =

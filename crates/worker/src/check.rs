@@ -1,19 +1,17 @@
 //! Tries everything that serving needs, and reports it line by line.
 
-use std::path::Path;
-
 use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Material, Peer};
 use muster_storage::Store;
 
-use crate::connect::configure;
+use crate::connect::{self, configure};
 use crate::failure::Failure;
-use crate::settings::Settings;
+use crate::settings::{Configuration, Database, Settings};
 
 /// Whether the database can be connected to, whatever its schema.
-pub(crate) async fn database(settings: &Settings) -> Result<(), Failure> {
-    match Store::open(configure(settings)?.database).await {
+pub(crate) async fn database(settings: &Database) -> Result<(), Failure> {
+    match Store::open(connect::database(settings)?.0).await {
         Ok(_) | Err(muster_storage::Error::Outdated(_)) => Ok(()),
         Err(error) => Err(error.into()),
     }
@@ -33,19 +31,18 @@ pub(crate) async fn everything(settings: &Settings) -> Result<(), Failure> {
 
 /// Prints the report; an error unless all would work.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
-pub(crate) async fn check(file: Option<&Path>) -> Result<(), Failure> {
+pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> {
+    let policy = configuration.policy;
+    println!("tls policy     {policy}");
     // Before the configuration as a whole, which one bad server is enough to refuse.
-    if let Some((policy, verdicts)) = Settings::verdicts(file, None) {
-        println!("tls policy     {policy}");
-        for verdict in verdicts {
-            match verdict {
-                Ok(server) if server.is_tls() => println!("nats server    ok      {server} (TLS)"),
-                Ok(server) => println!("nats server    ok      {server} (plaintext, which {policy} allows)"),
-                Err(error) => println!("nats server    REFUSED {error}"),
-            }
+    for verdict in configuration.verdicts() {
+        match verdict {
+            Ok(server) if server.is_tls() => println!("nats server    ok      {server} (TLS)"),
+            Ok(server) => println!("nats server    ok      {server} (plaintext, which {policy} allows)"),
+            Err(error) => println!("nats server    REFUSED {error}"),
         }
     }
-    let settings = Settings::load(file, None)?;
+    let settings = configuration.serving()?;
     println!("configuration  ok      environment {}", settings.environment);
     let configured = configure(&settings)?;
     for (place, material) in
@@ -110,6 +107,12 @@ fn shown(place: &str, material: &Material, named: impl Fn(&str) -> bool) {
 
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
 fn certificates(place: &str, material: &Material) {
+    for file in material.contents() {
+        println!("file           {place} {}: {file}", file.path.display());
+    }
+    for unused in material.unused() {
+        println!("certificate    {place} NOT USED {unused}");
+    }
     for certificate in material.own() {
         println!("certificate    {place} own: {}", facts(&certificate));
     }
@@ -123,10 +126,10 @@ fn certificates(place: &str, material: &Material) {
 }
 
 fn facts(certificate: &Certificate) -> String {
-    let Certificate { subject, issuer, names, not_before, not_after, fingerprint, .. } = certificate;
+    let Certificate { subject, issuer, names, not_before, not_after, key, fingerprint, .. } = certificate;
     let names = names.join(", ");
     format!(
-        "{subject} [{names}] by {issuer}, {} to {}, SHA-256 {fingerprint}",
+        "{subject} [{names}] by {issuer}, {key}, {} to {}, SHA-256 {fingerprint}",
         not_before.date(),
         not_after.date()
     )

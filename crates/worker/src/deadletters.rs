@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::connect;
 use crate::failure::{Failure, chain};
-use crate::settings::Settings;
+use crate::settings::Nats;
 
 /// How many are listed where nothing else is asked for.
 const LISTED: i64 = 20;
@@ -59,8 +59,8 @@ pub(crate) struct Which {
 
 /// Does it, and prints what came of it. One that fails does not keep the others from being done; the error then comes last.
 #[expect(clippy::print_stdout, reason = "the command's result is for standard output")]
-pub(crate) async fn run(settings: &Settings, action: &Action) -> Result<(), Failure> {
-    let (config, _) = connect::nats(&settings.nats)?;
+pub(crate) async fn run(nats: &Nats, action: &Action) -> Result<(), Failure> {
+    let (config, _) = connect::nats(nats)?;
     let letters = DeadLetters::open(&Connection::open(config).await?).await?;
     match action {
         Action::List { limit, from, json } => {

@@ -14,9 +14,9 @@ use muster_storage::{Enforced, Erasure, MAX_ERASURES, Store};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::connect::configure;
+use crate::connect;
 use crate::failure::Failure;
-use crate::settings::Settings;
+use crate::settings::Database;
 
 /// The list's version.
 const VERSION: u32 = 1;
@@ -77,8 +77,8 @@ enum Entry {
 }
 
 /// Exports or applies a list.
-pub(crate) async fn run(settings: &Settings, action: &Action) -> Result<(), Failure> {
-    let store = Store::open(configure(settings)?.database).await?;
+pub(crate) async fn run(database: &Database, action: &Action) -> Result<(), Failure> {
+    let store = Store::open(connect::database(database)?.0).await?;
     match action {
         Action::Export => export(&store).await,
         Action::Apply { list } => apply(&store, list).await,

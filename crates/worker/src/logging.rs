@@ -4,19 +4,19 @@
 //! ([`muster_domain::PseudonymKey`]); tokens, URLs with passwords and payloads never do.
 
 use tracing::Level;
-use tracing_subscriber::filter::{FilterExt, FilterFn};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterExt, FilterFn, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::log_queue::LogQueue;
 use crate::settings::{Log, SettingsError};
 use crate::traces::Exporting;
 
 /// What serving tells unless something else is asked for.
-const SERVING: &str = "info";
+const SERVING: LevelFilter = LevelFilter::INFO;
 /// The same of a command whose result is what it prints.
-const ONE_SHOT: &str = "warn";
+const ONE_SHOT: LevelFilter = LevelFilter::WARN;
 
 /// Starts the log of serving, and hands spans to `traces` where there is a collector.
 pub(crate) fn serving(log: &Log, queue: &LogQueue, traces: Option<&Exporting>) -> Result<(), SettingsError> {
@@ -31,13 +31,11 @@ pub(crate) fn one_shot(log: &Log, queue: &LogQueue) -> Result<(), SettingsError>
 fn start(
     log: &Log,
     queue: &LogQueue,
-    unless_set: &str,
+    unless_named: LevelFilter,
     traces: Option<&Exporting>,
 ) -> Result<(), SettingsError> {
     let queue = queue.clone();
-    let filter = log.filter.as_deref().unwrap_or(unless_set);
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|error| SettingsError::new(format!("log.filter: {filter:?} is not a filter: {error}")))?;
+    let filter = log.filter.targets(unless_named);
     let lines = tracing_subscriber::fmt::layer()
         // It would write its own errors to standard error itself, and wait there.
         .log_internal_errors(false)

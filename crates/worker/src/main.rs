@@ -10,12 +10,15 @@ mod erasures;
 mod failure;
 mod health;
 mod http;
+mod keys;
 mod limits;
+mod log_filter;
 mod log_queue;
 mod logging;
 mod metrics;
 mod readiness;
 mod rotation;
+mod secret;
 mod serve;
 mod session;
 mod settings;
@@ -32,7 +35,7 @@ use clap::{Parser, Subcommand};
 
 use crate::failure::Failure;
 use crate::log_queue::LogQueue;
-use crate::settings::Settings;
+use crate::settings::{Configuration, SettingsError};
 use crate::signals::Signals;
 
 /// Takes a chat gateway's events from NATS JetStream, keeps members, badges, tiers and ranks in PostgreSQL, and answers
@@ -43,8 +46,8 @@ use crate::signals::Signals;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// A TOML file with the configuration.
-    #[arg(long, env = "MUSTER_CONFIG_FILE", global = true)]
+    /// A TOML file with the configuration; without it, the one that the variable MUSTER_CONFIG_FILE names.
+    #[arg(long, global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<Command>,
@@ -108,9 +111,12 @@ struct Wait {
 
 impl Wait {
     /// How long to wait, where it is waited.
-    fn bound(self, settings: &Settings) -> Option<Duration> {
-        let seconds = self.wait?;
-        Some(seconds.map_or(settings.startup, |seconds| Duration::from_secs(seconds.into())))
+    fn bound(self, configuration: &Configuration) -> Result<Option<Duration>, SettingsError> {
+        match self.wait {
+            None => Ok(None),
+            Some(None) => configuration.startup().map(Some),
+            Some(Some(seconds)) => Ok(Some(Duration::from_secs(seconds.into()))),
+        }
     }
 }
 
@@ -126,7 +132,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&Failure::Io(error), &log),
     };
-    let ended = runtime.block_on(until_signal(arguments, log.clone()));
+    let ended = runtime.block_on(run(arguments, log.clone()));
     // Not waiting for what may hang in it, such as looking up a name.
     runtime.shutdown_background();
     match ended {
@@ -139,54 +145,37 @@ fn main() -> ExitCode {
 }
 
 /// Runs the command. Serving drains when a signal comes; anything else ends by it.
-async fn until_signal(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
-    let mut signals = Signals::take()?;
-    let file = arguments.config;
-    let command = match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => return serve(file.as_deref(), signals, &log).await,
-        command => command,
-    };
-    let ending = log.clone();
-    // In a task of its own, for the command may be waiting for whoever reads what it prints.
-    tokio::spawn(async move {
-        let failure = Failure::Signal(signals.next().await);
-        report(&failure, &ending);
-        std::process::exit(failure.exit_code().into())
-    });
-    run(file.as_deref(), command, &log).await
-}
-
-async fn serve(file: Option<&Path>, signals: Signals, log: &LogQueue) -> Result<(), Failure> {
-    let settings = Settings::load(file, None)?;
-    let traces = settings.traces.as_ref().map(traces::Exporting::start).transpose()?;
-    logging::serving(&settings.log, log, traces.as_ref())?;
-    serve::serve(settings, signals, traces).await
-}
-
 #[expect(clippy::print_stdout, reason = "these commands' results are for standard output")]
-async fn run(file: Option<&Path>, command: Command, log: &LogQueue) -> Result<(), Failure> {
-    match &command {
+async fn run(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
+    let signals = Signals::take()?;
+    let file = arguments.config.as_deref();
+    // Each asks for what it needs of the configuration, and for nothing else.
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            let configuration = Configuration::load(file)?;
+            let settings = configuration.serving()?;
+            let traces = settings.traces.as_ref().map(traces::Exporting::start).transpose()?;
+            logging::serving(&configuration.log, &log, traces.as_ref())?;
+            serve::serve(settings, signals, traces).await
+        }
         Command::Defaults => {
+            end_by_signal(signals, &log);
             print!("{}", settings::DEFAULTS);
-            return Ok(());
+            Ok(())
         }
         Command::Metrics { json } => {
-            print!("{}", metrics::list(*json));
-            return Ok(());
+            end_by_signal(signals, &log);
+            print!("{}", metrics::list(json));
+            Ok(())
         }
-        Command::Check { wait: Wait { wait: None } } => return check::check(file).await,
-        Command::Ask(arguments) => return ask::ask(file, arguments).await,
-        _ => {}
-    }
-    let settings = Settings::load(file, None)?;
-    logging::one_shot(&settings.log, log)?;
-    match command {
         Command::Migrate { wait } => {
-            if let Some(bound) = wait.bound(&settings) {
+            let configuration = one_shot(file, signals, &log)?;
+            let settings = configuration.database()?;
+            if let Some(bound) = wait.bound(&configuration)? {
                 // By itself, for the bound would break off a migration that takes longer.
                 start::wait(bound, async || check::database(&settings).await).await?;
             }
-            let database = connect::configure(&settings)?.database;
+            let (database, _) = connect::database(&settings)?;
             let applied = muster_storage::migrate(&database).await?;
             for migration in &applied {
                 println!("applied {migration}");
@@ -195,25 +184,52 @@ async fn run(file: Option<&Path>, command: Command, log: &LogQueue) -> Result<()
             Ok(())
         }
         Command::Check { wait } => {
-            if let Some(bound) = wait.bound(&settings) {
+            let configuration = one_shot(file, signals, &log)?;
+            if let Some(bound) = wait.bound(&configuration)? {
+                let settings = configuration.serving()?;
                 // Whatever it comes to, the report says it.
                 let _ = start::wait(bound, async || check::everything(&settings).await).await;
             }
-            check::check(file).await
+            check::check(&configuration).await
         }
-        Command::Deadletters { action } => deadletters::run(&settings, &action).await,
-        Command::Erasures { action } => erasures::run(&settings, &action).await,
+        Command::Deadletters { action } => {
+            deadletters::run(&one_shot(file, signals, &log)?.nats()?, &action).await
+        }
+        Command::Erasures { action } => {
+            erasures::run(&one_shot(file, signals, &log)?.database()?, &action).await
+        }
         Command::Pseudonym { ids } => {
-            let store = muster_storage::Store::open(connect::configure(&settings)?.database).await?;
+            let (database, _) = connect::database(&one_shot(file, signals, &log)?.database()?)?;
+            let store = muster_storage::Store::open(database).await?;
             for id in &ids {
                 println!("{} {id}", store.pseudonyms().of(id));
             }
             Ok(())
         }
-        Command::Verify(arguments) => verify::run(&settings, arguments).await,
-        Command::Health => Ok(health::ask(settings.http).await?),
-        Command::Serve | Command::Defaults | Command::Metrics { .. } | Command::Ask(_) => Ok(()),
+        Command::Verify(arguments) => {
+            verify::run(&one_shot(file, signals, &log)?.database()?, arguments).await
+        }
+        Command::Health => Ok(health::ask(one_shot(file, signals, &log)?.http()?).await?),
+        Command::Ask(arguments) => ask::ask(&one_shot(file, signals, &log)?.nats()?, &arguments).await,
     }
+}
+
+/// What a command begins with that does one thing and ends: its configuration and its log.
+fn one_shot(file: Option<&Path>, signals: Signals, log: &LogQueue) -> Result<Configuration, Failure> {
+    end_by_signal(signals, log);
+    let configuration = Configuration::load(file)?;
+    logging::one_shot(&configuration.log, log)?;
+    Ok(configuration)
+}
+
+/// Ends the process when a signal comes, in a task of its own, for the command may be waiting for whoever reads what it prints.
+fn end_by_signal(mut signals: Signals, log: &LogQueue) {
+    let log = log.clone();
+    tokio::spawn(async move {
+        let failure = Failure::Signal(signals.next().await);
+        report(&failure, &log);
+        std::process::exit(failure.exit_code().into())
+    });
 }
 
 /// The one line that says why the process ends, whether or not the log was started. It waits for nobody to read it.

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use muster_messaging::tls::certificate::Certificate;
+use muster_messaging::tls::file::{self, FileError};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 const WARN_DAYS: f64 = 14.0;
 const WARN_EVERY: Duration = Duration::from_hours(24);
 /// The most bytes of a file that are looked at: more than any that is accepted.
-const MAX_LOOKED_AT: u64 = 2 * 1024 * 1024;
+const MAX_LOOKED_AT: usize = 2 * 1024 * 1024;
 
 /// Files by their contents: what a path leads to is read each time, so that a swapped link counts as well.
 pub(crate) struct Files {
@@ -73,12 +73,9 @@ impl Files {
     fn digest(&self) -> Option<u64> {
         let mut contents: Vec<Option<Vec<u8>>> = Vec::new();
         for path in &self.paths {
-            let mut bytes = Vec::new();
-            let read =
-                std::fs::File::open(path).and_then(|file| file.take(MAX_LOOKED_AT).read_to_end(&mut bytes));
-            match read {
-                Ok(_) => contents.push(Some(bytes)),
-                Err(error) if descriptors::is_shortage(&error) => return None,
+            match file::read(path, MAX_LOOKED_AT) {
+                Ok(bytes) => contents.push(Some(bytes)),
+                Err(FileError::Unreadable(error)) if descriptors::is_shortage(&error) => return None,
                 Err(_) => contents.push(None),
             }
         }

@@ -310,9 +310,8 @@ impl Watch {
             };
             let peers = material.peers();
             let servers: Vec<Certificate> = peers.iter().map(|peer| peer.certificate.clone()).collect();
-            for (whose, certificates) in
-                [(own, material.own()), (authority, material.authorities()), (server, servers)]
-            {
+            let (authorities, chain) = material.in_use();
+            for (whose, certificates) in [(own, chain), (authority, authorities), (server, servers)] {
                 metrics::certificate(whose, &certificates);
                 self.expiry.watch(whose, &certificates);
             }

@@ -99,6 +99,11 @@ impl Session {
         )
         .await?;
         let materials = [("nats", nats_material), ("postgres", database_material)];
+        for (place, material) in &materials {
+            for unused in material.iter().flat_map(|material| material.unused()) {
+                tracing::warn!(certificates = place, "{unused}");
+            }
+        }
         Ok(Self {
             store,
             connection,

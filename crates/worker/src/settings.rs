@@ -1,26 +1,38 @@
-//! The worker's configuration: built-in defaults, then a TOML file, then `MUSTER__…` variables. It is read and checked
-//! whole before anything else happens.
+//! The worker's configuration. Its keys are read whole before anything else happens ([`crate::keys`]); of what they say, a
+//! command has checked what it needs.
 
-use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use config::{Config, File, FileFormat};
 use hyper::Uri;
 use muster_domain::{Environment, MaxClockSkew, TlsPolicy};
 use muster_messaging::events::envelope::MAX_BYTES;
 use muster_messaging::tls::material::{MinimumVersion, TlsFiles};
 use muster_messaging::tls::server::{ServerUrl, Servers, ServersError};
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+
+use crate::keys::{Keys, variable};
+use crate::log_filter::LogFilter;
+use crate::secret::Secret;
 
 /// The defaults, in the form of the file.
 pub(crate) const DEFAULTS: &str = include_str!("defaults.toml");
 
-/// A checked configuration.
+/// A configuration whose keys are all known and of their form. Each section is checked when a command asks for it, so that
+/// none needs what it does not use.
+pub(crate) struct Configuration {
+    raw: Raw,
+    pub(crate) environment: Environment,
+    pub(crate) policy: TlsPolicy,
+    pub(crate) log: Log,
+}
+
+/// All that serving needs.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) environment: Environment,
@@ -31,7 +43,6 @@ pub(crate) struct Settings {
     pub(crate) service: Service,
     pub(crate) limits: Limits,
     pub(crate) http: SocketAddr,
-    pub(crate) log: Log,
     pub(crate) traces: Option<Traces>,
     /// How long a start waits for what is missing.
     pub(crate) startup: Duration,
@@ -58,16 +69,10 @@ pub(crate) enum AuthFrom {
     Credentials(Secret),
 }
 
-/// A secret, or the file that holds it.
-#[derive(Debug)]
-pub(crate) enum Secret {
-    Value(SecretString),
-    File { key: &'static str, path: PathBuf },
-}
-
 #[derive(Debug)]
 pub(crate) struct Database {
     pub(crate) url: Secret,
+    pub(crate) policy: TlsPolicy,
     pub(crate) tls: TlsFiles,
     pub(crate) minimum_tls: MinimumVersion,
     pub(crate) pool_size: usize,
@@ -104,8 +109,7 @@ pub(crate) struct Limits {
 
 #[derive(Debug)]
 pub(crate) struct Log {
-    /// `None` where the command that runs decides.
-    pub(crate) filter: Option<String>,
+    pub(crate) filter: LogFilter,
     pub(crate) json: bool,
 }
 
@@ -128,61 +132,87 @@ impl SettingsError {
         Self(message.into())
     }
 
-    fn key(key: &str, problem: impl fmt::Display) -> Self {
+    pub(crate) fn key(key: &str, problem: impl fmt::Display) -> Self {
         Self(format!("{key}: {problem} (in the file, or as {})", variable(key)))
     }
 }
 
-/// The variable that sets a key.
-fn variable(key: &str) -> String {
-    format!("MUSTER__{}", key.to_uppercase().replace('.', "__"))
+impl Configuration {
+    /// Reads the file, if the command line or a variable names one, and this process's variables.
+    pub(crate) fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        Self::read(file, std::env::vars_os())
+    }
+
+    fn read(
+        file: Option<&Path>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
+        let raw: Raw = Keys::read(file, variables)?
+            .try_deserialize()
+            .map_err(|error| SettingsError(format!("the configuration is wrong: {error}")))?;
+        let environment = raw.environment()?;
+        let policy = TlsPolicy::new(environment, raw.require_tls);
+        let log = raw.log.check(environment)?;
+        Ok(Self { raw, environment, policy, log })
+    }
+
+    /// What a connection to NATS needs.
+    pub(crate) fn nats(&self) -> Result<Nats, SettingsError> {
+        self.raw.nats.clone().check(self.policy)
+    }
+
+    /// What a connection to PostgreSQL needs.
+    pub(crate) fn database(&self) -> Result<Database, SettingsError> {
+        self.raw.database.clone().check(self.policy)
+    }
+
+    /// Where the worker's own HTTP is.
+    pub(crate) fn http(&self) -> Result<SocketAddr, SettingsError> {
+        self.raw.http.address.parse().map_err(|_| {
+            let problem = format!("{:?} is not an address: write ip:port", self.raw.http.address);
+            SettingsError::key("http.address", problem)
+        })
+    }
+
+    /// How long a start waits for what is missing.
+    pub(crate) fn startup(&self) -> Result<Duration, SettingsError> {
+        millis("startup.wait_ms", self.raw.startup.wait_ms, 0..=86_400_000)
+    }
+
+    /// All that serving needs.
+    pub(crate) fn serving(&self) -> Result<Settings, SettingsError> {
+        let raw = &self.raw;
+        Ok(Settings {
+            environment: self.environment,
+            policy: self.policy,
+            nats: self.nats()?,
+            database: self.database()?,
+            events: raw.events.check()?,
+            service: Service {
+                max_in_flight: bounded("service.max_in_flight", raw.service.max_in_flight, 1..=4096)?,
+                deadline: millis("service.deadline_ms", raw.service.deadline_ms, 100..=60_000)?,
+            },
+            limits: Limits {
+                community_per_second: rate("limits.community_per_second", raw.limits.community_per_second)?,
+                community_burst: rate("limits.community_burst", raw.limits.community_burst)?,
+                caller_per_second: rate("limits.caller_per_second", raw.limits.caller_per_second)?,
+                caller_burst: rate("limits.caller_burst", raw.limits.caller_burst)?,
+                callers: bounded("limits.callers", raw.limits.callers, 1..=1_000_000)?,
+            },
+            http: self.http()?,
+            traces: raw.traces.clone().check(self.policy)?,
+            startup: self.startup()?,
+            shutdown: millis("shutdown.deadline_ms", raw.shutdown.deadline_ms, 100..=600_000)?,
+        })
+    }
+
+    /// What the policy says of each NATS server, for a report.
+    pub(crate) fn verdicts(&self) -> Vec<Result<ServerUrl, ServersError>> {
+        Servers::verdicts(&self.raw.nats.urls, self.policy)
+    }
 }
 
 impl Settings {
-    /// Reads the configuration from a file, if one is named, and from variables.
-    pub(crate) fn load(
-        file: Option<&Path>,
-        variables: Option<HashMap<String, String>>,
-    ) -> Result<Self, SettingsError> {
-        Self::read(file, variables)?.check()
-    }
-
-    /// Reads and checks only what a connection to NATS needs.
-    pub(crate) fn load_nats(
-        file: Option<&Path>,
-        variables: Option<HashMap<String, String>>,
-    ) -> Result<Nats, SettingsError> {
-        let raw = Self::read(file, variables)?;
-        let environment = raw.environment()?;
-        raw.nats.check(TlsPolicy::new(environment, raw.require_tls))
-    }
-
-    /// The policy and what it says of each NATS server, for a report; `None` when not even these can be read.
-    pub(crate) fn verdicts(
-        file: Option<&Path>,
-        variables: Option<HashMap<String, String>>,
-    ) -> Option<(TlsPolicy, Vec<Result<ServerUrl, ServersError>>)> {
-        let raw = Self::read(file, variables).ok()?;
-        let policy = TlsPolicy::new(raw.environment.parse().ok()?, raw.require_tls);
-        Some((policy, Servers::verdicts(raw.nats.urls, policy)))
-    }
-
-    fn read(file: Option<&Path>, variables: Option<HashMap<String, String>>) -> Result<Raw, SettingsError> {
-        let mut sources = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml));
-        if let Some(file) = file {
-            sources = sources.add_source(File::from(file).format(FileFormat::Toml));
-        }
-        let environment = config::Environment::with_prefix("MUSTER")
-            .prefix_separator("__")
-            .separator("__")
-            .source(variables);
-        sources
-            .add_source(environment)
-            .build()
-            .and_then(Config::try_deserialize)
-            .map_err(|error| SettingsError(format!("the configuration is wrong: {error}")))
-    }
-
     /// Every file that certificates and secrets are read from.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let secret = match &self.nats.auth {
@@ -193,7 +223,7 @@ impl Settings {
             | AuthFrom::Credentials(secret) => Some(secret),
         };
         let secrets = secret.into_iter().chain([&self.database.url]).filter_map(|secret| match secret {
-            Secret::Value(_) => None,
+            Secret::Value { .. } => None,
             Secret::File { path, .. } => Some(path.clone()),
         });
         let certificates = [&self.nats.tls, &self.database.tls]
@@ -219,10 +249,9 @@ struct Raw {
     shutdown: RawShutdown,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawNats {
-    #[serde(deserialize_with = "list")]
     urls: Vec<String>,
     ca_file: Option<PathBuf>,
     certificate_file: Option<PathBuf>,
@@ -239,7 +268,7 @@ struct RawNats {
     give_up_after_ms: i64,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawDatabase {
     url: Option<SecretString>,
@@ -294,7 +323,7 @@ struct RawLog {
     format: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTraces {
     endpoint: Option<String>,
@@ -314,81 +343,40 @@ struct RawShutdown {
     deadline_ms: i64,
 }
 
-/// A list in the file; in a variable its elements are parted by commas.
-fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMore {
-        More(Vec<String>),
-        One(String),
-    }
-    Ok(match OneOrMore::deserialize(deserializer)? {
-        OneOrMore::More(list) => list,
-        OneOrMore::One(text) => {
-            text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
-        }
-    })
-}
-
 impl Raw {
     fn environment(&self) -> Result<Environment, SettingsError> {
         let parsed = self.environment.parse();
         parsed
             .map_err(|error| SettingsError::key("environment", format!("{:?} is {error}", self.environment)))
     }
+}
 
-    fn check(self) -> Result<Settings, SettingsError> {
-        let environment = self.environment()?;
-        let policy = TlsPolicy::new(environment, self.require_tls);
-        Ok(Settings {
-            environment,
-            policy,
-            nats: self.nats.check(policy)?,
-            database: self.database.check()?,
-            events: Events {
-                batch: bounded("events.batch", self.events.batch, 1..=2000)?,
-                in_flight: bounded("events.in_flight", self.events.in_flight, 1..=16)?,
-                max_deliveries: bounded("events.max_deliveries", self.events.max_deliveries, 1..=1000)?,
-                max_bytes: max_bytes("events.max_bytes", self.events.max_bytes)?,
-                max_clock_skew: clock_skew("events.max_clock_skew_ms", self.events.max_clock_skew_ms)?,
-                remember: bounded("events.remember_days", self.events.remember_days, 1..=3650)
-                    .map(|days: u32| Duration::from_hours(24).saturating_mul(days))?,
-            },
-            service: Service {
-                max_in_flight: bounded("service.max_in_flight", self.service.max_in_flight, 1..=4096)?,
-                deadline: millis("service.deadline_ms", self.service.deadline_ms, 100..=60_000)?,
-            },
-            limits: Limits {
-                community_per_second: rate("limits.community_per_second", self.limits.community_per_second)?,
-                community_burst: rate("limits.community_burst", self.limits.community_burst)?,
-                caller_per_second: rate("limits.caller_per_second", self.limits.caller_per_second)?,
-                caller_burst: rate("limits.caller_burst", self.limits.caller_burst)?,
-                callers: bounded("limits.callers", self.limits.callers, 1..=1_000_000)?,
-            },
-            http: self.http.address.parse().map_err(|_| {
-                SettingsError::key(
-                    "http.address",
-                    format!("{:?} is not an address: write ip:port", self.http.address),
-                )
-            })?,
-            log: Log {
-                json: match self.log.format.as_str() {
-                    "auto" => environment == Environment::Production,
-                    "json" => true,
-                    "text" => false,
-                    other => {
-                        return Err(SettingsError::key(
-                            "log.format",
-                            format!("{other:?} is not auto, json or text"),
-                        ));
-                    }
-                },
-                filter: self.log.filter,
-            },
-            traces: self.traces.check(policy)?,
-            startup: millis("startup.wait_ms", self.startup.wait_ms, 0..=86_400_000)?,
-            shutdown: millis("shutdown.deadline_ms", self.shutdown.deadline_ms, 100..=600_000)?,
+impl RawEvents {
+    fn check(&self) -> Result<Events, SettingsError> {
+        Ok(Events {
+            batch: bounded("events.batch", self.batch, 1..=2000)?,
+            in_flight: bounded("events.in_flight", self.in_flight, 1..=16)?,
+            max_deliveries: bounded("events.max_deliveries", self.max_deliveries, 1..=1000)?,
+            max_bytes: max_bytes("events.max_bytes", self.max_bytes)?,
+            max_clock_skew: clock_skew("events.max_clock_skew_ms", self.max_clock_skew_ms)?,
+            remember: bounded("events.remember_days", self.remember_days, 1..=3650)
+                .map(|days: u32| Duration::from_hours(24).saturating_mul(days))?,
         })
+    }
+}
+
+impl RawLog {
+    fn check(&self, environment: Environment) -> Result<Log, SettingsError> {
+        let json = match self.format.as_str() {
+            "auto" => environment == Environment::Production,
+            "json" => true,
+            "text" => false,
+            other => {
+                return Err(SettingsError::key("log.format", format!("{other:?} is not auto, json or text")));
+            }
+        };
+        let filter = self.filter.as_deref().unwrap_or_default().parse();
+        Ok(Log { json, filter: filter.map_err(|error| SettingsError::key("log.filter", error))? })
     }
 }
 
@@ -439,9 +427,9 @@ impl RawNats {
             (None, None, None, Some(nkey), None) => AuthFrom::NKey(nkey),
             (None, None, None, None, Some(credentials)) => AuthFrom::Credentials(credentials),
             _ => {
-                return Err(SettingsError::key(
-                    "nats",
-                    "give one of user with password_file, token_file, nkey_file or credentials_file, or none of them",
+                return Err(SettingsError::new(
+                    "nats.user, nats.password_file, nats.token_file, nats.nkey_file, nats.credentials_file: give user with \
+                     password_file, or one of the others, or none of them",
                 ));
             }
         };
@@ -458,7 +446,7 @@ impl RawNats {
 }
 
 impl RawDatabase {
-    fn check(self) -> Result<Database, SettingsError> {
+    fn check(self, policy: TlsPolicy) -> Result<Database, SettingsError> {
         let url = secret("database.url", self.url, "database.url_file", self.url_file)?.ok_or_else(|| {
             SettingsError::key(
                 "database.url_file",
@@ -467,6 +455,7 @@ impl RawDatabase {
         })?;
         Ok(Database {
             url,
+            policy,
             tls: files("database", self.ca_file, self.certificate_file, self.key_file)?,
             minimum_tls: minimum("database.minimum_tls", &self.minimum_tls)?,
             pool_size: bounded("database.pool_size", self.pool_size, 2..=500)?,
@@ -503,7 +492,7 @@ fn minimum(key: &str, version: &str) -> Result<MinimumVersion, SettingsError> {
 }
 
 fn secret(
-    value_key: &str,
+    value_key: &'static str,
     value: Option<SecretString>,
     file_key: &'static str,
     path: Option<PathBuf>,
@@ -512,7 +501,7 @@ fn secret(
         (Some(_), Some(_)) => {
             Err(SettingsError::key(value_key, format!("is set, and so is {file_key}: set one")))
         }
-        (Some(value), None) => Ok(Some(Secret::Value(value))),
+        (Some(text), None) => Ok(Some(Secret::Value { key: value_key, text })),
         (None, Some(path)) => Ok(Some(Secret::File { key: file_key, path })),
         (None, None) => Ok(None),
     }
@@ -555,15 +544,22 @@ fn rate(key: &str, value: i64) -> Result<u32, SettingsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
+    fn read(file: Option<&Path>, variables: &[(&str, &str)]) -> Result<Configuration, SettingsError> {
+        // Of two with one name the last is taken, as a shell would.
+        let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
+        Configuration::read(file, variables.into_iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
     fn load(variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-        let mut all = HashMap::from([
-            ("MUSTER__NATS__URLS".to_owned(), "tls://nats-1:4222, tls://nats-2:4222".to_owned()),
-            ("MUSTER__DATABASE__URL".to_owned(), "postgres://muster:hunter2@db/muster".to_owned()),
-        ]);
-        all.extend(variables.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
-        Settings::load(None, Some(all))
+        let least = [
+            ("MUSTER__NATS__URLS", "tls://nats-1:4222, tls://nats-2:4222"),
+            ("MUSTER__DATABASE__URL", "postgres://muster:hunter2@db/muster"),
+        ];
+        read(None, &[&least, variables].concat())?.serving()
     }
 
     #[test]
@@ -572,9 +568,10 @@ mod tests {
         assert_eq!(settings.environment, Environment::Production);
         assert_eq!(settings.policy.to_string(), "required: production");
         assert_eq!(settings.nats.servers.as_slice().len(), 2);
-        assert!(settings.log.json && settings.log.filter.is_none());
-        let asked = load(&[("MUSTER__LOG__FILTER", "debug")]).unwrap();
-        assert_eq!(asked.log.filter.as_deref(), Some("debug"));
+        let log = read(None, &[("MUSTER__LOG__FILTER", "")]).unwrap().log;
+        assert!(log.json && log.filter == LogFilter::default());
+        let asked = read(None, &[("MUSTER__LOG__FILTER", "debug")]).unwrap();
+        assert_eq!(asked.log.filter, "debug".parse().unwrap());
     }
 
     #[test]
@@ -592,6 +589,7 @@ mod tests {
             (("MUSTER__NATS__KEY_FILE", "/k"), "certificate_file"),
             (("MUSTER__NATS__USER", "worker"), "password_file"),
             (("MUSTER__LIMITS__CALLERS", "-1"), "limits.callers"),
+            (("MUSTER__LOG__FILTER", "nonsense"), "log.filter: \"nonsense\""),
         ];
         for ((key, value), named) in wrong {
             let message = load(&[(key, value)]).map(|_| ()).unwrap_err().to_string();
@@ -613,14 +611,17 @@ mod tests {
 
     #[test]
     fn every_server_has_its_verdict_and_every_file_is_watched() {
-        let variables = HashMap::from([
-            ("MUSTER__NATS__URLS".to_owned(), "tls://a,nats://u:hunter2@b,ws://c".to_owned()),
-            ("MUSTER__REQUIRE_TLS".to_owned(), "true".to_owned()),
-            ("MUSTER__ENVIRONMENT".to_owned(), "test".to_owned()),
-        ]);
-        let (policy, verdicts) = Settings::verdicts(None, Some(variables)).unwrap();
-        assert_eq!(policy.to_string(), "required: configured");
-        assert_eq!(verdicts.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, false]);
+        let variables = [
+            ("MUSTER__NATS__URLS", "tls://a,nats://u:hunter2@b,ws://c"),
+            ("MUSTER__REQUIRE_TLS", "true"),
+            ("MUSTER__ENVIRONMENT", "test"),
+        ];
+        let configuration = read(None, &variables).unwrap();
+        assert_eq!(configuration.policy.to_string(), "required: configured");
+        assert_eq!(
+            configuration.verdicts().iter().map(Result::is_ok).collect::<Vec<_>>(),
+            [true, false, false]
+        );
         let settings = load(&[
             ("MUSTER__NATS__CREDENTIALS_FILE", "/s/creds"),
             ("MUSTER__NATS__CA_FILE", "/s/ca"),
@@ -661,6 +662,36 @@ mod tests {
     }
 
     #[test]
+    fn a_section_is_wrong_only_for_who_asks_for_it() {
+        let database = ("MUSTER__DATABASE__URL_FILE", "/s/url");
+        let without_nats = read(None, &[database]).unwrap();
+        assert!(without_nats.database().is_ok() && without_nats.http().is_ok());
+        assert!(without_nats.nats().unwrap_err().to_string().contains("nats.urls"));
+        assert!(without_nats.serving().unwrap_err().to_string().contains("nats.urls"));
+        let without_database = read(None, &[("MUSTER__NATS__URLS", "tls://a")]).unwrap();
+        assert!(without_database.nats().is_ok());
+        assert!(without_database.database().unwrap_err().to_string().contains("database.url_file"));
+        let wrong = read(None, &[("MUSTER__HTTP__ADDRESS", "8080"), database]).unwrap();
+        assert!(wrong.database().is_ok() && wrong.http().is_err());
+    }
+
+    #[test]
+    fn an_empty_variable_names_nothing_and_a_file_takes_its_place() {
+        let empty = [
+            ("MUSTER__NATS__CA_FILE", ""),
+            ("MUSTER__NATS__PASSWORD", ""),
+            ("MUSTER__DATABASE__URL_FILE", ""),
+            ("MUSTER__EVENTS__BATCH", ""),
+            ("MUSTER__REQUIRE_TLS", ""),
+        ];
+        let settings = load(&empty).unwrap();
+        assert_eq!((settings.nats.tls, settings.events.batch), (TlsFiles::default(), 1000));
+        assert!(matches!(settings.nats.auth, AuthFrom::Nothing));
+        let message = load(&[("MUSTER__DATABASE__URL", "")]).map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains("database.url_file"), "{message}");
+    }
+
+    #[test]
     fn no_secret_is_shown() {
         let settings =
             load(&[("MUSTER__NATS__USER", "worker"), ("MUSTER__NATS__PASSWORD", "hunter2")]).unwrap();
@@ -672,11 +703,8 @@ mod tests {
         let path = std::env::temp_dir().join(format!("muster-settings-{}.toml", std::process::id()));
         std::fs::write(&path, "[nats]\nurls = [\"tls://a:4222\"]\n[events]\nbatch = 7\nin_flight = 9\n")
             .unwrap();
-        let variables = HashMap::from([
-            ("MUSTER__DATABASE__URL".to_owned(), "postgres://db/muster".to_owned()),
-            ("MUSTER__EVENTS__BATCH".to_owned(), "8".to_owned()),
-        ]);
-        let settings = Settings::load(Some(&path), Some(variables)).unwrap();
+        let variables = [("MUSTER__DATABASE__URL", "postgres://db/muster"), ("MUSTER__EVENTS__BATCH", "8")];
+        let settings = read(Some(&path), &variables).unwrap().serving().unwrap();
         std::fs::remove_file(path).unwrap();
         assert_eq!((settings.events.batch, settings.events.in_flight), (8, 9));
     }

@@ -4,9 +4,9 @@ use clap::Args;
 use muster_domain::{CommunityId, PageLimit};
 use muster_storage::{Compared, Drift, Store, Verification};
 
-use crate::connect::configure;
+use crate::connect;
 use crate::failure::Failure;
-use crate::settings::Settings;
+use crate::settings::Database;
 
 #[derive(Clone, Copy, Args)]
 pub(crate) struct Arguments {
@@ -25,8 +25,9 @@ pub(crate) struct Arguments {
 }
 
 /// Prints a report of each community; an error when something drifted that was not repaired.
-pub(crate) async fn run(settings: &Settings, arguments: Arguments) -> Result<(), Failure> {
-    let store = Store::open(configure(settings)?.database).await?;
+pub(crate) async fn run(database: &Database, arguments: Arguments) -> Result<(), Failure> {
+    let (database, _) = connect::database(database)?;
+    let store = Store::open(database).await?;
     let mut drifted = 0_u64;
     if let Some(community) = arguments.community {
         drifted = verify(&store, community, arguments).await?;

@@ -35,7 +35,9 @@ fuzz_target!(|data: &[u8]| {
                 let all = blocks.certificates.len() + blocks.keys.len() + blocks.parameters;
                 assert_eq!(all, count("-----BEGIN "), "every block is read");
                 match purpose {
-                    Purpose::Authorities => assert!(!blocks.certificates.is_empty() && blocks.keys.is_empty()),
+                    Purpose::Authorities => {
+                        assert!(!blocks.certificates.is_empty() && blocks.keys.is_empty())
+                    }
                     Purpose::Chain => assert!(!blocks.certificates.is_empty()),
                     Purpose::Key => assert_eq!(blocks.keys.len(), 1),
                 }

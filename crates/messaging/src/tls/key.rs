@@ -3,7 +3,7 @@
 use std::fmt;
 
 use rustls::pki_types::PrivateKeyDer;
-use x509_parser::asn1_rs::{Any, FromDer, Integer, OctetString, Oid, Sequence};
+use x509_parser::asn1_rs::{Any, FromDer, Integer, OctetString, Oid, Sequence, Tag};
 use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 
@@ -13,7 +13,7 @@ pub const SUPPORTED: &str = "ECDSA on P-256 or P-384, Ed25519, or RSA of 2048 to
 /// Kinds of keys by their object identifier; of ECDSA, the curves.
 const NAMES: [(&str, &str); 16] = [
     (RSA, "RSA"),
-    (EC, "EC"),
+    (EC, "ECDSA on a curve without a name"),
     (P256, "ECDSA P-256"),
     (P384, "ECDSA P-384"),
     (ED25519, "Ed25519"),
@@ -108,7 +108,8 @@ fn is(algorithm: &AlgorithmIdentifier<'_>, id: &str) -> bool {
 /// By an algorithm's identifier; of ECDSA by its curve.
 fn algorithm(algorithm: &AlgorithmIdentifier<'_>) -> KeyKind {
     let parameters = algorithm.parameters.as_ref();
-    let curve = parameters.filter(|_| is(algorithm, EC)).and_then(|any| any.as_oid().ok());
+    let named = |any: &&Any<'_>| is(algorithm, EC) && any.tag() == Tag::Oid;
+    let curve = parameters.filter(named).and_then(|any| any.as_oid().ok());
     KeyKind::Other(curve.map_or_else(|| algorithm.algorithm.to_id_string(), |curve| curve.to_id_string()))
 }
 

@@ -714,7 +714,7 @@ pub enum MaterialError {
     /// The key is of a kind that the provider signs with, and yet it does not take it.
     #[error(
         "{} holds a key of {kind} that is damaged or lacks its public half: write it anew with \
-         `openssl pkey -in FILE -out NEW`", path.display()
+         `openssl ec -in FILE -out NEW`", path.display()
     )]
     BrokenKey {
         /// The file.
@@ -933,6 +933,7 @@ mod tests {
         let cases = [
             (ec(&[6, 5, 0x2b, 0x81, 4, 0, 0x23]), "ECDSA P-521, which is not supported"),
             (ec(&[6, 5, 0x2b, 0x81, 4, 0, 0x0a]), "ECDSA secp256k1, which is not supported"),
+            (ec(&[0x30, 3, 2, 1, 1]), "ECDSA on a curve without a name, which is not supported"),
             (rsa(128), "RSA of 1024 bits, which is not supported"),
             (rsa(1024), "RSA of 8192 bits, which is not supported"),
             (key_file(&[6, 3, 0x2b, 0x65, 0x71], &[]), "Ed448, which is not supported"),

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::setting::{Guild, Setting, community};
+use crate::setting::{Guild, Setting, community, eventually};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -21,6 +21,13 @@ async fn a_wrong_configuration_exits_64_and_names_what_is_wrong() -> Result<()> 
         ("MUSTER__DATABASE__URL_FILE", "/nowhere/url".to_owned(), "database.url_file"),
         ("MUSTER__NATS__CA_FILE", "/nowhere/ca.pem".to_owned(), "/nowhere/ca.pem"),
         ("MUSTER__LOG__FORMAT", "xml".to_owned(), "log.format"),
+        ("MUSTER__LOG__FILTER", "nonsense".to_owned(), "log.filter"),
+        ("MUSTER__LOG__FILTER", "info,muster=loud".to_owned(), "muster=loud"),
+        ("muster__environment", "development".to_owned(), "write MUSTER__ENVIRONMENT"),
+        ("MUSTER_REQUIRE_TLS", "false".to_owned(), "write MUSTER__REQUIRE_TLS"),
+        ("MUSTER__NATS__TLS_FIRST", "hunter2".to_owned(), "nats.tls_first"),
+        ("MUSTER__DATABASE__URL_FILE", String::new(), "database.url_file"),
+        ("MUSTER_CONFIG_FILE", "/nowhere/muster.toml".to_owned(), "/nowhere/muster.toml"),
     ];
     for (variable, value, named) in wrong {
         let output = setting.configuration.with(variable, &value).run("serve").await?;
@@ -30,6 +37,60 @@ async fn a_wrong_configuration_exits_64_and_names_what_is_wrong() -> Result<()> 
         assert!(!said.contains("hunter2"), "{said}");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_asks_for_what_it_needs_and_for_nothing_else() -> Result<()> {
+    let setting = Setting::new().await?;
+    let without_nats = setting
+        .configuration
+        .with("MUSTER__NATS__URLS", "")
+        .with("MUSTER__NATS__CA_FILE", "/nowhere/ca.pem")
+        .with("MUSTER__NATS__PASSWORD_FILE", "/nowhere/password");
+    for command in ["migrate", "verify --all", "pseudonym paul"] {
+        let output = without_nats.run(command).await?;
+        assert!(output.status.success(), "{command}: {}", text(&output.stderr));
+    }
+    let without_database = setting
+        .configuration
+        .with("MUSTER__DATABASE__URL_FILE", "")
+        .with("MUSTER__DATABASE__CA_FILE", "/nowhere/ca.pem");
+    let worker = setting.serve()?;
+    let listed = without_database.run("deadletters list").await?;
+    assert!(listed.status.success(), "{}", text(&listed.stderr));
+    let asked = without_database.run(r#"ask muster.v1.communities.find {"limt":5}"#).await?;
+    assert!(text(&asked.stdout).contains("\"invalid_request\""), "{}", text(&asked.stderr));
+    let neither = without_database.with("MUSTER__NATS__URLS", "").with("MUSTER__NATS__USER", "");
+    let health = neither.run("health").await?;
+    assert!(health.status.success(), "{}", text(&health.stderr));
+    assert_eq!(worker.stop()?, Some(0));
+    for (configuration, named) in [(without_nats, "nats.urls"), (without_database, "database.url_file")] {
+        for command in ["serve", "check"] {
+            let output = configuration.run(command).await?;
+            assert_eq!(output.status.code(), Some(64), "{command}");
+            assert!(text(&output.stderr).contains(named), "{command}: {}", text(&output.stderr));
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_filter_shows_what_none_shows() -> Result<()> {
+    let setting = Setting::new().await?;
+    let empty = [
+        "MUSTER__LOG__FILTER",
+        "MUSTER__LOG__FORMAT",
+        "MUSTER__NATS__TOKEN_FILE",
+        "MUSTER__TRACES__ENDPOINT",
+        "MUSTER__EVENTS__BATCH",
+        "MUSTER_CONFIG_FILE",
+    ];
+    let configuration =
+        empty.into_iter().fold(setting.configuration.with(empty[0], ""), |all, name| all.with(name, ""));
+    let worker = configuration.serve(&setting.services)?;
+    let told =
+        || std::fs::read_to_string(worker.log()).is_ok_and(|log| log.contains("muster-worker is ready"));
+    eventually("the line of readiness", async || told()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod contract;
 mod dead_letters;
 mod erasures;
 mod faults;
+mod files;
 mod http;
 mod log_queue;
 mod logs;

@@ -1,0 +1,99 @@
+//! What of the log is shown: a level, and other levels for single targets.
+//!
+//! The library's own syntax takes a misspelt level for the name of a target, and shows nothing else then.
+
+use std::str::FromStr;
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+/// A filter as it was asked for. What it does not name is shown from the default level on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct LogFilter {
+    level: Option<LevelFilter>,
+    targets: Vec<(String, LevelFilter)>,
+}
+
+impl LogFilter {
+    /// The filter, with a level for what it does not name.
+    pub(crate) fn targets(&self, unless_named: LevelFilter) -> Targets {
+        Targets::new().with_default(self.level.unwrap_or(unless_named)).with_targets(self.targets.clone())
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = LogFilterError;
+
+    fn from_str(text: &str) -> Result<Self, LogFilterError> {
+        let mut filter = Self::default();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            let wrong = || LogFilterError(part.to_owned());
+            let level = |level: &str| match level.to_ascii_lowercase().as_str() {
+                "off" | "error" | "warn" | "info" | "debug" | "trace" => level.parse().map_err(|_| wrong()),
+                _ => Err(wrong()),
+            };
+            match part.split_once('=') {
+                None if filter.level.is_none() => filter.level = Some(level(part)?),
+                Some((target, at)) => {
+                    let (target, level) = (target.trim(), level(at.trim())?);
+                    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':' | '-');
+                    let named = filter.targets.iter().any(|(named, _)| named == target);
+                    if target.is_empty() || !target.chars().all(is_name) || named {
+                        return Err(wrong());
+                    }
+                    filter.targets.push((target.to_owned(), level));
+                }
+                None => return Err(wrong()),
+            }
+        }
+        Ok(filter)
+    }
+}
+
+/// A part of a filter that cannot be meant.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0:?} is neither a level nor target=level, or is there twice: write off, error, warn, info, debug or trace, and for \
+     single targets muster_worker=debug, with commas between"
+)]
+pub(crate) struct LogFilterError(String);
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_named_is_shown_from_the_default_on() {
+        let shown = |filter: &str, target: &str, level: Level| {
+            filter.parse::<LogFilter>().unwrap().targets(LevelFilter::INFO).would_enable(target, &level)
+        };
+        for default in ["", " ", ",", "muster_worker=debug", "info,", " info , muster_worker = DEBUG "] {
+            assert!(shown(default, "muster_storage", Level::INFO), "{default:?}");
+            assert!(!shown(default, "muster_storage", Level::DEBUG), "{default:?}");
+        }
+        assert!(shown("muster_worker=debug", "muster_worker::serve", Level::DEBUG));
+        assert!(!shown("warn,muster_worker=debug", "muster_storage", Level::INFO));
+        assert!(!shown("off", "muster_worker", Level::ERROR));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_by_its_part() {
+        for (filter, part) in [
+            ("nonsense", "nonsense"),
+            ("inof,muster_worker=debug", "inof"),
+            ("info,muster=loud", "muster=loud"),
+            ("info,muster=", "muster="),
+            ("info,=debug", "=debug"),
+            ("info,debug", "debug"),
+            ("muster=info,muster=debug", "muster=debug"),
+            ("info;muster=debug", "info;muster=debug"),
+            ("[span{id=1}]=debug", "[span{id=1}]=debug"),
+            ("5", "5"),
+            ("info muster=debug", "info muster=debug"),
+        ] {
+            let said = filter.parse::<LogFilter>().unwrap_err().to_string();
+            assert!(said.contains(&format!("{part:?}")), "{filter}: {said}");
+        }
+    }
+}
