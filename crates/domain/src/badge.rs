@@ -1,51 +1,21 @@
 use time::OffsetDateTime;
 
-use crate::text::{is_deceptive, text_type};
-use crate::{BadgeId, ProfileId, TextError};
+use crate::text::shown_type;
+use crate::{BadgeId, ProfileId};
 
-fn readable(c: char) -> bool {
-    !is_deceptive(c)
-}
-
-text_type!(
-    /// What a badge is for, such as `first_blood`: 1 to 64 characters, none of them a control character.
-    BadgeKind, 64, readable
+shown_type!(
+    /// What a badge is for, such as `first_blood`: 1 to 64 characters, cleaned as a nym is. Case counts. The bytes are few
+    /// enough for a cursor to hold a kind.
+    BadgeKind, 64, 256
 );
-text_type!(
-    /// Why a badge was awarded or revoked: 1 to 500 characters on one line.
-    Reason, 500, readable
+shown_type!(
+    /// Why a badge was awarded or revoked: 1 to 500 characters on one line, cleaned as a nym is.
+    Reason, 500, 6000
 );
-text_type!(
-    /// Who awarded or revoked a badge, as the caller names them: 1 to 64 characters.
-    Awarder, 64, readable
+shown_type!(
+    /// Who awarded or revoked a badge, as the caller names them: 1 to 64 characters, cleaned as a nym is.
+    Awarder, 64, 768
 );
-
-impl Reason {
-    /// Checks a reason that need not be given: a blank one is none.
-    ///
-    /// # Errors
-    /// [`TextError`](crate::TextError) names the bound that was broken.
-    pub fn parse_optional(text: impl Into<String>) -> Result<Option<Self>, TextError> {
-        unless_blank(text.into(), Self::parse)
-    }
-}
-
-impl Awarder {
-    /// Checks the name of an awarder who need not be named: a blank one is none.
-    ///
-    /// # Errors
-    /// [`TextError`](crate::TextError) names the bound that was broken.
-    pub fn parse_optional(text: impl Into<String>) -> Result<Option<Self>, TextError> {
-        unless_blank(text.into(), Self::parse)
-    }
-}
-
-fn unless_blank<T>(
-    text: String,
-    parse: impl FnOnce(String) -> Result<T, TextError>,
-) -> Result<Option<T>, TextError> {
-    if text.trim().is_empty() { Ok(None) } else { parse(text).map(Some) }
-}
 
 /// One award of one kind to one profile. A revoked badge stays as history; the kind may be awarded again as a new badge.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,13 +1,9 @@
 use crate::Tier;
-use crate::text::{is_deceptive, text_type};
+use crate::text::shown_type;
 
-fn readable(c: char) -> bool {
-    !is_deceptive(c)
-}
-
-text_type!(
-    /// A community's name, as its chat server bears it: 1 to 100 characters.
-    CommunityName, 100, readable
+shown_type!(
+    /// A community's name, as its chat server bears it: 1 to 100 characters, cleaned as a nym is.
+    CommunityName, 100, 1200
 );
 
 /// How many visible members hold a tier.

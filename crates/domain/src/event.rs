@@ -2,12 +2,8 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::text::text_type;
+use crate::text::{text_type, visible_ascii};
 use crate::{Activity, Awarder, BadgeKind, CommunityName, Conviction, EventId, GuildId, Nym, Reason, UserId};
-
-fn visible_ascii(c: char) -> bool {
-    c.is_ascii_graphic()
-}
 
 text_type!(
     /// A role's id on the chat platform: 1 to 64 visible ASCII characters.
@@ -283,13 +279,13 @@ impl Effect {
 pub enum GuildEffect {
     /// It exists and is active.
     Join {
-        /// Its name.
-        name: CommunityName,
+        /// Its name; `None` where that is blank.
+        name: Option<CommunityName>,
     },
     /// It was renamed.
     Update {
-        /// Its name.
-        name: CommunityName,
+        /// Its name; `None` where that is blank.
+        name: Option<CommunityName>,
     },
     /// It is no longer active.
     Leave,
@@ -300,8 +296,8 @@ pub enum GuildEffect {
 pub enum MemberEffect {
     /// They are there.
     Join {
-        /// Their user name.
-        username: Nym,
+        /// Their user name; `None`, where that is blank, falls back to the person's id.
+        username: Option<Nym>,
     },
     /// Their nickname and roles are these.
     Update {

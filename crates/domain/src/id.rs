@@ -4,7 +4,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::text::text_type;
+use crate::text::{text_type, visible_ascii};
 
 macro_rules! uuid_type {
     ($(#[$meta:meta])* $name:ident) => {
@@ -71,10 +71,6 @@ uuid_type!(
     /// An event's id: an event has one effect, however often its id arrives.
     EventId
 );
-
-fn visible_ascii(c: char) -> bool {
-    c.is_ascii_graphic()
-}
 
 text_type!(
     /// A chat server's id on its platform: 1 to 64 visible ASCII characters.

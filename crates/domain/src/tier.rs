@@ -1,15 +1,15 @@
 use time::OffsetDateTime;
 
-use crate::text::text_type;
+use crate::text::{TextError, spelled, text_type};
 use crate::{Conviction, Nym, ProfileId, Rank};
 
-fn name_character(c: char) -> bool {
-    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-'
+fn name(given: String, max: usize) -> Result<String, TextError> {
+    spelled(given, max, |c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-')
 }
 
 text_type!(
     /// A tier's name: 1 to 32 lower-case letters, digits, `_` and `-`.
-    Tier, 32, name_character
+    Tier, 32, name
 );
 
 /// A tier reached by a score.

@@ -217,7 +217,7 @@ async fn change_communities(
             continue;
         }
         ids.push(community.get());
-        names.push(name.map(|(_, name)| name.as_str().to_owned()));
+        names.push(name.and_then(|(_, name)| name.as_ref()).map(|name| name.as_str().to_owned()));
         name_dates.push(name.map(|(mark, _)| mark.0));
         name_events.push(name.map(|(mark, _)| mark.1));
         actives.push(active.map(|(_, active)| *active));
@@ -229,7 +229,7 @@ async fn change_communities(
     }
     let update = Statement::new(
         "UPDATE communities AS c SET
-             name = coalesce(u.name, c.name), name_at = coalesce(u.name_at, c.name_at),
+             name = CASE WHEN u.name_at IS NULL THEN c.name ELSE u.name END, name_at = coalesce(u.name_at, c.name_at),
              name_event = coalesce(u.name_event, c.name_event), active = coalesce(u.active, c.active),
              active_at = coalesce(u.active_at, c.active_at), active_event = coalesce(u.active_event, c.active_event)
          FROM unnest($1, $2, $3, $4, $5, $6, $7)

@@ -43,14 +43,14 @@ pub(crate) struct Changes {
 /// What a batch says of one community.
 #[derive(Default)]
 pub(crate) struct CommunityChange {
-    pub(crate) name: Register<CommunityName>,
+    pub(crate) name: Register<Option<CommunityName>>,
     pub(crate) active: Register<bool>,
 }
 
 /// What a transaction changes of one member: what a batch of events says, or what an operator asks.
 #[derive(Default)]
 pub(crate) struct MemberChange {
-    pub(crate) username: Register<Nym>,
+    pub(crate) username: Register<Option<Nym>>,
     pub(crate) nick: Register<Nick>,
     pub(crate) has_left: Register<bool>,
     /// The earliest join.

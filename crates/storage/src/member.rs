@@ -186,7 +186,7 @@ impl Member {
         self.stored.as_ref().and_then(of)
     }
 
-    fn new_username(&self) -> Option<&(Mark, Nym)> {
+    fn new_username(&self) -> Option<&(Mark, Option<Nym>)> {
         newer(&self.change.username, self.mark(|row| row.username_at.zip(row.username_event)))
     }
 
@@ -198,15 +198,14 @@ impl Member {
     fn nym_key(&self) -> String {
         let stored = self.stored.as_ref();
         let username = match self.new_username() {
-            Some((_, username)) => Some(username.key().as_str().to_owned()),
+            Some((_, username)) => username.as_ref().map(|username| username.key().as_str().to_owned()),
             None => stored.and_then(|row| row.username_key.clone()),
         };
         let nick = match self.new_nick() {
             Some((_, (nick, _))) => nick.as_ref().map(|nick| nick.key().as_str().to_owned()),
             None => stored.and_then(|row| row.nick_key.clone()),
         };
-        let of_id = || self.user.as_str().chars().take(32).collect::<String>().to_ascii_lowercase();
-        nick.or(username).unwrap_or_else(of_id).chars().take(64).collect()
+        nick.or(username).unwrap_or_else(|| Nym::of_user(&self.user).key().as_str().to_owned())
     }
 
     fn was_visible(&self) -> bool {
@@ -584,8 +583,9 @@ async fn write_profiles(connection: &mut AsyncPgConnection, members: &[Member]) 
         rows.communities.push(member.community.get());
         rows.profiles.push(member.profile.get());
         rows.users.push(member.user.as_str().to_owned());
-        rows.usernames.push(username.map(|(_, nym)| nym.as_str().to_owned()));
-        rows.username_keys.push(username.map(|(_, nym)| nym.key().as_str().to_owned()));
+        let named = username.and_then(|(_, nym)| nym.as_ref());
+        rows.usernames.push(named.map(|nym| nym.as_str().to_owned()));
+        rows.username_keys.push(named.map(|nym| nym.key().as_str().to_owned()));
         rows.username_dates.push(username.map(|(mark, _)| mark.0));
         rows.username_events.push(username.map(|(mark, _)| mark.1));
         let nym = nick.and_then(|(_, (nym, _))| nym.as_ref());

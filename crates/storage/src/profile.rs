@@ -158,7 +158,7 @@ impl Community {
             }
             Lookup::Nym(nym) => self
                 .statement(detail_by!(
-                    "p.visible AND p.nym_key = left($2, 64)
+                    "p.visible AND p.nym_key = $2
                      ORDER BY p.community_id, p.nym_key, p.joined_at, p.profile_id"
                 ))
                 .bind::<Text, _>(nym.key().as_str().to_owned()),

@@ -2,18 +2,17 @@
 
 use diesel::sql_types::{Array, BigInt, Text, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
-use muster_domain::{CommunityId, Nym, Profile, ProfileId, SearchQuery, SuggestLimit};
+use muster_domain::{CommunityId, Nym, NymKey, Profile, ProfileId, SearchQuery, SuggestLimit};
 
 use crate::Error;
 use crate::community::Community;
 use crate::profile::{ProfileRow, profile_columns, profile_of_each_key};
 use crate::statement::{self, Statement};
 
-/// A text that sorts behind every nym key that begins with `start`. No key holds more than a nym's number of the last
-/// character there is.
+/// A text that sorts behind every nym key that begins with `start`: no key is as long.
 pub(crate) fn behind_every_nym(start: &str) -> String {
     let mut text = start.to_owned();
-    text.extend(std::iter::repeat_n(char::MAX, Nym::MAX.saturating_add(1)));
+    text.extend(std::iter::repeat_n(char::MAX, NymKey::MAX.saturating_add(1)));
     text
 }
 

@@ -151,7 +151,7 @@ impl Wanted {
                 texts.map(|text| format!("E'{}'", text.replace('\\', "\\\\"))).collect();
             format!("(ARRAY[{}]::text[])", quoted.join(", "))
         };
-        let nyms = NAMES.iter().map(|name| Nym::parse(name)).collect::<Result<Vec<_>, _>>()?;
+        let nyms = NAMES.iter().map(|name| Nym::parse(*name)).collect::<Result<Vec<_>, _>>()?;
         let values = [
             (":members", self.members.to_string()),
             (":seed", self.seed.to_string()),

@@ -155,7 +155,7 @@ impl Events {
     }
 
     fn guild(&mut self) -> Result<Event> {
-        self.event(Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Sietch Tabr")? }))
+        self.event(Effect::Guild(GuildEffect::Join { name: Some(CommunityName::parse("Sietch Tabr")?) }))
     }
 
     fn member(&mut self, number: i64, effect: MemberEffect) -> Result<Event> {
@@ -167,7 +167,7 @@ impl Events {
         let mut events = Vec::new();
         for number in 0..MEMBERS {
             let username = Nym::parse(&format!("Member {number}"))?;
-            events.push(self.member(number, MemberEffect::Join { username })?);
+            events.push(self.member(number, MemberEffect::Join { username: Some(username) })?);
             let conviction = Some(Conviction::clamp(number * 5));
             events.push(self.member(number, MemberEffect::ScoreSet { conviction, activity: None })?);
             if number % 3 == 0 {

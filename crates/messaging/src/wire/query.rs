@@ -319,7 +319,7 @@ fn read(endpoint: Endpoint, fields: &mut Fields<'_>) -> Result<Read, ServiceErro
         }
         Endpoint::ProfilesActive => Query::ProfilesActive(page(fields, 5)?),
         Endpoint::ProfilesSearch => Query::ProfilesSearch {
-            query: fields.required("query", |text| SearchQuery::parse(&text))?,
+            query: fields.required("query", SearchQuery::parse)?,
             limit: fields.limit(25)?,
         },
         Endpoint::ProfilesBadges => {
@@ -377,7 +377,7 @@ fn lookup(fields: &mut Fields<'_>) -> Result<Lookup, ServiceError> {
         fields.optional("profile_id", profile_id)?.map(Lookup::ProfileId),
         fields.optional("user_id", UserId::parse)?.map(Lookup::UserId),
         fields.optional("wallet", Wallet::parse)?.map(Lookup::Wallet),
-        fields.optional("nym", |text| Nym::parse(&text))?.map(Lookup::Nym),
+        fields.optional("nym", Nym::parse)?.map(Lookup::Nym),
     ]
     .into_iter()
     .flatten();

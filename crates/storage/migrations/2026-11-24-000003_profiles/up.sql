@@ -15,9 +15,9 @@ CREATE TABLE profiles (
     nick_at timestamptz,
     nick_event uuid,
     nym text NOT NULL GENERATED ALWAYS AS (coalesce(nick, username, left(user_id, 32), '')) STORED,
-    -- Folding can make eighteen characters of one: this bound keeps cursors and index keys within theirs.
+    -- Keys come cut to 64 characters, so that cursors and index keys stay within their bounds. An id is ASCII.
     nym_key text COLLATE "C" NOT NULL
-        GENERATED ALWAYS AS (left(coalesce(nick_key, username_key, lower(left(user_id, 32)), ''), 64)) STORED,
+        GENERATED ALWAYS AS (coalesce(nick_key, username_key, lower(left(user_id, 32)), '')) STORED,
     has_left boolean NOT NULL DEFAULT false,
     presence_at timestamptz,
     presence_event uuid,
@@ -32,6 +32,7 @@ CREATE TABLE profiles (
     tier_given boolean NOT NULL DEFAULT false,
     badge_count integer NOT NULL DEFAULT 0 CHECK (badge_count >= 0),
     CHECK ((user_id IS NULL) = (erased_at IS NOT NULL)),
+    CHECK (length(nym_key) <= 64),
     PRIMARY KEY (community_id, profile_id)
 ) WITH (fillfactor = 80);
 

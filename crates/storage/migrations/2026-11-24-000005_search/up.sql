@@ -11,8 +11,8 @@ CREATE TABLE nym_tails (
     PRIMARY KEY (community_id, class, tail, profile_id)
 );
 
--- The tails of one folded nym. A word starts behind white space or ASCII punctuation. A nym has at most 32 characters;
--- folding can make many of one, and a match behind the 32nd is given up for a bound on what one nym writes and matches. No two
+-- The tails of one folded nym. A word starts behind white space or ASCII punctuation. A folded nym
+-- has at most 64 characters; what begins behind the 32nd is given up for a bound on what one nym writes and matches. No two
 -- tails are of one length, so none has to be told from another, and the planner can put the function in line.
 CREATE FUNCTION nym_tails_of(nym_key text) RETURNS TABLE (class smallint, tail text)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -185,7 +185,7 @@ async fn no_call_reads_more_than_its_page_asks_for() {
     let writes: Vec<(&str, Event)> = vec![
         ("update", event(MemberEffect::Update { nick: Some(nym("Someone else")), roles: Vec::new() })),
         ("leave", event(MemberEffect::Leave)),
-        ("join", event(MemberEffect::Join { username: nym("Someone new") })),
+        ("join", event(MemberEffect::Join { username: Some(nym("Someone new")) })),
         ("award", event(MemberEffect::BadgeAward { kind: kind("k"), reason: None, by: None })),
         ("revoke", event(MemberEffect::BadgeRevoke { kind: kind("k"), reason: None, by: None })),
         ("score", scored(&guild, &user(500), START + 4_000_000, 29_000)),

@@ -147,7 +147,7 @@ async fn view_of_nobody(store: &Store) -> Community {
         id: EventId::new(Uuid::new_v4()),
         at: event_time(START),
         guild: guild("nobody"),
-        effect: Effect::Guild(GuildEffect::Join { name }),
+        effect: Effect::Guild(GuildEffect::Join { name: Some(name) }),
     };
     apply(store, &guild("nobody"), vec![event]).await
 }

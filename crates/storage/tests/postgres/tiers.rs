@@ -34,7 +34,7 @@ impl Setting {
             id: EventId::new(Uuid::new_v4()),
             at: event_time(START),
             guild: setting.guild.clone(),
-            effect: Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Tiers").unwrap() }),
+            effect: Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Tiers").ok() }),
         };
         setting.apply(vec![founded]).await.tier_policy_replace(policy).await.unwrap();
         setting

@@ -43,7 +43,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     let (kind, reason) = (BadgeKind::parse(format!("{MARK}-kind"))?, Some(Reason::parse(mark("reason"))?));
     let by = Some(Awarder::parse(mark("awarder"))?);
     let effects = [
-        MemberEffect::Join { username: Nym::parse(&mark("user name"))? },
+        MemberEffect::Join { username: Some(Nym::parse(mark("user name"))?) },
         MemberEffect::Update { nick: Some(Nym::parse(&mark("nick"))?), roles: Vec::new() },
         MemberEffect::ScoreSet {
             conviction: Some(Conviction::clamp(7_i64)),
@@ -53,7 +53,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
         MemberEffect::BadgeAward { kind: kind.clone(), reason: reason.clone(), by: by.clone() },
         MemberEffect::BadgeRevoke { kind: kind.clone(), reason: reason.clone(), by: by.clone() },
         MemberEffect::Leave,
-        MemberEffect::Join { username: Nym::parse(&mark("user name"))? },
+        MemberEffect::Join { username: Some(Nym::parse(mark("user name"))?) },
     ];
     publisher.publish(&tabr.join_guild()).await?;
     for effect in effects {

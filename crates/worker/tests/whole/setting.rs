@@ -126,7 +126,7 @@ impl Guild {
     }
 
     pub(crate) fn join_guild(&mut self) -> Event {
-        self.event(Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Sietch Tabr").unwrap() }))
+        self.event(Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Sietch Tabr").ok() }))
     }
 
     pub(crate) fn member(&mut self, user: &str, effect: MemberEffect) -> Event {
@@ -134,7 +134,7 @@ impl Guild {
     }
 
     pub(crate) fn join(&mut self, user: &str) -> Event {
-        self.member(user, MemberEffect::Join { username: Nym::parse(user).unwrap() })
+        self.member(user, MemberEffect::Join { username: Nym::parse(user).ok() })
     }
 
     pub(crate) fn score(&mut self, user: &str, conviction: i64) -> Event {

@@ -59,7 +59,7 @@ pub(crate) fn member(guild: &GuildId, user: &UserId, at: i64, effect: MemberEffe
 }
 
 pub(crate) fn joined(guild: &GuildId, user: &UserId, at: i64, name: &str) -> Event {
-    member(guild, user, at, MemberEffect::Join { username: nym(name) })
+    member(guild, user, at, MemberEffect::Join { username: Some(nym(name)) })
 }
 
 pub(crate) fn scored(guild: &GuildId, user: &UserId, at: i64, conviction: i64) -> Event {
@@ -127,7 +127,7 @@ pub(crate) fn drawn() -> impl Strategy<Value = Drawn> {
 }
 
 fn effect() -> impl Strategy<Value = Effect> {
-    let name = "[a-c]{1,3}".prop_map(|name| CommunityName::parse(name).unwrap());
+    let name = "[a-c]{0,3}".prop_map(|name| CommunityName::parse(name).ok());
     let guild = prop_oneof![
         name.clone().prop_map(|name| GuildEffect::Join { name }),
         name.prop_map(|name| GuildEffect::Update { name }),
@@ -157,7 +157,7 @@ fn member_effect() -> impl Strategy<Value = MemberEffect> {
     let by = || proptest::option::of((0..USERS).prop_map(|n| Awarder::parse(format!("u{n}")).unwrap()));
     let roles = proptest::collection::vec("[1-3]{1,2}".prop_map(|role| Role::parse(role).unwrap()), 0..3);
     prop_oneof![
-        4 => name().prop_map(|username| MemberEffect::Join { username }),
+        4 => proptest::option::of(name()).prop_map(|username| MemberEffect::Join { username }),
         3 => (proptest::option::of(name()), roles).prop_map(|(nick, roles)| MemberEffect::Update { nick, roles }),
         2 => Just(MemberEffect::Leave),
         8 => (proptest::option::of(score()), proptest::option::of(score())).prop_map(|(conviction, activity)| {

@@ -87,10 +87,10 @@ impl Guild {
         let erased = |id: &str| erasures.get(&(event.guild.clone(), id.to_owned()));
         match &event.effect {
             Effect::Guild(GuildEffect::Join { name }) => {
-                self.name = Some(name.clone());
+                self.name.clone_from(name);
                 self.has_left = false;
             }
-            Effect::Guild(GuildEffect::Update { name }) => self.name = Some(name.clone()),
+            Effect::Guild(GuildEffect::Update { name }) => self.name.clone_from(name),
             Effect::Guild(GuildEffect::Leave) => self.has_left = true,
             Effect::Member { user, effect } => {
                 let at = event.at.date();
@@ -153,7 +153,7 @@ impl Member {
     fn apply(&mut self, event: Uuid, at: OffsetDateTime, effect: &MemberEffect) {
         match effect {
             MemberEffect::Join { username } => {
-                self.username = Some(username.as_str().to_owned());
+                self.username = username.as_ref().map(|username| username.as_str().to_owned());
                 self.has_left = false;
                 self.joined.get_or_insert(at);
             }
