@@ -9,6 +9,7 @@ pub mod connection;
 pub mod endpoint;
 pub mod events;
 mod header;
+pub mod log_budget;
 pub mod replicas;
 pub mod request;
 pub mod service;

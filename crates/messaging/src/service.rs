@@ -22,9 +22,14 @@ use uuid::Uuid;
 use crate::connection::Connection;
 use crate::endpoint::Endpoint;
 use crate::header;
+use crate::log_budget::{Line, LogBudget};
 use crate::request::Request;
 use crate::wire::answer::Answer;
 use crate::wire::error::{ErrorCode, ServiceError};
+
+/// Lines a minute about requests that failed by a defect, and about answers that were not sent.
+static FAILED_LINES: LogBudget = LogBudget::new(10);
+static UNSENT_LINES: LogBudget = LogBudget::new(5);
 
 /// The service's name in the NATS service protocol.
 pub const NAME: &str = "muster";
@@ -321,7 +326,17 @@ where
             Err(error) => {
                 self.errors.count(endpoint);
                 if let Some(cause) = error.cause() {
-                    tracing::error!(request.id = %id, request.endpoint = %endpoint, error = cause, "a request failed");
+                    if let Some(Line { left_out }) = FAILED_LINES.line() {
+                        tracing::error!(
+                            request.id = %id,
+                            request.endpoint = %endpoint,
+                            error = cause,
+                            left_out,
+                            "a request failed"
+                        );
+                    } else {
+                        tracing::debug!(request.id = %id, error = cause, "a request failed");
+                    }
                 }
                 let mut headers = HeaderMap::new();
                 headers.insert(ERROR, header::line(error.message()).as_str());
@@ -330,8 +345,16 @@ where
                 message.respond_with_headers(Ok(body.into()), headers).await
             }
         };
-        if let Err(error) = sent {
-            tracing::warn!(request.id = %id, request.endpoint = %endpoint, error = %error, "an answer was not sent");
+        if let Err(error) = sent
+            && let Some(Line { left_out }) = UNSENT_LINES.line()
+        {
+            tracing::warn!(
+                request.id = %id,
+                request.endpoint = %endpoint,
+                error = %error,
+                left_out,
+                "an answer was not sent"
+            );
         }
         (self.config.observe)(&Observation { endpoint, error, latency: started.elapsed(), clamped, cut });
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use muster_domain::{CommunityId, Page};
 use muster_messaging::connection::Connection;
+use muster_messaging::log_budget::LogBudget;
 use muster_messaging::replicas::clear_everywhere;
 use muster_messaging::request::Request;
 use muster_messaging::wire::answer::{Answer, Export};
@@ -14,6 +15,9 @@ use tracing::{Instrument, Level};
 
 use crate::limits::{RateLimits, Scope};
 use crate::traces;
+
+/// Lines a minute about requests that the database did not answer; the others are for who looks for a fault.
+static UNAVAILABLE_LINES: LogBudget = LogBudget::new(10);
 
 /// Answers questions from the store, within the rate limits.
 pub(crate) struct Answers {
@@ -192,12 +196,17 @@ fn service_error(request: &Request, error: Error) -> ServiceError {
         Error::NotFound(missing) => ServiceError::not_found(&missing.to_string()),
         Error::Cursor(cause) => ServiceError::invalid_cursor(cause),
         error if error.is_transient() => {
-            tracing::warn!(
-                request.id = %request.id,
-                request.endpoint = %request.endpoint,
-                error = %error,
-                "a request was answered unavailable"
-            );
+            if let Some(line) = UNAVAILABLE_LINES.line() {
+                tracing::warn!(
+                    request.id = %request.id,
+                    request.endpoint = %request.endpoint,
+                    error = %error,
+                    left_out = line.left_out,
+                    "a request was answered unavailable"
+                );
+            } else {
+                tracing::debug!(request.id = %request.id, error = %error, "a request was answered unavailable");
+            }
             ServiceError::unavailable("the database is out of reach or too slow: ask again")
         }
         error => ServiceError::internal(error),
