@@ -14,7 +14,7 @@ use crate::erasure::Erased;
 use crate::fold::{Changes, CommunityChange, newer};
 use crate::lock::{self, Locked};
 use crate::statement::{self, Statement};
-use crate::{Error, Store, member, tier};
+use crate::{Error, Store, member, probe, tier};
 
 /// The most events of one batch.
 pub const MAX_BATCH: usize = 2000;
@@ -49,6 +49,25 @@ impl Store {
         let key = self.erasure_key().clone();
         self.write("events_apply", move |connection| {
             async move { apply(connection, &key, communities, events).await }.boxed()
+        })
+        .await
+    }
+
+    /// Writes what events of every kind write, for new members of a community, and takes it all back: in a new community, or in
+    /// that of `guild`. It fails where events of any such community would: for want of a table, a permission or room, or by
+    /// a trigger.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is, [`Error::Defect`] when such writes fail.
+    pub async fn events_probe(&self, guild: Option<GuildId>) -> Result<(), Error> {
+        let name =
+            guild.map_or_else(|| format!("probe-{}", Uuid::now_v7()), |guild| guild.as_str().to_owned());
+        let guild = GuildId::parse(name).map_err(Error::defect)?;
+        let events = probe::events(&guild)?;
+        let known = self.communities_known(&BTreeSet::from([guild.clone()])).await?;
+        let community = known.get(&guild).copied();
+        self.write_and_take_back("events_probe", move |connection| {
+            try_out(connection, guild, community, events).boxed()
         })
         .await
     }
@@ -91,24 +110,7 @@ impl Store {
         let names: Vec<String> = unknown.iter().map(|guild| guild.as_str().to_owned()).collect();
         self.write("communities_ensure", move |connection| {
             async move {
-                let ids: Vec<Uuid> = names.iter().map(|_| Uuid::now_v7()).collect();
-                let keys = ids.len();
-                let insert = Statement::new(
-                    "INSERT INTO communities (community_id, guild_id)
-                     SELECT n.community_id, n.guild_id FROM unnest($1, $2) AS n (community_id, guild_id)
-                     ORDER BY n.guild_id
-                     ON CONFLICT (guild_id) DO NOTHING
-                     RETURNING community_id",
-                )
-                .bind::<Array<SqlUuid>, _>(ids)
-                .bind::<Array<Text>, _>(names);
-                let made: Vec<MadeRow> = statement::by_keys(connection, insert, keys).await?;
-                let made: Vec<CommunityId> = made.iter().map(|row| row.community_id.into()).collect();
-                tier::policy_insert(connection, &made, &TierPolicy::default(), tier::NO_CUT).await?;
-                lock::stripes_insert(connection, &made).await?;
-                let counts = Statement::new("INSERT INTO community_counts (community_id) SELECT unnest($1)")
-                    .bind::<Array<SqlUuid>, _>(made.iter().map(|id| id.get()).collect::<Vec<_>>());
-                statement::execute(connection, counts).await?;
+                communities_make(connection, names).await?;
                 Ok(())
             }
             .boxed()
@@ -131,6 +133,55 @@ impl Store {
             .map(|row| Ok((GuildId::parse(row.guild_id).map_err(Error::defect)?, row.community_id.into())))
             .collect()
     }
+}
+
+/// Makes the communities of these chat servers that are not there yet, and answers those that it has made.
+async fn communities_make(
+    connection: &mut AsyncPgConnection,
+    names: Vec<String>,
+) -> Result<Vec<CommunityId>, Error> {
+    let ids: Vec<Uuid> = names.iter().map(|_| Uuid::now_v7()).collect();
+    let keys = ids.len();
+    let insert = Statement::new(
+        "INSERT INTO communities (community_id, guild_id)
+         SELECT n.community_id, n.guild_id FROM unnest($1, $2) AS n (community_id, guild_id)
+         ORDER BY n.guild_id
+         ON CONFLICT (guild_id) DO NOTHING
+         RETURNING community_id",
+    )
+    .bind::<Array<SqlUuid>, _>(ids)
+    .bind::<Array<Text>, _>(names);
+    let made: Vec<MadeRow> = statement::by_keys(connection, insert, keys).await?;
+    let made: Vec<CommunityId> = made.iter().map(|row| row.community_id.into()).collect();
+    tier::policy_insert(connection, &made, &TierPolicy::default(), tier::NO_CUT).await?;
+    lock::stripes_insert(connection, &made).await?;
+    let counts = Statement::new("INSERT INTO community_counts (community_id) SELECT unnest($1)")
+        .bind::<Array<SqlUuid>, _>(made.iter().map(|id| id.get()).collect::<Vec<_>>());
+    statement::execute(connection, counts).await?;
+    Ok(made)
+}
+
+/// Applies the events of a probe, in a community that is made where it is not there, and checks what a commit would.
+async fn try_out(
+    connection: &mut AsyncPgConnection,
+    guild: GuildId,
+    community: Option<CommunityId>,
+    batches: Vec<Vec<Event>>,
+) -> Result<(), Error> {
+    let community = match community {
+        Some(community) => community,
+        None => {
+            let made = communities_make(connection, vec![guild.as_str().to_owned()]).await?;
+            // Made by another meanwhile, so it can be made.
+            let Some(community) = made.first() else { return Ok(()) };
+            *community
+        }
+    };
+    for events in batches {
+        apply(connection, HashMap::from([(guild.clone(), community)]), events).await?;
+    }
+    statement::execute(connection, Statement::new("SET CONSTRAINTS ALL IMMEDIATE")).await?;
+    Ok(())
 }
 
 async fn apply(

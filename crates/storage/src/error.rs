@@ -61,7 +61,50 @@ impl std::fmt::Display for Missing {
     }
 }
 
+/// Where the fault lies that a write failed for, as far as its kind tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultOf {
+    /// The server's, whatever was asked of it: it is out of reach, shuts down, refuses writes, or has used up something.
+    Server,
+    /// Of whoever else holds a lock.
+    Others,
+    /// Not known: the statement's, its rows', or the server's all the same.
+    Unknown,
+}
+
 impl Error {
+    /// Where the fault lies.
+    #[must_use]
+    pub fn fault_of(&self) -> FaultOf {
+        match (self, self.sqlstate()) {
+            (_, Some(code)) if is_of(&code, &["40", "55P03", "55006"]) => FaultOf::Others,
+            // A statement that takes too long, or a page that cannot be read, may be one event's or one community's.
+            (_, Some(code)) if is_of(&code, &["57014", "58"]) => FaultOf::Unknown,
+            (Self::Unavailable(_), _) => FaultOf::Server,
+            _ => FaultOf::Unknown,
+        }
+    }
+
+    /// The server's code of it, SQLSTATE, where it is an error of the server.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<String> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let words = match error.downcast_ref::<DieselError>() {
+                Some(DieselError::DatabaseError(_, info)) => Some(info.message()),
+                _ => None,
+            };
+            if let Some(code) = words.and_then(sqlstate::of) {
+                return Some(code.to_owned());
+            }
+            if let Some(code) = error.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code()) {
+                return Some(code.code().to_owned());
+            }
+            cause = error.source();
+        }
+        None
+    }
+
     /// Whether the same call may succeed later.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
@@ -107,14 +150,17 @@ pub(crate) fn is_cut_off(error: &DieselError) -> bool {
 
 /// Connection exceptions, an operator or a crash that ends sessions, and a session that was idle or open for too long.
 fn ends_the_session(code: &str) -> bool {
-    ["08", "57P", "25P03", "25P04"].iter().any(|class| code.starts_with(class))
+    is_of(code, &["08", "57P", "25P03", "25P04"])
+}
+
+fn is_of(code: &str, classes: &[&str]) -> bool {
+    classes.iter().any(|class| code.starts_with(class))
 }
 
 /// Whether it is the server and not the statement that fails: besides lost sessions, rollbacks that are nobody's fault,
 /// resources that are used up, a statement that was canceled or waited too long, an object in use, and the system below.
 fn is_of_the_server(code: &str) -> bool {
-    ends_the_session(code)
-        || ["40", "53", "57", "58", "55P03", "55006"].iter().any(|class| code.starts_with(class))
+    ends_the_session(code) || is_of(code, &["40", "53", "57", "58", "55P03", "55006"])
 }
 
 impl From<DieselError> for Error {
@@ -141,6 +187,37 @@ mod tests {
 
     fn of(message: &str) -> DieselError {
         DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message.to_owned()))
+    }
+
+    #[test]
+    fn the_code_tells_whose_fault_it_is() {
+        for (message, fault) in [
+            ("57P01: terminating connection", FaultOf::Server),
+            ("53100: could not extend file", FaultOf::Server),
+            ("08006: connection failure", FaultOf::Server),
+            ("40P01: deadlock detected", FaultOf::Others),
+            ("55P03: canceling statement due to lock timeout", FaultOf::Others),
+            ("57014: canceling statement due to statement timeout", FaultOf::Unknown),
+            ("58030: could not read block 7", FaultOf::Unknown),
+            ("42501: permission denied for table scores", FaultOf::Unknown),
+            ("P0001: no", FaultOf::Unknown),
+        ] {
+            let error = Error::from(of(message));
+            assert_eq!(
+                (error.fault_of(), error.sqlstate().as_deref()),
+                (fault, message.get(..5)),
+                "{message}"
+            );
+            // One within another, as from a connection that cannot roll back.
+            let error = Error::Unavailable(error.into());
+            assert_eq!(error.sqlstate().as_deref(), message.get(..5), "{message}");
+        }
+        let read_only = "25006: cannot execute INSERT in a read-only transaction".to_owned();
+        let read_only =
+            DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, Box::new(read_only));
+        assert_eq!(Error::from(read_only).fault_of(), FaultOf::Server);
+        let lost = Error::Unavailable("no connection in time".into());
+        assert_eq!((lost.fault_of(), lost.sqlstate()), (FaultOf::Server, None));
     }
 
     #[test]

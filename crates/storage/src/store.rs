@@ -305,11 +305,34 @@ impl Store {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
+        self.write_ending(query, deadline, End::Commit, work).await
+    }
+
+    /// The same within the deadline of a write, taken back in the end whatever came of it.
+    pub(crate) async fn write_and_take_back<T, F>(&self, query: &'static str, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
+        self.write_ending(query, self.0.config.write_timeout(), End::TakeBack, work).await
+    }
+
+    async fn write_ending<T, F>(
+        &self,
+        query: &'static str,
+        deadline: Duration,
+        end: End,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
         let store = self.clone();
         let writing = async move {
             let mut connection = store.acquire(query).await?;
             let started = Instant::now();
-            let result = match tokio::time::timeout(deadline, transaction(&mut connection, work)).await {
+            let result = match tokio::time::timeout(deadline, transaction(&mut connection, end, work)).await {
                 Ok(result) => result,
                 Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
             };
@@ -353,7 +376,14 @@ fn span(query: &'static str) -> Span {
     )
 }
 
-async fn transaction<T, F>(connection: &mut AsyncPgConnection, work: F) -> Result<T, Error>
+/// How a transaction ends that has not failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Commit,
+    TakeBack,
+}
+
+async fn transaction<T, F>(connection: &mut AsyncPgConnection, end: End, work: F) -> Result<T, Error>
 where
     F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>>,
 {
@@ -361,7 +391,10 @@ where
     Transaction::begin_transaction(connection).await?;
     match work(connection).await {
         Ok(done) => {
-            Transaction::commit_transaction(connection).await?;
+            match end {
+                End::Commit => Transaction::commit_transaction(connection).await?,
+                End::TakeBack => Transaction::rollback_transaction(connection).await?,
+            }
             Ok(done)
         }
         Err(error) => match Transaction::rollback_transaction(connection).await {

@@ -9,6 +9,7 @@ mod lists;
 mod migrations;
 mod model;
 mod plans;
+mod probe;
 mod role;
 mod schema;
 mod search;
