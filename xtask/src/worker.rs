@@ -135,7 +135,9 @@ pub struct Worker {
 pub struct EventCounts(BTreeMap<String, u64>);
 
 impl EventCounts {
-    fn of(&self, outcome: &str) -> u64 {
+    /// How many came to this outcome.
+    #[must_use]
+    pub fn of(&self, outcome: &str) -> u64 {
         self.0.get(outcome).copied().unwrap_or(0)
     }
 

@@ -9,6 +9,7 @@ use muster_domain::{EventType, TlsPolicy};
 use muster_messaging::connection::LinkCounts;
 use muster_messaging::endpoint::Endpoint;
 use muster_messaging::events::consumer::{Happening, Lag, Outcome};
+use muster_messaging::events::fault::{Fault, FaultScope};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Peer, TlsVersion};
@@ -33,6 +34,7 @@ const PENDING: &str = "muster_events_pending";
 const UNACKNOWLEDGED: &str = "muster_events_unacknowledged";
 const OLDEST: &str = "muster_events_oldest_pending_seconds";
 const DROPPED: &str = "muster_events_dropped";
+const STORE_FAULTS: &str = "muster_store_faults";
 const DEAD_LETTERS: &str = "muster_dead_letters";
 const QUERY_SECONDS: &str = "muster_query_duration_seconds";
 const QUERY_FAILURES: &str = "muster_query_failures_total";
@@ -126,6 +128,7 @@ pub(crate) const METRICS: &[Metric] = &[
     gauge(UNACKNOWLEDGED, "events", &[], "Events that were delivered and not acknowledged yet"),
     gauge(OLDEST, "seconds", &[], "Age of the oldest event that is not acknowledged; 0 without one"),
     gauge(DROPPED, "events", &[], "Events that the stream dropped before they were acknowledged"),
+    gauge(STORE_FAULTS, "faults", &["scope", "sqlstate"], "Faults that keep events from being applied: 1 of the store, or the number of communities; sqlstate is the server's code or none"),
     gauge(DEAD_LETTERS, "events", &[], "Dead letters that are kept"),
     histogram(QUERY_SECONDS, "seconds", &["query"], "From a query's connection to its answer, or to a write's commit"),
     counter(QUERY_FAILURES, "queries", &["query", "failure"], "Queries without an answer: no_connection, unavailable or defect"),
@@ -248,6 +251,9 @@ fn begin() {
     for outcome in ["taken", "refused"] {
         counter!(ROTATIONS, "outcome" => outcome).increment(0);
     }
+    for scope in [FaultScope::Store, FaultScope::Community] {
+        gauge!(STORE_FAULTS, "scope" => scope.as_str(), "sqlstate" => "none").set(0);
+    }
     for name in [REDELIVERIES, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED] {
         counter!(name).increment(0);
     }
@@ -339,6 +345,24 @@ pub(crate) fn query(observation: &QueryObservation) {
     if let Some(failure) = observation.failure {
         counter!(QUERY_FAILURES, "query" => observation.query, "failure" => failure.as_str()).increment(1);
     }
+}
+
+/// Shows the faults that there are, in the place of those that were shown.
+pub(crate) fn store_faults(faults: &[Fault], shown: &mut Vec<Fault>) {
+    let show = |fault: &Fault, number| {
+        let sqlstate = fault.code.clone().unwrap_or_else(|| "none".to_owned());
+        gauge!(STORE_FAULTS, "scope" => fault.scope.as_str(), "sqlstate" => sqlstate).set(count(number));
+    };
+    for over in shown
+        .iter()
+        .filter(|over| faults.iter().all(|fault| (fault.scope, &fault.code) != (over.scope, &over.code)))
+    {
+        show(over, 0);
+    }
+    for fault in faults {
+        show(fault, fault.count);
+    }
+    *shown = faults.to_vec();
 }
 
 pub(crate) fn dead_letters(kept: u64) {

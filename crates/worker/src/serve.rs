@@ -7,6 +7,7 @@ use std::time::Duration;
 use muster_messaging::connection::{LinkCounts, LinkFailure, LinkState};
 use muster_messaging::events::consumer::Consumer;
 use muster_messaging::events::dead_letter::DeadLetters;
+use muster_messaging::events::fault::{Fault, FaultScope};
 use muster_messaging::tls::certificate::Certificate;
 use muster_storage::Store;
 use tokio::task::JoinSet;
@@ -175,6 +176,7 @@ async fn prune_applied(store: Store, remember: Duration) {
 struct Counted {
     link: LinkCounts,
     handshakes: HashMap<&'static str, (u64, u64)>,
+    faults: Vec<Fault>,
 }
 
 struct Watch {
@@ -222,6 +224,10 @@ impl Watch {
                     let answers = timeout(PING, session.store.ping()).await.is_ok_and(|answer| answer.is_ok());
                     self.readiness.set(Part::Postgres, answers);
                     self.readiness.set(Part::Descriptors, !descriptors::are_used_up());
+                    let faults = session.reading.faults();
+                    let reads = faults.iter().all(|fault| fault.scope != FaultScope::Store);
+                    self.readiness.set(Part::Consumer, reads);
+                    metrics::store_faults(&faults, &mut self.counted.faults);
                     metrics::pool(session.store.pool_status());
                     let link = session.connection.counts();
                     metrics::link(link, std::mem::replace(&mut self.counted.link, link));
@@ -261,7 +267,9 @@ impl Watch {
         match opened {
             Ok(opened) => {
                 self.files.taken(seen);
-                self.counted = Counted::default();
+                // A fault that was shown stays shown until the new session says otherwise.
+                let faults = std::mem::take(&mut self.counted.faults);
+                self.counted = Counted { faults, ..Counted::default() };
                 let old = std::mem::replace(session, opened);
                 self.retire(old);
                 metrics::rotation("taken");

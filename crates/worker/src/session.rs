@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use muster_domain::Event;
+use futures_util::FutureExt;
+use muster_domain::{Event, GuildId};
 use muster_messaging::connection::Connection;
 use muster_messaging::events::consumer::{self, ApplyError, Consumer, ConsumerConfig, Delivered, Reading};
 use muster_messaging::events::dead_letter::DeadLetters;
+use muster_messaging::events::fault::{Probe, StoreFailure};
 use muster_messaging::replicas::{self, Listening};
 use muster_messaging::service::{Service, ServiceConfig, serve as serve_requests};
 use muster_messaging::tls::material::Material;
-use muster_storage::Store;
+use muster_storage::{Error, FaultOf, Store};
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -78,8 +80,9 @@ impl Session {
         )
         .await?;
         let dead_letters = DeadLetters::open(&connection).await?;
-        let applying = store.clone();
-        let reading = consumer.start(move |events| apply(applying.clone(), events));
+        let (applying, probing) = (store.clone(), store.clone());
+        let probe: Probe = Arc::new(move |guild| probe(probing.clone(), guild).boxed());
+        let reading = consumer.start(move |events| apply(applying.clone(), events), probe);
         ready(Part::Consumer, true);
         let clearing = Arc::clone(&limits);
         let listening =
@@ -149,7 +152,22 @@ async fn apply(store: Store, delivered: Vec<Delivered>) -> Result<(), ApplyError
             metrics::redelivered(redelivered);
             Ok(())
         }
-        Err(error) if error.is_transient() => Err(ApplyError::Unavailable(error.to_string())),
-        Err(error) => Err(ApplyError::Failed(error.to_string())),
+        Err(error) => {
+            let of = error.fault_of();
+            let failure = failure(&error);
+            Err(match of {
+                FaultOf::Server => ApplyError::Unavailable(failure),
+                FaultOf::Others => ApplyError::Busy(failure),
+                FaultOf::Unknown => ApplyError::Failed(failure),
+            })
+        }
     }
+}
+
+async fn probe(store: Store, guild: Option<GuildId>) -> Result<(), StoreFailure> {
+    store.events_probe(guild).await.map_err(|error| failure(&error))
+}
+
+fn failure(error: &Error) -> StoreFailure {
+    StoreFailure { code: error.sqlstate(), why: error.to_string() }
 }

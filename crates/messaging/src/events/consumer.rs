@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::envelope;
+use super::fault::{Fault, Faults, Probe, StoreFailure};
 use super::lane::{Failures, Lane};
 use super::reader::{Reader, Taking};
 use super::stream::{self, EVENTS_SUBJECTS, StreamBounds};
@@ -115,7 +116,7 @@ pub enum Outcome {
     Delayed,
     /// It is delivered again later because its community has more waiting than its share.
     PutOff,
-    /// The store is out of reach; it waits.
+    /// The store or its community's rows are at fault; it waits.
     Waiting,
     /// As a dead letter it could not be kept; it is delivered again later.
     NotBuried,
@@ -136,16 +137,21 @@ pub struct Delivered {
     pub traceparent: Option<String>,
 }
 
-/// Why events were not applied. None of them was, whatever the reason.
+/// Why events were not applied. None of them was, whatever the reason. Whose fault that is, is found out by the rule of
+/// [`fault`](super::fault).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    /// The store is out of reach or refuses writes: the events are tried again for as long as it takes, and none becomes
+    /// The store is out of reach, full or refuses writes: the events are tried again for as long as it takes, and none becomes
     /// a dead letter for it.
     #[error("the store is out of reach: {0}")]
-    Unavailable(String),
-    /// Something failed that may pass. Several events are tried apart; one alone is delivered again, up to the bound.
+    Unavailable(StoreFailure),
+    /// Others were in the way, who hold a lock: the events are tried again for as long as it takes.
+    #[error("others were in the way: {0}")]
+    Busy(StoreFailure),
+    /// Something failed that may be the store's fault, the community's or an event's. An event whose own it is is delivered
+    /// again, up to the bound.
     #[error("the events could not be applied: {0}")]
-    Failed(String),
+    Failed(StoreFailure),
     /// This event can never be applied.
     #[error("event {0} can never be applied: {1}")]
     Poison(EventId, String),
@@ -249,8 +255,9 @@ impl Consumer {
     }
 
     /// Begins to read. Every batch is given to `apply`, which must have applied all of it, durably, when it answers `Ok`,
-    /// and none of it when it does not. Events arrive in no particular order, and may arrive again.
-    pub fn start<A, F>(&self, apply: A) -> Reading
+    /// and none of it when it does not. Events arrive in no particular order, and may arrive again. `probe` is asked when a
+    /// batch was not applied.
+    pub fn start<A, F>(&self, apply: A, probe: Probe) -> Reading
     where
         A: Fn(Vec<Delivered>) -> F + Send + Sync + 'static,
         F: Future<Output = Result<(), ApplyError>> + Send + 'static,
@@ -260,20 +267,31 @@ impl Consumer {
         let lanes = self.0.config.lanes.clamp(1, 16);
         let taking = Arc::new(Taking::new(lanes));
         let failures = Arc::new(Failures::default());
+        let faults = Arc::new(Faults::default());
         let mut tasks = JoinSet::new();
         for _ in 0..lanes {
             let lane = Lane {
                 inner: Arc::clone(&self.0),
                 apply: Arc::clone(&apply),
+                probe: Arc::clone(&probe),
                 taking: Arc::clone(&taking),
                 failures: Arc::clone(&failures),
+                faults: Arc::clone(&faults),
                 stop: stop.clone(),
             };
             tasks.spawn(lane.run());
         }
         let reader = Reader { inner: Arc::clone(&self.0), taking, stop: stop.clone(), acks: OnceLock::new() };
         tasks.spawn(reader.run());
-        Reading { tasks, stop }
+        let (telling, stopped) = (Arc::clone(&faults), stop.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = telling.tell() => {}
+                () = stopped.cancelled() => {}
+            }
+            Ok(())
+        });
+        Reading { tasks, stop, faults }
     }
 }
 
@@ -282,9 +300,17 @@ impl Consumer {
 pub struct Reading {
     tasks: JoinSet<Result<(), ConsumerError>>,
     stop: CancellationToken,
+    faults: Arc<Faults>,
 }
 
 impl Reading {
+    /// The faults that keep events from being applied at the moment: at most one of the store, those of communities by their
+    /// code.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        self.faults.now()
+    }
+
     /// Waits until reading can go on no more: the stream is gone or was made anew. It may be waited for again after
     /// being dropped.
     pub async fn ended(&mut self) -> ConsumerError {

@@ -3,6 +3,7 @@
 pub mod consumer;
 pub mod dead_letter;
 pub mod envelope;
+pub mod fault;
 mod lane;
 mod reader;
 pub mod stream;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::{AckKind, Message};
 use futures_util::{FutureExt, StreamExt};
-use muster_domain::{Effect, Event, Stripe, TimeBounds};
+use muster_domain::{Effect, Event, GuildId, Stripe, TimeBounds};
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -130,6 +130,22 @@ impl Taking {
         }
     }
 
+    /// Puts back what could not be applied for a fault of the community's rows, to be taken again after the time.
+    pub(super) fn hold(&self, guild: &GuildId, items: Vec<Item>, until: Instant) {
+        let items = items.into_iter().map(|item| (item.work.stripe(), bytes_of(&item.message), item));
+        self.lock().hold(Some(guild.clone()), items.collect(), until);
+    }
+
+    /// Takes note that events of these communities could be applied.
+    pub(super) fn trust<'a>(&self, guilds: impl IntoIterator<Item = &'a GuildId>) {
+        let mut waiting = self.lock();
+        if waiting.holds_any() {
+            for guild in guilds {
+                waiting.trust(&Some(guild.clone()));
+            }
+        }
+    }
+
     /// Stops reading for as long as a lane waits for the store.
     pub(super) fn stall(&self) -> Stall<'_> {
         self.stalled.fetch_add(1, Ordering::Relaxed);
@@ -202,11 +218,14 @@ impl Reader {
         self.taking.stalled.load(Ordering::Relaxed) > 0
     }
 
-    /// Asks, for ever, for what was put off, when its turn comes.
+    /// Asks, for ever, for what was put off, when its turn comes; and lets communities take turns again that were held.
     async fn ask(&self) {
         let mut ticks = tokio::time::interval(ASK);
         loop {
             ticks.tick().await;
+            if self.taking.lock().wake(Instant::now()) {
+                self.taking.more.notify_waiters();
+            }
             if !self.is_stalled() {
                 let wanted = self.taking.lock().ask(Instant::now());
                 self.deliver_again(wanted).await;
@@ -312,8 +331,7 @@ impl Reader {
                 sequence: info.stream_sequence,
                 delivery: info.consumer_sequence,
                 deliveries,
-                // One that is larger is not read, and must not wait for room that there never is.
-                bytes: message.length.min(*envelope::MAX_BYTES.end()),
+                bytes: bytes_of(&message),
             };
             let owner: Owner = envelope::guild_of(&message.payload, config.max_bytes);
             if !self.taking.lock().has_room(&owner, came) {
@@ -353,6 +371,12 @@ impl Reader {
         self.taking.more.notify_waiters();
         lane::acknowledge(&self.inner, without_effect).await;
     }
+}
+
+/// What a message counts among those that wait. One that is larger than any event is not read, and must not wait for room that
+/// there never is.
+fn bytes_of(message: &Message) -> usize {
+    message.length.min(*envelope::MAX_BYTES.end())
 }
 
 async fn read_all(mut batch: pull::Batch) -> Vec<Message> {

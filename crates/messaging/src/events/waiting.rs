@@ -33,6 +33,9 @@ pub(super) struct Waiting<T> {
     queues: HashMap<Owner, Queue<T>>,
     /// Owners that have a line to take from, the next first.
     turns: VecDeque<Owner>,
+    /// Owners whose items could not be worked on. Until the time, none of theirs is taken; after it they are taken alone, until
+    /// it is known that they can be worked on, so that they hold up no others.
+    held: HashMap<Owner, Option<Instant>>,
     items: usize,
     bytes: usize,
     put_off: usize,
@@ -127,7 +130,15 @@ impl<T> Queue<T> {
 impl<T> Waiting<T> {
     /// Queues that one lane each works on.
     pub(super) fn new() -> Self {
-        Self { lanes: 1, queues: HashMap::new(), turns: VecDeque::new(), items: 0, bytes: 0, put_off: 0 }
+        Self {
+            lanes: 1,
+            queues: HashMap::new(),
+            turns: VecDeque::new(),
+            held: HashMap::new(),
+            items: 0,
+            bytes: 0,
+            put_off: 0,
+        }
     }
 
     /// Lets so many lanes work on one queue at once from now on.
@@ -165,8 +176,50 @@ impl<T> Waiting<T> {
         self.give_turn(owner);
     }
 
-    /// Has the owner stand at the end of the line of owners, unless it stands there or has nothing to take.
+    /// Puts items of an owner back to the beginning of their lines, with their bytes. None of its items is taken until the time
+    /// has come. There may be more than there is room for then, by what lanes can take at once.
+    pub(super) fn hold(&mut self, owner: Owner, items: Vec<(Stripe, usize, T)>, until: Instant) {
+        let queue = self.queues.entry(owner.clone()).or_insert_with(Queue::new);
+        for (stripe, bytes, item) in items.into_iter().rev() {
+            let Some(line) = queue.line(stripe) else { continue };
+            line.items.push_front((bytes, item));
+            queue.bytes += bytes;
+            self.items += 1;
+            self.bytes += bytes;
+        }
+        self.held.insert(owner, Some(until));
+    }
+
+    /// Lets owners take turns again whose time has come; answers whether there is one.
+    pub(super) fn wake(&mut self, now: Instant) -> bool {
+        let is_due = |until: &Option<Instant>| until.is_some_and(|until| until <= now);
+        let due: Vec<Owner> =
+            self.held.iter().filter(|(_, until)| is_due(until)).map(|(owner, _)| owner.clone()).collect();
+        for owner in &due {
+            self.held.insert(owner.clone(), None);
+            self.give_turn(owner.clone());
+        }
+        !due.is_empty()
+    }
+
+    /// Takes note that an owner's items can be worked on.
+    pub(super) fn trust(&mut self, owner: &Owner) {
+        // Others of its items may have failed since.
+        if self.held.get(owner) == Some(&None) {
+            self.held.remove(owner);
+        }
+    }
+
+    /// Whether any owner's items could not be worked on.
+    pub(super) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Has the owner stand at the end of the line of owners, unless it stands there, is held or has nothing to take.
     fn give_turn(&mut self, owner: Owner) {
+        if matches!(self.held.get(&owner), Some(Some(_))) {
+            return;
+        }
         if let Some(queue) = self.queues.get_mut(&owner)
             && !queue.has_turn
             && queue.lanes < self.lanes
@@ -233,9 +286,16 @@ impl<T> Waiting<T> {
         {
             let Some(queue) = self.queues.get_mut(&owner) else { continue };
             queue.has_turn = false;
-            if queue.lanes >= self.lanes {
-                // Fewer are allowed than when it was given its turn; it gets another when one lets go.
+            let held = self.held.get(&owner);
+            if queue.lanes >= self.lanes || matches!(held, Some(Some(_))) {
+                // Fewer are allowed than when it was given its turn, or it is held since; it gets another after that.
                 continue;
+            }
+            let is_alone = held.is_some();
+            if is_alone && !taken.items.is_empty() {
+                queue.has_turn = true;
+                self.turns.push_front(owner);
+                break;
             }
             let lines = taken.lines.len();
             let (first, stripes) = (queue.next, queue.lines.len());
@@ -271,6 +331,9 @@ impl<T> Waiting<T> {
             }
             queue.lanes += 1;
             again.push(owner);
+            if is_alone {
+                break;
+            }
         }
         for owner in again {
             self.give_turn(owner);
@@ -304,6 +367,7 @@ impl<T> Waiting<T> {
     /// Empties the queues: what waited, and what was put off.
     pub(super) fn drain(&mut self) -> (Vec<T>, Vec<(u64, PutOff)>) {
         self.turns.clear();
+        self.held.clear();
         (self.items, self.bytes, self.put_off) = (0, 0, 0);
         let (mut waited, mut put_off) = (Vec::new(), Vec::new());
         for (_, queue) in self.queues.drain() {
@@ -316,6 +380,7 @@ impl<T> Waiting<T> {
     /// Forgets owners of whom nothing waits, is worked on or was put off.
     pub(super) fn forget(&mut self) {
         self.queues.retain(|_, queue| queue.items() > 0 || queue.lanes > 0 || !queue.put_off.is_empty());
+        self.held.retain(|owner, _| self.queues.contains_key(owner));
     }
 }
 
@@ -506,6 +571,43 @@ mod tests {
         assert_eq!(waiting.put_off, MAX_PUT_OFF);
         assert_eq!(waiting.drain().1.len(), MAX_PUT_OFF);
         assert!(waiting.ask(Instant::now()).is_empty());
+    }
+
+    #[test]
+    fn what_could_not_be_worked_on_waits_and_is_then_taken_alone() {
+        let now = Instant::now();
+        let mut waiting = Waiting::new();
+        for number in 0..3 {
+            for item in 0..2 {
+                take_in(&mut waiting, owner(number), came(number * 10 + item));
+            }
+        }
+        let first = waiting.take(2, MAX_BYTES).unwrap();
+        assert_eq!(first.items, [0, 1]);
+        let put_back = first.items.into_iter().map(|item| (Stripe::default(), 100, item)).collect();
+        waiting.hold(owner(0), put_back, now + ASKED);
+        waiting.release(first.lines);
+        assert_eq!((waiting.items, waiting.bytes), (6, 600));
+        assert!(!waiting.wake(now));
+        let others = waiting.take(3, MAX_BYTES).unwrap();
+        assert_eq!(others.items, [10, 11, 20], "the others go on");
+        waiting.release(others.lines);
+        assert!(waiting.wake(now + ASKED) && !waiting.wake(now + ASKED));
+        assert_eq!(waiting.take(9, MAX_BYTES).unwrap().items, [21]);
+        let alone = waiting.take(9, MAX_BYTES).unwrap();
+        assert_eq!(alone.items, [0, 1], "in their order");
+        take_in(&mut waiting, owner(1), came(12));
+        waiting.release(alone.lines);
+        take_in(&mut waiting, owner(0), came(2));
+        waiting.trust(&owner(0));
+        assert!(!waiting.holds_any());
+        take_in(&mut waiting, owner(3), came(30));
+        assert!(waiting.take(9, MAX_BYTES).unwrap().items.len() > 1, "with others again");
+        waiting.hold(owner(4), Vec::new(), now);
+        waiting.trust(&owner(4));
+        assert!(waiting.holds_any(), "it failed since");
+        waiting.forget();
+        assert!(!waiting.holds_any());
     }
 
     #[test]

@@ -185,10 +185,13 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     let consumer = consumer.into_inner().unwrap().unwrap();
     let applied: Arc<Mutex<BTreeSet<u128>>> = Arc::default();
     let keep = Arc::clone(&applied);
-    let _reading = consumer.start(move |events: Vec<Delivered>| {
-        keep.lock().unwrap().extend(events.iter().map(|delivered| delivered.event.id.get().as_u128()));
-        std::future::ready(Ok(()))
-    });
+    let _reading = consumer.start(
+        move |events: Vec<Delivered>| {
+            keep.lock().unwrap().extend(events.iter().map(|delivered| delivered.event.id.get().as_u128()));
+            std::future::ready(Ok(()))
+        },
+        std::sync::Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
+    );
     let seen: Arc<Mutex<Vec<Question>>> = Arc::default();
     let told = Arc::clone(&seen);
     let _service = serve(&worker, ServiceConfig::default(), move |request| {

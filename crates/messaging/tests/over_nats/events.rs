@@ -17,6 +17,7 @@ use muster_messaging::events::consumer::{
     ApplyError, Consumer, ConsumerConfig, ConsumerError, Delivered, Happening, Lag, Outcome,
 };
 use muster_messaging::events::envelope::encode;
+use muster_messaging::events::fault::{Fault, FaultScope, Probe, StoreFailure};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -36,6 +37,11 @@ fn event(n: u128) -> Event {
             effect: MemberEffect::ActivityAdd { amount: Activity::clamp(1_i64) },
         },
     }
+}
+
+/// A store that does whatever else is asked of it.
+fn works() -> Probe {
+    Arc::new(|_| Box::pin(std::future::ready(Ok(()))))
 }
 
 #[derive(Default)]
@@ -139,7 +145,7 @@ impl Fixture {
 async fn many_events_are_applied_each_and_acknowledged() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig::default()).await;
-    let reading = consumer.start(fixture.apply(|_| None));
+    let reading = consumer.start(fixture.apply(|_| None), works());
     let told = Mutex::new(0);
     let published = fixture
         .publisher
@@ -160,7 +166,7 @@ async fn a_duplicate_is_given_twice_for_the_store_to_tell() {
     for _ in 0..2 {
         fixture.publisher.publish(&event(1)).await.unwrap();
     }
-    let _reading = consumer.start(fixture.apply(|_| None));
+    let _reading = consumer.start(fixture.apply(|_| None), works());
     fixture.settled(&consumer).await;
     assert_eq!(fixture.ledger.applied.lock().unwrap()[&1], 2);
 }
@@ -186,7 +192,7 @@ async fn what_cannot_be_read_is_dead_on_first_delivery_with_its_reason() {
     raw("events.guild.leave", outage).await.unwrap();
     fixture.publisher.publish(&event(9)).await.unwrap();
 
-    let reading = consumer.start(fixture.apply(|_| None));
+    let reading = consumer.start(fixture.apply(|_| None), works());
     fixture.settled(&consumer).await;
     reading.stop(Duration::from_secs(10)).await.unwrap();
     assert_eq!(fixture.ledger.applied(), BTreeSet::from([9]));
@@ -213,10 +219,13 @@ async fn a_failure_that_passes_is_tried_again() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig::default()).await;
     fixture.publisher.publish_all((1..=20).map(event), |_| ()).await.unwrap();
-    let _reading = consumer.start(fixture.apply(|delivered| {
-        let fails = number(delivered) == 7 && delivered.deliveries == 1;
-        fails.then(|| ApplyError::Failed("serialization failure".to_owned()))
-    }));
+    let _reading = consumer.start(
+        fixture.apply(|delivered| {
+            let fails = number(delivered) == 7 && delivered.deliveries == 1;
+            fails.then(|| ApplyError::Failed("serialization failure".into()))
+        }),
+        works(),
+    );
     fixture.settled(&consumer).await;
     assert_eq!(fixture.ledger.applied().len(), 20);
     assert_eq!(fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::Delayed), 1);
@@ -234,10 +243,13 @@ async fn an_outage_of_the_store_makes_events_wait_and_ends_none() {
     let consumer = fixture.open(config).await;
     fixture.publisher.publish_all((1..=20).map(event), |_| ()).await.unwrap();
     let calls = AtomicU32::new(0);
-    let _reading = consumer.start(fixture.apply(move |_| {
-        let refused = calls.fetch_add(1, Ordering::SeqCst) < 4;
-        refused.then(|| ApplyError::Unavailable("connection refused".to_owned()))
-    }));
+    let _reading = consumer.start(
+        fixture.apply(move |_| {
+            let refused = calls.fetch_add(1, Ordering::SeqCst) < 4;
+            refused.then(|| ApplyError::Unavailable("connection refused".into()))
+        }),
+        works(),
+    );
     fixture.settled(&consumer).await;
     assert!(
         fixture.ledger.applied.lock().unwrap().values().all(|times| *times == 1),
@@ -252,12 +264,15 @@ async fn a_poison_event_is_dead_and_its_neighbours_are_not_held_up() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig { max_deliveries: 2, ..ConsumerConfig::default() }).await;
     fixture.publisher.publish_all((1..=100).map(event), |_| ()).await.unwrap();
-    let _reading = consumer.start(fixture.apply(|delivered| match number(delivered) {
-        50 => Some(ApplyError::Failed("it always fails".to_owned())),
-        60 => Some(ApplyError::Poison(delivered.event.id, "it never will".to_owned())),
-        70 => panic!("a defect in the store"),
-        _ => None,
-    }));
+    let _reading = consumer.start(
+        fixture.apply(|delivered| match number(delivered) {
+            50 => Some(ApplyError::Failed("it always fails".into())),
+            60 => Some(ApplyError::Poison(delivered.event.id, "it never will".to_owned())),
+            70 => panic!("a defect in the store"),
+            _ => None,
+        }),
+        works(),
+    );
     until("all but the poison are applied", async || fixture.ledger.applied().len() == 97).await;
     assert_eq!(
         fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::GivenUp),
@@ -276,11 +291,83 @@ async fn a_poison_event_is_dead_and_its_neighbours_are_not_held_up() {
     assert_eq!(fixture.ledger.applied().len(), 97);
 }
 
+/// Fails while it is at fault; so does its probe, of all or of one community.
+fn probing(at_fault: &Arc<AtomicU32>, of: Option<&'static str>) -> Probe {
+    let at_fault = Arc::clone(at_fault);
+    Arc::new(move |guild: Option<GuildId>| {
+        let is_meant = of.is_none() || guild.is_some_and(|guild| Some(guild.as_str()) == of);
+        let fails = is_meant && at_fault.load(Ordering::SeqCst) > 0;
+        let failure = StoreFailure { code: Some("42501".to_owned()), why: "not permitted".to_owned() };
+        Box::pin(std::future::ready(if fails { Err(failure) } else { Ok(()) }))
+    })
+}
+
+#[tokio::test]
+async fn a_fault_that_the_probe_meets_too_stalls_reading_and_counts_against_no_event() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig { max_deliveries: 1, ..ConsumerConfig::default() }).await;
+    fixture.publisher.publish_all((1..=200).map(event), |_| ()).await.unwrap();
+    let at_fault = Arc::new(AtomicU32::new(1));
+    let (failing, calls) = (Arc::clone(&at_fault), Arc::new(AtomicU32::new(0)));
+    let called = Arc::clone(&calls);
+    let apply = fixture.apply(move |_| {
+        called.fetch_add(1, Ordering::SeqCst);
+        (failing.load(Ordering::SeqCst) > 0).then(|| ApplyError::Failed("not permitted".into()))
+    });
+    let reading = consumer.start(apply, probing(&at_fault, None));
+    let fault = Fault { scope: FaultScope::Store, code: Some("42501".to_owned()), count: 1 };
+    until("the fault is known", async || reading.faults() == [fault.clone()]).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(calls.load(Ordering::SeqCst) < 20, "nothing is split: {calls:?}");
+    fixture.publisher.publish_all((201..=300).map(event), |_| ()).await.unwrap();
+    assert_eq!(reading.faults(), [fault]);
+    at_fault.store(0, Ordering::SeqCst);
+    fixture.settled(&consumer).await;
+    assert!(fixture.ledger.applied.lock().unwrap().values().all(|times| *times == 1));
+    assert_eq!(fixture.ledger.applied().len(), 300);
+    assert_eq!(fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::Delayed), 0);
+    until("the fault is over", async || reading.faults().is_empty()).await;
+    assert!(fixture.dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_fault_of_one_communitys_rows_holds_its_events_and_no_others() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig { max_deliveries: 1, ..ConsumerConfig::default() }).await;
+    let of = |guild: &str, number| Event { guild: GuildId::parse(guild).unwrap(), ..event(number) };
+    let mixed = (1..=300).map(|n| of(["42", "43", "44"][usize::try_from(n % 3).unwrap()], n));
+    fixture.publisher.publish_all(mixed, |_| ()).await.unwrap();
+    let at_fault = Arc::new(AtomicU32::new(1));
+    let (failing, tries) = (Arc::clone(&at_fault), AtomicU32::new(0));
+    let apply = fixture.apply(move |delivered| {
+        let fails = delivered.event.guild.as_str() == "42" && failing.load(Ordering::SeqCst) > 0;
+        // In turn as a failure that may be anybody's, and as others being in the way.
+        let busy = tries.fetch_add(u32::from(fails), Ordering::SeqCst).is_multiple_of(2);
+        let error = if busy { ApplyError::Busy } else { ApplyError::Failed };
+        fails.then(|| error("not permitted".into()))
+    });
+    let reading = consumer.start(apply, probing(&at_fault, Some("42")));
+    until("the others' are applied", async || fixture.ledger.applied().len() == 200).await;
+    until("the fault is known", async || {
+        reading.faults().iter().any(|fault| fault.scope == FaultScope::Community && fault.count == 1)
+    })
+    .await;
+    fixture.publisher.publish(&of("43", 301)).await.unwrap();
+    until("others are read", async || fixture.ledger.applied().contains(&301)).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(fixture.ledger.applied().len(), 201);
+    at_fault.store(0, Ordering::SeqCst);
+    fixture.settled(&consumer).await;
+    assert_eq!(fixture.ledger.applied().len(), 301);
+    assert_eq!(reading.faults(), []);
+    assert!(fixture.dead().await.is_empty());
+}
+
 #[tokio::test]
 async fn a_stream_that_is_deleted_or_made_again_is_an_alarm() {
     let fixture = Fixture::new().await;
     let context = jetstream::new(fixture.broker.raw().await);
-    let mut reading = fixture.open(ConsumerConfig::default()).await.start(fixture.apply(|_| None));
+    let mut reading = fixture.open(ConsumerConfig::default()).await.start(fixture.apply(|_| None), works());
     context.delete_stream("EVENTS").await.unwrap();
     let ended = tokio::time::timeout(Duration::from_secs(20), reading.ended()).await.unwrap();
     assert!(matches!(ended, ConsumerError::StreamGone), "{ended:?}");
@@ -317,7 +404,7 @@ async fn a_broker_that_is_killed_loses_nothing() {
     let mut fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig::default()).await;
     fixture.publisher.publish_all((1..=500).map(event), |_| ()).await.unwrap();
-    let reading = consumer.start(fixture.apply(|_| None));
+    let reading = consumer.start(fixture.apply(|_| None), works());
     until("the first are applied", async || !fixture.ledger.applied().is_empty()).await;
     let setup = crate::broker::Setup { tls: false, ..Default::default() };
     fixture.broker.restart(&setup);
@@ -336,14 +423,17 @@ async fn a_flood_in_one_community_does_not_hold_up_another() {
     let consumer = fixture.open(config).await;
     fixture.publisher.publish_all((1..=FLOOD).map(event), |_| ()).await.unwrap();
     let ledger = Arc::clone(&fixture.ledger);
-    let _reading = consumer.start(move |events: Vec<Delivered>| {
-        let ledger = Arc::clone(&ledger);
-        async move {
-            // A store that takes 5000 events a second.
-            tokio::time::sleep(Duration::from_micros(200) * u32::try_from(events.len()).unwrap()).await;
-            ledger.apply(&events, |_| None)
-        }
-    });
+    let _reading = consumer.start(
+        move |events: Vec<Delivered>| {
+            let ledger = Arc::clone(&ledger);
+            async move {
+                // A store that takes 5000 events a second.
+                tokio::time::sleep(Duration::from_micros(200) * u32::try_from(events.len()).unwrap()).await;
+                ledger.apply(&events, |_| None)
+            }
+        },
+        works(),
+    );
     until("the flood is being applied", async || !fixture.ledger.applied().is_empty()).await;
     let other = Event { guild: GuildId::parse("43").unwrap(), ..event(FLOOD + 1) };
     for number in 1..=3 {
@@ -377,18 +467,21 @@ async fn what_waits_goes_back_at_once_when_reading_stops() {
     let first = fixture.open(config.clone()).await;
     fixture.publisher.publish_all((1..=EVENTS).map(event), |_| ()).await.unwrap();
     let ledger = Arc::clone(&fixture.ledger);
-    let reading = first.start(move |events: Vec<Delivered>| {
-        let ledger = Arc::clone(&ledger);
-        async move {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            ledger.apply(&events, |_| None)
-        }
-    });
+    let reading = first.start(
+        move |events: Vec<Delivered>| {
+            let ledger = Arc::clone(&ledger);
+            async move {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                ledger.apply(&events, |_| None)
+            }
+        },
+        works(),
+    );
     until("some are applied", async || fixture.ledger.applied().len() >= 20).await;
     reading.stop(Duration::from_secs(5)).await.unwrap();
     assert!(fixture.ledger.applied().len() < 200, "the rest waits");
     let second = fixture.open(config).await;
-    let _reading = second.start(fixture.apply(|_| None));
+    let _reading = second.start(fixture.apply(|_| None), works());
     fixture.settled(&second).await;
     assert_eq!(fixture.ledger.applied().len(), 20_000);
 }
@@ -407,10 +500,13 @@ async fn an_event_brings_its_trace_along() {
     }
     let seen = Arc::new(Mutex::new(BTreeMap::new()));
     let see = Arc::clone(&seen);
-    let _reading = consumer.start(fixture.apply(move |delivered| {
-        see.lock().unwrap().insert(number(delivered), delivered.traceparent.clone());
-        None
-    }));
+    let _reading = consumer.start(
+        fixture.apply(move |delivered| {
+            see.lock().unwrap().insert(number(delivered), delivered.traceparent.clone());
+            None
+        }),
+        works(),
+    );
     fixture.settled(&consumer).await;
     let seen = seen.lock().unwrap();
     assert_eq!(seen[&1].as_deref(), Some(parent));

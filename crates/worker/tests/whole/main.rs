@@ -17,6 +17,7 @@ mod rotation;
 mod setting;
 mod signals;
 mod start;
+mod store_faults;
 mod text;
 mod times;
 mod traces;

@@ -7,7 +7,7 @@ use muster_domain::{BadgeKind, MemberEffect};
 
 use crate::setting::{Guild, Setting, community, eventually};
 
-fn psql(setting: &Setting, sql: &str) -> Result<()> {
+pub(crate) fn psql(setting: &Setting, sql: &str) -> Result<()> {
     let postgres = &setting.services.postgres;
     let url = postgres.url("postgres");
     let ca = setting.services.authority.certificate_file();
