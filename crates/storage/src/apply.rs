@@ -66,8 +66,9 @@ impl Store {
         let events = probe::events(&guild)?;
         let known = self.communities_known(&BTreeSet::from([guild.clone()])).await?;
         let community = known.get(&guild).copied();
+        let key = self.erasure_key().clone();
         self.write_and_take_back("events_probe", move |connection| {
-            try_out(connection, guild, community, events).boxed()
+            async move { try_out(connection, &key, guild, community, events).await }.boxed()
         })
         .await
     }
@@ -164,6 +165,7 @@ async fn communities_make(
 /// Applies the events of a probe, in a community that is made where it is not there, and checks what a commit would.
 async fn try_out(
     connection: &mut AsyncPgConnection,
+    key: &ErasureKey,
     guild: GuildId,
     community: Option<CommunityId>,
     batches: Vec<Vec<Event>>,
@@ -178,7 +180,7 @@ async fn try_out(
         }
     };
     for events in batches {
-        apply(connection, HashMap::from([(guild.clone(), community)]), events).await?;
+        apply(connection, key, HashMap::from([(guild.clone(), community)]), events).await?;
     }
     statement::execute(connection, Statement::new("SET CONSTRAINTS ALL IMMEDIATE")).await?;
     Ok(())

@@ -21,9 +21,11 @@ pub(crate) fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
         let at = EventTime::parse(at, times).map_err(Error::defect)?;
         Ok::<_, Error>(Event { id: EventId::new(Uuid::now_v7()), at, guild: guild.clone(), effect })
     };
-    let name = CommunityName::parse("probe").map_err(Error::defect)?;
-    let (username, nick) =
-        (Nym::parse("probe").map_err(Error::defect)?, Nym::parse("probed").map_err(Error::defect)?);
+    let name = CommunityName::parse_optional("probe").map_err(Error::defect)?;
+    let (username, nick) = (
+        Nym::parse_optional("probe").map_err(Error::defect)?,
+        Nym::parse_optional("probed").map_err(Error::defect)?,
+    );
     let kind = BadgeKind::parse("probe").map_err(Error::defect)?;
     let (reason, by) = (
         Reason::parse_optional("probe").map_err(Error::defect)?,
@@ -39,7 +41,7 @@ pub(crate) fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
     let rounds = [
         vec![award.clone()],
         vec![
-            MemberEffect::Update { nick: Some(nick), roles },
+            MemberEffect::Update { nick, roles },
             score(0),
             MemberEffect::ActivityAdd { amount: Activity::clamp(1_i64) },
             MemberEffect::BadgeRevoke { kind, reason, by },

@@ -93,7 +93,7 @@ async fn who_is_erased_stays_erased_through_late_events_and_a_restored_backup() 
     let worker = restored.serve(&setting.services)?;
     handled(&worker, 6).await?;
     ensure!(is_gone(&view).await?, "the stream brings paul back");
-    let usul = MemberEffect::Join { username: Nym::parse("Usul")? };
+    let usul = MemberEffect::Join { username: Some(Nym::parse("Usul")?) };
     publisher.publish(&tabr.is_now().member("paul", usul)).await?;
     handled(&worker, 7).await?;
     let back = view.profiles_get(GetRequest::UserId(UserId::parse("paul")?)).await?.profile;
