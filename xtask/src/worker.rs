@@ -21,10 +21,11 @@ pub struct Configuration {
     program: PathBuf,
     variables: BTreeMap<&'static str, String>,
     address: SocketAddr,
+    production: bool,
 }
 
 impl Configuration {
-    /// For production, with every secret in a file.
+    /// For production, with every secret in a file; for a test where the NATS server is older than production takes.
     ///
     /// # Errors
     /// When a file cannot be written or no port is free.
@@ -36,7 +37,9 @@ impl Configuration {
             services.directory.secret_file("worker-database-url", &services.postgres.url("postgres"))?;
         let ca = path(services.authority.certificate_file());
         let address = free_address()?;
-        let variables = BTreeMap::from([
+        // Production refuses a server that is older; where nothing newer can be had, all else is as in production.
+        let production = services.nats.server().version >= muster_messaging::connection::SERVER_FLOOR.least;
+        let mut variables = BTreeMap::from([
             ("MUSTER__ENVIRONMENT", "production".to_owned()),
             ("MUSTER__NATS__URLS", services.nats.url()),
             ("MUSTER__NATS__CA_FILE", ca.clone()),
@@ -48,7 +51,14 @@ impl Configuration {
             ("MUSTER__DATABASE__CA_FILE", ca),
             ("MUSTER__HTTP__ADDRESS", address.to_string()),
         ]);
-        Ok(Self { program, variables, address })
+        if !production {
+            variables.extend([
+                ("MUSTER__ENVIRONMENT", "test".to_owned()),
+                ("MUSTER__REQUIRE_TLS", "true".to_owned()),
+                ("MUSTER__LOG__FORMAT", "json".to_owned()),
+            ]);
+        }
+        Ok(Self { program, variables, address, production })
     }
 
     /// The same with one more variable, or another value of one.
@@ -56,7 +66,12 @@ impl Configuration {
     pub fn with(&self, variable: &'static str, value: impl Into<String>) -> Self {
         let mut variables = self.variables.clone();
         variables.insert(variable, value.into());
-        Self { program: self.program.clone(), variables, address: self.address }
+        Self { program: self.program.clone(), variables, address: self.address, production: self.production }
+    }
+
+    /// Whether it is for production.
+    pub const fn is_production(&self) -> bool {
+        self.production
     }
 
     /// The same on an address of its own, for a second worker beside the first.

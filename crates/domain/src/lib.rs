@@ -24,6 +24,7 @@ mod tenure;
 mod text;
 mod tier;
 mod transport;
+mod version;
 
 pub use badge::{Award, Awarder, Badge, BadgeKind, KindCount, Reason};
 pub use community::{CommunityName, Stats, TierCount};
@@ -48,3 +49,4 @@ pub use tenure::{Tenure, TenurePolicy};
 pub use text::TextError;
 pub use tier::{Movement, PolicyError, RankTier, ScoreTier, Tier, TierChange, TierPolicy, TierThreshold};
 pub use transport::{Environment, TlsPolicy, TlsReason, UnknownEnvironment};
+pub use version::{Floor, Standing, Version};

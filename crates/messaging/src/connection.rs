@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::{
     AuthError, Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError,
 };
-use muster_domain::{Environment, TlsPolicy};
+use muster_domain::{Environment, Floor, TlsPolicy, Version};
 use nkeys::{KeyPair, KeyPairType};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::{mpsc, watch};
@@ -17,6 +17,14 @@ use tokio::time::Instant;
 use crate::tls::material::{Material, MaterialError, MinimumVersion, TlsFiles, Witness};
 use crate::tls::server::{PlaintextServers, ServerUrl, Servers, ServersError, TlsServers};
 
+/// Which versions of nats-server Muster works with.
+pub const SERVER_FLOOR: Floor = Floor {
+    server: "nats-server",
+    least: Version([2, 10, 4]),
+    why_least: "it cannot be made to write an event to disk before it acknowledges it, nor to speak only after the TLS handshake",
+    advised: Version([2, 12, 6]),
+    why_advised: "it has security faults that are published (eleven advisories) and were fixed since",
+};
 /// The most messages that wait in the client to be sent.
 const SEND_QUEUE: usize = 2048;
 /// The most messages that wait in one subscription to be read. What comes beyond is dropped and counted, so it is above

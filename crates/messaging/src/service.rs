@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::client::PublishErrorKind;
 use async_nats::service::ServiceExt;
 use async_nats::service::endpoint::Endpoint as Incoming;
 use futures_util::FutureExt;
@@ -37,8 +38,8 @@ pub const NAME: &str = "muster";
 pub const ERROR: &str = "Nats-Service-Error";
 /// The header with an error's number.
 pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
-/// What is left of the server's largest message for headers and the protocol.
-const HEADROOM: usize = 4 * 1024;
+/// The least that a server's largest message should be, in bytes: every answer of one row, and every error, fits in.
+pub const LEAST_PAYLOAD: usize = 16 * 1024;
 
 /// What one request came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,7 +275,8 @@ where
                 Ok(read) => read,
                 Err(error) => return Outcome { answer: Err(error), clamped: false, cut: false },
             };
-        let room = self.connection.max_payload().saturating_sub(HEADROOM);
+        // An answer has no headers that would need room, too.
+        let room = self.connection.max_payload();
         let mut cut = false;
         // The rows of a page at least halve each time, so this ends after as many rounds as 1000 has bits.
         loop {
@@ -286,9 +288,8 @@ where
                         request.question = question;
                     }
                     None => {
-                        let error =
-                            format!("one row needs {} bytes, a message has room for {room}", json.len());
-                        return Outcome { answer: Err(ServiceError::internal(error)), clamped, cut };
+                        let error = ServiceError::answer_too_large(json.len(), room);
+                        return Outcome { answer: Err(error), clamped, cut };
                     }
                 },
                 Err(error) => return Outcome { answer: Err(error), clamped, cut },
@@ -342,7 +343,13 @@ where
                 headers.insert(ERROR, header::line(error.message()).as_str());
                 headers.insert(ERROR_CODE, error.code().number().to_string().as_str());
                 let body = serde_json::to_vec(&error.body(id)).unwrap_or_default();
-                message.respond_with_headers(Ok(body.into()), headers).await
+                match message.respond_with_headers(Ok(body.into()), headers.clone()).await {
+                    // Where there is no room for it, the headers say the same.
+                    Err(sent) if sent.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                        message.respond_with_headers(Ok(Default::default()), headers).await
+                    }
+                    sent => sent,
+                }
             }
         };
         if let Err(error) = sent

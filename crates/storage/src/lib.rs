@@ -35,5 +35,7 @@ pub use erasure::{Enforced, Erasure, MAX_ERASURES};
 pub use error::{Cause, Error, FaultOf, Missing};
 pub use migration::{check as migrations_check, migrate, revert as migration_revert};
 pub use profile::Export;
-pub use store::{FoundCommunity, ObserveQuery, PoolStatus, QueryFailure, QueryObservation, Store};
+pub use store::{
+    FoundCommunity, ObserveQuery, PoolStatus, QueryFailure, QueryObservation, SERVER_FLOOR, Store,
+};
 pub use verify::{Compared, Drift, MAX_NAMED, Verification};

@@ -8,7 +8,9 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, TransactionManager};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use moka::future::Cache;
-use muster_domain::{CommunityId, CommunityName, CursorKey, ErasureKey, GuildId, Limit, PseudonymKey};
+use muster_domain::{
+    CommunityId, CommunityName, CursorKey, ErasureKey, Floor, GuildId, Limit, PseudonymKey, Version,
+};
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
@@ -17,6 +19,14 @@ use crate::error::Missing;
 use crate::statement::{self, Statement};
 use crate::{Error, StoreConfig};
 
+/// Which versions of PostgreSQL Muster works with.
+pub const SERVER_FLOOR: Floor = Floor {
+    server: "PostgreSQL",
+    least: Version([15, 0, 0]),
+    why_least: "the schema and its guarantees are tested from 15 on, and what is older gets no fixes any more",
+    advised: Version([15, 0, 0]),
+    why_advised: "it is not tested",
+};
 /// How long a community's policy is trusted before it is read again.
 const POLICY_AGE: Duration = Duration::from_secs(10);
 /// How many communities' policies are kept: a few kilobytes each.
@@ -167,6 +177,16 @@ impl Store {
     /// [`Error::Unavailable`] when there is none in time.
     pub async fn ping(&self) -> Result<(), Error> {
         self.optional::<OneRow>("ping", Statement::new("SELECT true AS one")).await.map(|_| ())
+    }
+
+    /// The server's version, as it tells it; [`SERVER_FLOOR`] judges it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there is no answer in time.
+    pub async fn server_version(&self) -> Result<String, Error> {
+        let statement = Statement::new("SELECT current_setting('server_version') AS version");
+        let row: Option<VersionRow> = self.optional("server_version", statement).await?;
+        Ok(row.map(|row| row.version).unwrap_or_default())
     }
 
     /// The pool at this moment.
@@ -441,6 +461,12 @@ struct FoundRow {
     name: Option<String>,
     #[diesel(sql_type = Bool)]
     active: bool,
+}
+
+#[derive(QueryableByName)]
+struct VersionRow {
+    #[diesel(sql_type = Text)]
+    version: String,
 }
 
 #[derive(QueryableByName)]

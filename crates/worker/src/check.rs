@@ -1,12 +1,17 @@
 //! Tries everything that serving needs, and reports it line by line.
 
+use muster_domain::Standing;
 use muster_messaging::connection::{Connection, NatsConfig};
+use muster_messaging::events::consumer::{ConsumerConfig, Unfit};
+use muster_messaging::events::fitness::{Place, Verdict};
+use muster_messaging::events::stream;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Material, Peer};
 use muster_storage::Store;
 
 use crate::connect::{self, configure};
-use crate::failure::Failure;
+use crate::failure::{Failure, chain};
+use crate::fitness;
 use crate::settings::{Configuration, Database, Settings};
 
 /// Whether the database can be connected to, whatever its schema.
@@ -52,13 +57,18 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
             certificates(place, material);
         }
     }
+    let unfit = fitness::unfit(settings.environment);
     let database = async {
         let store = Store::open(configured.database.clone()).await?;
-        store.ping().await
+        store.ping().await?;
+        store.server_version().await
     };
     let mut all_work = true;
     match database.await {
-        Ok(()) => println!("postgres       ok      connected, schema up to date"),
+        Ok(version) => {
+            println!("postgres       ok      connected, schema up to date");
+            all_work &= stands("postgres", fitness::POSTGRES.judge(&version), unfit);
+        }
         Err(error) => {
             all_work = false;
             println!("postgres       FAILED  {}", Failure::from(error).chain());
@@ -67,12 +77,20 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
     if let Some(material) = &configured.database_material {
         shown("postgres", material, |_| true);
     }
-    // Every one by itself: the worker must be able to go to any of them.
+    // Every one by itself: the worker must be able to go to any of them. The streams are the same behind all.
+    let mut streams = false;
     for (server, transport) in configured.nats.transport.each() {
         match Connection::open(NatsConfig { transport, ..configured.nats.clone() }).await {
             Ok(connection) => {
                 let (version, name) = connection.server();
                 println!("nats           ok      {server}: connected to {name}, version {version}");
+                all_work &= stands("nats", fitness::NATS.judge(&version), unfit);
+                if let Some(why) = fitness::payload(connection.max_payload()) {
+                    println!("nats           warning {server}: {why}");
+                }
+                if !std::mem::replace(&mut streams, true) {
+                    all_work &= settings_of_streams(&connection, unfit).await;
+                }
             }
             Err(error) => {
                 all_work = false;
@@ -85,6 +103,51 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
         }
     }
     if all_work { Ok(()) } else { Err(Failure::Check) }
+}
+
+/// Says how a server's version stands, unless it is in order; false where it is refused.
+#[expect(clippy::print_stdout, reason = "the report is this command's output")]
+fn stands(place: &str, standing: Standing, unfit: Unfit) -> bool {
+    match (standing, unfit) {
+        (Standing::Supported, _) => true,
+        (Standing::TooOld(why), Unfit::Refused) => {
+            println!("{place:<14} REFUSED {why}");
+            false
+        }
+        (Standing::TooOld(why) | Standing::Unadvised(why), _) => {
+            println!("{place:<14} warning {why}");
+            true
+        }
+    }
+}
+
+/// Says of each setting of the streams and the consumer how it is; false where one is refused.
+#[expect(clippy::print_stdout, reason = "the report is this command's output")]
+async fn settings_of_streams(connection: &Connection, unfit: Unfit) -> bool {
+    let findings = match stream::inspect(connection, &ConsumerConfig::default().durable).await {
+        Ok(findings) => findings,
+        Err(error) => {
+            println!("events         FAILED  {}", chain(&error));
+            return false;
+        }
+    };
+    let mut fit = true;
+    for finding in &findings {
+        let refused = finding.is_unfit() && unfit == Unfit::Refused;
+        fit &= !refused;
+        let word = match &finding.verdict {
+            Verdict::Fine => "ok     ",
+            _ if refused => "REFUSED",
+            _ => "warning",
+        };
+        println!("{:<14} {word} {finding}", finding.place.as_str());
+    }
+    for place in [Place::Events, Place::DeadLetters, Place::Consumer] {
+        if !findings.iter().any(|finding| finding.place == place) {
+            println!("{:<14} ok      {place} is not there yet: the worker makes it", place.as_str());
+        }
+    }
+    fit
 }
 
 /// What the servers of some names showed so far, and which one was refused last.

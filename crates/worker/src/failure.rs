@@ -55,6 +55,8 @@ pub(crate) enum Failure {
     Waited { seconds: u64, failure: Box<Failure> },
     #[error("ended by {0}")]
     Signal(Received),
+    #[error("{0}")]
+    TooOld(String),
     #[error("{0} kept values drifted: repair them with `muster-worker verify --repair`")]
     Drifted(u64),
 }
@@ -89,6 +91,8 @@ impl Failure {
                 }
                 _ => Patience::None,
             },
+            // Settings are what somebody chose, and are mended before the next start.
+            Self::Consumer(ConsumerError::Unfit(_)) => Patience::None,
             // A cluster of servers takes connections before JetStream has a leader.
             Self::Consumer(_) | Self::Replicas(_) | Self::Serve(_) | Self::DeadLetters(_) => Patience::Whole,
             Self::Missing(failures) => failures.iter().map(Self::patience).min().unwrap_or(Patience::None),

@@ -8,6 +8,7 @@ mod deadletters;
 mod descriptors;
 mod erasures;
 mod failure;
+mod fitness;
 mod health;
 mod http;
 mod keys;

@@ -127,7 +127,7 @@ pub(crate) const METRICS: &[Metric] = &[
     gauge(PENDING, "events", &[], "Events of the stream that were not delivered yet"),
     gauge(UNACKNOWLEDGED, "events", &[], "Events that were delivered and not acknowledged yet"),
     gauge(OLDEST, "seconds", &[], "Age of the oldest event that is not acknowledged; 0 without one"),
-    gauge(DROPPED, "events", &[], "Events that the stream dropped before they were acknowledged"),
+    counter(DROPPED, "events", &[], "Events that the stream dropped before they were applied; each replica counts every one"),
     gauge(STORE_FAULTS, "faults", &["scope", "sqlstate"], "Faults that keep events from being applied: 1 of the store, or the number of communities; sqlstate is the server's code or none"),
     gauge(DEAD_LETTERS, "events", &[], "Dead letters that are kept"),
     histogram(QUERY_SECONDS, "seconds", &["query"], "From a query's connection to its answer, or to a write's commit"),
@@ -254,7 +254,7 @@ fn begin() {
     for scope in [FaultScope::Store, FaultScope::Community] {
         gauge!(STORE_FAULTS, "scope" => scope.as_str(), "sqlstate" => "none").set(0);
     }
-    for name in [REDELIVERIES, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED] {
+    for name in [REDELIVERIES, DROPPED, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED] {
         counter!(name).increment(0);
     }
 }
@@ -292,6 +292,7 @@ pub(crate) fn event(happening: &Happening) {
             histogram!(BATCH).record(count(*events));
             histogram!(BATCH_SECONDS).record(*took);
         }
+        Happening::Dropped { events } => counter!(DROPPED).increment(*events),
         Happening::One(event_type, outcome) => events(*event_type, of_outcome(*outcome), 1),
     }
 }
@@ -334,7 +335,6 @@ pub(crate) fn lag(lag: &Lag) {
     gauge!(PENDING).set(wide(lag.pending));
     gauge!(UNACKNOWLEDGED).set(wide(lag.unacknowledged));
     gauge!(OLDEST).set(lag.oldest.unwrap_or(Duration::ZERO).as_secs_f64());
-    gauge!(DROPPED).set(wide(lag.dropped));
 }
 
 /// Counts one query.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use muster_domain::{Event, GuildId};
 use muster_messaging::connection::Connection;
-use muster_messaging::events::consumer::{self, ApplyError, Consumer, ConsumerConfig, Delivered, Reading};
+use muster_messaging::events::consumer::{
+    self, ApplyError, Consumer, ConsumerConfig, Delivered, Reading, Unfit,
+};
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::fault::{Probe, StoreFailure};
 use muster_messaging::replicas::{self, Listening};
@@ -19,6 +21,7 @@ use tracing::Instrument;
 use crate::answers::Answers;
 use crate::connect::{Configured, configure};
 use crate::failure::Failure;
+use crate::fitness;
 use crate::limits::RateLimits;
 use crate::metrics;
 use crate::readiness::{Part, Readiness};
@@ -66,6 +69,16 @@ impl Session {
                 return Err(Failure::Missing(missing.into_iter().flatten().collect()));
             }
         };
+        // A rotation must not fail for what the worker has been working with.
+        let unfit = match readiness {
+            Some(_) => fitness::unfit(settings.environment),
+            None => Unfit::WarnedOf,
+        };
+        fitness::hold(&fitness::POSTGRES, &store.server_version().await?, unfit)?;
+        fitness::hold(&fitness::NATS, &connection.server().0, unfit)?;
+        if let Some(why) = fitness::payload(connection.max_payload()) {
+            tracing::warn!("{why}");
+        }
         let consumer = Consumer::open(
             &connection,
             ConsumerConfig {
@@ -74,6 +87,7 @@ impl Session {
                 max_deliveries: settings.events.max_deliveries,
                 max_bytes: settings.events.max_bytes,
                 max_clock_skew: settings.events.max_clock_skew,
+                unfit,
                 observe: Arc::new(metrics::event),
                 ..ConsumerConfig::default()
             },

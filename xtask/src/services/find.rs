@@ -1,57 +1,33 @@
 use std::env;
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use muster_domain::Version;
 
 use super::install;
 
 /// The oldest PostgreSQL that Muster supports.
-const POSTGRES_FLOOR: Version = Version([15, 0, 0]);
+const POSTGRES_FLOOR: Version = muster_storage::SERVER_FLOOR.least;
 /// The oldest nats-server without a known advisory that concerns Muster.
-const NATS_FLOOR: Version = Version([2, 12, 6]);
+const NATS_FLOOR: Version = muster_messaging::connection::SERVER_FLOOR.advised;
 
 /// Names the directory of PostgreSQL's programs.
 const POSTGRES_VARIABLE: &str = "MUSTER_POSTGRES_BIN";
 /// Names the nats-server program.
 const NATS_VARIABLE: &str = "MUSTER_NATS_SERVER";
 
-/// A server's version: three numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version([u32; 3]);
-
-impl Version {
-    /// The first dotted number in `text`, such as the 15.20 in `postgres (PostgreSQL) 15.20 (Debian 15.20-0)`.
-    fn find(text: &str) -> Option<Self> {
-        text.split_whitespace().find_map(|word| {
-            let word = word.trim_start_matches('v');
-            let number = word.split(|c: char| !c.is_ascii_digit() && c != '.').next().unwrap_or_default();
-            let mut parts = number.split('.').map(|part| part.parse::<u32>().ok());
-            let first = parts.next().flatten()?;
-            let mut rest = || parts.next().flatten();
-            Some(Self([first, rest().unwrap_or(0), rest().unwrap_or(0)]))
-        })
-    }
-
-    fn of(program: &Path) -> Option<Self> {
-        let output = Command::new(program)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .output()
-            .ok()?;
-        output.status.success().then(|| Self::find(&String::from_utf8_lossy(&output.stdout))).flatten()
-    }
+/// The first dotted number in `text`, such as the 15.20 in `postgres (PostgreSQL) 15.20 (Debian 15.20-0)`.
+fn version_in(text: &str) -> Option<Version> {
+    text.split_whitespace().find_map(Version::parse)
 }
 
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [major, minor, patch] = self.0;
-        write!(f, "{major}.{minor}.{patch}")
-    }
+fn version_of(program: &Path) -> Option<Version> {
+    let output =
+        Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| version_in(&String::from_utf8_lossy(&output.stdout))).flatten()
 }
 
 /// PostgreSQL's programs.
@@ -76,15 +52,15 @@ impl PostgresServer {
     fn at(bin: &Path) -> Option<Self> {
         // A link such as /usr/local/bin/initdb leads to the real directory, where the rest of PostgreSQL lies beside it.
         let bin = fs::canonicalize(bin.join("initdb")).ok()?.parent()?.to_owned();
-        let version = Version::of(&bin.join("postgres"))?;
-        (version >= POSTGRES_FLOOR && Version::of(&bin.join("initdb")) == Some(version))
+        let version = version_of(&bin.join("postgres"))?;
+        (version >= POSTGRES_FLOOR && version_of(&bin.join("initdb")) == Some(version))
             .then_some(Self { bin, version })
     }
 }
 
 impl NatsServer {
     fn at(program: &Path) -> Option<Self> {
-        Version::of(program).map(|version| Self { program: program.to_owned(), version })
+        version_of(program).map(|version| Self { program: program.to_owned(), version })
     }
 }
 
@@ -217,9 +193,9 @@ mod tests {
             ("nats-server: v2.9.10\n", [2, 9, 10]),
             ("nats-server: v2.15.1", [2, 15, 1]),
         ] {
-            assert_eq!(Version::find(said), Some(Version(version)), "{said}");
+            assert_eq!(version_in(said), Some(Version(version)), "{said}");
         }
-        assert_eq!(Version::find("no number"), None);
+        assert_eq!(version_in("no number"), None);
         assert!(Version([2, 9, 10]) < NATS_FLOOR && Version([2, 12, 6]) >= NATS_FLOOR);
     }
 }

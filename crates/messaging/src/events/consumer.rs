@@ -15,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::envelope;
 use super::fault::{Fault, Faults, Probe, StoreFailure};
+use super::fitness::{Finding, Verdict};
 use super::lane::{Failures, Lane};
+use super::losses::Losses;
 use super::reader::{Reader, Taking};
 use super::stream::{self, EVENTS_SUBJECTS, StreamBounds};
 use crate::connection::Connection;
@@ -45,13 +47,15 @@ pub struct ConsumerConfig {
     pub max_clock_skew: MaxClockSkew,
     /// How large the streams are made where they are missing.
     pub bounds: StreamBounds,
+    /// What is done where those that are there can lose events.
+    pub unfit: Unfit,
     /// Told of whatever happens.
     pub observe: Observe,
 }
 
 impl Default for ConsumerConfig {
-    /// Three batches of 1000 at once as `muster-worker`; 30 s to acknowledge, 20 deliveries, 256 KiB, 10 minutes ahead, told
-    /// to nobody.
+    /// Three batches of 1000 at once as `muster-worker`; 30 s to acknowledge, 20 deliveries, 256 KiB, 10 minutes ahead, streams
+    /// that can lose events refused, told to nobody.
     fn default() -> Self {
         Self {
             durable: "muster-worker".to_owned(),
@@ -63,6 +67,7 @@ impl Default for ConsumerConfig {
             max_bytes: envelope::DEFAULT_MAX_BYTES,
             max_clock_skew: MaxClockSkew::default(),
             bounds: StreamBounds::default(),
+            unfit: Unfit::Refused,
             observe: Arc::new(|_| {}),
         }
     }
@@ -80,7 +85,41 @@ impl fmt::Debug for ConsumerConfig {
             .field("max_bytes", &self.max_bytes)
             .field("max_clock_skew", &self.max_clock_skew)
             .field("bounds", &self.bounds)
+            .field("unfit", &self.unfit)
             .finish_non_exhaustive()
+    }
+}
+
+/// What is done with streams, or a consumer, that are there and can lose events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// They are refused.
+    Refused,
+    /// They are warned of.
+    WarnedOf,
+}
+
+impl Unfit {
+    /// Logs what is unwise, and refuses or logs what is unfit.
+    fn judge(self, findings: Vec<Finding>) -> Result<(), ConsumerError> {
+        let (unfit, others): (Vec<Finding>, Vec<Finding>) =
+            findings.into_iter().partition(|finding| finding.is_unfit() && self == Self::Refused);
+        for finding in &others {
+            match &finding.verdict {
+                Verdict::Fine => {}
+                Verdict::Unwise(fault) | Verdict::Unfit(fault) => tracing::warn!(
+                    place = finding.place.as_str(),
+                    setting = finding.setting,
+                    value = finding.value,
+                    remedy = fault.remedy,
+                    unfit = finding.is_unfit(),
+                    "{}: {}",
+                    finding.place,
+                    fault.why
+                ),
+            }
+        }
+        if unfit.is_empty() { Ok(()) } else { Err(ConsumerError::Unfit(unfit)) }
     }
 }
 
@@ -96,6 +135,12 @@ pub enum Happening {
         events: usize,
         /// How long that took.
         took: Duration,
+    },
+    /// The stream dropped events before they were applied: they are lost. Of several readers of one durable consumer each is
+    /// told of a loss.
+    Dropped {
+        /// How many, at least.
+        events: u64,
     },
     /// Something happened to one event of this type; `None` is one that is not known.
     One(Option<EventType>, Outcome),
@@ -168,7 +213,7 @@ pub struct Lag {
     pub redelivered: u64,
     /// How long ago the stream took the oldest event that is not acknowledged; `None` when there is none.
     pub oldest: Option<Duration>,
-    /// Events that the stream dropped before they were acknowledged, as far as can be told. Above 0, events were lost.
+    /// Events that the stream dropped before they were applied, since this reader was opened. Above 0, events were lost.
     pub dropped: u64,
 }
 
@@ -183,6 +228,7 @@ pub(super) struct Inner {
     pub(super) config: ConsumerConfig,
     pub(super) consumer: PullConsumer,
     pub(super) stream_created: OffsetDateTime,
+    pub(super) losses: Losses,
 }
 
 impl Inner {
@@ -192,14 +238,16 @@ impl Inner {
 }
 
 impl Consumer {
-    /// Makes the streams where they are missing, and the durable consumer.
+    /// Makes the streams where they are missing, and the durable consumer. What is there already is looked at, and taken as it
+    /// is or refused as `config.unfit` says.
     ///
     /// # Errors
-    /// [`ConsumerError`] says which of them could not be had.
+    /// [`ConsumerError`] says which of them could not be had, or is not fit for it.
     pub async fn open(connection: &Connection, config: ConsumerConfig) -> Result<Self, ConsumerError> {
         let context = jetstream::new(connection.client().clone());
         let events = stream::events(&context, &config.bounds).await?;
         stream::dead_letters(&context, &config.bounds).await?;
+        config.unfit.judge(stream::inspect(connection, &config.durable).await?)?;
         let wanted = Config {
             durable_name: Some(config.durable.clone()),
             description: Some("Applies the chat gateway's events".to_owned()),
@@ -218,8 +266,12 @@ impl Consumer {
             .await
             .map_err(|cause| ConsumerError::Durable { name: config.durable.clone(), cause: cause.into() })?;
         let stream_created = events.cached_info().created;
+        let losses = Losses::default();
+        let delivered = consumer.cached_info().delivered;
+        let first = events.cached_info().state.first_sequence;
+        losses.stands(delivered.consumer_sequence, delivered.stream_sequence, first);
         let connection = connection.clone();
-        Ok(Self(Arc::new(Inner { connection, context, config, consumer, stream_created })))
+        Ok(Self(Arc::new(Inner { connection, context, config, consumer, stream_created, losses })))
     }
 
     /// How far reading is behind.
@@ -244,7 +296,7 @@ impl Consumer {
             unacknowledged,
             redelivered: u64::try_from(info.num_redelivered).unwrap_or(u64::MAX),
             oldest,
-            dropped: stream.state.first_sequence.saturating_sub(oldest_sequence),
+            dropped: self.0.losses.total(),
         })
     }
 
@@ -358,6 +410,9 @@ pub enum ConsumerError {
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// What is there can lose events, or does not take or read them.
+    #[error("{}", unfit(.0))]
+    Unfit(Vec<Finding>),
     /// The stream was deleted.
     #[error("the stream EVENTS was deleted: whatever was not applied is lost; restore it, then start again")]
     StreamGone,
@@ -387,4 +442,9 @@ pub enum ConsumerError {
     /// A defect in the reader itself.
     #[error("the reader of events has a defect")]
     Defect(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn unfit(findings: &[Finding]) -> String {
+    let each: Vec<String> = findings.iter().map(|finding| format!("{}: {finding}", finding.place)).collect();
+    format!("events can be lost: {}", each.join("; "))
 }

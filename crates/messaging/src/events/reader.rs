@@ -13,10 +13,12 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::consumer::{ConsumerError, Delivered, Inner, MAX_BATCH, Outcome};
+use super::consumer::{ConsumerError, Delivered, Happening, Inner, MAX_BATCH, Outcome};
 use super::envelope::{self, Decoded, EventBounds};
+use super::fitness::{self, Finding};
 use super::lane;
-use super::stream;
+use super::losses::Held;
+use super::stream::{self, EVENTS};
 use super::waiting::{Came, Owner, PutOff, Taken, Waiting};
 use crate::connection::LinkState;
 use crate::request::TRACEPARENT;
@@ -36,6 +38,11 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 const ASK: Duration = Duration::from_millis(20);
 /// How soon it is seen that the store is back, or that the connection is.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often it is looked what the stream dropped: soon after a gap was seen, else only now and then.
+const LOOK_AT_GAPS: Duration = Duration::from_secs(1);
+const LOOKS_APART: u32 = 5;
+/// How often lost events are logged while more and more are.
+const LOG_LOSSES: Duration = Duration::from_mins(1);
 /// The longest `traceparent` that is passed on.
 const MAX_TRACEPARENT: usize = 128;
 
@@ -173,6 +180,7 @@ impl Reader {
             ended = self.read() => ended,
             () = self.keep() => Ok(()),
             () = self.ask() => Ok(()),
+            () = self.watch() => Ok(()),
         };
         // Whoever reads on has it at once instead of after the broker's wait.
         let (waited, put_off) = self.taking.lock().drain();
@@ -241,6 +249,71 @@ impl Reader {
             let subject = format!("{acks}.{deliveries}.{sequence}.{delivery}.0.0");
             let _ = self.inner.connection.client().publish(subject, AckKind::Nak(None).into()).await;
         }
+    }
+
+    /// Looks, for ever, what the stream dropped before it was applied, counts it, and says so.
+    async fn watch(&self) {
+        let mut ticks = tokio::time::interval(LOOK_AT_GAPS);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut watched = Watched::default();
+        for round in (0..LOOKS_APART).cycle() {
+            ticks.tick().await;
+            if round > 0 && !self.inner.losses.suspects() {
+                continue;
+            }
+            match self.look(&mut watched).await {
+                Ok(lost) => watched.tell(&self.inner, lost),
+                Err(error) => {
+                    tracing::debug!(error = %error, "what the stream dropped is not known this time")
+                }
+            }
+        }
+    }
+
+    /// One look: answers how many events are known to be lost beyond those that were.
+    async fn look(&self, watched: &mut Watched) -> Result<u64, async_nats::Error> {
+        let inner = &self.inner;
+        let losses = &inner.losses;
+        let reconnects = inner.connection.counts().reconnects;
+        if std::mem::replace(&mut watched.reconnects, reconnects) != reconnects {
+            losses.lose_sight();
+        }
+        // In this order: what the stream had dropped before the consumer is asked, the consumer cannot deliver any more.
+        let stream = inner.context.get_stream(EVENTS).await?;
+        let info = stream.cached_info();
+        if info.created != inner.stream_created {
+            return Ok(0);
+        }
+        watched.settings(fitness::of_events(&info.config));
+        let consumer = inner.consumer.get_info().await?.delivered;
+        losses.stands(consumer.consumer_sequence, consumer.stream_sequence, info.state.first_sequence);
+
+        let suspects = losses.take();
+        let deleted = info.state.deleted_count.unwrap_or(0);
+        let now = (info.state.first_sequence, deleted);
+        if suspects.is_empty() && std::mem::replace(&mut watched.held, now) == now {
+            return Ok(0);
+        }
+        // Asked after the gaps were seen, and in full only where something within was deleted.
+        let info = match stream.info_builder().with_deleted(deleted > 0).fetch().await {
+            Ok(info) => info.info,
+            Err(error) => {
+                losses.give_back(suspects);
+                watched.held = (0, 0);
+                return Err(error.into());
+            }
+        };
+        let mut deleted = info.state.deleted.unwrap_or_default();
+        deleted.sort_unstable();
+        let held = Held { first: info.state.first_sequence, deleted };
+        let elsewhere = losses.last_elsewhere();
+        let put_off = self.taking.lock().forget_gone(
+            inner.config.ack_wait,
+            |sequence| held.lacks(sequence),
+            // What was given to others since the broker took it back may be with them.
+            |until| elsewhere.is_none_or(|elsewhere| elsewhere <= until),
+        );
+        Ok(losses.count(&suspects, &held, put_off))
     }
 
     /// Tells the broker, for ever, that what waits is not lost.
@@ -333,6 +406,7 @@ impl Reader {
                 deliveries,
                 bytes: bytes_of(&message),
             };
+            self.inner.losses.delivered(came);
             let owner: Owner = envelope::guild_of(&message.payload, config.max_bytes);
             if !self.taking.lock().has_room(&owner, came) {
                 // Most of a flood goes this way: no more is read of it than whose it is.
@@ -377,6 +451,53 @@ impl Reader {
 /// there never is.
 fn bytes_of(message: &Message) -> usize {
     message.length.min(*envelope::MAX_BYTES.end())
+}
+
+/// What the looks at the stream have seen so far.
+#[derive(Default)]
+struct Watched {
+    reconnects: u64,
+    /// The stream's first sequence, and how many above it were deleted.
+    held: (u64, u64),
+    /// Lost events that were not logged yet, and when some were last.
+    untold: u64,
+    told: Option<Instant>,
+    /// Settings that can lose events; `None` before the first look.
+    unfit: Option<Vec<String>>,
+}
+
+impl Watched {
+    /// Counts lost events, and logs them: the first at once, then now and then.
+    fn tell(&mut self, inner: &Inner, lost: u64) {
+        if lost > 0 {
+            (inner.config.observe)(&Happening::Dropped { events: lost });
+            self.untold = self.untold.saturating_add(lost);
+        }
+        if self.untold > 0 && self.told.is_none_or(|told| told.elapsed() >= LOG_LOSSES) {
+            tracing::error!(
+                events = self.untold,
+                since_start = inner.losses.total(),
+                "the stream EVENTS dropped events before they were applied: they are lost to Muster"
+            );
+            (self.untold, self.told) = (0, Some(Instant::now()));
+        }
+    }
+
+    /// Logs when the stream's settings come to lose events, and when they no longer do.
+    fn settings(&mut self, findings: Vec<Finding>) {
+        let unfit: Vec<String> = findings.iter().filter(|it| it.is_unfit()).map(Finding::to_string).collect();
+        let before = self.unfit.replace(unfit.clone());
+        // What they are at the start is told there.
+        if before.as_ref().is_some_and(|before| *before != unfit) {
+            match unfit.is_empty() {
+                true => tracing::info!("the settings of the stream EVENTS are in order again"),
+                false => tracing::error!(
+                    settings = unfit.join("; "),
+                    "the stream EVENTS was changed and can lose events"
+                ),
+            }
+        }
+    }
 }
 
 async fn read_all(mut batch: pull::Batch) -> Vec<Message> {

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream};
-use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::jetstream::{self, Context, ErrorCode};
 use time::OffsetDateTime;
 
 use super::consumer::ConsumerError;
+use super::fitness::{self, Finding};
+use crate::connection::Connection;
 
 /// The stream that the gateway publishes to.
 pub const EVENTS: &str = "EVENTS";
@@ -45,25 +47,64 @@ impl Default for StreamBounds {
 
 /// The stream of this name, made by `bounds` where it is missing.
 pub(crate) async fn events(context: &Context, bounds: &StreamBounds) -> Result<Stream, ConsumerError> {
-    let config = Config {
+    ensure(context, events_config(bounds)).await
+}
+
+/// The stream of dead letters, made by `bounds` where it is missing.
+pub(crate) async fn dead_letters(context: &Context, bounds: &StreamBounds) -> Result<Stream, ConsumerError> {
+    ensure(context, dead_letters_config(bounds)).await
+}
+
+pub(super) fn events_config(bounds: &StreamBounds) -> Config {
+    Config {
         name: EVENTS.to_owned(),
         subjects: vec![EVENTS_SUBJECTS.to_owned()],
         max_bytes: bounds.events_bytes,
         max_age: bounds.events_age,
         ..made_here(bounds)
-    };
-    ensure(context, config).await
+    }
 }
 
-/// The stream of dead letters, made by `bounds` where it is missing.
-pub(crate) async fn dead_letters(context: &Context, bounds: &StreamBounds) -> Result<Stream, ConsumerError> {
-    let config = Config {
+pub(super) fn dead_letters_config(bounds: &StreamBounds) -> Config {
+    Config {
         name: DEAD_LETTERS.to_owned(),
         subjects: vec![DEAD_SUBJECT.to_owned()],
         max_bytes: bounds.dead_bytes,
         ..made_here(bounds)
-    };
-    ensure(context, config).await
+    }
+}
+
+/// What the server has: the settings of the streams and of the consumer `durable`, each with how it is. What is missing has
+/// none, for it is made as it should be.
+///
+/// # Errors
+/// [`ConsumerError::Stream`] when the server does not say.
+pub async fn inspect(connection: &Connection, durable: &str) -> Result<Vec<Finding>, ConsumerError> {
+    let context = jetstream::new(connection.client().clone());
+    let mut findings = Vec::new();
+    if let Some(events) = find(&context, EVENTS).await? {
+        findings.extend(fitness::of_events(&events.cached_info().config));
+        match events.consumer_info(durable).await {
+            Ok(info) => findings.extend(fitness::of_consumer(durable, &info.config)),
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(ConsumerError::Durable { name: durable.to_owned(), cause: error.into() });
+            }
+        }
+    }
+    if let Some(dead) = find(&context, DEAD_LETTERS).await? {
+        findings.extend(fitness::of_dead_letters(&dead.cached_info().config));
+    }
+    Ok(findings)
+}
+
+/// The stream of this name, if there is one.
+async fn find(context: &Context, name: &str) -> Result<Option<Stream>, ConsumerError> {
+    match context.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error) if is_missing(&error.kind()) => Ok(None),
+        Err(error) => Err(ConsumerError::Stream { name: name.to_owned(), cause: error.into() }),
+    }
 }
 
 fn made_here(bounds: &StreamBounds) -> Config {
@@ -79,16 +120,12 @@ fn made_here(bounds: &StreamBounds) -> Config {
 }
 
 async fn ensure(context: &Context, config: Config) -> Result<Stream, ConsumerError> {
-    let name = config.name.clone();
-    let unreachable = |cause: Box<dyn std::error::Error + Send + Sync>| ConsumerError::Stream { name, cause };
-    match context.get_stream(&config.name).await {
-        Ok(stream) => Ok(stream),
-        Err(error) if is_missing(&error.kind()) => {
-            tracing::info!(stream = %config.name, "the stream is missing and is made");
-            context.create_stream(config).await.map_err(|error| unreachable(error.into()))
-        }
-        Err(error) => Err(unreachable(error.into())),
+    if let Some(stream) = find(context, &config.name).await? {
+        return Ok(stream);
     }
+    let name = config.name.clone();
+    tracing::info!(stream = %name, "the stream is missing and is made");
+    context.create_stream(config).await.map_err(|error| ConsumerError::Stream { name, cause: error.into() })
 }
 
 fn is_missing(kind: &GetStreamErrorKind) -> bool {

@@ -18,10 +18,13 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// An owner with fewer waiting has what was put off asked for again, up to this: some tenths of a second of work, longer than
 /// asking takes. No more, for what comes again comes before what is new, of whomever.
 const ENOUGH: usize = 4096;
-/// The most of it that is remembered, in some 16 MB. What is beyond comes again when the broker's wait is over.
+/// The most of it that is remembered, in some 20 MB. What is beyond comes again when the broker's wait is over.
 const MAX_PUT_OFF: usize = 512 * 1024;
 /// After this long, what was asked for and did not come has gone to another replica.
 const ASKED: Duration = Duration::from_secs(1);
+/// The most of what was asked for that is remembered until it comes, and for how many seconds.
+const MAX_ASKED: usize = 64 * 1024;
+const ASKED_SECONDS: u32 = 60;
 
 /// Whose queue it is. What names no community that can be read takes turns like one.
 pub(super) type Owner = Option<GuildId>;
@@ -39,6 +42,10 @@ pub(super) struct Waiting<T> {
     items: usize,
     bytes: usize,
     put_off: usize,
+    /// What was asked for and did not come yet, with the second in which that was.
+    asked: BTreeMap<u64, u32>,
+    /// From when seconds are counted.
+    since: Instant,
 }
 
 struct Queue<T> {
@@ -83,6 +90,8 @@ pub(super) struct PutOff {
     pub(super) delivery: u64,
     pub(super) deliveries: u32,
     bytes: u32,
+    /// In which second it came.
+    second: u32,
 }
 
 /// What a lane takes to work on.
@@ -138,7 +147,17 @@ impl<T> Waiting<T> {
             items: 0,
             bytes: 0,
             put_off: 0,
+            asked: BTreeMap::new(),
+            since: Instant::now(),
         }
+    }
+
+    fn second(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.since).as_secs()).unwrap_or(u32::MAX)
+    }
+
+    fn at(&self, second: u32) -> Instant {
+        self.since + Duration::from_secs(u64::from(second))
     }
 
     /// Lets so many lanes work on one queue at once from now on.
@@ -163,6 +182,7 @@ impl<T> Waiting<T> {
 
     /// Puts an item at the end of its line. What is of no member goes with the first stripe.
     pub(super) fn put(&mut self, owner: Owner, stripe: Stripe, came: Came, item: T) {
+        self.asked.remove(&came.sequence);
         let queue = self.queues.entry(owner.clone()).or_insert_with(Queue::new);
         match queue.put_off.remove(&came.sequence) {
             Some(_) => self.put_off -= 1,
@@ -232,6 +252,8 @@ impl<T> Waiting<T> {
 
     /// Remembers an event that there is no room for.
     pub(super) fn put_off(&mut self, owner: Owner, came: Came) {
+        self.asked.remove(&came.sequence);
+        let second = self.second(Instant::now());
         let queue = self.queues.entry(owner).or_insert_with(Queue::new);
         let is_known = queue.put_off.contains_key(&came.sequence);
         if !is_known {
@@ -242,7 +264,7 @@ impl<T> Waiting<T> {
             self.put_off += 1;
         }
         let bytes = u32::try_from(came.bytes).unwrap_or(u32::MAX);
-        let what = PutOff { delivery: came.delivery, deliveries: came.deliveries, bytes };
+        let what = PutOff { delivery: came.delivery, deliveries: came.deliveries, bytes, second };
         queue.put_off.insert(came.sequence, what);
     }
 
@@ -271,7 +293,49 @@ impl<T> Waiting<T> {
                 (wanted_items, room_bytes) = (wanted_items - 1, left);
             }
         }
+        let second = self.second(now);
+        for (sequence, _) in &wanted {
+            if self.asked.len() < MAX_ASKED {
+                self.asked.insert(*sequence, second);
+            }
+        }
         wanted
+    }
+
+    /// Forgets what was put off, or asked for, and `is_gone` from the stream, so that it cannot come again. Answers how many of
+    /// them nobody else can have: `is_lost` is told until when the broker kept them for this reader.
+    pub(super) fn forget_gone(
+        &mut self,
+        ack_wait: Duration,
+        is_gone: impl Fn(u64) -> bool,
+        is_lost: impl Fn(Instant) -> bool,
+    ) -> u64 {
+        let mut lost = 0_u64;
+        let mut gone = Vec::new();
+        for queue in self.queues.values_mut() {
+            let before = queue.put_off.len();
+            queue.put_off.retain(|sequence, put_off| {
+                let is_gone = is_gone(*sequence);
+                if is_gone {
+                    gone.push(put_off.second);
+                }
+                !is_gone
+            });
+            self.put_off -= before - queue.put_off.len();
+        }
+        for second in gone {
+            lost += u64::from(is_lost(self.at(second) + ack_wait));
+        }
+        let now = self.second(Instant::now());
+        let mut asked = std::mem::take(&mut self.asked);
+        asked.retain(|sequence, second| {
+            let is_gone = is_gone(*sequence);
+            // Since it was asked for, the broker may have given it to anybody.
+            lost += u64::from(is_gone && is_lost(self.at(*second)));
+            !is_gone && now.saturating_sub(*second) <= ASKED_SECONDS
+        });
+        self.asked = asked;
+        lost
     }
 
     /// Takes up to `most` items of up to `bytes`, owner by owner in turn and line by line, of no line that is being worked on.
@@ -369,6 +433,7 @@ impl<T> Waiting<T> {
         self.turns.clear();
         self.held.clear();
         (self.items, self.bytes, self.put_off) = (0, 0, 0);
+        self.asked.clear();
         let (mut waited, mut put_off) = (Vec::new(), Vec::new());
         for (_, queue) in self.queues.drain() {
             waited.extend(queue.lines.into_iter().flat_map(|line| line.items).map(|(_, item)| item));

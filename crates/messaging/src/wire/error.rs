@@ -22,7 +22,7 @@ pub enum ErrorCode {
     Forbidden,
     /// No such community, profile or badge.
     NotFound,
-    /// The request is over 64 KiB.
+    /// The request is over 64 KiB, or one row of the answer is over what the NATS server carries.
     PayloadTooLarge,
     /// Asked too often.
     RateLimited,
@@ -123,6 +123,18 @@ impl ServiceError {
     #[must_use]
     pub fn payload_too_large() -> Self {
         Self::new(ErrorCode::PayloadTooLarge, format!("a request has at most {MAX_REQUEST} bytes"))
+    }
+
+    /// One row of the answer needs more bytes than the server carries in a message.
+    #[must_use]
+    pub fn answer_too_large(needed: usize, room: usize) -> Self {
+        Self::new(
+            ErrorCode::PayloadTooLarge,
+            format!(
+                "one row of the answer needs {needed} bytes, and the NATS server carries {room}: its operator must raise \
+                 max_payload"
+            ),
+        )
     }
 
     /// Asked too often; `retry_after` says when it may be asked again.

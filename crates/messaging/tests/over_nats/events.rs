@@ -27,7 +27,7 @@ fn times() -> TimeBounds {
     TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default())
 }
 
-fn event(n: u128) -> Event {
+pub(crate) fn event(n: u128) -> Event {
     Event {
         id: EventId::new(Uuid::from_u128(n)),
         at: EventTime::parse(1_700_000_000_000_i64, times()).unwrap(),
@@ -40,12 +40,12 @@ fn event(n: u128) -> Event {
 }
 
 /// A store that does whatever else is asked of it.
-fn works() -> Probe {
+pub(crate) fn works() -> Probe {
     Arc::new(|_| Box::pin(std::future::ready(Ok(()))))
 }
 
 #[derive(Default)]
-struct Ledger {
+pub(crate) struct Ledger {
     applied: Mutex<BTreeMap<u128, u32>>,
     happenings: Mutex<Vec<Happening>>,
 }
@@ -55,7 +55,7 @@ fn number(delivered: &Delivered) -> u128 {
 }
 
 impl Ledger {
-    fn applied(&self) -> BTreeSet<u128> {
+    pub(crate) fn applied(&self) -> BTreeSet<u128> {
         self.applied.lock().unwrap().keys().copied().collect()
     }
 
@@ -65,7 +65,7 @@ impl Ledger {
     }
 
     /// Applies all or nothing: nothing when `refuse` has something against one of them.
-    fn apply(
+    pub(crate) fn apply(
         &self,
         events: &[Delivered],
         refuse: impl Fn(&Delivered) -> Option<ApplyError>,
@@ -82,29 +82,29 @@ impl Ledger {
     }
 }
 
-struct Fixture {
-    broker: Broker,
-    connection: Connection,
-    publisher: EventPublisher,
-    ledger: Arc<Ledger>,
+pub(crate) struct Fixture {
+    pub(crate) broker: Broker,
+    pub(crate) connection: Connection,
+    pub(crate) publisher: EventPublisher,
+    pub(crate) ledger: Arc<Ledger>,
 }
 
 impl Fixture {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let broker = Broker::plain();
         let connection = broker.connect().await;
         let publisher = EventPublisher::new(&connection);
         Self { broker, connection, publisher, ledger: Arc::default() }
     }
 
-    async fn open(&self, config: ConsumerConfig) -> Consumer {
+    pub(crate) async fn open(&self, config: ConsumerConfig) -> Consumer {
         let ledger = Arc::clone(&self.ledger);
         let observe =
             Arc::new(move |happening: &Happening| ledger.happenings.lock().unwrap().push(happening.clone()));
         Consumer::open(&self.connection, ConsumerConfig { observe, ..config }).await.unwrap()
     }
 
-    fn apply<R>(
+    pub(crate) fn apply<R>(
         &self,
         refuse: R,
     ) -> impl Fn(Vec<Delivered>) -> std::future::Ready<Result<(), ApplyError>> + Send + Sync + 'static + use<R>
@@ -387,6 +387,7 @@ async fn what_is_there_already_is_used_as_it_is() {
         name: "EVENTS".to_owned(),
         subjects: vec!["events.>".to_owned()],
         max_messages: 77,
+        discard: jetstream::stream::DiscardPolicy::New,
         ..Default::default()
     };
     context.create_stream(made).await.unwrap();

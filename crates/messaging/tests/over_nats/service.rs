@@ -310,3 +310,24 @@ async fn a_handler_past_its_deadline_is_answered_for_and_not_torn() {
     service.stop(Duration::from_secs(10)).await.unwrap();
     assert_eq!(finished.load(Ordering::SeqCst), 1, "stopping waits for it");
 }
+
+#[tokio::test]
+async fn an_answer_that_the_broker_cannot_carry_is_told_as_that() {
+    let ask = async |max_payload: usize| {
+        let broker = Broker::start(&Setup { tls: false, max_payload, ..Setup::default() });
+        let (_service, _) = start(&broker).await;
+        let client = broker.raw().await;
+        client.request(subject("profiles.ranked"), r#"{"limit":1}"#.into()).await.unwrap()
+    };
+    let fits = ask(16 * 1024).await.payload.len();
+    assert!(ask(fits).await.headers.is_none(), "it just fits");
+    for (max_payload, has_body) in [(fits - 1, true), (250, false)] {
+        let answer = ask(max_payload).await;
+        let headers = answer.headers.unwrap();
+        assert_eq!(headers.get("Nats-Service-Error-Code").unwrap().as_str(), "413");
+        let said = headers.get("Nats-Service-Error").unwrap().as_str();
+        assert!(said.contains(&format!("carries {max_payload}")) && said.contains("max_payload"), "{said}");
+        let body: Value = serde_json::from_slice(&answer.payload).unwrap_or_default();
+        assert_eq!(body["error"]["code"] == "payload_too_large", has_body, "{max_payload}: {body}");
+    }
+}

@@ -9,6 +9,7 @@ mod dead_letters;
 mod erasures;
 mod faults;
 mod files;
+mod fitness;
 mod http;
 mod log_queue;
 mod logs;

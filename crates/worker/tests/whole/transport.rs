@@ -35,10 +35,11 @@ async fn the_policy_and_its_reason_are_shown_wherever_somebody_looks() -> Result
     let setting = Setting::new().await?;
     let in_test =
         setting.configuration.with("MUSTER__ENVIRONMENT", "test").with("MUSTER__LOG__FORMAT", "json");
+    let in_test = in_test.with("MUSTER__REQUIRE_TLS", "false");
     let tightened = in_test.with("MUSTER__REQUIRE_TLS", "true");
     let mut seen = 0;
     for (configuration, policy) in [
-        (&setting.configuration, "required: production"),
+        (&setting.configuration, setting.policy()),
         (&tightened, "required: configured"),
         (&in_test, "optional: test"),
     ] {

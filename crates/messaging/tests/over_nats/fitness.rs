@@ -1,0 +1,75 @@
+//! Streams that are there already and are not as they should be.
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy};
+use async_nats::jetstream::{self, consumer};
+use muster_messaging::events::consumer::{Consumer, ConsumerConfig, ConsumerError, Unfit};
+use muster_messaging::events::fitness::{Place, Verdict};
+use muster_messaging::events::stream::inspect;
+
+use crate::events::Fixture;
+
+fn events(change: impl FnOnce(&mut Config)) -> Config {
+    let mut config = Config {
+        name: "EVENTS".to_owned(),
+        subjects: vec!["events.>".to_owned()],
+        discard: DiscardPolicy::New,
+        ..Config::default()
+    };
+    change(&mut config);
+    config
+}
+
+#[tokio::test]
+async fn a_stream_that_can_lose_events_is_refused_by_name_until_its_remedy_is_applied() {
+    let fixture = Fixture::new().await;
+    let context = jetstream::new(fixture.broker.raw().await);
+    context.create_stream(events(|config| config.max_messages_per_subject = 1)).await.unwrap();
+    let refused = Consumer::open(&fixture.connection, ConsumerConfig::default()).await.unwrap_err();
+    assert!(matches!(&refused, ConsumerError::Unfit(findings) if findings.len() == 1), "{refused:?}");
+    let said = refused.to_string();
+    assert!(said.contains("the stream EVENTS: max_msgs_per_subject=1"), "{said}");
+    assert!(said.contains("nats stream edit EVENTS --max-msgs-per-subject=-1"), "{said}");
+    let config = ConsumerConfig { unfit: Unfit::WarnedOf, ..ConsumerConfig::default() };
+    Consumer::open(&fixture.connection, config).await.unwrap();
+
+    context.update_stream(events(|config| config.max_messages_per_subject = -1)).await.unwrap();
+    Consumer::open(&fixture.connection, ConsumerConfig::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_server_says_what_is_wrong_with_each_place_and_nothing_of_what_is_not_there() {
+    let fixture = Fixture::new().await;
+    assert_eq!(inspect(&fixture.connection, "muster-worker").await.unwrap(), []);
+    let context = jetstream::new(fixture.broker.raw().await);
+    let stream = context.create_stream(events(|config| config.max_messages = 5)).await.unwrap();
+    let new = consumer::pull::Config {
+        durable_name: Some("muster-worker".to_owned()),
+        deliver_policy: consumer::DeliverPolicy::New,
+        ..consumer::pull::Config::default()
+    };
+    stream.create_consumer(new).await.unwrap();
+    let dead = Config {
+        name: "DEAD_LETTERS".to_owned(),
+        subjects: vec!["dead.events".to_owned()],
+        max_messages: 10,
+        ..Config::default()
+    };
+    context.create_stream(dead).await.unwrap();
+    let findings = inspect(&fixture.connection, "muster-worker").await.unwrap();
+    let unfit: Vec<(Place, &str)> =
+        findings.iter().filter(|it| it.is_unfit()).map(|it| (it.place, it.setting)).collect();
+    assert_eq!(
+        unfit,
+        [
+            (Place::Consumer, "deliver_policy"),
+            (Place::DeadLetters, "discard"),
+            (Place::DeadLetters, "max_msgs")
+        ]
+    );
+    let fine = findings.iter().filter(|it| it.verdict == Verdict::Fine && it.place == Place::Events);
+    assert!(fine.count() >= 6, "{findings:?}");
+    let refused =
+        Consumer::open(&fixture.connection, ConsumerConfig::default()).await.unwrap_err().to_string();
+    assert!(refused.contains("nats consumer rm EVENTS muster-worker"), "{refused}");
+    assert!(refused.contains("nats stream edit DEAD_LETTERS --discard=new"), "{refused}");
+}

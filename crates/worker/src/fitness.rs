@@ -1,0 +1,72 @@
+//! Whether the servers are fit for what Muster promises: their versions, and how large a message may be.
+
+use muster_domain::{Environment, Floor, Standing};
+use muster_messaging::connection;
+use muster_messaging::events::consumer::Unfit;
+use muster_messaging::service::LEAST_PAYLOAD;
+
+use crate::failure::Failure;
+
+/// The floor of the NATS servers' version.
+pub(crate) const NATS: Floor = connection::SERVER_FLOOR;
+/// The floor of PostgreSQL's version.
+pub(crate) const POSTGRES: Floor = muster_storage::SERVER_FLOOR;
+
+/// What breaks a promise is refused in production, and warned of elsewhere.
+pub(crate) const fn unfit(environment: Environment) -> Unfit {
+    match environment {
+        Environment::Production => Unfit::Refused,
+        Environment::Development | Environment::Test => Unfit::WarnedOf,
+    }
+}
+
+/// Holds a server's version to its floor: refuses it, or says in the log what is wrong with it.
+pub(crate) fn hold(floor: &Floor, version: &str, unfit: Unfit) -> Result<(), Failure> {
+    match (floor.judge(version), unfit) {
+        (Standing::Supported, _) => Ok(()),
+        (Standing::TooOld(why), Unfit::Refused) => Err(Failure::TooOld(why)),
+        (Standing::TooOld(why) | Standing::Unadvised(why), _) => {
+            tracing::warn!(server = floor.server, version, "{why}");
+            Ok(())
+        }
+    }
+}
+
+/// What comes of a server that carries no larger message than this; `None` when it is large enough.
+pub(crate) fn payload(max_payload: usize) -> Option<String> {
+    (max_payload < LEAST_PAYLOAD).then(|| {
+        format!(
+            "max_payload={max_payload}: an answer of one row may need {LEAST_PAYLOAD} bytes, and a request whose answer does not \
+             fit is answered payload_too_large; set max_payload: 1MB in the server's configuration"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_old_is_refused_in_production_only_and_what_is_old_is_let_pass() {
+        let refused = unfit(Environment::Production);
+        for (floor, version) in [(&NATS, "2.9.10"), (&NATS, "2.10.3"), (&POSTGRES, "14.19 (Debian 14.19-0)")]
+        {
+            let error = hold(floor, version, refused).unwrap_err().to_string();
+            assert!(error.contains(version) && error.contains(floor.server), "{error}");
+            for environment in [Environment::Development, Environment::Test] {
+                hold(floor, version, unfit(environment)).unwrap();
+            }
+        }
+        for (floor, version) in
+            [(&NATS, "2.10.26"), (&NATS, "2.15.1"), (&POSTGRES, "15.14"), (&POSTGRES, "18.1")]
+        {
+            hold(floor, version, refused).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_too_small_for_an_answer_is_told() {
+        assert!(payload(1024).is_some_and(|text| text.starts_with("max_payload=1024")));
+        assert_eq!(payload(1024 * 1024), None);
+    }
+}

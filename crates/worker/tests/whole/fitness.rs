@@ -1,0 +1,145 @@
+//! What the worker says and does about servers and streams that it should not work with.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use xtask::worker::Worker;
+
+use crate::setting::{Guild, Setting, eventually};
+
+/// Debian's, which is older than the least version.
+const OLD_NATS: &str = "/usr/sbin/nats-server";
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn has_metric(worker: &Worker, line: &str) -> bool {
+    worker.get("/metrics").is_ok_and(|(_, text)| text.lines().any(|shown| shown == line))
+}
+
+/// Makes (`CREATE`) or changes (`UPDATE`) the stream of events, as an operator would, with these settings.
+async fn events(setting: &Setting, what: &str, settings: &str) -> Result<()> {
+    let command = format!(
+        r#"ask $JS.API.STREAM.{what}.EVENTS {{"name":"EVENTS","subjects":["events.>"],"retention":"limits","storage":"file","num_replicas":1,"duplicate_window":120000000000,{settings}}}"#
+    );
+    let answer = setting.configuration.run(&command).await?;
+    ensure!(text(&answer.stdout).contains("\"config\""), "{}{}", text(&answer.stdout), text(&answer.stderr));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_can_lose_events_is_refused_by_name_until_it_is_mended() -> Result<()> {
+    let setting = Setting::new().await?;
+    events(&setting, "CREATE", r#""discard":"old","max_msgs_per_subject":1,"max_age":3600000000000"#).await?;
+    let served = setting.configuration.run("serve").await?;
+    let said = text(&served.stderr);
+    ensure!(served.status.code() == Some(1), "{said}");
+    for wanted in [
+        "max_msgs_per_subject=1",
+        "nats stream edit EVENTS --max-msgs-per-subject=-1",
+        "max_age=1h",
+        "nats stream edit EVENTS --max-age=7d",
+    ] {
+        ensure!(said.contains(wanted), "{wanted}: {said}");
+    }
+    let report = setting.configuration.run("check").await?;
+    ensure!(report.status.code() == Some(1));
+    let report = text(&report.stdout);
+    for wanted in [
+        "events         REFUSED max_msgs_per_subject=1: the oldest of a subject is dropped",
+        "events         REFUSED max_age=1h: ",
+        "events         ok      storage=file",
+        "events         warning num_replicas=1: ",
+        "consumer       ok      the consumer is not there yet",
+    ] {
+        ensure!(report.contains(wanted), "{wanted}: {report}");
+    }
+
+    let development = setting.configuration.with("MUSTER__ENVIRONMENT", "development");
+    let report = development.run("check").await?;
+    ensure!(report.status.success(), "{}", text(&report.stdout));
+    ensure!(text(&report.stdout).contains("events         warning max_msgs_per_subject=1: "));
+    let worker = development.serve(&setting.services)?;
+    ensure!(fs::read_to_string(worker.log())?.contains("max_msgs_per_subject"), "it is warned of");
+    ensure!(worker.stop()? == Some(0));
+
+    events(&setting, "UPDATE", r#""discard":"old","max_msgs_per_subject":-1,"max_age":604800000000000"#)
+        .await?;
+    let report = setting.configuration.run("check").await?;
+    ensure!(report.status.success(), "{}", text(&report.stdout));
+    ensure!(setting.serve()?.stop()? == Some(0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_stream_drops_unread_is_in_the_metrics_and_in_the_log() -> Result<()> {
+    let setting = Setting::new().await?;
+    events(&setting, "CREATE", r#""discard":"old","max_msgs":50"#).await?;
+    let development = setting.configuration.with("MUSTER__ENVIRONMENT", "development");
+    let worker = development.serve(&setting.services)?;
+    ensure!(has_metric(&worker, "muster_events_dropped 0"), "a counter begins at 0");
+    ensure!(worker.stop()? == Some(0));
+    let (_, publisher) = setting.client().await?;
+    let mut guild = Guild::new("tabr");
+    let events: Vec<_> = (0..80).map(|n| guild.join(&format!("user{n}"))).collect();
+    publisher.publish_all(events, |_| ()).await?;
+    let worker = development.serve(&setting.services)?;
+    eventually("it is counted", || async { has_metric(&worker, "muster_events_dropped 30") }).await?;
+    eventually("the rest is applied", || async {
+        worker.event_counts().is_ok_and(|counts| counts.applied() == 50)
+    })
+    .await?;
+    let log = fs::read_to_string(worker.log())?;
+    let lines = log.lines().filter(|line| line.contains("dropped events before they were applied"));
+    ensure!(lines.count() == 1, "one line for it: {log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -> Result<()> {
+    if !Path::new(OLD_NATS).exists() {
+        println!("skipped: there is no {OLD_NATS} here");
+        return Ok(());
+    }
+    let mut setting = Setting::new().await?;
+    setting.services.nats.stop();
+    setting.services.nats.options_mut().server.program = OLD_NATS.into();
+    setting.services.nats.restart()?;
+    let served = setting.configuration.with("MUSTER__ENVIRONMENT", "production").run("serve").await?;
+    let said = text(&served.stderr);
+    ensure!(served.status.code() == Some(1) && said.contains("2.10.4 is the least"), "{said}");
+    let report = setting.configuration.with("MUSTER__ENVIRONMENT", "production").run("check").await?;
+    ensure!(report.status.code() == Some(1));
+    ensure!(
+        text(&report.stdout).contains("nats           REFUSED nats-server 2."),
+        "{}",
+        text(&report.stdout)
+    );
+
+    let development = setting.configuration.with("MUSTER__ENVIRONMENT", "development");
+    let report = development.run("check").await?;
+    ensure!(report.status.success(), "{}", text(&report.stdout));
+    ensure!(
+        text(&report.stdout).contains("nats           warning nats-server 2."),
+        "{}",
+        text(&report.stdout)
+    );
+    let worker = development.serve(&setting.services)?;
+    ensure!(fs::read_to_string(worker.log())?.contains("2.10.4 is the least"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_carries_too_little_is_warned_of() -> Result<()> {
+    let mut setting = Setting::new().await?;
+    setting.services.nats.stop();
+    setting.services.nats.options_mut().max_payload = 1024;
+    setting.services.nats.restart()?;
+    let report = text(&setting.configuration.run("check").await?.stdout);
+    ensure!(report.contains("max_payload=1024: an answer of one row may need"), "{report}");
+    let worker = setting.serve()?;
+    ensure!(fs::read_to_string(worker.log())?.contains("max_payload=1024"));
+    Ok(())
+}
