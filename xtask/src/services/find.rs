@@ -48,6 +48,21 @@ pub struct NatsServer {
     pub version: Version,
 }
 
+/// The pgbouncer program.
+#[derive(Debug, Clone)]
+pub struct PgBouncerServer {
+    /// Its path.
+    pub program: PathBuf,
+    /// Its version.
+    pub version: Version,
+}
+
+impl PgBouncerServer {
+    fn at(program: &Path) -> Option<Self> {
+        Version::of(program).map(|version| Self { program: program.to_owned(), version })
+    }
+}
+
 impl PostgresServer {
     fn at(bin: &Path) -> Option<Self> {
         // A link such as /usr/local/bin/initdb leads to the real directory, where the rest of PostgreSQL lies beside it.
@@ -162,6 +177,21 @@ fn find_nats() -> Option<NatsServer> {
         .max_by_key(|found| found.version)
 }
 
+/// Finds PgBouncer, else unpacks Debian's package without installing it, which would start a service.
+///
+/// # Errors
+/// When there is none and none can be had; the error says what helps.
+pub fn pgbouncer_server() -> Result<PgBouncerServer> {
+    let usual = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from);
+    let usual = usual.iter().map(|bin| bin.join("pgbouncer"));
+    if let Some(found) = on_path("pgbouncer").chain(usual).find_map(|program| PgBouncerServer::at(&program)) {
+        return Ok(found);
+    }
+    let remedy = || format!("PgBouncer is missing: {}", install::command_for("pgbouncer"));
+    let unpacked = install::by_package_file("pgbouncer").with_context(remedy)?;
+    PgBouncerServer::at(&unpacked.join("usr/sbin/pgbouncer")).with_context(remedy)
+}
+
 fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
     which::which_all(program).into_iter().flatten()
 }
@@ -191,6 +221,7 @@ mod tests {
             ("initdb (PostgreSQL) 18.6", [18, 6, 0]),
             ("postgres (PostgreSQL) 19beta1", [19, 0, 0]),
             ("nats-server: v2.9.10\n", [2, 9, 10]),
+            ("PgBouncer 1.18.0\nlibevent 2.1.12-stable\n", [1, 18, 0]),
             ("nats-server: v2.15.1", [2, 15, 1]),
         ] {
             assert_eq!(version_in(said), Some(Version(version)), "{said}");

@@ -47,7 +47,7 @@ const MANAGERS: [(&str, &str, &str); 5] = [
     ("brew", "brew install", "postgresql@17"),
 ];
 
-/// The one command that installs `postgresql` or `nats-server` by hand.
+/// The one command that installs `postgresql`, `nats-server` or `pgbouncer` by hand.
 pub(super) fn command_for(tool: &str) -> String {
     let manager = MANAGERS.iter().find(|(program, ..)| which::which(program).is_ok());
     manager.map_or_else(

@@ -36,6 +36,8 @@ pub struct PostgresOptions {
     /// The data directory of a stopped cluster of the same major version, to begin with a copy of it. `None` begins with
     /// an empty cluster.
     pub copy_of: Option<PathBuf>,
+    /// The superuser's password, for clusters that one URL is to fit; a new one unless given.
+    pub password: Option<String>,
 }
 
 impl PostgresOptions {
@@ -49,6 +51,7 @@ impl PostgresOptions {
             shared_buffers: "128MB".to_owned(),
             settings: Vec::new(),
             copy_of: None,
+            password: None,
         }
     }
 }
@@ -83,7 +86,7 @@ impl Postgres {
             data,
             owner: unprivileged_owner()?,
             port: 0,
-            password: Uuid::new_v4().simple().to_string(),
+            password: options.password.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string()),
             tls: options.tls.is_some(),
             server: options.server.clone(),
         };
@@ -275,6 +278,17 @@ impl Postgres {
         &self.server
     }
 
+    /// Makes a standby of it, which stays one: it takes no writes and waits for a primary that never comes. It must be
+    /// stopped.
+    ///
+    /// # Errors
+    /// When it does not start; the error holds the end of its log.
+    pub fn restart_as_standby(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "PostgreSQL runs: stop it first");
+        self.write_owned(&self.data.join("standby.signal"), "")?;
+        self.restart()
+    }
+
     /// Its port on 127.0.0.1.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -343,7 +357,7 @@ impl Postgres {
 }
 
 /// Whom the cluster belongs to: PostgreSQL refuses to run as root.
-fn unprivileged_owner() -> Result<Option<User>> {
+pub(super) fn unprivileged_owner() -> Result<Option<User>> {
     if !Uid::effective().is_root() {
         return Ok(None);
     }
@@ -357,13 +371,13 @@ fn unprivileged_owner() -> Result<Option<User>> {
     )
 }
 
-fn make_directory(path: &Path, owner: Option<&User>) -> Result<()> {
+pub(super) fn make_directory(path: &Path, owner: Option<&User>) -> Result<()> {
     fs::create_dir(path).with_context(|| format!("cannot make {}", path.display()))?;
     fs::set_permissions(path, Permissions::from_mode(0o700))?;
     give(path, owner)
 }
 
-fn give(path: &Path, owner: Option<&User>) -> Result<()> {
+pub(super) fn give(path: &Path, owner: Option<&User>) -> Result<()> {
     match owner {
         Some(owner) => chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))
             .with_context(|| format!("cannot give {} to {}", path.display(), owner.name)),
