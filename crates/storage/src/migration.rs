@@ -18,7 +18,7 @@ const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 /// [`Error::Unavailable`] when the database cannot be reached, [`Error::Migration`] when a migration fails; it is then
 /// rolled back, and those before it stay.
 pub async fn migrate(config: &StoreConfig) -> Result<Vec<String>, Error> {
-    let mut connection = connect(config).await?;
+    let mut connection = config.connect().await?;
     lock(&mut connection).await?;
     blocking(connection, |harness| {
         let applied = harness.run_pending_migrations(MIGRATIONS).map_err(Error::Migration)?;
@@ -32,7 +32,7 @@ pub async fn migrate(config: &StoreConfig) -> Result<Vec<String>, Error> {
 /// # Errors
 /// As [`migrate`].
 pub async fn revert(config: &StoreConfig) -> Result<String, Error> {
-    let mut connection = connect(config).await?;
+    let mut connection = config.connect().await?;
     lock(&mut connection).await?;
     blocking(connection, |harness| {
         harness.revert_last_migration(MIGRATIONS).map(|version| version.to_string()).map_err(Error::Migration)
@@ -46,7 +46,7 @@ pub async fn revert(config: &StoreConfig) -> Result<String, Error> {
 /// [`Error::Outdated`] with how many are pending; [`Error::Unavailable`] when the database cannot be reached.
 pub async fn check(config: &StoreConfig) -> Result<(), Error> {
     let versions = versions()?;
-    let mut connection = connect(config).await?;
+    let mut connection = config.connect().await?;
     // Diesel's own check first makes the table that it reads, which a read-only database refuses.
     let made = Statement::new("SELECT to_regclass('__diesel_schema_migrations') IS NOT NULL AS found");
     let made: Option<FoundRow> = statement::optional(&mut connection, made).await?;
@@ -95,10 +95,6 @@ async fn lock(connection: &mut AsyncPgConnection) -> Result<(), Error> {
         statement::execute(connection, Statement::new(sql)).await?;
     }
     Ok(())
-}
-
-async fn connect(config: &StoreConfig) -> Result<AsyncPgConnection, Error> {
-    config.connect().await.map_err(|error| Error::Unavailable(error.into()))
 }
 
 /// Diesel's migrations are blocking calls.

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::BoxFuture;
@@ -26,9 +27,12 @@ pub(crate) fn of(message: &str) -> Option<&str> {
     is_code.then_some(code)
 }
 
+/// The server's process by what it, or a pooler in its place, has said when the session began.
+pub(crate) type SaidProcess = Arc<OnceLock<i32>>;
+
 /// Makes connections whose errors have their codes, over the TLS of `T`.
 #[derive(Clone)]
-pub(crate) struct CodedTls<T>(pub(crate) T);
+pub(crate) struct CodedTls<T>(pub(crate) T, pub(crate) SaidProcess);
 
 impl<T> MakeTlsConnect<Socket> for CodedTls<T>
 where
@@ -41,7 +45,7 @@ where
     type Error = T::Error;
 
     fn make_tls_connect(&mut self, domain: &str) -> Result<Self::TlsConnect, Self::Error> {
-        self.0.make_tls_connect(domain).map(CodedTls)
+        self.0.make_tls_connect(domain).map(|tls| CodedTls(tls, Arc::clone(&self.1)))
     }
 }
 
@@ -56,13 +60,14 @@ where
     type Future = BoxFuture<'static, Result<Self::Stream, Self::Error>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        self.0.connect(socket).map_ok(|stream| Coded::new(stream, T::Stream::channel_binding)).boxed()
+        let Self(tls, process) = self;
+        tls.connect(socket).map_ok(|stream| Coded::new(stream, T::Stream::channel_binding, process)).boxed()
     }
 }
 
 /// The same without TLS: it goes where the handshake would, and does none.
-#[derive(Clone, Copy)]
-pub(crate) struct CodedPlaintext;
+#[derive(Clone)]
+pub(crate) struct CodedPlaintext(pub(crate) SaidProcess);
 
 impl MakeTlsConnect<Socket> for CodedPlaintext {
     type Stream = Coded<Socket>;
@@ -70,7 +75,7 @@ impl MakeTlsConnect<Socket> for CodedPlaintext {
     type Error = io::Error;
 
     fn make_tls_connect(&mut self, _: &str) -> io::Result<Self> {
-        Ok(*self)
+        Ok(self.clone())
     }
 }
 
@@ -80,7 +85,7 @@ impl TlsConnect<Socket> for CodedPlaintext {
     type Future = std::future::Ready<io::Result<Coded<Socket>>>;
 
     fn connect(self, socket: Socket) -> Self::Future {
-        std::future::ready(Ok(Coded::new(socket, |_| ChannelBinding::none())))
+        std::future::ready(Ok(Coded::new(socket, |_| ChannelBinding::none(), self.0)))
     }
 }
 
@@ -94,8 +99,9 @@ pub(crate) struct Coded<S> {
 }
 
 impl<S> Coded<S> {
-    fn new(stream: S, channel_binding: fn(&S) -> ChannelBinding) -> Self {
-        Self { stream, channel_binding, messages: Messages::default(), ready: Vec::new(), given: 0 }
+    fn new(stream: S, channel_binding: fn(&S) -> ChannelBinding, process: SaidProcess) -> Self {
+        let messages = Messages { process, ..Messages::default() };
+        Self { stream, channel_binding, messages, ready: Vec::new(), given: 0 }
     }
 }
 
@@ -155,8 +161,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coded<S> {
 /// Follows the server's messages: a letter for the kind, the length with its own four bytes, the content.
 #[derive(Default)]
 struct Messages {
-    /// The beginning of a message, up to the whole of one that is an error.
+    /// The beginning of a message, up to the whole of one that is an error, or names the process.
     held: Vec<u8>,
+    process: SaidProcess,
     /// How much of a message that is none is still to come.
     passing: usize,
 }
@@ -180,10 +187,18 @@ impl Messages {
             self.held.extend_from_slice(now);
             let Some(length) = self.length() else { continue };
             let is_error = self.held.first() == Some(&b'E') && length <= MAX_ERROR;
+            let is_process = self.held.first() == Some(&b'K') && length == PROCESS;
             if is_error && self.held.len() >= length {
                 out.append(&mut coded(&self.held));
                 self.held.clear();
-            } else if !is_error {
+            } else if is_process && self.held.len() >= length {
+                if let Some((_, said)) = self.held.split_first_chunk::<HEADER>()
+                    && let Some(said) = said.first_chunk()
+                {
+                    self.process.get_or_init(|| i32::from_be_bytes(*said));
+                }
+                out.append(&mut self.held);
+            } else if !is_error && !is_process {
                 self.passing = length.saturating_sub(self.held.len());
                 out.append(&mut self.held);
             }
@@ -199,6 +214,8 @@ impl Messages {
 }
 
 const HEADER: usize = 5;
+/// The length of the message that names the process, with its kind: header, number, and a key to cancel with.
+const PROCESS: usize = 13;
 
 /// An error with its code in front of its words; as it is when it is not one that has both.
 fn coded(error: &[u8]) -> Vec<u8> {
@@ -279,10 +296,22 @@ mod tests {
     async fn a_stream_that_ends_in_the_middle_is_handed_on_to_its_end() {
         let come = [told(GERMAN), error(GERMAN)].concat();
         let (cut, _) = come.split_at(come.len() - 3);
-        let mut stream = Coded::new(cut, |_| ChannelBinding::none());
+        let mut stream = Coded::new(cut, |_| ChannelBinding::none(), SaidProcess::default());
         let mut out = Vec::new();
         stream.read_to_end(&mut out).await.unwrap();
         assert!(out.ends_with(&error(GERMAN)[..error(GERMAN).len() - 3]));
+    }
+
+    #[test]
+    fn the_process_is_heard_and_passed_on() {
+        let said = message(b'K', &[0, 0, 1, 2, 9, 9, 9, 9]);
+        let come = [&message(b'S', b"K\0\0"), &said, &message(b'Z', b"I")].map(Vec::as_slice).concat();
+        for piece in 1..=come.len() {
+            let mut messages = Messages::default();
+            let mut out = Vec::new();
+            come.chunks(piece).for_each(|piece| messages.take(piece, &mut out));
+            assert_eq!((out, messages.process.get()), (come.clone(), Some(&258)), "in pieces of {piece}");
+        }
     }
 
     #[test]

@@ -201,6 +201,11 @@ impl Store {
         }
     }
 
+    /// Closes the connections that nobody uses, for a server that is believed to be gone: new ones go to whichever host answers.
+    pub fn close_idle(&self) {
+        self.0.pool.retain(|_, _| false);
+    }
+
     /// Closes the pool; what is handed out is closed when it comes back.
     pub fn close(&self) {
         self.0.pool.close();
@@ -280,14 +285,13 @@ impl Store {
         F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>>,
     {
         let reading = async {
-            let mut connection = self.acquire(query).await?;
+            let mut connection = Awaited(Some(self.acquire(query).await?));
             let started = Instant::now();
             let attempts = async {
-                match run(&mut connection).await {
+                match run(connection.get()?).await {
                     Err(error) if crate::error::is_cut_off(&error) => {
-                        let cut_off = std::mem::replace(&mut connection, acquire(&self.0.pool).await?);
-                        drop(Object::take(cut_off));
-                        run(&mut connection).await.map_err(Error::from)
+                        connection = Awaited(Some(acquire(&self.0.pool).await?));
+                        run(connection.get()?).await.map_err(Error::from)
                     }
                     result => result.map_err(Error::from),
                 }
@@ -297,7 +301,10 @@ impl Store {
                 Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
             };
             self.answered(query, started, &result);
-            settle(connection, result)
+            match connection.0.take() {
+                Some(connection) => settle(connection, result),
+                None => result,
+            }
         };
         reading.instrument(span(query)).await
     }
@@ -437,6 +444,22 @@ async fn secret(connection: &mut AsyncPgConnection, purpose: &'static str) -> Re
 
 async fn acquire(pool: &Pool<AsyncPgConnection>) -> Result<Object<AsyncPgConnection>, Error> {
     pool.get().await.map_err(|error| Error::Unavailable(error.into()))
+}
+
+/// A connection whose answer is awaited. It is closed and not given back when this is dropped, as when its caller waits no
+/// longer: the answer that is outstanding, or never comes, would be the next caller's matter.
+struct Awaited(Option<Object<AsyncPgConnection>>);
+
+impl Awaited {
+    fn get(&mut self) -> Result<&mut AsyncPgConnection, Error> {
+        self.0.as_deref_mut().ok_or_else(|| Error::defect("a connection was used after it was given back"))
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.take().map(Object::take);
+    }
 }
 
 /// Gives a connection back, unless it failed or may still have an answer outstanding.

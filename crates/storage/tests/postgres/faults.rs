@@ -283,6 +283,49 @@ async fn a_server_of_another_name_is_refused() {
 }
 
 #[tokio::test]
+async fn the_name_that_is_verified_is_that_of_the_host_that_is_tried() {
+    let database = Database::migrated().await;
+    let hosts = |hosts: &str| {
+        let url = url(database.name());
+        let (server, parameters) = url.split_once('?').unwrap();
+        let (credentials, server) = server.split_once('@').unwrap();
+        let (server, name) = server.split_once('/').unwrap();
+        let (_, port) = server.split_once(':').unwrap();
+        let hosts: Vec<String> = hosts.split(',').map(|host| format!("{host}:{port}")).collect();
+        let addresses = vec!["127.0.0.1"; hosts.len()].join(",");
+        let url = format!("{credentials}@{}/{name}?hostaddr={addresses}&{parameters}", hosts.join(","));
+        config(&url, trusting(&ca_file()))
+    };
+    for good in ["db.example.org,localhost", "localhost,db.example.org", "db.example.org,127.0.0.1"] {
+        Store::open(hosts(good)).await.unwrap();
+    }
+    let said = unavailable(Store::open(hosts("db.example.org,db2.example.org")).await.map(drop));
+    for host in ["db.example.org:", "db2.example.org:"] {
+        let part = said.split("; ").find(|part| part.contains(host));
+        assert!(part.is_some_and(|part| part.contains("not valid for name")), "{host} {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_handshake_goes_first_where_the_url_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let url = format!("postgres://localhost:{port}/muster?hostaddr=127.0.0.1&sslnegotiation=direct");
+    let config = config(&url, trusting(&ca_file()));
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut hello = [0; 1024];
+        let length = stream.read(&mut hello).await.unwrap();
+        hello[..length].to_vec()
+    });
+    unavailable(Store::open(config).await.map(drop));
+    let hello = server.await.unwrap();
+    // A record of a handshake, which names the protocol.
+    assert_eq!(hello.first(), Some(&22));
+    assert!(hello.windows(11).any(|part| part == b"\x0apostgresql"), "{hello:?}");
+}
+
+#[tokio::test]
 async fn plaintext_is_not_even_configured_in_production() {
     let configured = |url: &str| {
         let tls = Some(Arc::new(trusting(&ca_file())));

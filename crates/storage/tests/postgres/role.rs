@@ -53,3 +53,95 @@ async fn an_ordinary_role_that_owns_its_database_is_enough() {
     drop(database);
     server.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
 }
+
+/// What the administrator may have set for the role, and what a session of Muster has all the same, in the units of
+/// `pg_settings`.
+const ODD: [(&str, &str, &str); 20] = [
+    ("synchronous_commit", "off", "on"),
+    ("default_transaction_isolation", "serializable", "read committed"),
+    ("default_transaction_deferrable", "on", "off"),
+    ("client_encoding", "LATIN1", "UTF8"),
+    ("TimeZone", "Pacific/Apia", "UTC"),
+    ("DateStyle", "SQL, DMY", "ISO, MDY"),
+    ("IntervalStyle", "iso_8601", "postgres"),
+    ("standard_conforming_strings", "off", "on"),
+    ("bytea_output", "escape", "hex"),
+    ("search_path", "elsewhere", "public"),
+    ("statement_timeout", "20s", "3000"),
+    ("lock_timeout", "20s", "1500"),
+    ("idle_in_transaction_session_timeout", "20s", "3000"),
+    ("idle_session_timeout", "20s", "0"),
+    ("plan_cache_mode", "force_custom_plan", "force_generic_plan"),
+    ("jit", "on", "off"),
+    ("enable_seqscan", "on", "off"),
+    ("enable_nestloop", "off", "on"),
+    ("enable_indexscan", "off", "on"),
+    ("enable_indexonlyscan", "off", "on"),
+];
+
+#[tokio::test]
+async fn sessions_are_what_they_must_be_whatever_the_role_has() {
+    let database = Database::empty().await;
+    let name = database.name();
+    let role = format!("odd_{}", Uuid::new_v4().simple());
+    let server = connect("postgres").await;
+    let altered: String =
+        ODD.map(|(setting, odd, _)| format!("ALTER ROLE {role} SET {setting} = '{odd}';")).concat();
+    server
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN PASSWORD 'muad'; {altered} ALTER DATABASE {name} OWNER TO {role}"
+        ))
+        .await
+        .unwrap();
+    let administrator = database.client().await;
+    // A table of the same name where the role's own path leads.
+    let elsewhere =
+        format!("CREATE SCHEMA elsewhere AUTHORIZATION {role}; CREATE TABLE elsewhere.communities ()");
+    administrator.batch_execute(&elsewhere).await.unwrap();
+    let url = url_of(&role, "muad", name);
+    let odd = || config(&url, trusting(&ca_file())).query_timeout(Duration::from_millis(500));
+    migrate(&odd()).await.unwrap();
+    administrator
+        .batch_execute(
+            "CREATE TABLE public.seen (name text, setting text);
+             GRANT INSERT ON public.seen TO PUBLIC;
+             CREATE FUNCTION public.see() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN INSERT INTO public.seen SELECT name, setting FROM pg_settings; RETURN NULL; END';
+             CREATE TRIGGER see AFTER INSERT ON public.communities EXECUTE FUNCTION public.see()",
+        )
+        .await
+        .unwrap();
+    let store = Store::open(odd()).await.unwrap();
+    let tabr = guild("tabr");
+    let community = apply(&store, &tabr, vec![joined(&tabr, &user(1), START, "x")]).await;
+    assert_eq!(community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items.len(), 1);
+    for (setting, _, expected) in ODD {
+        let seen = "SELECT setting FROM public.seen WHERE name = $1 LIMIT 1";
+        let seen: String = administrator.query_one(seen, &[&setting]).await.unwrap().get(0);
+        assert_eq!(seen, expected, "{setting}");
+    }
+    store.close();
+    drop(database);
+    server.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_cannot_be_what_it_must_be_is_refused_with_what_to_do() {
+    let database = Database::migrated().await;
+    let refused = async |more: &str| {
+        let url = url(database.name()) + more;
+        match Store::open(config(&url, trusting(&ca_file()))).await.map(drop) {
+            Err(Error::Configuration(why)) => why,
+            other => panic!("{more}: {other:?}"),
+        }
+    };
+    let said = refused("&options=-c%20no_such_setting%3D1").await;
+    assert!(said.contains("settings cannot be made") && said.contains("no_such_setting"), "{said}");
+    let said = refused("&options=-c%20enable_sort%3Dperhaps").await;
+    assert!(said.contains("enable_sort"), "{said}");
+    // Only a superuser can have set it, and an ordinary role cannot set it back.
+    let alter = format!("ALTER DATABASE {} SET session_replication_role = replica", database.name());
+    database.client().await.batch_execute(&alter).await.unwrap();
+    let said = refused("").await;
+    assert!(said.contains("session_replication_role is replica") && said.contains("reset it"), "{said}");
+}
