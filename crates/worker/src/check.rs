@@ -7,7 +7,7 @@ use muster_messaging::events::fitness::{Place, Verdict};
 use muster_messaging::events::stream;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Material, Peer};
-use muster_storage::Store;
+use muster_storage::{FoundHost, Store, StoreConfig};
 
 use crate::connect::{self, configure};
 use crate::failure::{Failure, chain};
@@ -74,6 +74,7 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
             println!("postgres       FAILED  {}", Failure::from(error).chain());
         }
     }
+    all_work &= hosts(&configured.database).await;
     if let Some(material) = &configured.database_material {
         shown("postgres", material, |_| true);
     }
@@ -148,6 +149,37 @@ async fn settings_of_streams(connection: &Connection, unfit: Unfit) -> bool {
         }
     }
     fit
+}
+
+/// Reports what each host of the database's URL is; answers whether the worker could go to any of them.
+#[expect(clippy::print_stdout, reason = "the report is this command's output")]
+async fn hosts(database: &StoreConfig) -> bool {
+    let hosts = database.each_host();
+    let (several, mut all_work) = (hosts.len() > 1, true);
+    for (host, config) in hosts {
+        match config.find().await {
+            Ok(FoundHost { standby, read_only, wanted }) => {
+                let is = if standby { "a standby" } else { "a primary" };
+                if read_only && wanted {
+                    all_work = false;
+                    println!(
+                        "postgres       FAILED  {host}: is {is} whose transactions are read-only, and the worker must write: \
+                         see default_transaction_read_only, or write target_session_attrs=read-write to pass it over"
+                    );
+                } else if several {
+                    let used = if wanted { "" } else { ", passed over by target_session_attrs" };
+                    println!("postgres       ok      {host}: is {is}{used}");
+                }
+            }
+            // Of the only host it is told already.
+            Err(error) if several => {
+                all_work = false;
+                println!("postgres       FAILED  {}", Failure::from(error).chain());
+            }
+            Err(_) => {}
+        }
+    }
+    all_work
 }
 
 /// What the servers of some names showed so far, and which one was refused last.

@@ -221,7 +221,12 @@ impl Watch {
                     }
                 }
                 _ = look.tick() => {
-                    let answers = timeout(PING, session.store.ping()).await.is_ok_and(|answer| answer.is_ok());
+                    let answer = timeout(PING, session.store.ping()).await;
+                    // Not even this was answered: what is idle goes to the same server, which is gone or hangs.
+                    if answer.is_err() {
+                        session.store.close_idle();
+                    }
+                    let answers = answer.is_ok_and(|answer| answer.is_ok());
                     self.readiness.set(Part::Postgres, answers);
                     self.readiness.set(Part::Descriptors, !descriptors::are_used_up());
                     let faults = session.reading.faults();

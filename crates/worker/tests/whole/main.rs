@@ -5,6 +5,7 @@
 
 mod command_line;
 mod contract;
+mod database;
 mod dead_letters;
 mod erasures;
 mod faults;
