@@ -59,7 +59,7 @@ pub struct PgBouncerServer {
 
 impl PgBouncerServer {
     fn at(program: &Path) -> Option<Self> {
-        Version::of(program).map(|version| Self { program: program.to_owned(), version })
+        version_of(program).map(|version| Self { program: program.to_owned(), version })
     }
 }
 
