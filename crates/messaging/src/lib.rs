@@ -13,6 +13,7 @@ pub mod log_budget;
 pub mod replicas;
 pub mod request;
 pub mod service;
+mod share;
 pub mod tls;
 pub mod wire;
 

@@ -63,7 +63,7 @@ impl Request {
 
 /// The community of a subject `muster.v1.<community>.…`. Only a UUID's usual form counts, so that one community has one
 /// subject and the broker's permissions hold for it.
-fn community(subject: &str) -> Option<CommunityId> {
+pub(crate) fn community(subject: &str) -> Option<CommunityId> {
     let text = subject.strip_prefix(PREFIX)?.strip_prefix('.')?.split('.').next()?;
     let community = CommunityId::from_str(text).ok()?;
     (community.to_string() == text).then_some(community)

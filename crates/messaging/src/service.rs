@@ -14,7 +14,6 @@ use async_nats::service::ServiceExt;
 use async_nats::service::endpoint::Endpoint as Incoming;
 use futures_util::FutureExt;
 use futures_util::stream::{SelectAll, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -24,7 +23,8 @@ use crate::connection::Connection;
 use crate::endpoint::Endpoint;
 use crate::header;
 use crate::log_budget::{Line, LogBudget};
-use crate::request::Request;
+use crate::request::{self, Request};
+use crate::share::{Place, Shares};
 use crate::wire::answer::Answer;
 use crate::wire::error::{ErrorCode, ServiceError};
 
@@ -62,8 +62,11 @@ pub type Observe = Arc<dyn Fn(&Observation) + Send + Sync>;
 /// The service's bounds.
 #[derive(Clone)]
 pub struct ServiceConfig {
-    /// How many requests are worked on at once. One that comes beyond is answered `unavailable` at once.
+    /// How many requests are under way at once; of one community seven eighths of what the others leave. One that comes
+    /// beyond is answered `unavailable` at once.
     pub max_in_flight: usize,
+    /// How many requests of one community are worked on at once; the others of its requests wait for their turn.
+    pub at_once: usize,
     /// How long a handler may take before the client is told `unavailable`. The handler is not stopped by it.
     pub deadline: Duration,
     /// Told of every request.
@@ -71,9 +74,9 @@ pub struct ServiceConfig {
 }
 
 impl Default for ServiceConfig {
-    /// 256 requests at once, 5 s each, told to nobody.
+    /// 256 requests at once, 128 of one community worked on, 5 s each, told to nobody.
     fn default() -> Self {
-        Self { max_in_flight: 256, deadline: Duration::from_secs(5), observe: Arc::new(|_| {}) }
+        Self { max_in_flight: 256, at_once: 128, deadline: Duration::from_secs(5), observe: Arc::new(|_| {}) }
     }
 }
 
@@ -81,6 +84,7 @@ impl fmt::Debug for ServiceConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServiceConfig")
             .field("max_in_flight", &self.max_in_flight)
+            .field("at_once", &self.at_once)
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
@@ -204,26 +208,33 @@ where
     H: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
 {
-    let permits = Arc::new(Semaphore::new(shared.config.max_in_flight));
+    let shares = Shares::new(shared.config.max_in_flight, shared.config.at_once);
     while let Some((endpoint, message)) = incoming.next().await {
         // Without a place to answer to, there is nothing to do.
         if message.message.reply.is_none() {
             continue;
         }
         let started = Instant::now();
-        match Arc::clone(&permits).try_acquire_owned() {
-            Ok(permit) => {
+        // Operators are not kept out by a community that asks too much.
+        let community = if endpoint.is_admin() { None } else { request::community(&message.message.subject) };
+        match shares.take(community) {
+            Some(place) => {
                 let shared = Arc::clone(&shared);
-                tasks.spawn(async move { shared.work(endpoint, message, started, permit).await });
+                tasks.spawn(async move { shared.work(endpoint, message, started, place).await });
             }
-            Err(_) => {
-                let busy =
-                    ServiceError::unavailable("the service is at its bound of requests: ask again later");
+            None => {
+                let busy = ServiceError::unavailable(
+                    "the community or the service is at its bound of requests: ask again later",
+                );
                 let outcome = Outcome { answer: Err(busy), clamped: false, cut: false };
                 shared.answer(endpoint, Uuid::now_v7(), &message, started, outcome).await;
             }
         }
     }
+}
+
+fn late() -> ServiceError {
+    ServiceError::unavailable("the answer took too long: ask again later")
 }
 
 struct Outcome {
@@ -238,27 +249,24 @@ where
     F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
 {
     /// Answers a request. The handler is not stopped by the deadline: a write that is under way then is not torn, and holds
-    /// its permit for as long as it runs.
+    /// its place for as long as it runs.
     async fn work(
         &self,
         endpoint: Endpoint,
         message: async_nats::service::Request,
         started: Instant,
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) {
         let id = Uuid::now_v7();
         let deadline = started + self.config.deadline;
-        let working = self.outcome(id, endpoint, &message.message, deadline);
+        let working = self.outcome(id, endpoint, &message.message, deadline, &place);
         tokio::pin!(working);
         if let Ok(outcome) = tokio::time::timeout_at(deadline, &mut working).await {
-            drop(permit);
             self.answer(endpoint, id, &message, started, outcome).await;
         } else {
-            let late = ServiceError::unavailable("the answer took too long: ask again later");
-            let outcome = Outcome { answer: Err(late), clamped: false, cut: false };
+            let outcome = Outcome { answer: Err(late()), clamped: false, cut: false };
             self.answer(endpoint, id, &message, started, outcome).await;
             let _ = working.await;
-            drop(permit);
         }
     }
 
@@ -268,7 +276,12 @@ where
         endpoint: Endpoint,
         message: &async_nats::Message,
         deadline: Instant,
+        place: &Place,
     ) -> Outcome {
+        // Until its answer is made, and not until whoever asked has read it.
+        let Ok(_turn) = tokio::time::timeout_at(deadline, place.turn()).await else {
+            return Outcome { answer: Err(late()), clamped: false, cut: false };
+        };
         let headers = message.headers.as_ref();
         let (mut request, clamped) =
             match Request::read(id, endpoint, deadline, &message.subject, headers, &message.payload) {

@@ -106,6 +106,8 @@ impl Session {
             &connection,
             ServiceConfig {
                 max_in_flight: settings.service.max_in_flight,
+                // The other half of the connections is for whoever comes next.
+                at_once: (settings.database.pool_size / 2).max(1),
                 deadline: settings.service.deadline,
                 observe: Arc::new(metrics::request),
             },

@@ -256,7 +256,8 @@ async fn beyond_the_bound_requests_are_refused_at_once_and_stopping_finishes_the
     let gate = Arc::new(Semaphore::new(0));
     let running = Arc::new(AtomicUsize::new(0));
     let (wait, count) = (Arc::clone(&gate), Arc::clone(&running));
-    let config = ServiceConfig { max_in_flight: 3, ..ServiceConfig::default() };
+    // One is kept from whoever has the others.
+    let config = ServiceConfig { max_in_flight: 4, ..ServiceConfig::default() };
     let service = serve(&broker.connect().await, config, move |_| {
         let (wait, count) = (Arc::clone(&wait), Arc::clone(&count));
         async move {

@@ -6,6 +6,7 @@
 mod command_line;
 mod contract;
 mod database;
+mod crowd;
 mod dead_letters;
 mod erasures;
 mod faults;
