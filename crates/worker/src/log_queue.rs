@@ -123,6 +123,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Keeps the count for later where there is hardly room for the line that would tell it; answers whether it did.
+    fn put_back(&self, dropped: u64) -> bool {
+        let mut state = self.lock();
+        let is_full = state.waiting.len() > CAPACITY / 2;
+        if is_full {
+            state.dropped = state.dropped.saturating_add(dropped);
+        }
+        is_full
+    }
+
     fn write(&self, mut sink: impl Write) {
         let mut lines = Vec::new();
         loop {
@@ -146,7 +156,7 @@ impl Shared {
                 state.dropped = state.dropped.saturating_add(dropped).saturating_add(unwritten);
                 drop(state);
                 metrics::log_lines_dropped(unwritten);
-            } else if dropped > 0 {
+            } else if dropped > 0 && !self.put_back(dropped) {
                 tracing::warn!(
                     log.lines_dropped = dropped,
                     "lines of the log were dropped, for nobody read them in time"
