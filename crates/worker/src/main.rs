@@ -4,6 +4,7 @@ mod answers;
 mod ask;
 mod check;
 mod connect;
+mod core_dumps;
 mod deadletters;
 mod descriptors;
 mod erasures;
@@ -125,6 +126,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let Ok(log) = LogQueue::start() else { return ExitCode::FAILURE };
     log.take_panics();
+    // Before any secret is read.
+    if let Err(error) = core_dumps::turn_off() {
+        return report(&Failure::Io(error), &log);
+    }
     // Before anything makes a TLS connection: there is one provider, and this is the one place that chooses it.
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         return ExitCode::FAILURE;
