@@ -111,7 +111,7 @@ pub(crate) fn check(all: bool) -> Result<Outcome> {
         println!("NOT RUN: kubectl is not on this machine, which renders the manifests (kubectl kustomize)");
         return Ok(Outcome::NotRun);
     };
-    let schema = match schema::Schema::load() {
+    let schemas = match schema::Schema::load_all() {
         // Not to be had is one thing; a file that is not the pinned one another.
         Err(error) if error.is::<WrongDigest>() => return Err(error),
         loaded => loaded,
@@ -125,7 +125,7 @@ pub(crate) fn check(all: bool) -> Result<Outcome> {
         if overlay == PRODUCTION {
             verdicts.extend(as_expected(&expected::read(&root.join(EXPECTED))?, &objects));
         }
-        if let Ok(schema) = &schema {
+        for schema in schemas.iter().flatten() {
             verdicts.extend(schema.check(&objects)?);
         }
         for Verdict { rule, object, problem } in verdicts {
@@ -146,7 +146,7 @@ pub(crate) fn check(all: bool) -> Result<Outcome> {
     if broken > 0 {
         return Ok(Outcome::Failed);
     }
-    if let Err(error) = schema {
+    if let Err(error) = schemas {
         println!("NOT RUN: the Kubernetes schema could not be had: {error:#}");
         return Ok(Outcome::NotRun);
     }
@@ -155,6 +155,8 @@ pub(crate) fn check(all: bool) -> Result<Outcome> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     /// Each fault makes production another than it must be, whatever the other rules say of it.
@@ -192,7 +194,11 @@ mod tests {
                 "        env: [{name: MUSTER__REQUIRE_TLS, value: \"false\"}]\n        envFrom:\n",
                 "MUSTER__REQUIRE_TLS",
             ),
-            ("          name: muster-worker-8", "          name: other-8", "from elsewhere"),
+            (
+                "configMapRef:\n            name: muster-worker-",
+                "configMapRef:\n            name: other-",
+                "from elsewhere",
+            ),
             (nats, "kubernetes.io/metadata.name: default\n", "nats/nats TCP 4222"),
             (nats, "kubernetes.io/metadata.name: nats\n        matchExpressions: []\n", "matchExpressions"),
             (
@@ -216,6 +222,44 @@ mod tests {
         for (beside, part) in [(role, "Role all"), (open, "every pod -> anywhere any port")] {
             let found = broken(&format!("{text}{beside}"));
             assert!(found.iter().any(|it| it.contains(part)), "{beside}: {found:?}");
+        }
+    }
+
+    /// What each optional component opens, exactly; in all else production stays as it is.
+    #[test]
+    fn a_component_opens_one_flow_and_no_more() {
+        let root = crate::cargo::root();
+        let Some(kubectl) = render::kubectl() else {
+            println!("NOT RUN: no kubectl");
+            assert!(std::env::var_os("GITHUB_ACTIONS").is_none(), "no kubectl");
+            return;
+        };
+        let expected = expected::read(&root.join(EXPECTED)).unwrap();
+        let facts = configuration::Facts::read(&root).unwrap();
+        let flows = |shape: &Value| -> BTreeSet<String> {
+            rules::list(shape, "/flows").iter().map(|flow| flow.as_str().unwrap().to_owned()).collect()
+        };
+        let dns: Vec<String> = ["muster-gateway", "muster-migrate", "muster-worker"]
+            .iter()
+            .flat_map(|from| ["TCP", "UDP"].map(|by| format!("{from} -> 169.254.20.10/32 but  {by} 53")))
+            .collect();
+        let collector = "muster-worker -> observability/opentelemetry-collector TCP 4318".to_owned();
+        for (component, opened) in [("traces", vec![collector]), ("node-local-dns", dns)] {
+            let objects = render::with_components(&kubectl, &root, &[component]).unwrap();
+            let shape = shape::of(&objects);
+            let added: BTreeSet<String> = flows(&shape).difference(&flows(&expected)).cloned().collect();
+            assert_eq!(added, opened.into_iter().collect());
+            assert!(flows(&expected).is_subset(&flows(&shape)), "{component} takes a flow away");
+            // The rules know production's flows alone; all others hold.
+            let broken =
+                rules::check(PRODUCTION, &objects, &facts).into_iter().filter(|it| it.problem.is_some());
+            let others: Vec<Verdict> = broken.filter(|it| !it.rule.starts_with("out: ")).collect();
+            assert_eq!(others, []);
+            let told = as_expected(&expected, &objects);
+            assert!(
+                told.iter().all(|it| !it.problem.as_deref().unwrap_or("").contains("lets it out")),
+                "{told:?}"
+            );
         }
     }
 }

@@ -28,8 +28,27 @@ pub(crate) fn text(kubectl: &Path, kustomization: &Path) -> Result<String> {
     String::from_utf8(output.stdout).context("kubectl answers what is no text")
 }
 
+/// Production with the optional components.
+#[cfg(test)]
+pub(super) fn with_components(kubectl: &Path, root: &Path, components: &[&str]) -> Result<Vec<Value>> {
+    // Kustomize takes relative paths only.
+    let target = root.join("target");
+    std::fs::create_dir_all(&target)?;
+    let directory = tempfile::Builder::new().prefix("components-").tempdir_in(target)?;
+    let components: Vec<String> =
+        components.iter().map(|name| format!("../../infra/k8s/components/{name}")).collect();
+    let kustomization = serde_json::json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": ["../../infra/k8s/overlays/production"],
+        "components": components,
+    });
+    std::fs::write(directory.path().join("kustomization.yaml"), kustomization.to_string())?;
+    objects(kubectl, directory.path())
+}
+
 /// Its objects.
-pub(super) fn objects(kubectl: &Path, kustomization: &Path) -> Result<Vec<Value>> {
+pub(crate) fn objects(kubectl: &Path, kustomization: &Path) -> Result<Vec<Value>> {
     parse(&text(kubectl, kustomization)?)
 }
 
