@@ -124,8 +124,8 @@ mod tests {
         let _second = places[1].turn().await.unwrap();
         let third = tokio::time::timeout(std::time::Duration::from_millis(20), places[2].turn());
         assert!(third.await.is_err());
-        places[3].turn().await.unwrap();
+        drop(places[3].turn().await.unwrap());
         drop(first);
-        places[2].turn().await.unwrap();
+        drop(places[2].turn().await.unwrap());
     }
 }
