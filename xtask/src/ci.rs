@@ -158,7 +158,7 @@ impl Check {
                 observability::Outcome::NotRun => not_run(),
             }),
             Self::Documentation => verdict(documentation::check().await?),
-            Self::Runbooks => Ok(match runbook::check(None, false).await? {
+            Self::Runbooks => Ok(match runbook::check(&runbook::Arguments::default()).await? {
                 runbook::Outcome::Passed => Verdict::Passed,
                 runbook::Outcome::Failed => Verdict::Failed,
                 runbook::Outcome::NotRun => not_run(),

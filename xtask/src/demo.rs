@@ -7,17 +7,13 @@ mod questions;
 mod report;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use muster_domain::{Environment, TlsPolicy};
 use muster_messaging::client::{Client, EventPublisher};
-use muster_messaging::connection::{Auth, NatsConfig, Transport};
-use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
-use muster_messaging::tls::server::Servers;
+use muster_messaging::connection::Connection;
 use time::OffsetDateTime;
-use xtask::services::{Identity, Services};
+use xtask::services::Services;
 
 use crate::cargo;
 use promises::Promises;
@@ -70,7 +66,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 
     println!("\n== Publishing a community of {} members as gateway events", arguments.members);
     let client = client(&services).await?;
-    let publisher = EventPublisher::new(client.connection());
+    let gateway = Connection::open(services.nats_config(&services.clients.gateway, "gateway")?).await?;
+    let publisher = EventPublisher::new(&gateway);
     let (events, model) = community::generate(arguments.members, OffsetDateTime::now_utc())?;
     let published = community::count(events.len());
     gateway::publish(&publisher, &worker, events).await?;
@@ -108,22 +105,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A client as a sibling service would have: its own user and certificate, through the same gate.
+/// Who asks: an operator, since no sibling may read a community before its id is known.
 pub(crate) async fn client(services: &Services) -> Result<Client> {
-    let user = services.nats.user("client")?;
-    let Identity { certificate_file, key_file } = services.client.clone();
-    let files = TlsFiles {
-        ca: Some(services.authority.certificate_file().to_owned()),
-        certificate: Some(certificate_file),
-        key: Some(key_file),
-    };
-    let policy = TlsPolicy::new(Environment::Production, false);
-    let Servers::Tls(servers) = Servers::parse(&[services.nats.url()], policy)? else {
-        anyhow::bail!("the policy let a plaintext server pass");
-    };
-    let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
-    let mut config = NatsConfig::new(Transport::Tls { servers, material }, "muster-demo");
-    config.auth = Auth::UserPassword { user: user.name.clone(), password: user.password.clone().into() };
+    let config = services.nats_config(&services.clients.operator, "muster-demo")?;
     Client::connect(config).await.context("cannot connect to NATS")
 }
 
@@ -135,23 +119,20 @@ fn show_memory(when: &str, worker: &Worker) {
 
 fn how_to_reach(services: &Services, worker: &Worker, community: &str) -> Result<()> {
     let ca = services.authority.certificate_file().display();
-    let user = services.nats.user("client")?;
-    let password = services.directory.secret_file("client-nats-password", &user.password)?;
+    let operator = &services.clients.operator;
     let address = worker.address();
     println!("\n== Left up until Ctrl-C");
-    println!("NATS        {} (user {}, password in {})", services.nats.url(), user.name, password.display());
+    println!("NATS        {} (as muster-operator, by certificate)", services.nats.url());
     println!("PostgreSQL  {}", services.postgres.url("postgres"));
     println!("worker      http://{address}/livez, /readyz, /metrics; log {}", worker.log().display());
     println!("CA          {ca}");
     println!("\nTry:");
     println!(
-        "  nats --server {} --tlsca {ca} --tlscert {} --tlskey {} --user {} --password \"$(cat {})\" \\\n    request \
+        "  nats --server {} --tlsfirst --tlsca {ca} --tlscert {} --tlskey {} \\\n    request \
          muster.v1.{community}.profiles.ranked '{{\"limit\": 3}}'",
         services.nats.url(),
-        services.client.certificate_file.display(),
-        services.client.key_file.display(),
-        user.name,
-        password.display(),
+        operator.certificate_file.display(),
+        operator.key_file.display(),
     );
     println!("  curl -s http://{address}/metrics");
     println!(

@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{Table, presets};
-use muster_messaging::client::ClientError;
+use muster_messaging::client::{Client, ClientError};
 use muster_messaging::wire::error::ErrorCode;
-use nix::unistd::{Gid, Uid, chown};
-use xtask::services::Services;
+use nix::unistd::Uid;
 use xtask::worker::get;
 
 use crate::cargo;
-use crate::demo;
+use crate::shipped::Shipped;
 use engine::Engine;
 
 /// Where the image lies for the scanners, in docker's form.
@@ -139,15 +138,15 @@ fn of_commit(root: &Path, form: &str) -> String {
     fact.map_or_else(|| "0".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Runs it as the manifest would and asks it what its users ask.
+/// Runs it as the rendered overlay would, beside the servers that are shipped, and asks it what its users ask.
 async fn ask(engine: &Engine, image: &str, say: &mut impl FnMut(&str, bool, String)) -> Result<()> {
-    let services = Services::start(false)?;
-    let mounted = tempfile::tempdir()?;
+    let shipped = Shipped::start(&cargo::build_worker().await?).await?;
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
-    let variables = variables(&services, mounted.path(), address)?;
-    let migrated = engine.run_to_end(image, mounted.path(), &variables, "migrate")?;
+    let job = prepared(&shipped, "Job", "muster-migrate", address)?;
+    let migrated = engine.run_to_end(image, &job)?;
     say("migrate", migrated.0, migrated.1);
-    let container = engine.start(image, mounted.path(), &variables, "serve")?;
+    let pod = prepared(&shipped, "Deployment", "muster-worker", address)?;
+    let container = engine.start(image, &pod)?;
     let deadline = Instant::now() + START;
     let ready = loop {
         let answer = get(address, "/readyz");
@@ -176,7 +175,8 @@ async fn ask(engine: &Engine, image: &str, say: &mut impl FnMut(&str, bool, Stri
     }
     let (healthy, text) = container.exec(&["/muster-worker", "health"])?;
     say("muster-worker health, inside", healthy, text);
-    let client = demo::client(&services).await?;
+    let [sibling, _] = shipped.setting.sibling_and_gateway()?;
+    let client = Client::connect(sibling).await.context("cannot connect to NATS")?;
     let answer = client.find_community(muster_domain::GuildId::parse("1")?).await;
     let holds = matches!(&answer, Err(error) if error.code() == Some(ErrorCode::NotFound));
     say(
@@ -195,40 +195,32 @@ fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// Writes the secrets as the manifest mounts them, and answers the variables that name them.
-fn variables(services: &Services, directory: &Path, address: SocketAddr) -> Result<Vec<(String, String)>> {
-    let user = services.nats.user("worker")?;
-    let read = |path: &Path| fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    let files = [
-        ("NATS__CA_FILE", "ca.crt", read(services.authority.certificate_file())?),
-        ("NATS__CERTIFICATE_FILE", "tls.crt", read(&services.worker.certificate_file)?),
-        ("NATS__KEY_FILE", "tls.key", read(&services.worker.key_file)?),
-        ("NATS__PASSWORD_FILE", "password", user.password.clone().into_bytes()),
-        ("DATABASE__URL_FILE", "url", services.postgres.url("postgres").into_bytes()),
-        ("DATABASE__CA_FILE", "database-ca.crt", read(services.authority.certificate_file())?),
-    ];
-    let owned = |path: &Path, mode: u32| -> Result<()> {
+/// What a container of the overlay is started with.
+pub(crate) struct Prepared {
+    /// What follows the image's entry point.
+    pub(crate) arguments: Vec<String>,
+    pub(crate) variables: Vec<(String, String)>,
+    /// The user, by number.
+    pub(crate) user: u32,
+    /// Its root's directory `engine::MOUNTED`, which goes with this value.
+    pub(crate) mounted: tempfile::TempDir,
+}
+
+/// Lays a pod's files out. Only where it answers HTTP differs, since it shares this machine's network.
+fn prepared(shipped: &Shipped, kind: &str, name: &str, address: SocketAddr) -> Result<Prepared> {
+    let pod = shipped.pod(kind, name)?;
+    let mounted = tempfile::tempdir()?;
+    // A user of the engine's goes through it, and lists nothing.
+    fs::set_permissions(mounted.path(), fs::Permissions::from_mode(0o711))?;
+    pod.lay_out(mounted.path())?;
+    if !Uid::effective().is_root() {
         // Without root the files belong to whom the engine maps to another user, so that all may read them.
-        let mode = if Uid::effective().is_root() {
-            chown(path, Some(Uid::from_raw(USER)), Some(Gid::from_raw(USER)))?;
-            mode
-        } else {
-            mode | 0o044
-        };
-        Ok(fs::set_permissions(path, fs::Permissions::from_mode(mode))?)
-    };
-    let mut variables = vec![
-        ("MUSTER__NATS__URLS".to_owned(), services.nats.url()),
-        ("MUSTER__NATS__USER".to_owned(), user.name.clone()),
-        ("MUSTER__HTTP__ADDRESS".to_owned(), address.to_string()),
-    ];
-    for (key, name, content) in files {
-        let path: PathBuf = directory.join(name);
-        fs::write(&path, content)?;
-        owned(&path, 0o400)?;
-        variables.push((format!("MUSTER__{key}"), format!("{}/{name}", engine::MOUNTED)));
+        let status = Command::new("chmod").args(["-R", "a+rX"]).arg(mounted.path()).status()?;
+        ensure!(status.success(), "chmod failed");
     }
-    let mode = if Uid::effective().is_root() { 0o500 } else { 0o711 };
-    owned(directory, mode)?;
-    Ok(variables)
+    let mut variables: Vec<(String, String)> = pod.environment.into_iter().collect();
+    if kind == "Deployment" {
+        variables.push(("MUSTER__HTTP__ADDRESS".to_owned(), address.to_string()));
+    }
+    Ok(Prepared { arguments: pod.arguments, variables, user: pod.user, mounted })
 }

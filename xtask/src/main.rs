@@ -15,6 +15,7 @@ mod manifests;
 mod observability;
 mod runbook;
 mod scan;
+mod shipped;
 mod test;
 
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 mod admission;
 mod configuration;
+pub(crate) mod pod;
 pub(crate) mod render;
 mod rules;
 mod schema;

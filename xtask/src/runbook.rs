@@ -2,7 +2,8 @@
 //!
 //! A fenced block `sh` is run; the block `text` after it is what it must print, in which `…` within a line stands for any
 //! text and `…` alone on a line for any number of lines. A block without one must print nothing. Every block must succeed.
-//! `sh not run here: <reason>` marks one that cannot run beside a private PostgreSQL and NATS server.
+//! `sh on a cluster` marks one that runs where there is a cluster, `sh not run here: <reason>` one that cannot run beside a
+//! private PostgreSQL and NATS server.
 
 mod block;
 mod load;
@@ -10,6 +11,7 @@ mod outcome;
 mod setting;
 mod shell;
 
+use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,8 +23,8 @@ use xtask::services::{postgres_server, prometheus_programs};
 use crate::{cargo, dashboard};
 use block::{Block, Kind};
 use load::Load;
-use setting::Setting;
-use shell::Shell;
+pub(crate) use setting::Setting;
+pub(crate) use shell::Shell;
 
 /// The runbooks, in the order in which they are run.
 pub(crate) const RUNBOOKS: [&str; 2] =
@@ -37,11 +39,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const RATE_INTERVAL: &str = "10s";
 
 /// What `cargo xtask runbooks` takes.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Arguments {
     /// Afterwards draw the dashboard from what Prometheus saw of the run, into this SVG file.
     #[arg(long)]
     picture: Option<PathBuf>,
+    /// Run the blocks that need a cluster, too, against the one that KUBECONFIG names: an empty one, since they apply, scale
+    /// and delete in it.
+    #[arg(long)]
+    cluster: bool,
     /// Print every block with what it printed.
     #[arg(long)]
     verbose: bool,
@@ -56,7 +62,7 @@ pub(crate) enum Outcome {
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    Ok(match check(arguments.picture.as_deref(), arguments.verbose).await? {
+    Ok(match check(arguments).await? {
         Outcome::Passed => ExitCode::SUCCESS,
         Outcome::Failed => ExitCode::FAILURE,
         Outcome::NotRun => ExitCode::from(2),
@@ -64,7 +70,12 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Runs every block of every runbook.
-pub(crate) async fn check(picture: Option<&std::path::Path>, verbose: bool) -> Result<Outcome> {
+pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
+    let verbose = arguments.verbose;
+    if arguments.cluster && env::var_os("KUBECONFIG").is_none_or(|file| file.is_empty()) {
+        println!("NOT RUN: --cluster needs KUBECONFIG, the file that says how to reach the cluster");
+        return Ok(Outcome::NotRun);
+    }
     let root = cargo::root();
     let mut documents = Vec::new();
     for path in RUNBOOKS {
@@ -87,16 +98,21 @@ pub(crate) async fn check(picture: Option<&std::path::Path>, verbose: bool) -> R
         return Ok(Outcome::NotRun);
     }
     let worker = cargo::build_worker().await?;
-    let setting = Setting::new(&worker, programs)?;
-    let mut shell = Shell::start(setting.variables(), setting.directory())?;
+    let setting = Setting::new(&worker, 1, Some(&programs))?;
+    let mut shell = Shell::start(setting.variables(), setting.directory().path())?;
     let load = Load::start(&setting);
     let (started, begin) = (Instant::now(), now()?);
-    let (mut ran, mut missed) = (0_usize, 0_usize);
+    let (mut ran, mut missed, mut without_cluster) = (0_usize, 0_usize, 0_usize);
     for (path, blocks) in &documents {
         let (failed_before, answered_before) = (load.failed(), load.answered());
         for block in blocks {
             match &block.kind {
                 Kind::Run => ran += 1,
+                Kind::OnACluster if arguments.cluster => ran += 1,
+                Kind::OnACluster => {
+                    without_cluster += 1;
+                    continue;
+                }
                 Kind::NotRunHere(reason) => {
                     missed += 1;
                     println!("not run here: {path}:{} {}: {reason}", block.line, block.section);
@@ -122,23 +138,32 @@ pub(crate) async fn check(picture: Option<&std::path::Path>, verbose: bool) -> R
         }
     }
     let series = every_panel_shows_something(&setting)?;
-    if let Some(file) = picture {
+    if let Some(file) = &arguments.picture {
         let caption = format!(
             "Drawn by cargo xtask runbooks from a private Prometheus that read the worker during {:.0} s of commands of the \
              runbooks under a light load. Not a screenshot of Grafana.",
             started.elapsed().as_secs_f64()
         );
         let drawn =
-            dashboard::picture::draw(setting.prometheus(), &(begin..now()?), RATE_INTERVAL, &caption)?;
+            dashboard::picture::draw(setting.prometheus()?, &(begin..now()?), RATE_INTERVAL, &caption)?;
         let file = root.join(file);
         fs::write(&file, drawn).with_context(|| format!("cannot write {}", file.display()))?;
         println!("drew {}", file.display());
     }
     println!(
-        "{ran} ran, {missed} not run here, in {:.1} s; the dashboard's queries have {series} series",
+        "{ran} ran, {missed} not run here, {without_cluster} left out for want of --cluster, in {:.1} s; the dashboard's queries have {series} series",
         started.elapsed().as_secs_f64()
     );
     Ok(Outcome::Passed)
+}
+
+/// The commands of one section of a runbook that are run here.
+pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
+    let blocks = block::read(runbook)?.into_iter();
+    let of_it = blocks.filter(|block| block.section == title && block.kind == Kind::Run);
+    let scripts: Vec<String> = of_it.map(|block| block.script).collect();
+    ensure!(!scripts.is_empty(), "the runbook has no commands in a section {title:?}");
+    Ok(scripts)
 }
 
 async fn one(shell: &mut Shell, block: &Block, verbose: bool) -> Result<()> {
@@ -158,7 +183,7 @@ fn every_panel_shows_something(setting: &Setting) -> Result<usize> {
     for panel in dashboard::panels() {
         for (text, _) in panel.queries {
             let series = dashboard::picture::series(
-                setting.prometheus(),
+                setting.prometheus()?,
                 &dashboard::query(text, &format!("{}s", PATIENCE.as_secs() * 10)),
             )
             .with_context(|| format!("the panel {:?}", panel.title))?;

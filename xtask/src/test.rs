@@ -46,16 +46,10 @@ pub(crate) async fn tests(for_cargo: &[String]) -> Result<i32> {
 
 /// What the tests are told of the servers.
 fn variables(services: &Services, worker: &Path) -> Result<Vec<(&'static str, String)>> {
-    let user = services.nats.user("worker")?;
     let path = |path: &Path| path.display().to_string();
     Ok(vec![
         ("MUSTER_TEST_DATABASE_URL", services.postgres.url("postgres")),
         ("MUSTER_TEST_CA_FILE", path(services.authority.certificate_file())),
-        ("MUSTER_TEST_NATS_URL", services.nats.url()),
-        ("MUSTER_TEST_NATS_USER", user.name.clone()),
-        ("MUSTER_TEST_NATS_PASSWORD", user.password.clone()),
-        ("MUSTER_TEST_CERT_FILE", path(&services.worker.certificate_file)),
-        ("MUSTER_TEST_KEY_FILE", path(&services.worker.key_file)),
         ("MUSTER_TEST_NATS_SERVER", path(&services.nats.server().program)),
         ("MUSTER_TEST_POSTGRES_BIN", path(&services.postgres.server().bin)),
         ("MUSTER_TEST_WORKER", path(worker)),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use crate::services::{Process, Services};
+use crate::services::{Identity, Process, Services};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
@@ -31,8 +31,6 @@ impl Configuration {
     /// When a file cannot be written or no port is free.
     pub fn new(program: PathBuf, services: &Services) -> Result<Self> {
         let path = |path: &Path| path.display().to_string();
-        let user = services.nats.user("worker")?;
-        let password = services.directory.secret_file("worker-nats-password", &user.password)?;
         let url =
             services.directory.secret_file("worker-database-url", &services.postgres.url("postgres"))?;
         let ca = path(services.authority.certificate_file());
@@ -43,10 +41,9 @@ impl Configuration {
             ("MUSTER__ENVIRONMENT", "production".to_owned()),
             ("MUSTER__NATS__URLS", services.nats.url()),
             ("MUSTER__NATS__CA_FILE", ca.clone()),
-            ("MUSTER__NATS__CERTIFICATE_FILE", path(&services.worker.certificate_file)),
-            ("MUSTER__NATS__KEY_FILE", path(&services.worker.key_file)),
-            ("MUSTER__NATS__USER", user.name.clone()),
-            ("MUSTER__NATS__PASSWORD_FILE", path(&password)),
+            ("MUSTER__NATS__CERTIFICATE_FILE", path(&services.clients.worker.certificate_file)),
+            ("MUSTER__NATS__KEY_FILE", path(&services.clients.worker.key_file)),
+            ("MUSTER__NATS__TLS_FIRST", services.nats.tls_first().to_string()),
             ("MUSTER__DATABASE__URL_FILE", path(&url)),
             ("MUSTER__DATABASE__CA_FILE", ca),
             ("MUSTER__HTTP__ADDRESS", address.to_string()),
@@ -72,6 +69,13 @@ impl Configuration {
     /// Whether it is for production.
     pub const fn is_production(&self) -> bool {
         self.production
+    }
+
+    /// The same as another user of NATS, for a command that is not the worker's to give.
+    #[must_use]
+    pub fn as_client(&self, client: &Identity) -> Self {
+        self.with("MUSTER__NATS__CERTIFICATE_FILE", client.certificate_file.display().to_string())
+            .with("MUSTER__NATS__KEY_FILE", client.key_file.display().to_string())
     }
 
     /// The same on an address of its own, for a second worker beside the first.

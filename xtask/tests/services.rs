@@ -6,10 +6,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use xtask::services::{
-    Authority, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, RunDirectory, Services, nats_server,
+    Authority, Identity, Nats, NatsOptions, Postgres, PostgresOptions, RunDirectory, Services, nats_server,
     postgres_server,
 };
 
@@ -44,10 +45,16 @@ fn answer_to_plaintext_start(port: u16) -> String {
     String::from_utf8_lossy(&answer[..read]).into_owned()
 }
 
-/// The first line that a NATS server says.
+fn nats_options(authority: &Authority) -> NatsOptions {
+    NatsOptions::new(nats_server().unwrap(), authority.server("nats").unwrap(), authority.certificate_file())
+}
+
+/// The first line that a NATS server says in plaintext; nothing when it says none.
 fn info(port: u16) -> String {
     let mut answer = [0; 4096];
-    let read = connect(port).read(&mut answer).unwrap();
+    let mut stream = connect(port);
+    stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    let read = stream.read(&mut answer).unwrap_or(0);
     String::from_utf8_lossy(&answer[..read]).into_owned()
 }
 
@@ -80,11 +87,9 @@ fn both_start_with_tls_and_leave_nothing_behind() {
     {
         assert_eq!(answer, "t|TLSv1.3");
     }
-    let info = info(nats);
-    for part in
-        [r#""tls_required":true"#, r#""tls_verify":true"#, r#""auth_required":true"#, r#""jetstream":true"#]
-    {
-        assert!(info.contains(part), "{part} is not in {info}");
+    // As infra/nats says: nothing is said before the handshake.
+    if services.nats.tls_first() {
+        assert_eq!(info(nats), "");
     }
 
     drop(services);
@@ -108,17 +113,17 @@ fn a_killed_server_comes_back_with_its_data_on_its_port() {
     assert_eq!(postgres.port(), port);
     assert!(psql(&postgres, ca, "SELECT seven FROM kept").is_none_or(|answer| answer == "7"));
 
-    let mut nats = Nats::start(&directory, "nats", NatsOptions::new(nats_server().unwrap())).unwrap();
+    let mut nats = Nats::start(&directory, "nats", nats_options(&authority)).unwrap();
     let port = nats.port();
-    assert!(!info(port).contains("tls_required"));
     nats.kill().unwrap();
     assert!(refuses(port));
-    nats.options_mut().users = vec![NatsUser::new("somebody")];
-    nats.options_mut().tls = Some(authority.server("nats").unwrap());
+    nats.options_mut().plaintext = true;
     nats.restart().unwrap();
     assert_eq!(nats.port(), port);
     let info = info(port);
-    assert!(info.contains(r#""tls_required":true"#) && info.contains(r#""auth_required":true"#), "{info}");
+    for part in [r#""auth_required":true"#, r#""jetstream":true"#] {
+        assert!(info.contains(part) && !info.contains("tls_required"), "{info}");
+    }
 }
 
 #[test]
@@ -132,23 +137,35 @@ fn a_cluster_without_a_certificate_refuses_tls() {
 }
 
 #[test]
-fn a_web_socket_port_has_a_url_of_its_own() {
+fn the_servers_configuration_is_the_shipped_one_byte_for_byte() {
     let directory = RunDirectory::create().unwrap();
-    let mut options = NatsOptions::new(nats_server().unwrap());
-    options.websocket = true;
-    let nats = Nats::start(&directory, "nats", options).unwrap();
-    let url = nats.websocket_url().unwrap();
-    assert!(url.starts_with("ws://localhost:"), "{url}");
-    assert_ne!(url.rsplit(':').next().unwrap(), nats.port().to_string());
+    let authority = Authority::create(directory.path(), "ca").unwrap();
+    let nats = Nats::start(&directory, "nats", nats_options(&authority)).unwrap();
+    for name in ["node.conf", "nats.conf", "accounts.conf"] {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/nats").join(name);
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        let (shipped, used) = (read(&shipped), read(&nats.configuration().join(name)));
+        if nats.tls_first() {
+            assert_eq!(used, shipped, "{name}");
+            continue;
+        }
+        // A server that is too old does without what it does not know, and without nothing else.
+        let old = |line: &&str| {
+            let unknown = ["min_version:", "handshake_first:", "sync_interval:"];
+            !unknown.iter().any(|key| line.trim_start().starts_with(key))
+        };
+        assert!(used.lines().eq(shipped.lines().filter(old)), "{name}");
+    }
 }
 
 #[test]
 fn a_server_that_does_not_start_shows_its_log() {
     let directory = RunDirectory::create().unwrap();
-    let mut options = NatsOptions::new(nats_server().unwrap());
-    options.further = "no_such_setting: true".to_owned();
+    let authority = Authority::create(directory.path(), "ca").unwrap();
+    let mut options = nats_options(&authority);
+    options.tls.key_file = directory.path().join("no-such-key");
     let error = format!("{:#}", Nats::start(&directory, "nats", options).unwrap_err());
-    assert!(error.contains("no_such_setting"), "{error}");
+    assert!(error.contains("no-such-key"), "{error}");
 }
 
 #[test]
@@ -199,4 +216,93 @@ fn a_killed_run_leaves_nothing_behind() {
         assert!(Instant::now() < end, "{} or its servers are still there", directory.display());
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The library's own client as one of the users, and what the server tells it.
+async fn connect_as(services: &Services, client: &Identity) -> Option<(async_nats::Client, Told)> {
+    let told = Told::default();
+    let keep = Told::clone(&told);
+    let mut options = async_nats::ConnectOptions::new()
+        .require_tls(true)
+        .max_reconnects(2)
+        .add_root_certificates(services.authority.certificate_file().to_owned())
+        .add_client_certificate(client.certificate_file.clone(), client.key_file.clone())
+        .event_callback(move |event| {
+            keep.lock().unwrap().push(event.to_string().to_lowercase());
+            std::future::ready(())
+        });
+    if services.nats.tls_first() {
+        options = options.tls_first();
+    }
+    Some((options.connect(services.nats.url()).await.ok()?, told))
+}
+
+type Told = Arc<Mutex<Vec<String>>>;
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < end, "waited too long until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What the runbooks have each do is seen to work when they are run; this is what none of them may.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_operates_may_what_the_runbooks_have_them_do_and_no_more() {
+    let services = Services::start(false).unwrap();
+    let clients = &services.clients;
+    let everybody = ["dead.events", "muster.replicas.clear", "$SYS.REQ.SERVER.PING", "_INBOX.others.1"];
+    let streams = [
+        "$JS.API.STREAM.DELETE.EVENTS",
+        "$JS.API.STREAM.PURGE.EVENTS",
+        "$JS.API.STREAM.MSG.GET.EVENTS",
+        "$JS.API.STREAM.MSG.DELETE.EVENTS",
+        "$JS.API.STREAM.CREATE.OTHERS",
+        "$JS.API.CONSUMER.CREATE.EVENTS.other.events.>",
+        "$JS.API.CONSUMER.MSG.NEXT.EVENTS.muster-worker",
+        "$JS.ACK.EVENTS.muster-worker.1.1.1.1.1",
+        "events.member.join",
+        "muster.v1.communities.find",
+        "$SRV.PING",
+    ];
+    let repair = [
+        "$JS.API.STREAM.DELETE.DEAD_LETTERS",
+        "$JS.API.STREAM.PURGE.DEAD_LETTERS",
+        "$JS.API.STREAM.UPDATE.DEAD_LETTERS",
+        "$JS.API.STREAM.MSG.GET.EVENTS",
+        "$JS.API.CONSUMER.DELETE.EVENTS.muster-worker",
+        "muster.v1.communities.find",
+    ];
+    let operator = ["events.member.join", "$JS.API.STREAM.INFO.EVENTS", "$JS.API.STREAM.INFO.DEAD_LETTERS"];
+    let gateway = ["muster.v1.communities.find", "$JS.API.STREAM.INFO.EVENTS", "$SRV.PING"];
+    for (client, denied) in [
+        (&clients.streams, &streams[..]),
+        (&clients.repair, &repair),
+        (&clients.operator, &operator),
+        (&clients.gateway, &gateway),
+    ] {
+        let (raw, told) = connect_as(&services, client).await.unwrap();
+        for subject in denied.iter().chain(&everybody) {
+            raw.publish(*subject, "{}".into()).await.unwrap();
+            raw.flush().await.unwrap();
+            let refusal = format!("permissions violation for publish to \"{subject}\"").to_lowercase();
+            let refused = || told.lock().unwrap().iter().any(|it| it.contains(&refusal));
+            until(&format!("{subject} is refused to {client:?}"), refused).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_is_revoked_by_its_name_and_its_connection_cut() {
+    let services = Services::start(false).unwrap();
+    let (leaked, _) = connect_as(&services, &services.clients.gateway).await.unwrap();
+    let (other, _) = connect_as(&services, &services.clients.operator).await.unwrap();
+    services.nats.rename_user("muster-gateway", "muster-gateway-2").unwrap();
+    let state = |client: &async_nats::Client| client.connection_state();
+    until("the connection is cut", || state(&leaked) == async_nats::connection::State::Disconnected).await;
+    assert!(connect_as(&services, &services.clients.gateway).await.is_none(), "it does not come back");
+    let successor = services.authority.client("muster-gateway-2").unwrap();
+    assert!(connect_as(&services, &successor).await.is_some(), "its successor is let in");
+    assert_eq!(state(&other), async_nats::connection::State::Connected, "who else was there stays");
 }

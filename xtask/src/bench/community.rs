@@ -9,8 +9,8 @@ use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
 use muster_storage::Store;
 use uuid::Uuid;
 use xtask::services::{
-    Authority, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, RunDirectory, Services, nats_server,
-    postgres_server,
+    Authority, Clients, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, RunDirectory, Services,
+    nats_server, postgres_server,
 };
 use xtask::worker::Configuration;
 
@@ -43,6 +43,8 @@ pub(super) struct Community {
     pub(super) small_guild: GuildId,
     /// PostgreSQL and NATS.
     pub(super) services: Services,
+    /// Who may do everything there.
+    user: NatsUser,
     /// Where PostgreSQL is.
     pub(super) database: Database,
     /// How its worker is configured.
@@ -58,22 +60,26 @@ impl Community {
         let cluster = wanted.cluster().await?;
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
-        let worker_identity = authority.client("worker")?;
-        let client = authority.client("client")?;
+        let clients = Clients::issue(&authority)?;
         let mut options = PostgresOptions::new(postgres_server()?, authority.server("postgres")?);
         options.durable = true;
         options.shared_buffers = SHARED_BUFFERS.to_owned();
         options.settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         options.copy_of = Some(cluster);
         let postgres = Postgres::start(&directory, "postgres", options)?;
-        let mut options = NatsOptions::new(nats_server()?);
-        options.tls = Some(authority.server("nats")?);
-        options.client_ca = Some(authority.certificate_file().to_owned());
-        options.users = vec![NatsUser::new("worker"), NatsUser::new("client")];
+        let mut options =
+            NatsOptions::new(nats_server()?, authority.server("nats")?, authority.certificate_file());
+        // One user asks, publishes and echoes; and what is measured is the worker, not the disk of the broker.
+        let user = NatsUser::new("everybody");
+        let password = directory.secret_file("everybody-nats-password", &user.password)?;
+        options.logins = vec![user.clone()];
+        options.synced_late = true;
         let nats = Nats::start(&directory, "nats", options)?;
-        let services = Services { nats, postgres, worker: worker_identity, client, authority, directory };
+        let services = Services { nats, postgres, clients, authority, directory };
         let database = Database::of(&services.postgres, &services.authority)?;
         let configuration = Configuration::new(worker, &services)?
+            .with("MUSTER__NATS__USER", user.name.clone())
+            .with("MUSTER__NATS__PASSWORD_FILE", password.display().to_string())
             // What is measured is the work, not its being refused.
             .with("MUSTER__LIMITS__COMMUNITY_PER_SECOND", "1000000")
             .with("MUSTER__LIMITS__COMMUNITY_BURST", "1000000")
@@ -90,6 +96,7 @@ impl Community {
             guild: GuildId::parse(large.get::<_, String>(1))?,
             small_guild: GuildId::parse(small.get::<_, String>(1))?,
             services,
+            user,
             database,
             configuration,
         })
@@ -108,20 +115,30 @@ impl Community {
     /// # Errors
     /// When it cannot be had.
     pub(super) async fn nats(&self) -> Result<async_nats::Client> {
-        let files = TlsFiles {
-            ca: Some(self.services.authority.certificate_file().to_owned()),
-            certificate: Some(self.services.client.certificate_file.clone()),
-            key: Some(self.services.client.key_file.clone()),
-        };
-        let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
-        let user = self.services.nats.user("client")?;
-        async_nats::ConnectOptions::new()
-            .require_tls(true)
-            .tls_client_config(material.client_config().as_ref().clone())
-            .user_and_password(user.name.clone(), user.password.clone())
-            .subscription_capacity(65_536)
-            .connect(self.services.nats.url())
-            .await
-            .context("cannot connect to NATS")
+        connect(&self.services, &self.services.nats.url(), &self.user).await
     }
+}
+
+/// A bare connection over TLS by password.
+///
+/// # Errors
+/// When it cannot be had.
+pub(super) async fn connect(services: &Services, url: &str, user: &NatsUser) -> Result<async_nats::Client> {
+    let files = TlsFiles {
+        ca: Some(services.authority.certificate_file().to_owned()),
+        certificate: Some(services.clients.operator.certificate_file.clone()),
+        key: Some(services.clients.operator.key_file.clone()),
+    };
+    let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
+    let mut options = async_nats::ConnectOptions::new().require_tls(true);
+    if services.nats.tls_first() {
+        options = options.tls_first();
+    }
+    options
+        .tls_client_config(material.client_config().as_ref().clone())
+        .user_and_password(user.name.clone(), user.password.clone())
+        .subscription_capacity(65_536)
+        .connect(url)
+        .await
+        .context("cannot connect to NATS")
 }

@@ -12,9 +12,9 @@ use futures_util::future::try_join_all;
 use futures_util::stream;
 use muster_messaging::endpoint::Endpoint;
 use serde::Serialize;
-use xtask::services::{Nats, NatsOptions, nats_server};
+use xtask::services::{Nats, NatsCluster, NatsOptions, NatsUser, nats_server};
 
-use super::community::Community;
+use super::community::{Community, connect};
 
 /// How long each row is measured.
 const TIME: Duration = Duration::from_secs(5);
@@ -84,25 +84,19 @@ async fn publishing(community: &Community, replicas: usize) -> Result<f64> {
     let held = (0..replicas).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
     let routes = held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<Result<Vec<_>>>()?;
     drop(held);
-    let all: Vec<String> = routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+    let authority = &community.services.authority;
+    let user = NatsUser::new("everybody");
     let mut servers = Vec::new();
-    for (number, port) in routes.iter().enumerate() {
+    for (number, &port) in routes.iter().enumerate() {
         let name = format!("replica-{replicas}-{number}");
-        let store = directory.path().join(&name);
-        let mut options = NatsOptions::new(nats_server()?);
-        // Written here for its `sync_interval`, as infra/nats has it.
-        options.jetstream = false;
-        options.further = format!("jetstream {{ store_dir: {store:?}, sync_interval: always }}\n");
-        if replicas > 1 {
-            options.further += &format!(
-                "cluster {{ name: measured, listen: \"127.0.0.1:{port}\", routes: [{}] }}\n",
-                all.join(", ")
-            );
-        }
+        let identity = authority.node(&name, &name)?;
+        let mut options = NatsOptions::new(nats_server()?, identity, authority.certificate_file());
+        options.logins = vec![user.clone()];
+        options.cluster = (replicas > 1).then(|| NatsCluster { port, routes: routes.clone() });
         servers.push(Nats::start(directory, &name, options)?);
     }
     let first = servers.first().context("no server")?;
-    let context = jetstream::new(async_nats::connect(first.url()).await?);
+    let context = jetstream::new(connect(&community.services, &first.url(), &user).await?);
     let config = Config {
         name: "MEASURED".to_owned(),
         subjects: vec!["measured".to_owned()],

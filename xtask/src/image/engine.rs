@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::Prepared;
 use crate::cargo;
 
 /// Where a container finds its secrets.
@@ -135,31 +136,28 @@ impl Engine {
     }
 
     /// What the manifest asks of Kubernetes, asked of this engine.
-    fn hardened(&self, mounted: &Path, variables: &[(String, String)]) -> Command {
+    fn hardened(&self, prepared: &Prepared) -> Command {
         let mut command = self.command("run");
-        command.args(["--network", "host", "--user", "65532:65532", "--read-only", "--cap-drop", "ALL"]);
+        let user = format!("{0}:{0}", prepared.user);
+        command.args(["--network", "host", "--user", &user, "--read-only", "--cap-drop", "ALL"]);
         command.args(["--security-opt", "no-new-privileges", "--memory", MEMORY]);
         command.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
         if self.kind == Kind::Podman {
             // Else it mounts a writable /tmp and others beside the read-only root.
             command.arg("--read-only-tmpfs=false");
         }
+        let mounted = prepared.mounted.path().join(MOUNTED.trim_start_matches('/'));
         command.arg("--volume").arg(format!("{}:{MOUNTED}:ro", mounted.display()));
-        for (key, value) in variables {
+        for (key, value) in &prepared.variables {
             command.arg("--env").arg(format!("{key}={value}"));
         }
         command
     }
 
     /// Runs a command of the image to its end: whether it succeeded, and its last line.
-    pub(super) fn run_to_end(
-        &self,
-        image: &str,
-        mounted: &Path,
-        variables: &[(String, String)],
-        argument: &str,
-    ) -> Result<(bool, String)> {
-        let output = self.hardened(mounted, variables).args(["--rm", image, argument]).output()?;
+    pub(super) fn run_to_end(&self, image: &str, prepared: &Prepared) -> Result<(bool, String)> {
+        let mut command = self.hardened(prepared);
+        let output = command.args(["--rm", image]).args(&prepared.arguments).output()?;
         let all = [output.stdout, output.stderr].concat();
         let all = String::from_utf8_lossy(&all);
         let shown = if output.status.success() { all.lines().last().unwrap_or_default() } else { all.trim() };
@@ -167,15 +165,9 @@ impl Engine {
     }
 
     /// Starts a command of the image.
-    pub(super) fn start(
-        &self,
-        image: &str,
-        mounted: &Path,
-        variables: &[(String, String)],
-        argument: &str,
-    ) -> Result<Container> {
-        let mut command = self.hardened(mounted, variables);
-        let id = text(command.args(["--detach", image, argument]))?;
+    pub(super) fn start(&self, image: &str, prepared: &Prepared) -> Result<Container> {
+        let mut command = self.hardened(prepared);
+        let id = text(command.args(["--detach", image]).args(&prepared.arguments))?;
         Ok(Container { engine: self.clone(), id: id.lines().last().unwrap_or_default().to_owned() })
     }
 }

@@ -237,7 +237,7 @@ impl<'a> Rules<'a> {
                 }
             }
         }
-        for (key, value) in self.configuration() {
+        for (key, value) in self.configuration(container) {
             if key.ends_with("_FILE") {
                 let there = paths.contains(&value);
                 self.say("the files it reads are mounted", object, there, &format!("{key}: {value} is not"));
@@ -245,9 +245,12 @@ impl<'a> Rules<'a> {
         }
     }
 
-    /// The worker's variables of all configuration maps.
-    fn configuration(&self) -> Vec<(String, String)> {
-        let maps = self.of_kind("ConfigMap").filter_map(|map| map.pointer("/data")?.as_object());
+    /// The variables that a container takes from configuration maps.
+    fn configuration(&self, container: &Value) -> Vec<(String, String)> {
+        let named: Vec<&str> =
+            list(container, "/envFrom").iter().map(|source| text(source, "/configMapRef/name")).collect();
+        let maps = self.of_kind("ConfigMap").filter(|map| named.contains(&text(map, "/metadata/name")));
+        let maps = maps.filter_map(|map| map.pointer("/data")?.as_object());
         let data = maps.flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())));
         data.collect()
     }
@@ -423,9 +426,9 @@ impl<'a> Rules<'a> {
     }
 
     fn nats_ports(&self) -> BTreeSet<u64> {
-        let configured = self.configuration();
-        let urls = configured.iter().find(|(key, _)| key == "MUSTER__NATS__URLS");
-        let urls = urls.map_or("", |(_, urls)| urls);
+        let maps = self.of_kind("ConfigMap");
+        let urls = maps.filter_map(|map| map.pointer("/data/MUSTER__NATS__URLS")?.as_str()).next();
+        let urls = urls.unwrap_or_default();
         urls.split(',').filter_map(|url| url.rsplit_once(':')?.1.trim_end_matches('/').parse().ok()).collect()
     }
 
@@ -488,7 +491,7 @@ pub(super) fn text<'v>(value: &'v Value, pointer: &str) -> &'v str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn number(value: &Value, pointer: &str) -> Option<u64> {
+pub(super) fn number(value: &Value, pointer: &str) -> Option<u64> {
     value.pointer(pointer).and_then(Value::as_u64)
 }
 

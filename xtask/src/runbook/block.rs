@@ -3,6 +3,8 @@ use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
 
 /// How the mark of a block that cannot run here begins.
 const MARK: &str = "not run here: ";
+/// The mark of a block that runs where there is a cluster.
+const ON_A_CLUSTER: &str = "on a cluster";
 /// The names of a shell that would keep a block from being seen.
 const OTHER_SHELLS: [&str; 4] = ["bash", "shell", "console", "zsh"];
 
@@ -22,6 +24,8 @@ pub(super) struct Block {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Run,
+    /// Against the cluster of `KUBECONFIG`.
+    OnACluster,
     /// With the reason.
     NotRunHere(String),
 }
@@ -66,7 +70,10 @@ fn take(blocks: &mut Vec<Block>, info: &str, line: usize, section: &str, content
             let kind = match rest.strip_prefix(MARK).map(str::trim) {
                 Some(reason) if !reason.is_empty() => Kind::NotRunHere(reason.to_owned()),
                 None if rest.is_empty() => Kind::Run,
-                _ => bail!("line {line}: after sh there is {rest:?}; write nothing, or `{MARK}<reason>`"),
+                None if rest == ON_A_CLUSTER => Kind::OnACluster,
+                _ => bail!(
+                    "line {line}: after sh there is {rest:?}; write nothing, `{ON_A_CLUSTER}`, or `{MARK}<reason>`"
+                ),
             };
             let section = section.to_owned();
             blocks.push(Block { line, section, kind, script: content, outcome: None });
@@ -96,10 +103,11 @@ mod tests {
 
     #[test]
     fn commands_outcomes_and_marks_are_read() {
-        let text = "# A\n\n```sh\necho a\n```\n\n```text\na\n```\n\n## B `c`\n\n```sh not run here: no cluster\nkubectl\n```\n";
+        let text = "# A\n\n```sh\necho a\n```\n\n```text\na\n```\n\n## B `c`\n\n```sh not run here: no cluster\nkubectl\n```\n\n\
+                    ```sh on a cluster\nkubectl\n```\n";
         let blocks = read(text).unwrap();
-        assert_eq!(blocks.len(), 2);
-        let [first, second] = &blocks[..] else { panic!("two blocks") };
+        let [first, second, third] = &blocks[..] else { panic!("three blocks") };
+        assert_eq!((&third.kind, third.outcome.as_deref()), (&Kind::OnACluster, None));
         assert_eq!((first.line, first.outcome.as_deref(), &first.kind), (3, Some("a\n"), &Kind::Run));
         assert_eq!(second.kind, Kind::NotRunHere("no cluster".to_owned()));
         assert_eq!(second.section, "B c");
@@ -113,6 +121,7 @@ mod tests {
             "```text\na\n```\n",
             "```sh not run here:\ntrue\n```\n",
             "```sh ignore\ntrue\n```\n",
+            "```sh on a cluster: no\ntrue\n```\n",
             "```sh\ntrue\n```\n\n```text\na\n```\n\n```text\nb\n```\n",
         ] {
             assert!(read(text).is_err(), "{text}");

@@ -40,10 +40,10 @@ struct Counts {
 impl Load {
     pub(super) fn start(setting: &Setting) -> Self {
         let counts = Arc::new(Counts::default());
-        let config = setting.sibling();
+        let configs = setting.sibling_and_gateway();
         let for_task = Arc::clone(&counts);
         let task = tokio::spawn(async move {
-            if let Err(error) = work(config, &for_task).await {
+            if let Err(error) = work(configs, &for_task).await {
                 for_task.fails(&error);
             }
         });
@@ -89,10 +89,10 @@ impl Counts {
     }
 }
 
-async fn work(config: Result<NatsConfig>, counts: &Counts) -> Result<()> {
-    let connection = connect(config?).await?;
-    let client = Client::new(connection.clone());
-    let publisher = EventPublisher::new(&connection);
+async fn work(configs: Result<[NatsConfig; 2]>, counts: &Counts) -> Result<()> {
+    let [sibling, gateway] = configs?;
+    let client = Client::new(connect(sibling).await?);
+    let publisher = EventPublisher::new(&connect(gateway).await?);
     let mut events = Events::new()?;
     // The worker makes the stream when it is started for the first time.
     while publisher.publish(&events.guild()?).await.is_err() {

@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use muster_domain::{Environment, TlsPolicy};
-use muster_messaging::connection::{Auth, Connection, NatsConfig, Transport};
+use muster_messaging::connection::{Connection, NatsConfig, Transport};
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
 use muster_messaging::tls::server::Servers;
 use nkeys::KeyPair;
 use xtask::services::{
-    Authority, Identity, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, Prometheus,
-    PrometheusPrograms, RunDirectory, nats_server, postgres_server,
+    Authority, Clients, Identity, Nats, NatsCluster, NatsOptions, NatsUser, Postgres, PostgresOptions,
+    Prometheus, PrometheusPrograms, RunDirectory, nats_server, postgres_server,
 };
 use xtask::worker::free_address;
 
@@ -23,88 +23,97 @@ use crate::{cargo, observability};
 /// The chat server of the community that the load keeps.
 pub(super) const GUILD: &str = "881207955029110855";
 
-/// What the runbooks' commands stand on: the servers of the demo, and what an operator's shell knows of them. The worker is
-/// started by the commands themselves.
-pub(super) struct Setting {
+/// What the runbooks' commands stand on: the servers as they are shipped, and what an operator's shell knows of them. The
+/// worker is started by the commands themselves.
+pub(crate) struct Setting {
     variables: BTreeMap<&'static str, OsString>,
-    sibling: (NatsUser, Identity),
     // In the order in which they are stopped.
-    prometheus: Prometheus,
-    nats: Nats,
+    prometheus: Option<Prometheus>,
+    nats: Vec<Nats>,
+    _logins: Option<Nats>,
     _postgres: Postgres,
+    clients: Clients,
     authority: Authority,
     directory: RunDirectory,
 }
 
+/// A node's name, by which its certificate goes, too.
+fn node(number: usize) -> String {
+    format!("nats-{number}")
+}
+
+/// Starts NATS as it is shipped: this many nodes, whose certificates go by the names that the manifests dial.
+fn start_nats(directory: &RunDirectory, authority: &Authority, nodes: usize) -> Result<Vec<Nats>> {
+    let server = nats_server()?;
+    let routes = (0..nodes).map(|_| Ok(free_address()?.port())).collect::<Result<Vec<u16>>>()?;
+    let start = |(number, &port): (usize, &u16)| {
+        let name = node(number);
+        let identity = authority.node(&name, &format!("{name}.nats.nats.svc"))?;
+        let mut options = NatsOptions::new(server.clone(), identity, authority.certificate_file());
+        options.cluster = (nodes > 1).then(|| NatsCluster { port, routes: routes.clone() });
+        Nats::start(directory, &name, options)
+    };
+    routes.iter().enumerate().map(start).collect()
+}
+
 impl Setting {
-    pub(super) fn new(worker: &Path, programs: PrometheusPrograms) -> Result<Self> {
-        let (postgres_server, nats_server) = (postgres_server()?, nats_server()?);
+    /// Starts PostgreSQL and this many nodes of NATS, and Prometheus where its programs are given.
+    pub(crate) fn new(worker: &Path, nodes: usize, programs: Option<&PrometheusPrograms>) -> Result<Self> {
+        let postgres_server = postgres_server()?;
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
         let secrets = directory.path().join("secrets");
         fs::create_dir(&secrets)?;
-        let postgres_bin = postgres_server.bin.clone();
+        let mut path = vec![
+            worker.parent().context("the worker's program has no directory")?.to_owned(),
+            postgres_server.bin.clone(),
+        ];
         let options = PostgresOptions::new(postgres_server, authority.server("postgres")?);
         let postgres = Postgres::start(&directory, "postgres", options)?;
+        let nats = start_nats(&directory, &authority, nodes)?;
+        let first_node = nats.first().context("no NATS server")?;
+        path.extend(first_node.server().program.parent().map(Path::to_owned));
 
-        let users = ["worker", "operator", "sibling"].map(NatsUser::new);
-        let users_file = directory.secret_file("nats-users.conf", &users_block(&users))?;
-        let mut options = NatsOptions::new(nats_server);
-        options.tls = Some(authority.server("nats")?);
-        options.client_ca = Some(authority.certificate_file().to_owned());
-        options.handshake_first = true;
-        options.further = "include \"nats-users.conf\"".to_owned();
-        let nats = Nats::start(&directory, "nats", options)?;
-
-        for user in &users {
-            directory.secret_file(&format!("secrets/{}-nats-password", user.name), &user.password)?;
-        }
+        let clients = Clients::issue(&authority)?;
         let copied = |identity: &Identity, name: &str| -> Result<()> {
             for (from, end) in [(&identity.certificate_file, "pem"), (&identity.key_file, "key")] {
                 directory.secret_file(&format!("secrets/{name}.{end}"), &fs::read_to_string(from)?)?;
             }
             Ok(())
         };
-        copied(&authority.client("worker")?, "worker")?;
-        copied(&authority.client("operator")?, "operator")?;
+        let Clients { worker: own, repair, streams, gateway, operator } = &clients;
+        for (identity, name) in [
+            (own, "worker"),
+            (repair, "repair"),
+            (streams, "streams"),
+            (gateway, "gateway"),
+            (operator, "operator"),
+        ] {
+            copied(identity, name)?;
+        }
         fs::copy(authority.certificate_file(), secrets.join("ca.pem"))?;
         directory.secret_file("ca.key", &authority.key_pem())?;
-        for name in ["issued-nkey", "next-nkey"] {
-            let pair = KeyPair::new_user();
-            directory.secret_file(&format!("{name}.nk"), &pair.seed().context("an NKey without a seed")?)?;
-            fs::write(directory.path().join(format!("{name}.pub")), pair.public_key())?;
-        }
         directory.secret_file("pgpass", &format!("*:*:*:*:{}\n", postgres.password()))?;
 
         let (first, second) = (free_address()?, free_address()?);
-        let rules = cargo::root().join(observability::RULES);
-        let targets = [("worker-0", first), ("worker-1", second)];
-        let prometheus = Prometheus::start(&directory, &programs, &targets, &rules)?;
-
         let at = |name: &str| directory.path().join(name).into_os_string();
         let secret = |name: &str| secrets.join(name).into_os_string();
-        let mut path = vec![
-            worker.parent().context("the worker's program has no directory")?.to_owned(),
-            programs.promtool.parent().context("promtool has no directory")?.to_owned(),
-            postgres_bin,
-        ];
-        path.extend(env::var_os("PATH").iter().flat_map(env::split_paths));
-        let variables = BTreeMap::from([
-            ("PATH", env::join_paths(path)?),
+        let urls: Vec<String> = nats.iter().map(Nats::url).collect();
+        let mut variables = BTreeMap::from([
             ("STATE", directory.path().into()),
             ("SECRETS", secrets.clone().into()),
             ("WORKER", format!("http://{first}").into()),
             ("WORKER_2", format!("http://{second}").into()),
-            ("PROMETHEUS", format!("http://{}", prometheus.address()).into()),
             ("GUILD", GUILD.into()),
+            // Of no release: for the commands that do not fetch the image.
+            ("IMAGE", "registry.example/muster/muster-worker".into()),
+            ("DIGEST", format!("sha256:{:064x}", uuid::Uuid::new_v4().as_u128()).into()),
             ("CA", secret("ca.pem")),
             ("CA_KEY", at("ca.key")),
-            ("NATS", format!("localhost:{}", nats.port()).into()),
-            ("NATS_USERS", users_file.into()),
-            ("NATS_PID", at("nats.pid")),
-            ("NATS_TLS", at("nats")),
-            ("ISSUED_NKEY", at("issued-nkey")),
-            ("NEXT_NKEY", at("next-nkey")),
+            ("NATS", format!("localhost:{}", first_node.port()).into()),
+            ("NATS_CONF", first_node.configuration().into()),
+            ("NATS_NODES", nodes.to_string().into()),
+            ("NATS_PID", at("nats-0.pid")),
             ("POSTGRES_DATA", at("postgres")),
             ("PGHOST", "localhost".into()),
             ("PGPORT", postgres.port().to_string().into()),
@@ -113,73 +122,105 @@ impl Setting {
             ("PGDATABASE", "postgres".into()),
             ("PGSSLMODE", "verify-full".into()),
             ("PGSSLROOTCERT", secret("ca.pem")),
-            ("MUSTER__NATS__URLS", nats.url().into()),
+            ("MUSTER__NATS__URLS", urls.join(",").into()),
             ("MUSTER__NATS__TLS_FIRST", "true".into()),
             ("MUSTER__NATS__CA_FILE", secret("ca.pem")),
             ("MUSTER__NATS__CERTIFICATE_FILE", secret("worker.pem")),
             ("MUSTER__NATS__KEY_FILE", secret("worker.key")),
-            ("MUSTER__NATS__USER", "worker".into()),
-            ("MUSTER__NATS__PASSWORD_FILE", secret("worker-nats-password")),
             ("MUSTER__DATABASE__URL_FILE", secret("database-url")),
             ("MUSTER__DATABASE__CA_FILE", secret("ca.pem")),
             ("MUSTER__HTTP__ADDRESS", first.to_string().into()),
         ]);
-        let [_, _, sibling] = users;
-        let identity = authority.client("sibling")?;
+        // What the server's own check of its configuration reads.
+        variables.extend(first_node.variables().into_iter().map(|(name, value)| (name, value.into())));
+        let (mut prometheus, mut logins) = (None, None);
+        if let Some(programs) = programs {
+            let rules = cargo::root().join(observability::RULES);
+            let targets = [("worker-0", first), ("worker-1", second)];
+            let started = Prometheus::start(&directory, programs, &targets, &rules)?;
+            path.extend(programs.promtool.parent().map(Path::to_owned));
+            variables.insert("PROMETHEUS", format!("http://{}", started.address()).into());
+            prometheus = Some(started);
+            let server = with_logins(&directory, &authority)?;
+            variables.extend([
+                ("LOGINS", OsString::from(format!("localhost:{}", server.port()))),
+                ("LOGINS_USERS", server.accounts_file().into()),
+                ("LOGINS_PID", at("logins.pid")),
+                ("ISSUED_NKEY", at("issued-nkey")),
+                ("NEXT_NKEY", at("next-nkey")),
+            ]);
+            logins = Some(server);
+        }
+        path.extend(env::var_os("PATH").iter().flat_map(env::split_paths));
+        variables.insert("PATH", env::join_paths(path)?);
         Ok(Self {
             variables,
-            sibling: (sibling, identity),
             prometheus,
             nats,
+            _logins: logins,
             _postgres: postgres,
+            clients,
             authority,
             directory,
         })
     }
 
-    pub(super) fn variables(&self) -> &BTreeMap<&'static str, OsString> {
+    pub(crate) fn variables(&self) -> &BTreeMap<&'static str, OsString> {
         &self.variables
     }
 
-    pub(super) fn directory(&self) -> &Path {
-        self.directory.path()
+    pub(crate) fn directory(&self) -> &RunDirectory {
+        &self.directory
     }
 
-    pub(super) fn prometheus(&self) -> SocketAddr {
-        self.prometheus.address()
+    /// The URLs of the nodes of NATS.
+    pub(crate) fn nats_urls(&self) -> Vec<String> {
+        self.nats.iter().map(Nats::url).collect()
     }
 
-    /// How a sibling service connects, whose credentials no runbook changes.
-    pub(super) fn sibling(&self) -> Result<NatsConfig> {
-        let (user, identity) = &self.sibling;
+    pub(super) fn prometheus(&self) -> Result<SocketAddr> {
+        Ok(self.prometheus.as_ref().context("no Prometheus was started")?.address())
+    }
+
+    /// How a client connects whose certificate no runbook changes.
+    fn config(&self, client: &Identity, name: &str) -> Result<NatsConfig> {
         let files = TlsFiles {
             ca: Some(self.authority.certificate_file().to_owned()),
-            certificate: Some(identity.certificate_file.clone()),
-            key: Some(identity.key_file.clone()),
+            certificate: Some(client.certificate_file.clone()),
+            key: Some(client.key_file.clone()),
         };
         let policy = TlsPolicy::new(Environment::Production, false);
-        let Servers::Tls(servers) = Servers::parse([self.nats.url()], policy)? else {
+        let Servers::Tls(servers) = Servers::parse(self.nats_urls(), policy)? else {
             bail!("the policy let a plaintext server pass");
         };
         let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
-        let mut config = NatsConfig::new(Transport::Tls { servers, material }, "sibling");
+        let mut config = NatsConfig::new(Transport::Tls { servers, material }, name);
         config.tls_first = true;
-        config.auth = Auth::UserPassword { user: user.name.clone(), password: user.password.clone().into() };
         Ok(config)
+    }
+
+    /// How who asks connects, and how the gateway does.
+    pub(crate) fn sibling_and_gateway(&self) -> Result<[NatsConfig; 2]> {
+        Ok([self.config(&self.clients.operator, "sibling")?, self.config(&self.clients.gateway, "gateway")?])
     }
 }
 
-/// Opens the sibling's connection.
-pub(super) async fn connect(config: NatsConfig) -> Result<Connection> {
-    Connection::open(config).await.context("the sibling cannot connect")
+/// A server that differs from what is shipped in that its users log in by password or NKey, with the files for that.
+fn with_logins(directory: &RunDirectory, authority: &Authority) -> Result<Nats> {
+    let user = NatsUser::new("worker");
+    directory.secret_file("secrets/worker-nats-password", &user.password)?;
+    for name in ["issued-nkey", "next-nkey"] {
+        let pair = KeyPair::new_user();
+        directory.secret_file(&format!("{name}.nk"), &pair.seed().context("an NKey without a seed")?)?;
+        fs::write(directory.path().join(format!("{name}.pub")), pair.public_key())?;
+    }
+    let mut options =
+        NatsOptions::new(nats_server()?, authority.server("logins")?, authority.certificate_file());
+    options.logins = vec![user];
+    Nats::start(directory, "logins", options)
 }
 
-fn users_block(users: &[NatsUser]) -> String {
-    let lines: String = users
-        .iter()
-        .map(|NatsUser { name, password, .. }| {
-            format!("    {{ user: \"{name}\", password: \"{password}\" }}\n")
-        })
-        .collect();
-    format!("authorization {{\n  users: [\n{lines}  ]\n}}\n")
+/// Opens a connection of the load.
+pub(super) async fn connect(config: NatsConfig) -> Result<Connection> {
+    Connection::open(config).await.context("the load cannot connect")
 }

@@ -14,7 +14,7 @@ use crate::cargo::{self, Group};
 
 /// One bash that runs block after block, so that what one sets the next one finds. It and all that it started end when it
 /// is dropped.
-pub(super) struct Shell {
+pub(crate) struct Shell {
     input: ChildStdin,
     ended: Lines<BufReader<ChildStdout>>,
     directory: PathBuf,
@@ -23,15 +23,15 @@ pub(super) struct Shell {
 }
 
 /// What became of one block.
-pub(super) struct Ran {
-    pub(super) succeeded: bool,
+pub(crate) struct Ran {
+    pub(crate) succeeded: bool,
     /// On standard output and standard error, as a terminal would show it.
-    pub(super) printed: String,
+    pub(crate) printed: String,
 }
 
 impl Shell {
     /// Starts one that knows these variables and keeps what blocks print in this directory.
-    pub(super) fn start(variables: &BTreeMap<&'static str, OsString>, directory: &Path) -> Result<Self> {
+    pub(crate) fn start(variables: &BTreeMap<&'static str, OsString>, directory: &Path) -> Result<Self> {
         let mut command = cargo::command("bash", &["--noprofile", "--norc", "-euo", "pipefail"]);
         for (name, _) in env::vars_os().filter(|(name, _)| {
             let name = name.to_string_lossy();
@@ -50,7 +50,7 @@ impl Shell {
     }
 
     /// Runs one block. After one that fails the shell is gone.
-    pub(super) async fn run(&mut self, script: &str, patience: Duration) -> Result<Ran> {
+    pub(crate) async fn run(&mut self, script: &str, patience: Duration) -> Result<Ran> {
         self.blocks += 1;
         let file = self.directory.join(format!("{}.sh", self.blocks));
         let output = file.with_extension("out");

@@ -38,6 +38,8 @@ pub enum Usage {
     Server,
     /// A client's.
     Client,
+    /// A server's that is a client of others of its kind.
+    Node,
 }
 
 /// A certificate to be issued.
@@ -97,12 +99,21 @@ impl Authority {
         self.issue(&Issue { name, hosts: &LOCAL_NAMES, usage: Usage::Server, validity: Issue::current() })
     }
 
-    /// Issues a client's certificate.
+    /// Issues a client's certificate, which names the client as a DNS name as well: that is who it is to NATS.
     ///
     /// # Errors
     /// As [`Authority::issue`].
     pub fn client(&self, name: &str) -> Result<Identity> {
-        self.issue(&Issue { name, hosts: &[], usage: Usage::Client, validity: Issue::current() })
+        self.issue(&Issue { name, hosts: &[name], usage: Usage::Client, validity: Issue::current() })
+    }
+
+    /// Issues the certificate of a node of a cluster on this machine, which goes by `host` besides.
+    ///
+    /// # Errors
+    /// As [`Authority::issue`].
+    pub fn node(&self, name: &str, host: &str) -> Result<Identity> {
+        let hosts = [&LOCAL_NAMES[..], &[host]].concat();
+        self.issue(&Issue { name, hosts: &hosts, usage: Usage::Node, validity: Issue::current() })
     }
 
     /// Issues any certificate, such as one that has expired or bears another's name. It replaces one of the same name.
@@ -113,10 +124,11 @@ impl Authority {
         let mut params = params(issue.name, issue.hosts, &issue.validity)?;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![match issue.usage {
-            Usage::Server => ExtendedKeyUsagePurpose::ServerAuth,
-            Usage::Client => ExtendedKeyUsagePurpose::ClientAuth,
-        }];
+        params.extended_key_usages = match issue.usage {
+            Usage::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
+            Usage::Client => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            Usage::Node => vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth],
+        };
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let identity = Identity {

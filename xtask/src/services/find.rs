@@ -13,6 +13,8 @@ use super::install;
 const POSTGRES_FLOOR: Version = muster_storage::SERVER_FLOOR.least;
 /// The oldest nats-server without a known advisory that concerns Muster.
 const NATS_FLOOR: Version = muster_messaging::connection::SERVER_FLOOR.advised;
+/// The oldest nats-server that was seen to take infra/nats whole.
+const NATS_SHIPPED: Version = Version([2, 10, 26]);
 
 /// Names the directory of PostgreSQL's programs.
 const POSTGRES_VARIABLE: &str = "MUSTER_POSTGRES_BIN";
@@ -77,6 +79,12 @@ impl NatsServer {
     fn at(program: &Path) -> Option<Self> {
         version_of(program).map(|version| Self { program: program.to_owned(), version })
     }
+
+    /// Whether it takes the configuration of infra/nats whole. An older one does without `handshake_first` and others.
+    #[must_use]
+    pub fn knows_all_that_is_shipped(&self) -> bool {
+        self.version >= NATS_SHIPPED
+    }
 }
 
 /// Finds PostgreSQL 15 or later, else installs it.
@@ -124,7 +132,8 @@ fn find_postgres() -> Option<PostgresServer> {
     })
 }
 
-/// Finds the newest nats-server; fetches a newer one when it is older than 2.12.6, or there is none.
+/// Finds the newest nats-server; fetches a newer one when it is older than 2.12.6, or there is none. Where none can be
+/// fetched an old one serves, with a reduced configuration ([`NatsServer::knows_all_that_is_shipped`]).
 ///
 /// # Errors
 /// When there is none and none can be installed, or `MUSTER_NATS_SERVER` names none; the error says what helps.
@@ -137,24 +146,20 @@ pub fn nats_server() -> Result<NatsServer> {
     if let Some(found) = found.as_ref().filter(|found| found.version >= NATS_FLOOR) {
         return Ok(found.clone());
     }
-    let fetched = install::by_wheel("nats-server").map(|bin| {
-        let bin = bin?;
-        NatsServer::at(&bin.join("nats-server"))
-    });
+    let mut wheel = install::by_wheel("nats-server");
+    // What package managers have is old, so that pip is worth being installed for the wheel.
+    if wheel.is_err() && !install::has_pip() && install::by_package_manager("python3-pip") {
+        wheel = install::by_wheel("nats-server");
+    }
+    let fetched = wheel.map(|bin| NatsServer::at(&bin?.join("nats-server")));
     match (fetched, found) {
         (Ok(Some(fetched)), _) => Ok(fetched),
-        (_, Some(found)) => {
-            println!(
-                "nats-server {} serves here; production wants {NATS_FLOOR} or later, which could not be fetched",
-                found.version
-            );
-            Ok(found)
-        }
+        (_, Some(found)) => Ok(told_of(found)),
         (fetched, None) => {
             if install::by_package_manager("nats-server")
                 && let Some(found) = find_nats()
             {
-                return Ok(found);
+                return Ok(told_of(found));
             }
             let remedy = format!("nats-server is missing: {}", install::command_for("nats-server"));
             match fetched {
@@ -163,6 +168,23 @@ pub fn nats_server() -> Result<NatsServer> {
             }
         }
     }
+}
+
+/// Says what an old server costs.
+fn told_of(old: NatsServer) -> NatsServer {
+    if old.version < NATS_FLOOR {
+        let version = old.version;
+        println!(
+            "nats-server {version} serves here; production wants {NATS_FLOOR} or later, which could not be fetched"
+        );
+    }
+    if !old.knows_all_that_is_shipped() {
+        println!(
+            "REDUCED: infra/nats is used without {}, which it does not know",
+            super::nats::NOT_FOR_OLD.join(" ")
+        );
+    }
+    old
 }
 
 fn find_nats() -> Option<NatsServer> {

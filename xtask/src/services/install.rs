@@ -94,6 +94,11 @@ pub(super) fn by_package_manager(package: &str) -> bool {
     installed
 }
 
+/// Whether wheels can be fetched.
+pub(super) fn has_pip() -> bool {
+    succeeds(Command::new("python3").args(["-m", "pip", "--version"]).stderr(Stdio::null()))
+}
+
 /// Fetches a Debian package by apt, which verifies it, and unpacks it into the cache without installing it; answers the
 /// directory that stands for `/`.
 ///

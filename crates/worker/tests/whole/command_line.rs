@@ -114,25 +114,26 @@ async fn check_tells_what_would_work_and_what_would_not() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn ask_prints_the_answer_and_exits_by_it() -> Result<()> {
     let setting = Setting::new().await?;
-    let nobody = setting.configuration.run("ask muster.v1.communities.find {}").await?;
+    let operator = setting.configuration.as_client(&setting.services.clients.operator);
+    let nobody = operator.run("ask muster.v1.communities.find {}").await?;
     assert_eq!(nobody.status.code(), Some(1));
     assert!(text(&nobody.stderr).contains("nobody answers there"), "{}", text(&nobody.stderr));
     let _worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
     publisher.publish(&Guild::new("tabr").join_guild()).await?;
     let id = community(&client, "tabr").await?;
-    let found = setting.configuration.run(r#"ask muster.v1.communities.find {"guild_id":"tabr"}"#).await?;
+    let found = operator.run(r#"ask muster.v1.communities.find {"guild_id":"tabr"}"#).await?;
     assert!(found.status.success(), "{}", text(&found.stderr));
     assert!(text(&found.stdout).contains(&id.to_string()), "{}", text(&found.stdout));
     // It needs no database of its own.
-    let alone = setting.configuration.with("MUSTER__DATABASE__URL_FILE", "/nowhere/url");
+    let alone = operator.with("MUSTER__DATABASE__URL_FILE", "/nowhere/url");
     let stats = alone.run(&format!("ask muster.v1.{id}.community.stats --caller paul")).await?;
     assert!(
         stats.status.success() && text(&stats.stdout).contains("\"members\":0"),
         "{}",
         text(&stats.stdout)
     );
-    let refused = setting.configuration.run(r#"ask muster.v1.communities.find {"limt":5}"#).await?;
+    let refused = operator.run(r#"ask muster.v1.communities.find {"limt":5}"#).await?;
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stdout).contains("\"invalid_request\""), "{}", text(&refused.stdout));
     Ok(())

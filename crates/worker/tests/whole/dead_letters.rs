@@ -2,12 +2,18 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use xtask::worker::Configuration;
 
 use crate::setting::{Setting, eventually};
 
+/// How whoever may repair is configured.
+fn repair(setting: &Setting) -> Configuration {
+    setting.configuration.as_client(&setting.services.clients.repair)
+}
+
 /// What a command wrote to standard output; an error unless it exits with `code`.
 async fn output(setting: &Setting, command: &str, code: i32) -> Result<String> {
-    let output = setting.configuration.run(&format!("deadletters {command}")).await?;
+    let output = repair(setting).run(&format!("deadletters {command}")).await?;
     let said = String::from_utf8(output.stdout)?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(code), "{command}: {:?}: {said}{errors}", output.status);
@@ -65,9 +71,9 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() -> Result<()> {
     output(&setting, "drop", 2).await?;
 
     // The log of such a command tells what went wrong and nothing else, unless it is asked for more.
-    let quiet = setting.configuration.run("deadletters list").await?;
+    let quiet = repair(&setting).run("deadletters list").await?;
     ensure!(quiet.stderr.is_empty(), "{}", String::from_utf8_lossy(&quiet.stderr));
-    let loud = setting.configuration.with("MUSTER__LOG__FILTER", "info").run("deadletters list").await?;
+    let loud = repair(&setting).with("MUSTER__LOG__FILTER", "info").run("deadletters list").await?;
     ensure!(
         String::from_utf8_lossy(&loud.stderr).contains("INFO"),
         "{}",

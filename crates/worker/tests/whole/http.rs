@@ -69,7 +69,7 @@ async fn who_holds_the_port_open_delays_no_probe_no_rotation_and_no_stop() -> Re
         took[15] < Duration::from_millis(100) && took[30] < Duration::from_secs(1),
         "/livez took {took:?}"
     );
-    setting.services.authority.client("worker")?;
+    setting.services.authority.client("muster-worker")?;
     eventually("a rotation", async || has(&worker, "muster_rotations_total{outcome=\"taken\"} 1\n")).await?;
     let open = fs::read_dir(format!("/proc/{}/fd", worker.id()))?.count();
     ensure!(open < 200, "{open} descriptors are open");
@@ -165,7 +165,7 @@ async fn used_up_descriptors_are_a_state_that_is_seen_and_no_fault_of_a_file() -
     );
     // One is enough to look at a file, and not to connect.
     leave(&worker, 1)?;
-    setting.services.authority.client("worker")?;
+    setting.services.authority.client("muster-worker")?;
     eventually("a refused rotation", async || {
         has(&worker, "muster_rotations_total{outcome=\"refused\"} 1\n")
     })

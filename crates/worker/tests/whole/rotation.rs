@@ -114,9 +114,9 @@ async fn a_rotation_fails_no_request_and_loses_no_event_and_a_bad_file_changes_n
     let load = Load::begin(&client, publisher).await?;
 
     // A good one: the serial that is in use afterwards is the new one's.
-    let files = &setting.services.worker;
+    let files = &setting.services.clients.worker;
     let (old_certificate, old_key) = (fs::read(&files.certificate_file)?, fs::read(&files.key_file)?);
-    setting.services.authority.client("worker")?;
+    setting.services.authority.client("muster-worker")?;
     let new = serial(&fs::read(&files.certificate_file)?)?;
     ensure!(new != serial(&old_certificate)?, "a new certificate has a new serial");
     let log = || fs::read_to_string(worker.log());
@@ -169,13 +169,13 @@ impl Volume {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_load() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let setting = Setting::new().await?;
     let volume = Volume::new(setting.services.directory.path().join("volume"))?;
     let old_ca = fs::read(setting.services.authority.certificate_file())?;
     let new_authority = Authority::create(setting.services.directory.path(), "new-ca")?;
     let new_ca = fs::read(new_authority.certificate_file())?;
     let own = |setting: &Setting| -> Result<[Vec<u8>; 2]> {
-        let identity = &setting.services.worker;
+        let identity = &setting.services.clients.worker;
         Ok([fs::read(&identity.certificate_file)?, fs::read(&identity.key_file)?])
     };
     let mount = |version: &str, ca: &[u8], [certificate, key]: [Vec<u8>; 2]| {
@@ -193,7 +193,7 @@ async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_loa
     let load = Load::begin(&client, publisher).await?;
 
     // Both authorities are trusted, and the worker has a new certificate.
-    setting.services.authority.client("worker")?;
+    setting.services.authority.client("muster-worker")?;
     let renewed = own(&setting)?;
     let new_serial = serial(&renewed[0])?;
     mount("..2", &[old_ca, new_ca.clone()].concat(), renewed)?;
@@ -202,7 +202,7 @@ async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_loa
     load.goes_on().await?;
 
     // The servers move to the new authority, and then the old one is trusted no more.
-    setting.services.nats.options_mut().tls = Some(new_authority.server("new-nats")?);
+    new_authority.server("nats")?;
     setting.services.nats.reload()?;
     setting.services.postgres.install_identity(&new_authority.server("new-postgres")?)?;
     setting.services.postgres.reload()?;

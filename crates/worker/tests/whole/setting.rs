@@ -1,22 +1,19 @@
 //! The servers, the worker and a client of one test.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use muster_domain::{
-    Activity, CommunityId, CommunityName, Conviction, Effect, Environment, Event, EventId, EventTime,
-    GuildEffect, GuildId, MaxClockSkew, MemberEffect, Nym, TimeBounds, TlsPolicy, UserId,
+    Activity, CommunityId, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect,
+    GuildId, MaxClockSkew, MemberEffect, Nym, TimeBounds, UserId,
 };
 use muster_messaging::client::{Client, EventPublisher};
-use muster_messaging::connection::{Auth, Connection, NatsConfig, Transport};
-use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
-use muster_messaging::tls::server::Servers;
+use muster_messaging::connection::Connection;
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
-use xtask::services::Services;
+use xtask::services::{Identity, Services};
 use xtask::worker::{Configuration, Worker};
 
 /// How long anything that must happen may take.
@@ -53,26 +50,16 @@ impl Setting {
         self.configuration.serve(&self.services)
     }
 
-    pub(crate) async fn connect(&self) -> Result<Connection> {
-        let policy = TlsPolicy::new(Environment::Production, false);
-        let Servers::Tls(servers) = Servers::parse([self.services.nats.url()], policy)? else {
-            bail!("the test's NATS server speaks TLS");
-        };
-        let files = TlsFiles {
-            ca: Some(self.services.authority.certificate_file().to_owned()),
-            certificate: Some(self.services.client.certificate_file.clone()),
-            key: Some(self.services.client.key_file.clone()),
-        };
-        let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
-        let user = self.services.nats.user("client")?;
-        let mut config = NatsConfig::new(Transport::Tls { servers, material }, "test");
-        config.auth = Auth::UserPassword { user: user.name.clone(), password: user.password.clone().into() };
-        Ok(Connection::open(config).await?)
+    /// A connection as one of the users of infra/nats.
+    pub(crate) async fn connect(&self, client: &Identity) -> Result<Connection> {
+        Ok(Connection::open(self.services.nats_config(client, "test")?).await?)
     }
 
+    /// Who asks, an operator, and who publishes, the gateway.
     pub(crate) async fn client(&self) -> Result<(Client, EventPublisher)> {
-        let connection = self.connect().await?;
-        Ok((Client::new(connection.clone()), EventPublisher::new(&connection)))
+        let operator = self.connect(&self.services.clients.operator).await?;
+        let gateway = self.connect(&self.services.clients.gateway).await?;
+        Ok((Client::new(operator), EventPublisher::new(&gateway)))
     }
 }
 

@@ -103,9 +103,10 @@ async fn what_stays_away_ends_the_start_after_its_bound_and_is_named() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_is_mended_while_it_is_waited_for() -> Result<()> {
     let setting = Setting::new().await?;
-    let secret = setting.services.directory.path().join("worker-nats-password");
-    let right = std::fs::read(&secret)?;
-    std::fs::write(&secret, "wrong")?;
+    // The server knows nobody of the name that the worker's certificate bears.
+    setting.services.nats.rename_user("muster-worker", "muster-worker-2")?;
+    let works = async || setting.configuration.run("check").await.is_ok_and(|output| output.status.success());
+    eventually("the refusal", async || !works().await).await?;
     let short = setting.configuration.with("MUSTER__STARTUP__WAIT_MS", "500").run("serve").await?;
     ensure!(
         short.status.code() == Some(1) && stderr(&short).contains("refuses the credentials"),
@@ -115,7 +116,7 @@ async fn what_is_refused_is_mended_while_it_is_waited_for() -> Result<()> {
     let worker = setting.configuration.start(&setting.services)?;
     comes(&worker, "postgres", true).await?;
     ensure!(parts(&worker)["nats"] == false);
-    std::fs::write(&secret, right)?;
+    setting.services.nats.rename_user("muster-worker-2", "muster-worker")?;
     eventually("readiness", async || worker.get("/readyz").is_ok_and(|(status, _)| status == 200)).await?;
     ensure!(worker.stop()? == Some(0));
     Ok(())

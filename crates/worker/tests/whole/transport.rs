@@ -78,7 +78,7 @@ async fn check_says_of_each_server_what_it_showed_and_why_it_is_refused() -> Res
         "nats           localhost by TLS 1.3 shows CN=nats [localhost, 127.0.0.1, ::1] by CN=ca, ".to_owned(),
         "postgres       localhost by TLS 1.3 shows CN=postgres [localhost, 127.0.0.1, ::1] by CN=ca, "
             .to_owned(),
-        "certificate    nats own: CN=worker [] by CN=ca, ".to_owned(),
+        "certificate    nats own: CN=muster-worker [muster-worker] by CN=ca, ".to_owned(),
         "certificate    nats trusts: CN=ca [] by CN=ca, ".to_owned(),
         "certificate    postgres trusts: CN=ca".to_owned(),
     ] {
@@ -159,8 +159,8 @@ async fn a_certificate_that_ends_soon_is_counted_down_and_warned_of() -> Result<
     let now = OffsetDateTime::now_utc();
     let validity = now - Duration::HOUR..now + Duration::days(10);
     setting.services.authority.issue(&Issue {
-        name: "worker",
-        hosts: &[],
+        name: "muster-worker",
+        hosts: &["muster-worker"],
         usage: Usage::Client,
         validity,
     })?;
@@ -175,7 +175,10 @@ async fn a_certificate_that_ends_soon_is_counted_down_and_warned_of() -> Result<
     let log = fs::read_to_string(worker.log())?;
     let warnings: Vec<&str> = log.lines().filter(|line| line.contains("ends soon: renew it")).collect();
     ensure!(warnings.len() == 1, "one certificate ends within 14 days, and it is told once: {log}");
-    ensure!(warnings.concat().contains("CN=worker") && warnings.concat().contains("nats_own"), "{log}");
+    ensure!(
+        warnings.concat().contains("CN=muster-worker") && warnings.concat().contains("nats_own"),
+        "{log}"
+    );
     Ok(())
 }
 
@@ -215,10 +218,9 @@ async fn an_expired_server_is_refused_and_the_log_and_the_metrics_say_why() -> R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_user_is_not_tried_for_ever() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let setting = Setting::new().await?;
     let mut worker = setting.serve()?;
-    setting.services.nats.options_mut().users.retain(|user| user.name != "worker");
-    setting.services.nats.reload()?;
+    setting.services.nats.rename_user("muster-worker", "muster-worker-2")?;
     ensure!(worker.wait()? == Some(1), "it ends, to be started anew with what it lacks");
     let log = fs::read_to_string(worker.log())?;
     let off = log.find("not ready").context("readiness goes off")?;
@@ -236,7 +238,7 @@ async fn a_server_that_comes_back_without_tls_is_waited_out() -> Result<()> {
         .with("MUSTER__SHUTDOWN__DEADLINE_MS", "2000")
         .serve(&setting.services)?;
     setting.services.nats.kill()?;
-    setting.services.nats.options_mut().tls = None;
+    setting.services.nats.options_mut().plaintext = true;
     setting.services.nats.restart()?;
     eventually("readiness to go off", async || !ready(&worker)).await?;
     let (_, parts) = worker.get("/readyz")?;
