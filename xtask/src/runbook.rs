@@ -27,8 +27,8 @@ pub(crate) use setting::Setting;
 pub(crate) use shell::Shell;
 
 /// The runbooks, in the order in which they are run.
-pub(crate) const RUNBOOKS: [&str; 2] =
-    ["docs/runbooks/operations.md", "docs/runbooks/credential-rotation.md"];
+pub(crate) const RUNBOOKS: [&str; 3] =
+    ["docs/runbooks/operations.md", "docs/runbooks/credential-rotation.md", "docs/runbooks/findings.md"];
 /// During this one no request may fail.
 const WITHOUT_DOWNTIME: &str = "docs/runbooks/credential-rotation.md";
 /// What the commands use besides GNU's tools and what is started here.
