@@ -37,6 +37,8 @@ pub struct NatsOptions {
     pub plaintext: bool,
     /// Differs: events are synced to disk every two minutes, not before each acknowledgement.
     pub synced_late: bool,
+    /// Differs: the largest message, in bytes.
+    pub max_payload: Option<u32>,
 }
 
 /// Where the nodes of a cluster on this machine listen for each other.
@@ -60,6 +62,7 @@ impl NatsOptions {
             logins: Vec::new(),
             plaintext: false,
             synced_late: false,
+            max_payload: None,
         }
     }
 
@@ -76,6 +79,9 @@ impl NatsOptions {
             "node.conf" => {
                 if !self.logins.is_empty() {
                     replace("verify_and_map: true", "verify: true")?;
+                }
+                if let Some(bytes) = self.max_payload {
+                    replace("max_payload: 1MB", &format!("max_payload: {bytes}"))?;
                 }
                 if self.synced_late {
                     replace("sync_interval: always", "sync_interval: \"2m\"")?;

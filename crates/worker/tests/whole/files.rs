@@ -40,9 +40,9 @@ async fn authorities_joined_without_a_newline_are_all_trusted_and_counted() -> R
     for place in ["nats", "postgres"] {
         ensure!(report.contains(&format!("file           {place} {path}: 2 certificates\n")), "{report}");
     }
-    let certificate = setting.services.worker.certificate_file.display();
+    let certificate = setting.services.clients.worker.certificate_file.display();
     ensure!(report.contains(&format!("file           nats {certificate}: 1 certificate\n")), "{report}");
-    let key = setting.services.worker.key_file.display();
+    let key = setting.services.clients.worker.key_file.display();
     ensure!(report.contains(&format!("file           nats {key}: 1 key\n")), "{report}");
     Ok(())
 }
@@ -52,7 +52,7 @@ async fn a_file_that_is_not_read_whole_exits_64_with_its_line() -> Result<()> {
     let setting = Setting::new().await?;
     let directory = tempfile::tempdir()?;
     let ca = fs::read_to_string(setting.services.authority.certificate_file())?;
-    let key = fs::read_to_string(&setting.services.worker.key_file)?;
+    let key = fs::read_to_string(&setting.services.clients.worker.key_file)?;
     let encrypted = key.replacen("-----\n", "-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n", 1);
     let line = ca.lines().count() + 1;
     let cases = [
@@ -93,7 +93,7 @@ async fn what_has_expired_beside_what_is_valid_is_warned_of_and_ends_nothing() -
     let directory = tempfile::tempdir()?;
     let old = expired(&setting)?;
     let (chain, authorities) = (directory.path().join("chain.pem"), directory.path().join("authorities.pem"));
-    let own = fs::read_to_string(&setting.services.worker.certificate_file)?;
+    let own = fs::read_to_string(&setting.services.clients.worker.certificate_file)?;
     let ca = fs::read_to_string(setting.services.authority.certificate_file())?;
     fs::write(&chain, format!("{own}{old}"))?;
     fs::write(&authorities, format!("{old}{ca}"))?;

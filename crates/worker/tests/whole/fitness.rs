@@ -135,7 +135,7 @@ async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -
 async fn a_broker_that_carries_too_little_is_warned_of() -> Result<()> {
     let mut setting = Setting::new().await?;
     setting.services.nats.stop();
-    setting.services.nats.options_mut().max_payload = 1024;
+    setting.services.nats.options_mut().max_payload = Some(1024);
     setting.services.nats.restart()?;
     let report = text(&setting.configuration.run("check").await?.stdout);
     ensure!(report.contains("max_payload=1024: an answer of one row may need"), "{report}");

@@ -5,8 +5,8 @@
 
 mod command_line;
 mod contract;
-mod database;
 mod crowd;
+mod database;
 mod dead_letters;
 mod erasures;
 mod faults;
