@@ -166,7 +166,7 @@ impl Events {
     fn members(&mut self) -> Result<Vec<Event>> {
         let mut events = Vec::new();
         for number in 0..MEMBERS {
-            let username = Nym::parse(&format!("Member {number}"))?;
+            let username = Nym::parse(format!("Member {number}"))?;
             events.push(self.member(number, MemberEffect::Join { username: Some(username) })?);
             let conviction = Some(Conviction::clamp(number * 5));
             events.push(self.member(number, MemberEffect::ScoreSet { conviction, activity: None })?);

@@ -77,12 +77,9 @@ impl KeyKind {
     /// The kind of a certificate's key.
     pub(crate) fn of_certificate(key: &SubjectPublicKeyInfo<'_>) -> Self {
         match key.parsed() {
-            Ok(PublicKey::RSA(rsa)) if !is(&key.algorithm, RSA) => {
-                // RSA-PSS parses as RSA does.
-                drop(rsa);
-                Self::Other(key.algorithm.algorithm.to_id_string())
-            }
-            Ok(PublicKey::RSA(rsa)) => Self::Rsa(bits(rsa.modulus)),
+            Ok(PublicKey::RSA(rsa)) if is(&key.algorithm, RSA) => Self::Rsa(bits(rsa.modulus)),
+            // RSA-PSS parses as RSA does.
+            Ok(PublicKey::RSA(_)) => Self::Other(key.algorithm.algorithm.to_id_string()),
             _ => algorithm(&key.algorithm),
         }
     }

@@ -36,8 +36,11 @@ async fn publish(fixture: &Fixture, numbers: std::ops::RangeInclusive<u128>) {
 async fn publish_large(fixture: &Fixture, numbers: std::ops::RangeInclusive<u128>) {
     for number in numbers {
         let (subject, payload) = encode(&event(number));
-        let padded =
-            format!("{{\"padding\":\"{}\",{}", "x".repeat(8_000), &String::from_utf8(payload).unwrap()[1..]);
+        let padded = format!(
+            "{{\"padding\":\"{}\",{}",
+            "x".repeat(8_000),
+            String::from_utf8(payload).unwrap().strip_prefix('{').unwrap()
+        );
         fixture.publisher.publish_raw(subject, padded.into_bytes()).await.unwrap();
     }
 }
@@ -152,7 +155,7 @@ async fn two_readers_with_failures_deferral_and_restarts_count_no_loss_and_then_
     let stream = stream(&fixture, |config| config.max_bytes = 100 << 20).await;
     let config = || ConsumerConfig { ack_wait: Duration::from_secs(2), ..config() };
     let fails = |delivered: &Delivered| {
-        let fails = delivered.sequence % 50 == 0 && delivered.deliveries == 1;
+        let fails = delivered.sequence.is_multiple_of(50) && delivered.deliveries == 1;
         fails.then(|| ApplyError::Failed("a failure that passes".into()))
     };
     let mut consumers = [fixture.open(config()).await, fixture.open(config()).await];

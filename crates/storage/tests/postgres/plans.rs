@@ -295,7 +295,7 @@ async fn each_statement_is_prepared_once_a_connection() {
         for number in 1..20 {
             community.profile_list_ranked(PageLimit::clamp(number), None).await.unwrap();
             community.profile_list_active(PageLimit::clamp(number + round), None).await.unwrap();
-            let query = SearchQuery::parse(&format!("u{number}")).unwrap();
+            let query = SearchQuery::parse(format!("u{number}")).unwrap();
             community.profile_search(&query, SuggestLimit::clamp(number)).await.unwrap();
             let events = (0..number).map(|n| added(&guild, &user(n), START + i64::from(round), 1));
             store.events_apply(events.collect()).await.unwrap();

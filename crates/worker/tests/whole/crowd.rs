@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use muster_messaging::client::CommunityClient;
 use muster_messaging::wire::request::PageRequest;
 use tokio::task::JoinSet;
@@ -44,11 +44,16 @@ async fn measured(per_second: &str) -> Result<[(Duration, usize); 3]> {
         events.extend((0..MEMBERS).map(|n| guild.join(&format!("user{n}"))));
         publisher.publish_all(events, |_| {}).await?;
         let joined = client.community(community(&client, name).await?);
-        let all = async || joined.stats().await.is_ok_and(|stats| stats.members == MEMBERS as u64);
+        let all = async || {
+            joined
+                .stats()
+                .await
+                .is_ok_and(|stats| usize::try_from(stats.members).is_ok_and(|members| members == MEMBERS))
+        };
         eventually("every member", all).await?;
         communities.push(joined);
     }
-    let (crowded, other) = (&communities[0], &communities[1]);
+    let [crowded, other] = communities.as_slice() else { bail!("there are not two communities") };
     let quiet = median(other).await;
     let mut crowd = JoinSet::new();
     // What asks is a connection of its own, so that only the worker is shared.
@@ -67,9 +72,6 @@ async fn measured(per_second: &str) -> Result<[(Duration, usize); 3]> {
     let (same, beside) = (median(crowded).await, median(other).await);
     crowd.shutdown().await;
     ensure!(worker.stop()? == Some(0));
-    println!(
-        "{per_second} a second: alone {quiet:?}, of the crowded community {same:?}, of another {beside:?}"
-    );
     Ok([quiet, same, beside])
 }
 

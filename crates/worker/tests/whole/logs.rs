@@ -43,7 +43,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     let by = Some(Awarder::parse(mark("awarder"))?);
     let effects = [
         MemberEffect::Join { username: Some(Nym::parse(mark("user name"))?) },
-        MemberEffect::Update { nick: Some(Nym::parse(&mark("nick"))?), roles: Vec::new() },
+        MemberEffect::Update { nick: Some(Nym::parse(mark("nick"))?), roles: Vec::new() },
         MemberEffect::ScoreSet {
             conviction: Some(Conviction::clamp(7_i64)),
             activity: Some(Activity::clamp(3_i64)),
@@ -122,7 +122,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
         }
     }
     for get in
-        [GetRequest::Nym(Nym::parse(&mark("nick"))?), GetRequest::Wallet(Wallet::parse(format!("0x{MARK}"))?)]
+        [GetRequest::Nym(Nym::parse(mark("nick"))?), GetRequest::Wallet(Wallet::parse(format!("0x{MARK}"))?)]
     {
         let _ = tabr.profiles_get(get).await;
     }
