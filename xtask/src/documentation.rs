@@ -17,8 +17,15 @@ use regex::Regex;
 use crate::cargo;
 use facts::{Facts, knows_endpoint, knows_event};
 
-/// Crates, which are named as metrics are.
-const CRATES: [&str; 4] = ["muster_domain", "muster_messaging", "muster_storage", "muster_worker"];
+/// Crates and roles of PostgreSQL, which are named as metrics are.
+const NO_METRICS: [&str; 6] = [
+    "muster_domain",
+    "muster_messaging",
+    "muster_migrate",
+    "muster_owner",
+    "muster_storage",
+    "muster_worker",
+];
 
 /// Something that a document names and that is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,7 +241,9 @@ impl Document<'_> {
 
     fn code(&mut self, line: usize, code: &str) {
         self.alerts(line, code);
-        for name in captured(&METRIC, code).filter(|name| !CRATES.contains(&name.as_str())) {
+        for name in captured(&METRIC, code)
+            .filter(|name| !NO_METRICS.contains(&name.as_str()) && !name.contains("__"))
+        {
             self.see(self.facts.knows_metric(&name), line, FaultKind::Metric, &name);
         }
         for found in VARIABLE.find_iter(code) {
@@ -244,7 +253,8 @@ impl Document<'_> {
         for rest in captured(&SERVICE_SUBJECT, code) {
             let rest = rest.trim_end_matches(['"', '.', '\\', '|']);
             // The community, by a placeholder, a wildcard, a variable or its id; or an endpoint of none.
-            let within = rest.split_once('.').is_some_and(|(_, endpoint)| knows_endpoint(endpoint));
+            let known = |endpoint: &str| knows_endpoint(endpoint) || endpoint.starts_with('$');
+            let within = rest.split_once('.').is_some_and(|(_, endpoint)| known(endpoint));
             let there = rest == ">" || rest.ends_with(".<endpoint>") || knows_endpoint(rest) || within;
             self.see(there, line, FaultKind::Subject, &format!("muster.v1.{rest}"));
         }
