@@ -6,7 +6,7 @@ use muster_messaging::events::consumer::{ConsumerConfig, Unfit};
 use muster_messaging::events::fitness::{Place, Verdict};
 use muster_messaging::events::stream;
 use muster_messaging::tls::certificate::Certificate;
-use muster_messaging::tls::material::{Material, Peer};
+use muster_messaging::tls::material::{KeyExchange, Material, Peer};
 use muster_storage::{FoundHost, Store, StoreConfig};
 
 use crate::connect::{self, configure};
@@ -56,6 +56,9 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
         if let Some(material) = material {
             certificates(place, material);
         }
+    }
+    if let Some(material) = configured.nats_material.as_ref().or(configured.database_material.as_ref()) {
+        println!("key exchange   {}", key_exchange(&material.key_exchange()));
     }
     let unfit = fitness::unfit(settings.environment);
     let database = async {
@@ -180,6 +183,17 @@ async fn hosts(database: &StoreConfig) -> bool {
         }
     }
     all_work
+}
+
+/// The groups that are offered, and whether one of them is post-quantum.
+fn key_exchange(offered: &[KeyExchange]) -> String {
+    let names: Vec<String> = offered.iter().map(ToString::to_string).collect();
+    let what = if offered.iter().any(|group| group.is_post_quantum()) {
+        "post-quantum where the server has it"
+    } else {
+        "not post-quantum, for the cryptography provider has no such group"
+    };
+    format!("{}: {what}", names.join(", "))
 }
 
 /// What the servers of some names showed so far, and which one was refused last.

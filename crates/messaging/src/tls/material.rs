@@ -13,7 +13,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, InconsistentKeys, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, DistinguishedName, InconsistentKeys, NamedGroup, RootCertStore,
+    SignatureScheme,
 };
 use time::OffsetDateTime;
 
@@ -64,6 +65,31 @@ struct Shared {
     last_refusal: RwLock<Option<String>>,
     accepted: AtomicU64,
     refused: AtomicU64,
+}
+
+/// A group of key exchange, by its name in IANA's registry of TLS groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyExchange(NamedGroup);
+
+impl KeyExchange {
+    /// Whether what is recorded today stays secret from a quantum computer of later.
+    #[must_use]
+    pub const fn is_post_quantum(self) -> bool {
+        matches!(
+            self.0,
+            NamedGroup::MLKEM512
+                | NamedGroup::MLKEM768
+                | NamedGroup::MLKEM1024
+                | NamedGroup::X25519MLKEM768
+                | NamedGroup::secp256r1MLKEM768
+        )
+    }
+}
+
+impl fmt::Display for KeyExchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
 }
 
 /// What a server showed, and by which version of TLS its handshake went through; `None` before it did.
@@ -268,6 +294,13 @@ impl Material {
     #[must_use]
     pub fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
+    }
+
+    /// The key exchange that every handshake offers, all that the cryptography provider has, the preferred first.
+    #[must_use]
+    pub fn key_exchange(&self) -> Vec<KeyExchange> {
+        let groups = &self.config.crypto_provider().kx_groups;
+        groups.iter().map(|group| KeyExchange(group.name())).collect()
     }
 
     /// The client configuration with a witness of the handshakes that are made by it and by its clones.
