@@ -270,7 +270,7 @@ async fn who_operates_may_what_the_runbooks_have_them_do_and_no_more() {
         "$JS.API.STREAM.DELETE.DEAD_LETTERS",
         "$JS.API.STREAM.PURGE.DEAD_LETTERS",
         "$JS.API.STREAM.UPDATE.DEAD_LETTERS",
-        "$JS.API.STREAM.MSG.GET.EVENTS",
+        "$JS.API.STREAM.MSG.DELETE.EVENTS",
         "$JS.API.CONSUMER.DELETE.EVENTS.muster-worker",
         "muster.v1.communities.find",
     ];

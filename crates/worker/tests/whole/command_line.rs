@@ -56,9 +56,11 @@ async fn a_command_asks_for_what_it_needs_and_for_nothing_else() -> Result<()> {
         .with("MUSTER__DATABASE__URL_FILE", "")
         .with("MUSTER__DATABASE__CA_FILE", "/nowhere/ca.pem");
     let worker = setting.serve()?;
-    let listed = without_database.run("deadletters list").await?;
+    let clients = &setting.services.clients;
+    let listed = without_database.as_client(&clients.repair).run("deadletters list").await?;
     assert!(listed.status.success(), "{}", text(&listed.stderr));
-    let asked = without_database.run(r#"ask muster.v1.communities.find {"limt":5}"#).await?;
+    let operator = without_database.as_client(&clients.operator);
+    let asked = operator.run(r#"ask muster.v1.communities.find {"limt":5}"#).await?;
     assert!(text(&asked.stdout).contains("\"invalid_request\""), "{}", text(&asked.stderr));
     let neither = without_database.with("MUSTER__NATS__URLS", "").with("MUSTER__NATS__USER", "");
     let health = neither.run("health").await?;

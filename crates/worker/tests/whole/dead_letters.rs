@@ -1,6 +1,7 @@
 //! An operator looks at dead letters, has them tried again and drops them, with the worker's own program.
 
 use anyhow::{Context, Result, ensure};
+use muster_messaging::client::EventPublisher;
 use serde_json::Value;
 use xtask::worker::Configuration;
 
@@ -93,7 +94,8 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() -> Result<()> {
     ensure!(sequences(&setting, "list").await? == [5, 6]);
 
     // What is no event is not published anywhere, and stays.
-    let strange = publisher.publish_raw("dead.events".to_owned(), b"?".to_vec()).await?;
+    let worker_user = EventPublisher::new(&setting.connect(&setting.services.clients.worker).await?);
+    let strange = worker_user.publish_raw("dead.events".to_owned(), b"?".to_vec()).await?;
     let refused = output(&setting, &format!("replay {strange}"), 1).await?;
     ensure!(refused.contains("names no subject of events"), "{refused}");
     ensure!(sequences(&setting, "list").await? == [5, 6, strange]);

@@ -89,7 +89,8 @@ async fn who_is_erased_stays_erased_through_late_events_and_a_restored_backup() 
     ensure!(cut.status.code() == Some(1) && String::from_utf8_lossy(&cut.stderr).contains("cut short"));
 
     // The stream from its beginning: two of its events are not known to the backup.
-    output(&setting.configuration, "ask $JS.API.CONSUMER.DELETE.EVENTS.muster-worker").await?;
+    let streams = setting.configuration.as_client(&setting.services.clients.streams);
+    output(&streams, "ask $JS.API.CONSUMER.DELETE.EVENTS.muster-worker").await?;
     let worker = restored.serve(&setting.services)?;
     handled(&worker, 6).await?;
     ensure!(is_gone(&view).await?, "the stream brings paul back");

@@ -141,9 +141,8 @@ async fn a_secret_that_is_empty_or_not_one_exits_64_by_key_and_file() -> Result<
     let told = async |key: &str, variable: &'static str, bytes: &[u8], named: &str| -> Result<()> {
         fs::write(&path, bytes)?;
         let mut configuration = setting.configuration.with(variable, &given);
-        if key.starts_with("nats") && key != "nats.password_file" {
-            configuration =
-                configuration.with("MUSTER__NATS__USER", "").with("MUSTER__NATS__PASSWORD_FILE", "");
+        if key == "nats.password_file" {
+            configuration = configuration.with("MUSTER__NATS__USER", "worker");
         }
         let output = configuration.run("serve").await?;
         let said = said(&output);

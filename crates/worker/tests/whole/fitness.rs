@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Result, ensure};
+use muster_domain::Version;
+use xtask::services::NatsServer;
 use xtask::worker::Worker;
 
 use crate::setting::{Guild, Setting, eventually};
@@ -24,7 +26,8 @@ async fn events(setting: &Setting, what: &str, settings: &str) -> Result<()> {
     let command = format!(
         r#"ask $JS.API.STREAM.{what}.EVENTS {{"name":"EVENTS","subjects":["events.>"],"retention":"limits","storage":"file","num_replicas":1,"duplicate_window":120000000000,{settings}}}"#
     );
-    let answer = setting.configuration.run(&command).await?;
+    let streams = setting.configuration.as_client(&setting.services.clients.streams);
+    let answer = streams.run(&command).await?;
     ensure!(text(&answer.stdout).contains("\"config\""), "{}{}", text(&answer.stdout), text(&answer.stderr));
     Ok(())
 }
@@ -105,8 +108,10 @@ async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -
     }
     let mut setting = Setting::new().await?;
     setting.services.nats.stop();
-    setting.services.nats.options_mut().server.program = OLD_NATS.into();
+    setting.services.nats.options_mut().server =
+        NatsServer { program: OLD_NATS.into(), version: Version([2, 9, 10]) };
     setting.services.nats.restart()?;
+    setting.configuration = setting.configuration.with("MUSTER__NATS__TLS_FIRST", "false");
     let served = setting.configuration.with("MUSTER__ENVIRONMENT", "production").run("serve").await?;
     let said = text(&served.stderr);
     ensure!(served.status.code() == Some(1) && said.contains("2.10.4 is the least"), "{said}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -166,10 +166,8 @@ async fn used_up_descriptors_are_a_state_that_is_seen_and_no_fault_of_a_file() -
     // One is enough to look at a file, and not to connect.
     leave(&worker, 1)?;
     setting.services.authority.client("muster-worker")?;
-    eventually("a refused rotation", async || {
-        has(&worker, "muster_rotations_total{outcome=\"refused\"} 1\n")
-    })
-    .await?;
+    let refused = async || has(&worker, "muster_rotations_total{outcome=\"refused\"} 1\n");
+    eventually("a refused rotation", refused).await.with_context(log)?;
     let refusal = log().lines().find(|line| line.contains("are refused")).unwrap_or_default().to_owned();
     ensure!(refusal.contains("the file descriptors are used up"), "{refusal}");
     leave(&worker, 200)?;

@@ -164,12 +164,13 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
 
     // A password that is wrong, taken up while it works and at a start, and a database that is away.
     let metrics = worker.get("/metrics")?.1;
-    let secret = setting.services.directory.path().join("worker-nats-password");
-    fs::write(&secret, mark("password"))?;
+    let secret = setting.services.directory.path().join("worker-database-url");
+    let right = fs::read(&secret)?;
+    let url = setting.services.postgres.url("postgres").replace(setting.services.postgres.password(), MARK);
+    fs::write(&secret, &url)?;
     let log = || fs::read_to_string(worker.log()).unwrap_or_default();
     eventually("the refusal", async || log().contains("are refused: what was in use stays")).await?;
-    fs::write(&secret, &passwords[0])?;
-    let url = setting.services.postgres.url("postgres").replace(setting.services.postgres.password(), MARK);
+    fs::write(&secret, right)?;
     let mut said = String::new();
     for (variable, text) in [
         ("MUSTER__NATS__PASSWORD_FILE", mark("password")),

@@ -214,7 +214,7 @@ async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_loa
     // A secret without authorities is refused for both, and nothing changes.
     mount("..4", b"", own(&setting)?)?;
     rotations(&worker, "refused", 1).await?;
-    ensure!(fs::read_to_string(worker.log())?.contains("holds no certificate"), "the log says why");
+    ensure!(fs::read_to_string(worker.log())?.contains("ca.crt is empty"), "the log says why");
     ensure!(worker.get("/readyz")?.0 == 200, "what was in use stays");
     load.end().await?;
     ensure!(worker.stop()? == Some(0), "it stops in good order");

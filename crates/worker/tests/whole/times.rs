@@ -108,7 +108,8 @@ async fn a_time_ahead_is_a_dead_letter_that_names_it_until_its_time_has_come() -
     publisher.publish_raw(subject, payload).await?;
     let lost = |number| worker.event_counts().is_ok_and(|counts| counts.lost() == number);
     eventually("a dead letter", || async { lost(1) }).await?;
-    let listed = configuration.run("deadletters list --json").await?;
+    let repair = configuration.as_client(&setting.services.clients.repair);
+    let listed = repair.run("deadletters list --json").await?;
     let listed: Value = serde_json::from_slice(&listed.stdout)?;
     let letter = &listed["items"][0];
     let reason = letter["reason"].as_str().context("a reason")?;
@@ -116,11 +117,11 @@ async fn a_time_ahead_is_a_dead_letter_that_names_it_until_its_time_has_come() -
     ensure!(letter["deliveries"] == 1, "{letter}");
 
     // Too early, it comes back; when its time has come, it is applied.
-    ensure!(configuration.run("deadletters replay 1").await?.status.success());
+    ensure!(repair.run("deadletters replay 1").await?.status.success());
     eventually("it is back", || async { lost(2) }).await?;
     ensure!(client.find_community(GuildId::parse("tabr")?).await.is_err());
     sleep(Duration::from_millis(u64::try_from((at - now()?).max(0))?)).await;
-    ensure!(configuration.run("deadletters replay 2").await?.status.success());
+    ensure!(repair.run("deadletters replay 2").await?.status.success());
     community(&client, "tabr").await?;
     ensure!(lost(2), "no further one");
     ensure!(worker.stop()? == Some(0));
