@@ -59,8 +59,7 @@ async fn no_time_beyond_the_bounds_moves_a_score_a_rank_or_presence() -> Result<
             tabr_community.profiles_get(GetRequest::UserId(UserId::parse("user1")?)).await?,
         )
     };
-    eventually("the scores", async || get().await.is_ok_and(|found| found.profile.conviction.get() == 5))
-        .await?;
+    eventually("the scores", async || get().await.is_ok_and(|found| found.rank.get() == 2)).await?;
     let before = get().await?;
 
     let times = any_times(now()?);
