@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use muster_domain::PageLimit;
-use muster_storage::{Error, Store, migrate};
+use muster_domain::{PageLimit, TierPolicy};
+use muster_storage::{Error, Store, migrate, migration_revert};
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use crate::support::database::{Database, ca_file, config, connect, trusting, url};
-use crate::support::events::{START, apply, guild, joined, scored, user};
+use crate::support::events::{START, added, apply, awarded, guild, joined, scored, user};
 
 /// The server's URL for another user of another database.
 fn url_of(role: &str, password: &str, database: &str) -> String {
@@ -52,6 +53,73 @@ async fn an_ordinary_role_that_owns_its_database_is_enough() {
     store.close();
     drop(database);
     server.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
+}
+
+/// As the runbook makes the roles: one owns the schema and migrates, the other has its rows and nothing else.
+#[tokio::test]
+async fn a_role_with_the_rows_alone_does_all_that_a_worker_does_and_cannot_change_the_schema() {
+    let database = Database::empty().await;
+    let name = database.name();
+    let unique = Uuid::new_v4().simple();
+    let (owner, worker) = (format!("owner_{unique}"), format!("worker_{unique}"));
+    let administrator = database.client().await;
+    administrator
+        .batch_execute(&format!(
+            "CREATE ROLE {owner} LOGIN PASSWORD 'muad'; CREATE ROLE {worker} LOGIN PASSWORD 'dib';
+             ALTER DATABASE {name} OWNER TO {owner}; REVOKE ALL ON DATABASE {name} FROM PUBLIC;
+             GRANT CONNECT ON DATABASE {name} TO {owner}, {worker};
+             ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {worker};
+             ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT USAGE ON SEQUENCES TO {worker}"
+        ))
+        .await
+        .unwrap();
+    let of = |role: &str, password: &str| config(&url_of(role, password, name), trusting(&ca_file()));
+    migrate(&of(&owner, "muad")).await.unwrap();
+
+    let store = Store::open(of(&worker, "dib")).await.unwrap();
+    let tabr = guild("tabr");
+    let mut events = Vec::new();
+    for number in 0..20 {
+        events.push(joined(&tabr, &user(number), START, &format!("Fremen {number}")));
+        events.push(scored(&tabr, &user(number), START + 1, number * 100));
+        events.push(added(&tabr, &user(number), START + 2, 5));
+        events.push(awarded(&tabr, &user(number), START + 3, "crysknife"));
+    }
+    let community = apply(&store, &tabr, events).await;
+    let board = community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items;
+    assert_eq!(board.len(), 20);
+    let (first, second) = (board[0].profile.profile_id, board[1].profile.profile_id);
+    community.profile_hide(first).await.unwrap();
+    community.profile_show(first).await.unwrap();
+    community.profile_erase(second).await.unwrap();
+    community.tier_policy_replace(&TierPolicy::default()).await.unwrap();
+    assert!(community.verify(true).await.unwrap().compared.iter().all(|compared| compared.drifted == 0));
+    community.erasures_enforce().await.unwrap();
+    store.applied_events_prune(Duration::ZERO).await.unwrap();
+    store.events_probe(Some(tabr)).await.unwrap();
+    store.close();
+
+    let session = format!("SET ROLE {worker}");
+    administrator.batch_execute(&session).await.unwrap();
+    for change in [
+        "CREATE TABLE public.more ()",
+        "CREATE TEMPORARY TABLE more ()",
+        "ALTER TABLE communities ADD more integer",
+        "CREATE INDEX ON profiles (nym)",
+        "TRUNCATE profiles CASCADE",
+        "DROP TABLE applied_events",
+        "CREATE FUNCTION public.more() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
+        "ALTER TABLE scores DISABLE TRIGGER ALL",
+    ] {
+        let refused = administrator.batch_execute(change).await.unwrap_err();
+        assert_eq!(refused.code().map(SqlState::code), Some("42501"), "{change}: {refused}");
+    }
+    let refused = migration_revert(&of(&worker, "dib")).await;
+    assert!(format!("{refused:?}").contains("42501"), "{refused:?}");
+
+    drop((administrator, database));
+    let server = connect("postgres").await;
+    server.batch_execute(&format!("DROP ROLE {owner}; DROP ROLE {worker}")).await.unwrap();
 }
 
 /// What the administrator may have set for the role, and what a session of Muster has all the same, in the units of
