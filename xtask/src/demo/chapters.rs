@@ -206,12 +206,10 @@ impl Demo {
 
     pub(super) async fn erase(mut self) -> Result<Self> {
         self.story.chapter("A member is erased")?;
-        let Member { user_id, nym, conviction, .. } = self.members.remove(self.members.len() / 2);
+        let member = self.members.remove(self.members.len() / 2);
+        let late = founding(std::slice::from_ref(&member)).split_off(1);
+        let Member { user_id, nym, .. } = member;
         let id = self.profile_id(&user_id).await?;
-        let late = vec![
-            event("member.join", Some(&user_id), json!({"username": nym})),
-            event("score.set", Some(&user_id), json!({"conviction": conviction})),
-        ];
         show(self.ask("admin.profiles.erase", json!({"profile_id": id})).await?);
         self.publish(late).await?;
         self.story.check("on SIGTERM the worker stops with exit code 0", self.worker.stop()?, Some(0))?;

@@ -1,7 +1,7 @@
 //! The community of the story: its members, and the events that a chat gateway publishes.
 
 use anyhow::{Context, Result};
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use muster_messaging::client::EventPublisher;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -68,11 +68,9 @@ pub(super) fn subject(event: &Value) -> String {
 
 /// Publishes events in their order, and waits until the broker has stored all of them.
 pub(super) async fn publish(publisher: EventPublisher, events: Vec<Value>) -> Result<()> {
-    let sending = stream::iter(events)
-        .map(|event| publisher.publish_raw(subject(&event), event.to_string().into_bytes()));
-    let mut sending = sending.buffered(EventPublisher::MAX_IN_FLIGHT);
-    while let Some(stored) = sending.next().await {
-        stored.context("the broker did not store an event")?;
-    }
-    Ok(())
+    let stored = stream::iter(events)
+        .map(|event| publisher.publish_raw(subject(&event), event.to_string().into_bytes()))
+        .buffered(EventPublisher::MAX_IN_FLIGHT)
+        .try_for_each(async |_| Ok(()));
+    stored.await.context("the broker did not store an event")
 }

@@ -20,7 +20,7 @@ impl Story {
     /// Prints the heading and the text of the next chapter.
     pub(super) fn chapter(&mut self, title: &str) -> Result<()> {
         self.chapters += 1;
-        print!("\n{}.", self.chapters);
+        print!("\n{}. ", self.chapters);
         self.section(title)
     }
 
@@ -29,7 +29,7 @@ impl Story {
         let mut sections = TEXT.split("\n## ").filter_map(|section| section.split_once("\n\n"));
         let (_, text) =
             sections.find(|(heading, _)| *heading == title).context("a chapter without a text")?;
-        println!(" {title}");
+        println!("{title}");
         show(text.trim_end());
         println!();
         Ok(())
