@@ -282,9 +282,9 @@ impl Demo {
     }
 
     async fn profile_id(&self, user_id: &str) -> Result<Value> {
-        let mut profile = self.ask("profiles.get", json!({"user_id": user_id})).await?;
+        let profile = self.ask("profiles.get", json!({"user_id": user_id})).await?;
         show_fields(&profile, &["nym", "profile_id"]);
-        Ok(profile["profile_id"].take())
+        Ok(profile["profile_id"].clone())
     }
 
     /// All items of a list, page by page.
@@ -292,9 +292,9 @@ impl Demo {
         let subject = format!("muster.v1.{}.{endpoint}", self.community);
         let (mut all, mut request) = (Vec::new(), json!({"limit": 1000}));
         loop {
-            let mut page = answer(&self.operator, &subject, &request).await?;
+            let page = answer(&self.operator, &subject, &request).await?;
             all.extend_from_slice(items(&page));
-            request["cursor"] = page["next"].take();
+            request["cursor"] = page["next"].clone();
             if request["cursor"].is_null() {
                 return Ok(all);
             }
