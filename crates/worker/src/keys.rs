@@ -61,6 +61,16 @@ impl Form {
         }
     }
 
+    /// One word for it.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Number => "number",
+            Self::Switch => "switch",
+            Self::List => "list",
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::Text => "a text in quotes",
@@ -88,6 +98,27 @@ impl Form {
     }
 }
 
+/// The built-in defaults.
+fn defaults() -> Result<Table, SettingsError> {
+    toml::from_str(DEFAULTS)
+        .map_err(|error| SettingsError::new(format!("the defaults are not TOML: {}", error.message())))
+}
+
+/// Every key, as `muster-worker describe` prints it.
+pub(crate) fn described() -> Result<Vec<serde_json::Value>, SettingsError> {
+    let defaults = defaults()?;
+    let with =
+        flat(&defaults).into_iter().filter_map(|(key, value)| Some((key, Form::of(value)?, Some(value))));
+    let without = WITHOUT_DEFAULT.into_iter().map(|key| (key.to_owned(), Form::Text, None));
+    let mut keys: Vec<_> = with.chain(without).collect();
+    // By section, those of no section first.
+    keys.sort_by_cached_key(|(key, ..)| (key.contains('.'), key.clone()));
+    let described = keys.into_iter().map(|(key, form, default)| {
+        serde_json::json!({"key": key, "variable": variable(&key), "form": form.as_str(), "default": default})
+    });
+    Ok(described.collect())
+}
+
 /// The keys that there are, each with its form.
 pub(crate) struct Keys(BTreeMap<String, Form>);
 
@@ -97,8 +128,7 @@ impl Keys {
         file: Option<&Path>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Config, SettingsError> {
-        let defaults: Table = toml::from_str(DEFAULTS)
-            .map_err(|error| SettingsError::new(format!("the defaults are not TOML: {}", error.message())))?;
+        let defaults = defaults()?;
         let without = WITHOUT_DEFAULT.into_iter().map(|key| (key.to_owned(), Form::Text));
         let with = flat(&defaults).into_iter().filter_map(|(key, value)| Some((key, Form::of(value)?)));
         let keys = Self(without.chain(with).collect());

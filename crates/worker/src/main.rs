@@ -6,6 +6,7 @@ mod check;
 mod connect;
 mod core_dumps;
 mod deadletters;
+mod describe;
 mod descriptors;
 mod erasures;
 mod failure;
@@ -33,7 +34,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
 use crate::log_queue::LogQueue;
@@ -92,12 +93,8 @@ enum Command {
         #[arg(required = true)]
         ids: Vec<String>,
     },
-    /// Prints every metric: name, kind, unit, labels, description.
-    Metrics {
-        /// As JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Prints as JSON what the worker has: keys of the configuration, metrics, endpoints, errors, events, subjects, commands.
+    Describe,
     /// Sends one request over NATS, by the configuration's connection, and prints the answer.
     Ask(ask::Arguments),
 }
@@ -169,9 +166,9 @@ async fn run(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
             print!("{}", settings::DEFAULTS);
             Ok(())
         }
-        Command::Metrics { json } => {
+        Command::Describe => {
             end_by_signal(signals, &log);
-            print!("{}", metrics::list(json));
+            println!("{:#}", describe::worker(Arguments::command())?);
             Ok(())
         }
         Command::Migrate { wait } => {

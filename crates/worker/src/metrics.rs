@@ -71,7 +71,7 @@ impl Kind {
     }
 }
 
-/// One metric, as it is described to Prometheus and by `muster-worker metrics`.
+/// One metric, as it is described to Prometheus and by `muster-worker describe`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
@@ -109,7 +109,7 @@ const fn histogram(
     Metric { name, kind: Kind::Histogram, unit, labels, help }
 }
 
-/// Every metric there is. `muster-worker metrics --json` prints this list, and documents, alerts and dashboards are checked
+/// Every metric there is. `muster-worker describe` prints this list, and documents, alerts and the dashboard are checked
 /// against it.
 #[rustfmt::skip]
 pub(crate) const METRICS: &[Metric] = &[
@@ -155,25 +155,6 @@ pub(crate) const METRICS: &[Metric] = &[
     gauge("process_start_time_seconds", "seconds", &[], "Start time of the process since unix epoch in seconds."),
     gauge("process_threads", "threads", &[], "Number of OS threads in the process."),
 ];
-
-/// [`METRICS`] as a table for people, or as JSON: an array of objects with `name`, `kind`, `unit`, `labels` and `help`.
-pub(crate) fn list(json: bool) -> String {
-    if json {
-        let metrics: Vec<serde_json::Value> = METRICS
-            .iter()
-            .map(|Metric { name, kind, unit, labels, help }| {
-                serde_json::json!({"name": name, "kind": kind.as_str(), "unit": unit, "labels": labels, "help": help})
-            })
-            .collect();
-        return format!("{:#}\n", serde_json::Value::Array(metrics));
-    }
-    METRICS
-        .iter()
-        .map(|Metric { name, kind, unit, labels, help }| {
-            format!("{name:<36} {:<9} {unit:<11} {:<17} {help}\n", kind.as_str(), labels.join(","))
-        })
-        .collect()
-}
 
 /// Every code of an answer.
 const CODES: [&str; 9] = [

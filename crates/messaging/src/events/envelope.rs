@@ -22,6 +22,42 @@ pub const MAX_BYTES: RangeInclusive<usize> = 1024..=4 * 1024 * 1024;
 /// The most characters of an event's type.
 const MAX_TYPE: usize = 64;
 
+/// An event's type for those who publish it: `muster-worker describe` prints it, and the documentation has it from there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventHelp {
+    /// The fields of `data` that are read.
+    pub data: &'static [&'static str],
+    /// What the event changes, as Markdown.
+    pub effect: &'static str,
+}
+
+/// What events of a type carry and change.
+#[must_use]
+pub const fn help(event_type: EventType) -> EventHelp {
+    let (data, effect): (&[&str], _) = match event_type {
+        EventType::GuildJoin => (&["name"], "the community exists and is active; a blank `name` is none"),
+        EventType::GuildUpdate => (&["name"], "the community is renamed; a blank `name` is none"),
+        EventType::GuildLeave => (
+            &["unavailable"],
+            "`unavailable` true: an outage, nothing changes; otherwise the community is inactive",
+        ),
+        EventType::MemberJoin => (
+            &["username"],
+            "the profile exists and is present; a return keeps its history; a blank `username` is none",
+        ),
+        EventType::MemberUpdate => (
+            &["roles", "nick"],
+            "the nym follows `nick`, else the user name, else the first 32 characters of the person's id; a blank or \
+             absent `nick` is none",
+        ),
+        EventType::MemberLeave => (&[], "the profile is no longer visible; nothing is deleted"),
+        EventType::ScoreSet => (&["conviction", "activity"], "the scores are replaced; an absent one stays"),
+        EventType::ActivityAdd => (&["amount"], "`amount`, which is 0 or more, is added to the activity"),
+        EventType::BadgeAward | EventType::BadgeRevoke => (&["kind", "reason", "by"], "as the endpoint does"),
+    };
+    EventHelp { data, effect }
+}
+
 /// What an event comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded {
@@ -420,6 +456,28 @@ mod tests {
 
     fn nym(text: &str) -> Nym {
         Nym::parse(text).unwrap()
+    }
+
+    #[test]
+    fn the_fields_that_help_names_are_those_that_are_read() {
+        let valid = serde_json::json!({
+            "name": "a", "unavailable": false, "username": "a", "nick": "a", "roles": [], "conviction": 1, "activity": 1,
+            "amount": 1, "kind": "k", "reason": "r", "by": "b",
+        });
+        for event_type in EventType::ALL {
+            for field in valid.as_object().unwrap().keys() {
+                let mut data = valid.clone();
+                data[field] = serde_json::json!({});
+                let error =
+                    effect(event_type.as_str(), &data.to_string()).err().map(|error| error.to_string());
+                let is_read = error.is_some_and(|error| error.starts_with(&format!("data.{field} ")));
+                assert_eq!(
+                    is_read,
+                    help(event_type).data.contains(&field.as_str()),
+                    "{event_type:?}: {field}"
+                );
+            }
+        }
     }
 
     #[test]

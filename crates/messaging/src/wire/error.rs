@@ -36,6 +36,43 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// Every code that is answered.
+    pub const ALL: [Self; 8] = [
+        Self::InvalidRequest,
+        Self::InvalidCursor,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::PayloadTooLarge,
+        Self::RateLimited,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
+    /// When it is answered, as Markdown: `muster-worker describe` prints it, and the documentation has it from there.
+    #[must_use]
+    pub const fn help(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => {
+                "the request is not of the form above; `field` names what is wrong, the message its bound"
+            }
+            Self::InvalidCursor => "the cursor is not of this list",
+            Self::Forbidden => "the caller may not",
+            Self::NotFound => "no such community, profile or badge",
+            Self::PayloadTooLarge => {
+                "the request is over 64 KiB, or one row of the answer is over what the NATS server carries in one message \
+                 (16 KiB are always enough)"
+            }
+            Self::RateLimited => "ask again after `retry_after_ms`",
+            Self::Unavailable => {
+                "the database is out of reach or too slow, or the worker is full; safe to repeat"
+            }
+            Self::Internal | Self::Unknown => {
+                "a defect; the log has a line with the same `request_id`, and of many in one minute the later ones at level \
+                 debug only"
+            }
+        }
+    }
+
     /// The code as it stands on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -11,8 +11,8 @@ use crate::setting::{Guild, Setting, community, eventually};
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_shown_is_what_is_listed() -> Result<()> {
     let setting = Setting::new().await?;
-    let listed = setting.configuration.run("metrics --json").await?.stdout;
-    let listed: Vec<Value> = serde_json::from_slice(&listed)?;
+    let mut described: Value = serde_json::from_slice(&setting.configuration.run("describe").await?.stdout)?;
+    let listed: Vec<Value> = serde_json::from_value(described["metrics"].take())?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
     publisher.publish(&Guild::new("tabr").join_guild()).await?;
