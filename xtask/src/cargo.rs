@@ -62,6 +62,13 @@ pub(crate) async fn rerun_optimised() -> Result<ExitCode> {
 pub(crate) fn command(program: impl Into<OsString>, arguments: &[&str]) -> Command {
     let mut command = Command::new(program.into());
     command.args(arguments).current_dir(root()).stdin(Stdio::null()).process_group(0);
+    // Cargo sets these for this program. A cargo that is started here would take them for a change of the environment, and
+    // build what watches them (ring) anew, with all that depends on it.
+    for (name, _) in env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.to_string_lossy().starts_with(start)) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -157,7 +157,7 @@ impl Check {
                 observability::Outcome::Failed => Verdict::Failed,
                 observability::Outcome::NotRun => not_run(),
             }),
-            Self::Documentation => verdict(documentation::check().await?),
+            Self::Documentation => verdict(documentation::check(&documentation::Arguments::default()).await?),
             Self::Runbooks => Ok(match runbook::check(&runbook::Arguments::default()).await? {
                 runbook::Outcome::Passed => Verdict::Passed,
                 runbook::Outcome::Failed => Verdict::Failed,

@@ -6,8 +6,8 @@
 mod bench;
 mod cargo;
 mod ci;
-mod dashboard;
 mod demo;
+mod description;
 mod documentation;
 mod expected;
 mod image;
@@ -44,12 +44,12 @@ enum Command {
     Ci,
     /// Render the Kubernetes manifests and check them against the schema and Muster's rules.
     Manifests(manifests::Arguments),
-    /// Check the alerts and the dashboard; with --write, make what is made from them.
-    Observability(observability::Arguments),
+    /// Check the alerts and the dashboard.
+    Observability,
     /// Run every command of the runbooks against real servers and check its stated outcome.
     Runbooks(runbook::Arguments),
-    /// Check that what the documents name is there.
-    Documentation,
+    /// Check that what the documents name exists, and that their tables are current.
+    Documentation(documentation::Arguments),
     /// Build the worker's image and run it as the manifests would.
     Image(image::Arguments),
     /// Scan image, manifests, workflows and repository; a finding fails.
@@ -88,9 +88,9 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Bench(arguments) => bench::run(&arguments).await,
         Command::Ci => ci::run().await,
         Command::Manifests(arguments) => manifests::run(&arguments),
-        Command::Observability(arguments) => observability::run(&arguments).await,
+        Command::Observability => observability::run().await,
         Command::Runbooks(arguments) => runbook::run(&arguments).await,
-        Command::Documentation => documentation::run().await,
+        Command::Documentation(arguments) => documentation::run(&arguments).await,
         Command::Image(arguments) => image::run(&arguments).await,
         Command::Scan(arguments) => scan::run(&arguments),
     }

@@ -50,11 +50,6 @@ pub(crate) enum Outcome {
     NotRun,
 }
 
-/// Every variable that the worker knows.
-pub(crate) fn variables(root: &std::path::Path) -> Result<std::collections::BTreeSet<String>> {
-    Ok(configuration::Facts::read(root)?.variables)
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.print || arguments.cluster {
         let root = crate::cargo::root();

@@ -13,14 +13,15 @@ mod shell;
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use xtask::services::{postgres_server, prometheus_programs};
 
-use crate::{cargo, dashboard};
+use crate::{cargo, observability};
 use block::{Block, Kind};
 use load::Load;
 pub(crate) use setting::Setting;
@@ -35,15 +36,12 @@ const WITHOUT_DOWNTIME: &str = "docs/runbooks/credential-rotation.md";
 const TOOLS: [&str; 7] = ["bash", "curl", "kubectl", "openssl", "pg_dump", "pg_restore", "psql"];
 /// How long one block may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Over how long rates are taken, for so short a run.
-const RATE_INTERVAL: &str = "10s";
+/// Over how long the dashboard's rates are taken: the whole run.
+const RATE_INTERVAL: &str = "600s";
 
 /// What `cargo xtask runbooks` takes.
 #[derive(Default, clap::Args)]
 pub(crate) struct Arguments {
-    /// Afterwards draw the dashboard from what Prometheus saw of the run, into this SVG file.
-    #[arg(long)]
-    picture: Option<PathBuf>,
     /// Run the blocks that need a cluster, too, against the one that KUBECONFIG names: an empty one, since they apply, scale
     /// and delete in it.
     #[arg(long)]
@@ -101,7 +99,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
     let setting = Setting::new(&worker, 1, Some(&programs))?;
     let mut shell = Shell::start(setting.variables(), setting.directory().path())?;
     let load = Load::start(&setting);
-    let (started, begin) = (Instant::now(), now()?);
+    let started = Instant::now();
     let (mut ran, mut missed, mut without_cluster) = (0_usize, 0_usize, 0_usize);
     for (path, blocks) in &documents {
         let (failed_before, answered_before) = (load.failed(), load.answered());
@@ -137,21 +135,9 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
             println!("{answered} requests were made and answered during {path}");
         }
     }
-    let series = every_panel_shows_something(&setting)?;
-    if let Some(file) = &arguments.picture {
-        let caption = format!(
-            "Drawn by cargo xtask runbooks from a private Prometheus that read the worker during {:.0} s of commands of the \
-             runbooks under a light load. Not a screenshot of Grafana.",
-            started.elapsed().as_secs_f64()
-        );
-        let drawn =
-            dashboard::picture::draw(setting.prometheus()?, &(begin..now()?), RATE_INTERVAL, &caption)?;
-        let file = root.join(file);
-        fs::write(&file, drawn).with_context(|| format!("cannot write {}", file.display()))?;
-        println!("drew {}", file.display());
-    }
+    let queries = every_panel_shows_something(&programs.promtool, setting.prometheus()?)?;
     println!(
-        "{ran} ran, {missed} not run here, {without_cluster} left out for want of --cluster, in {:.1} s; the dashboard's queries have {series} series",
+        "{ran} ran, {missed} not run here, {without_cluster} left out for want of --cluster, in {:.1} s; {queries} queries of the dashboard have an answer",
         started.elapsed().as_secs_f64()
     );
     Ok(Outcome::Passed)
@@ -178,25 +164,18 @@ async fn one(shell: &mut Shell, block: &Block, verbose: bool) -> Result<()> {
 }
 
 /// Every query of the dashboard has an answer, after a run that made use of everything.
-fn every_panel_shows_something(setting: &Setting) -> Result<usize> {
-    let (mut sum, mut empty) = (0, Vec::new());
-    for panel in dashboard::panels() {
-        for (text, _) in panel.queries {
-            let series = dashboard::picture::series(
-                setting.prometheus()?,
-                &dashboard::query(text, &format!("{}s", PATIENCE.as_secs() * 10)),
-            )
-            .with_context(|| format!("the panel {:?}", panel.title))?;
-            sum += series;
-            if series == 0 {
-                empty.push(format!("{}: {text}", panel.title));
-            }
+fn every_panel_shows_something(promtool: &Path, prometheus: SocketAddr) -> Result<usize> {
+    let queries = observability::panel_queries(&cargo::root(), RATE_INTERVAL)?;
+    let mut empty = Vec::new();
+    for (panel, query) in &queries {
+        let mut command = Command::new(promtool);
+        command.args(["query", "instant"]).arg(format!("http://{prometheus}")).arg(query);
+        let output = command.output().context("cannot run promtool")?;
+        ensure!(output.status.success(), "{panel}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        if output.stdout.trim_ascii().is_empty() {
+            empty.push(format!("{panel}: {query}"));
         }
     }
     ensure!(empty.is_empty(), "these queries of the dashboard have no answer:\n{}", empty.join("\n"));
-    Ok(sum)
-}
-
-fn now() -> Result<f64> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64())
+    Ok(queries.len())
 }

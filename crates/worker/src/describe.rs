@@ -27,7 +27,7 @@ pub(crate) fn worker(mut command: Command) -> Result<Value, SettingsError> {
     });
     let errors = ErrorCode::ALL
         .iter()
-        .map(|code| json!({"code": code.as_str(), "number": code.number(), "help": code.help()}));
+        .map(|code| json!({"code": code.as_str(), "number": code.number(), "when": code.help()}));
     let events = EventType::ALL.iter().map(|&event_type| {
         let envelope::EventHelp { data, effect } = envelope::help(event_type);
         let name = event_type.as_str();
@@ -49,7 +49,7 @@ pub(crate) fn worker(mut command: Command) -> Result<Value, SettingsError> {
 fn commands(command: &Command, name: &str) -> Vec<Value> {
     let options = command.get_arguments().filter_map(|argument| Some(format!("--{}", argument.get_long()?)));
     let own = json!({"name": name, "options": options.collect::<Vec<_>>()});
-    let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+    let below = command.get_subcommands();
     let below = below.flat_map(|below| commands(below, &format!("{name} {}", below.get_name())));
     std::iter::once(own).chain(below).collect()
 }

@@ -1,0 +1,53 @@
+//! What the worker says of itself: `muster-worker describe`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+pub(crate) struct Description(pub(crate) Value);
+
+impl Description {
+    /// Asks the built worker.
+    pub(crate) fn of(worker: &Path) -> Result<Self> {
+        let output = Command::new(worker).arg("describe").output().context("cannot run the worker")?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "muster-worker describe fails: {}", stderr.trim());
+        Ok(Self(serde_json::from_slice(&output.stdout).context("muster-worker describe prints no JSON")?))
+    }
+
+    /// The entries of one part, such as `keys`.
+    pub(crate) fn entries(&self, part: &str) -> impl Iterator<Item = &Value> {
+        list(&self.0, part)
+    }
+
+    /// The names that Prometheus has series under, each with its labels. A histogram has three.
+    pub(crate) fn series(&self) -> BTreeMap<String, BTreeSet<&str>> {
+        let series = self.entries("metrics").flat_map(|metric| {
+            let is_histogram = text(metric, "/kind") == "histogram";
+            let ends: &[&str] = if is_histogram { &["_bucket", "_sum", "_count"] } else { &[""] };
+            let labels = list(metric, "labels").filter_map(Value::as_str);
+            let labels: BTreeSet<&str> = labels.collect();
+            ends.iter().map(move |end| (text(metric, "/name").to_owned() + end, labels.clone()))
+        });
+        series.collect()
+    }
+
+    /// A small one: a unit test has no worker that is sure to be built.
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        Self(serde_json::from_str(include_str!("description/for_tests.json")).unwrap())
+    }
+}
+
+/// The elements of a list in an object; none where it has no such list.
+pub(crate) fn list<'a>(object: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    object.get(name).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// A text in an object; an empty one where it has none there.
+pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
