@@ -32,20 +32,17 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<bool> {
     let description = Description::of(&cargo::build_worker().await?)?;
     let mut problems = tables::renew(&root, &description, arguments.write)?;
     let alerts = observability::alerts(&root)?;
-    for alert in &alerts {
-        let runbook = text(alert, "/annotations/runbook");
-        let missing = broken_link(&root, runbook, "");
-        problems.extend(missing.map(|_| format!("{} has no runbook {runbook:?}", text(alert, "/alert"))));
-    }
+    let readme = root.join("README.md");
+    let no_runbook = alerts.iter().filter(|alert| !exists(&readme, text(alert, "/annotations/runbook")));
+    problems
+        .extend(no_runbook.map(|alert| format!("{} names no section of a runbook", text(alert, "/alert"))));
     let names = Names::new(&root, &description, &alerts)?;
     let documents =
         names::git(&root, &["ls-files", "--cached", "--others", "--exclude-standard", "--", "*.md"])?;
     let mut looked_up = 0;
     for document in documents.lines() {
-        let path = root.join(document);
-        let markdown = fs::read_to_string(&path).with_context(|| format!("cannot read {document}"))?;
-        let (found, faults) = faults(&names, path.parent().unwrap_or(&root), &markdown);
-        looked_up += found;
+        let (number, faults) = faults(&names, &root.join(document))?;
+        looked_up += number;
         problems.extend(faults.iter().map(|(line, fault)| format!("{document}:{line}: there is no {fault}")));
     }
     for problem in &problems {
@@ -57,10 +54,12 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<bool> {
 }
 
 /// How many names a document has, and those that do not exist, each with its line.
-fn faults(names: &Names, directory: &Path, markdown: &str) -> (usize, Vec<(usize, String)>) {
+fn faults(names: &Names, document: &Path) -> Result<(usize, Vec<(usize, String)>)> {
+    let markdown =
+        fs::read_to_string(document).with_context(|| format!("cannot read {}", document.display()))?;
     let (mut looked_up, mut faults) = (0, Vec::new());
     let (mut in_block, mut is_skipped) = (false, false);
-    for (event, place) in Parser::new_ext(markdown, Options::ENABLE_TABLES).into_offset_iter() {
+    for (event, place) in Parser::new_ext(&markdown, Options::ENABLE_TABLES).into_offset_iter() {
         let line = markdown.get(..place.start).unwrap_or_default().matches('\n').count() + 1;
         match event {
             Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(info))) => {
@@ -71,20 +70,14 @@ fn faults(names: &Names, directory: &Path, markdown: &str) -> (usize, Vec<(usize
             Event::End(TagEnd::CodeBlock) => (in_block, is_skipped) = (false, false),
             Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
                 looked_up += 1;
-                let fault = broken_link(directory, &dest_url, markdown);
-                faults.extend(fault.map(|missing| (line, format!("{missing} {dest_url}"))));
+                if !exists(document, &dest_url) {
+                    faults.push((line, format!("path or section {dest_url}")));
+                }
             }
             Event::Text(ref content) | Event::Code(ref content) if !is_skipped => {
                 let is_code = in_block || matches!(event, Event::Code(_));
-                let lines = content.lines().zip(line..);
-                for (kind, pattern) in names.kinds.iter().filter(|(kind, _)| is_code || *kind == names::ALERT)
-                {
-                    let found = lines.clone().flat_map(|(text, line)| {
-                        pattern
-                            .captures_iter(text)
-                            .filter_map(move |found| Some((line, found.get(1)?.as_str())))
-                    });
-                    for (line, name) in found {
+                for (content, line) in content.lines().zip(line..) {
+                    for (kind, name) in names.in_line(content, is_code) {
                         looked_up += 1;
                         if !names.has(kind, name) {
                             faults.push((line, format!("{kind} {name}")));
@@ -95,24 +88,16 @@ fn faults(names: &Names, directory: &Path, markdown: &str) -> (usize, Vec<(usize
             _ => {}
         }
     }
-    (looked_up, faults)
+    Ok((looked_up, faults))
 }
 
-/// What a link within the repository misses, if anything. `markdown` is the document that it stands in.
-fn broken_link(directory: &Path, to: &str, markdown: &str) -> Option<&'static str> {
-    let (path, section) = to.split_once('#').unwrap_or((to, ""));
-    let target = directory.join(path);
-    if to.contains("://") || to.starts_with("mailto:") {
-        None
-    } else if !target.exists() {
-        Some("path")
-    } else if section.is_empty() {
-        None
-    } else if path.is_empty() {
-        (!has_section(markdown, section)).then_some("section")
-    } else {
-        (!fs::read_to_string(target).is_ok_and(|other| has_section(&other, section))).then_some("section")
-    }
+/// Whether there is what a document links to, unless that lies elsewhere.
+fn exists(document: &Path, link: &str) -> bool {
+    let (path, section) = link.split_once('#').unwrap_or((link, ""));
+    let target = if path.is_empty() { document.to_owned() } else { document.with_file_name(path) };
+    let has_section = || fs::read_to_string(&target).is_ok_and(|markdown| has_section(&markdown, section));
+    let is_elsewhere = link.contains("://") || link.starts_with("mailto:");
+    is_elsewhere || (target.exists() && !link.is_empty() && (section.is_empty() || has_section()))
 }
 
 /// Whether a document has the section that a link names as GitHub does.
@@ -121,8 +106,7 @@ fn has_section(markdown: &str, section: &str) -> bool {
     let headings = events.filter(|(event, _)| matches!(event, Event::Start(Tag::Heading { .. })));
     headings.filter_map(|(_, place)| markdown.get(place)).any(|heading| {
         let title = heading.trim_matches(['#', ' ', '\n']).to_lowercase().replace(' ', "-");
-        let kept = title.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_'));
-        kept.eq(section.chars())
+        title.chars().filter(|c| c.is_alphanumeric() || matches!(c, '-' | '_')).eq(section.chars())
     })
 }
 
@@ -135,14 +119,15 @@ mod tests {
     #[test]
     fn every_planted_fault_is_found_and_nothing_else() {
         let root = cargo::root();
-        let names =
-            Names::new(&root, &Description::for_tests(), &observability::alerts(&root).unwrap()).unwrap();
-        let planted = include_str!("documentation/planted.markdown");
-        let expected = planted.lines().zip(1..).filter_map(|(line, number)| {
+        let alerts = observability::alerts(&root).unwrap();
+        let names = Names::new(&root, &Description::for_tests(), &alerts).unwrap();
+        let planted = root.join("xtask/src/documentation/planted.markdown");
+        let (_, found) = faults(&names, &planted).unwrap();
+        let text = fs::read_to_string(planted).unwrap();
+        let expected = text.lines().zip(1..).filter_map(|(line, number)| {
             let (_, comment) = line.rsplit_once("<!-- ")?;
             Some((number, comment.trim_end_matches(" -->").to_owned()))
         });
-        let found: BTreeSet<(usize, String)> = faults(&names, &root, planted).1.into_iter().collect();
-        assert_eq!(found, expected.collect());
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected.collect());
     }
 }

@@ -114,26 +114,25 @@ fn untested(alerts: &[Value], tests: &Value) -> Vec<String> {
 
 /// What a query asks for and the worker does not have: metrics, and labels by which they are chosen or grouped.
 fn unknown(query: &str, description: &Description) -> Result<Vec<String>> {
-    let selector = Regex::new(r"\b((?:muster|process)_[a-z0-9_]+)(?:\{([^}]*)\})?")?;
+    let selector = Regex::new(r"\b((?:muster|process)_[a-z0-9_]+)((?:\{[^}]*\})?)")?;
     let chosen_by = Regex::new(r#"([a-z_]+)\s*(?:=~|!~|!=|=)\s*""#)?;
     let grouped_by = Regex::new(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)")?;
     let series = description.series();
     let mut of_query: BTreeSet<&str> = GIVEN.into();
     let mut problems = Vec::new();
-    for found in selector.captures_iter(query) {
-        let part = |number| found.get(number).map_or("", |part: regex::Match<'_>| part.as_str());
-        let Some(known) = series.get(part(1)) else {
-            problems.push(format!("there is no metric {}", part(1)));
+    for (_, [metric, labels]) in selector.captures_iter(query).map(|found| found.extract()) {
+        let Some(known) = series.get(metric) else {
+            problems.push(format!("there is no metric {metric}"));
             continue;
         };
         of_query.extend(known);
-        let labels = chosen_by.captures_iter(part(2)).filter_map(|label| Some(label.get(1)?.as_str()));
-        let unknown = labels.filter(|label| !GIVEN.contains(label) && !known.contains(label));
-        problems.extend(unknown.map(|label| format!("{} has no label {label}", part(1))));
+        let labels = chosen_by.captures_iter(labels).map(|found| found.extract());
+        let unknown = labels.filter(|(_, [label])| !GIVEN.contains(label) && !known.contains(label));
+        problems.extend(unknown.map(|(_, [label])| format!("{metric} has no label {label}")));
     }
-    let groups = grouped_by.captures_iter(query).filter_map(|group| Some(group.get(1)?.as_str()));
-    let unknown =
-        groups.flat_map(|group| group.split(',')).map(str::trim).filter(|label| !of_query.contains(label));
+    let groups = grouped_by.captures_iter(query).map(|found| found.extract());
+    let labels = groups.flat_map(|(_, [labels])| labels.split(',')).map(str::trim);
+    let unknown = labels.filter(|label| !of_query.contains(label));
     problems.extend(unknown.map(|label| format!("no metric of the query has a label {label}")));
     Ok(problems)
 }

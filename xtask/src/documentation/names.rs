@@ -15,7 +15,7 @@ use crate::description::{Description, list, text};
 const OTHERS: [&str; 3] = ["muster_migrate", "muster_owner", "cargo"];
 
 /// The one kind that is looked for outside code, too.
-pub(super) const ALERT: &str = "alert";
+const ALERT: &str = "alert";
 const DOTTED: &str = "key or subject";
 const COMMAND: &str = "command or option";
 
@@ -31,7 +31,7 @@ const KINDS: [(&str, &str); 7] = [
 ];
 
 pub(super) struct Names {
-    pub(super) kinds: Vec<(&'static str, Regex)>,
+    kinds: Vec<(&'static str, Regex)>,
     known: BTreeSet<String>,
 }
 
@@ -59,6 +59,18 @@ impl Names {
         known.extend(defined.lines().map(|it| it.trim_start_matches("fn ").trim_end_matches(':').to_owned()));
         let kinds = KINDS.into_iter().map(|(kind, pattern)| Ok((kind, Regex::new(pattern)?)));
         Ok(Self { kinds: kinds.collect::<Result<_>>()?, known })
+    }
+
+    /// The names in a line of a document, each behind its kind.
+    pub(super) fn in_line<'a>(
+        &'a self,
+        line: &'a str,
+        is_code: bool,
+    ) -> impl Iterator<Item = (&'static str, &'a str)> {
+        let kinds = self.kinds.iter().filter(move |(kind, _)| is_code || *kind == ALERT);
+        kinds.flat_map(move |(kind, pattern)| {
+            pattern.captures_iter(line).map(|found| found.extract()).map(|(_, [name])| (*kind, name))
+        })
     }
 
     /// Whether a name of this kind exists.

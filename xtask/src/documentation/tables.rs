@@ -50,36 +50,33 @@ fn replaced(text: &str, part: &str, content: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}{part}{comment}\n{content}\n{after}"))
 }
 
+/// A table of the entries, whose columns are their fields.
 fn table<'a>(entries: impl Iterator<Item = &'a Value>, columns: &[&str]) -> String {
-    let row = |cells: Vec<String>| format!("| {} |", cells.join(" | "));
-    let head = [
-        row(columns.iter().map(|&column| column.to_owned()).collect()),
-        "| --- ".repeat(columns.len()) + "|",
-    ];
-    let rows = entries.map(|entry| {
-        let cells = columns.iter().enumerate();
-        row(cells
-            .map(|(number, column)| cell(entry.get(column).unwrap_or(&Value::Null), number == 0))
-            .collect())
-    });
-    head.into_iter().chain(rows).collect::<Vec<_>>().join("\n")
+    let mut lines = vec![columns.join(" | "), vec!["---"; columns.len()].join(" | ")];
+    lines.extend(entries.map(|entry| {
+        let cells = columns.iter().zip(0..).map(|(column, number)| cell(entry.get(column), number == 0));
+        cells.collect::<Vec<_>>().join(" | ")
+    }));
+    lines.iter().map(|line| format!("| {line} |")).collect::<Vec<_>>().join("\n")
 }
 
-/// A value in a table. The first one of a row is its name, and lists are of names or of a request's fields.
-fn cell(value: &Value, is_name: bool) -> String {
+/// A field of an entry. A list is one of names, or of a request's fields with their defaults and caps.
+fn cell(value: Option<&Value>, is_name: bool) -> String {
     match value {
-        Value::Null => "–".to_owned(),
-        Value::String(text) if is_name || text.starts_with("MUSTER__") => format!("`{text}`"),
-        Value::String(text) => text.replace('|', "\\|"),
-        Value::Array(entries) if entries.is_empty() => "–".to_owned(),
-        Value::Array(entries) => entries.iter().map(|entry| cell(entry, true)).collect::<Vec<_>>().join(", "),
-        Value::Object(field) => {
-            let bounds = ["default", "cap"].map(|bound| field.get(bound).filter(|value| !value.is_null()));
-            let bounds = bounds.into_iter().flatten().map(Value::to_string).collect::<Vec<_>>().join("; ");
-            let name = cell(field.get("name").unwrap_or(&Value::Null), true);
-            if bounds.is_empty() { name } else { format!("{name} ({bounds})") }
+        Some(Value::String(text)) if is_name || text.starts_with("MUSTER__") => format!("`{text}`"),
+        Some(Value::String(text)) => text.replace('|', "\\|"),
+        Some(Value::Array(entries)) if !entries.is_empty() => {
+            entries.iter().map(|entry| cell(Some(entry), true)).collect::<Vec<_>>().join(", ")
         }
-        other => other.to_string(),
+        Some(Value::Object(field)) => {
+            let bounds = ["default", "cap"].iter().filter_map(|bound| field.get(*bound));
+            let bounds: Vec<String> = bounds.filter(|it| !it.is_null()).map(Value::to_string).collect();
+            let name = cell(field.get("name"), true);
+            if bounds.is_empty() { name } else { format!("{name} ({})", bounds.join("; ")) }
+        }
+        Some(Value::Number(number)) => number.to_string(),
+        Some(Value::Bool(switch)) => switch.to_string(),
+        _ => "–".to_owned(),
     }
 }
 
@@ -89,17 +86,12 @@ mod tests {
 
     #[test]
     fn a_part_is_replaced_and_the_text_around_it_stays() {
-        let text = format!("a\n<!-- {BEGIN}errors -->\nold\n<!-- end -->\nb\n");
-        assert_eq!(replaced(&text, "errors", "new").unwrap(), text.replace("old", "new"));
-        assert_eq!(replaced(&text, "events", "new"), None);
-        assert_eq!(replaced(&text.replace("end", "and"), "errors", "new"), None);
-    }
-
-    #[test]
-    fn a_table_shows_defaults_and_caps() {
-        let made = table(Description::for_tests().entries("endpoints"), &["name", "fields", "answer"]);
+        let new = table(Description::for_tests().entries("endpoints"), &["name", "fields", "answer"]);
         let rows = "| name | fields | answer |\n| --- | --- | --- |\n\
                     | `profiles.ranked` | `limit` (100; 1000), `cursor` | page of profiles |\n";
-        assert!(made.starts_with(rows), "{made}");
+        assert!(new.starts_with(rows), "{new}");
+        let text = format!("a\n<!-- {BEGIN}endpoints -->\nold\n<!-- end -->\nb\n");
+        assert_eq!(replaced(&text, "endpoints", &new), Some(text.replace("old", &new)));
+        assert_eq!(replaced(&text, "events", &new), None);
     }
 }
