@@ -31,6 +31,15 @@ pub(crate) async fn build_worker() -> Result<PathBuf> {
     Ok(target().join("debug/muster-worker"))
 }
 
+/// The worker that a test runs: the one that `cargo xtask test` built, else one built now.
+#[cfg(test)]
+pub(crate) async fn worker_of_this_test() -> PathBuf {
+    match env::var_os("MUSTER_TEST_WORKER") {
+        Some(program) => program.into(),
+        None => build_worker().await.unwrap(),
+    }
+}
+
 fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
 }

@@ -147,7 +147,7 @@ impl Check {
                 }
                 verdict(problems.is_empty())
             }
-            Self::Manifests => Ok(match manifests::check(false)? {
+            Self::Manifests => Ok(match manifests::check().await? {
                 manifests::Outcome::Passed => Verdict::Passed,
                 manifests::Outcome::Failed => Verdict::Failed,
                 manifests::Outcome::NotRun => not_run(),

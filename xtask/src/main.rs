@@ -87,7 +87,7 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Test(arguments) => test::run(&arguments).await,
         Command::Bench(arguments) => bench::run(&arguments).await,
         Command::Ci => ci::run().await,
-        Command::Manifests(arguments) => manifests::run(&arguments),
+        Command::Manifests(arguments) => manifests::run(&arguments).await,
         Command::Observability => observability::run().await,
         Command::Runbooks(arguments) => runbook::run(&arguments).await,
         Command::Documentation(arguments) => documentation::run(&arguments).await,

@@ -1,25 +1,26 @@
-//! The production overlay beside the servers that are shipped with it, made ready as the runbook says.
+//! The production overlay beside the servers that are shipped with it, prepared as the runbook says.
 
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nix::unistd::{Gid, Uid, chown};
 use serde_json::Value;
 
 use crate::cargo;
-use crate::manifests::pod::Pod;
-use crate::manifests::render;
+use crate::manifests::render::{self, list_at, text_at};
 use crate::runbook::{Setting, Shell, section};
 
-/// The kustomization that is applied to production.
 const OVERLAY: &str = "infra/k8s/overlays/production";
 /// The runbook, and those of its sections that come before the first start.
 const RUNBOOK: &str = "docs/runbooks/operations.md";
 const BEFORE_THE_START: [&str; 4] =
     ["Operations", "1.1 Prepare the database", "1.2 Make the streams", "1.3 Make the Secrets"];
-/// Where the runbook leaves the Secrets, below `$STATE`.
-const SECRETS: &str = "kubernetes-secrets";
 /// How many nodes NATS has in production, and the worker is configured with.
 const NODES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,6 +29,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Shipped {
     objects: Vec<Value>,
     pub(crate) setting: Setting,
+}
+
+/// The container of a workload.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    /// What follows the image's entry point.
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: BTreeMap<String, String>,
+    /// The user that it runs as, which is also the group of its secrets.
+    pub(crate) user: u32,
+    /// The files of its secrets: path, mode and content.
+    files: Vec<(PathBuf, u32, Vec<u8>)>,
 }
 
 impl Shipped {
@@ -45,55 +58,95 @@ impl Shipped {
                 ensure!(ran.succeeded, "{RUNBOOK}, {title}: it failed, having printed:\n{}", ran.printed);
             }
         }
-        let mut objects = render::objects(&kubectl, &root.join(OVERLAY))?;
-        for file in fs::read_dir(directory.join(SECRETS)).context("the runbook made no Secrets")? {
+        let mut objects = render::parse(&render::text(&kubectl, &root.join(OVERLAY))?)?;
+        let secrets = directory.join("kubernetes-secrets");
+        for file in fs::read_dir(secrets).context("the runbook made no Secrets")? {
             objects.extend(render::parse(&fs::read_to_string(file?.path())?)?);
         }
         Ok(Self { objects, setting })
     }
 
-    /// A workload of the overlay. Of its environment only the hosts' names differ, for which there is no name server here.
-    pub(crate) fn pod(&self, kind: &str, name: &str) -> Result<Pod> {
-        let mut pod = Pod::read(&self.objects, kind, name)?;
-        if let Some(urls) = pod.environment.get_mut("MUSTER__NATS__URLS") {
-            *urls = self.reach(urls)?;
-        }
-        Ok(pod)
+    fn find(&self, kind: &str, name: &str) -> Result<&Value> {
+        let mut objects = self.objects.iter();
+        let found = objects.find(|it| text_at(it, "/kind") == kind && text_at(it, "/metadata/name") == name);
+        found.with_context(|| format!("there is no {kind} {name}"))
     }
 
-    /// The URLs of the nodes here in place of those of the cluster, each of which must be a node's.
-    fn reach(&self, urls: &str) -> Result<String> {
-        let here = self.setting.nats_urls();
-        let named: Vec<&str> = urls.split(',').collect();
-        let wanted: Vec<String> =
-            (0..here.len()).map(|number| format!("tls://nats-{number}.nats.nats.svc:4222")).collect();
-        ensure!(named == wanted, "the overlay names {urls}, the nodes are {}", wanted.join(","));
-        Ok(here.join(","))
+    /// A workload of the overlay. Of its environment only the hosts' names differ, for which there is no name server here.
+    pub(crate) fn pod(&self, kind: &str, name: &str) -> Result<Pod> {
+        let pod = &self.find(kind, name)?["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let mut environment: BTreeMap<String, String> = BTreeMap::new();
+        for source in list_at(container, "/envFrom") {
+            let map = self.find("ConfigMap", text_at(source, "/configMapRef/name"))?;
+            environment.append(&mut serde_json::from_value(map["data"].clone())?);
+        }
+        for variable in list_at(container, "/env") {
+            environment.insert(text_at(variable, "/name").to_owned(), text_at(variable, "/value").to_owned());
+        }
+        if let Some(urls) = environment.get_mut("MUSTER__NATS__URLS") {
+            let nodes: Vec<String> =
+                (0..NODES).map(|node| format!("tls://nats-{node}.nats.nats.svc:4222")).collect();
+            ensure!(*urls == nodes.join(","), "the overlay names {urls}, the nodes are {nodes:?}");
+            *urls = self.setting.nats_urls().join(",");
+        }
+        let mut files = Vec::new();
+        for mount in list_at(container, "/volumeMounts") {
+            let volume = list_at(pod, "/volumes").iter().find(|volume| volume["name"] == mount["name"]);
+            let projected = &volume.context("a mount without a volume")?["projected"];
+            for source in list_at(projected, "/sources") {
+                let secret = self.find("Secret", text_at(source, "/secret/name"))?;
+                for item in list_at(source, "/secret/items") {
+                    let content = secret["data"][text_at(item, "/key")].as_str().context("no such key")?;
+                    let path = Path::new(text_at(mount, "/mountPath")).join(text_at(item, "/path"));
+                    let mode = serde_json::from_value(projected["defaultMode"].clone())?;
+                    files.push((path, mode, STANDARD.decode(content)?));
+                }
+            }
+        }
+        Ok(Pod {
+            arguments: serde_json::from_value(container["args"].clone())?,
+            environment,
+            user: serde_json::from_value(pod["securityContext"]["runAsUser"].clone())?,
+            files,
+        })
+    }
+}
+
+impl Pod {
+    /// Writes its files below `root` as the kubelet does: each a link through `..data`, owned by root and the pod's group,
+    /// which may read what root may. Who is not root keeps them.
+    pub(crate) fn lay_out(&self, root: &Path) -> Result<()> {
+        for (path, mode, content) in &self.files {
+            let link = root.join(path.strip_prefix("/").unwrap_or(path));
+            let (mounted, name) = link.parent().zip(link.file_name()).context("a file without a name")?;
+            let version = mounted.join("..2026_11_26");
+            if !version.is_dir() {
+                fs::create_dir_all(&version)?;
+                symlink("..2026_11_26", mounted.join("..data"))?;
+            }
+            let file = version.join(name);
+            fs::write(&file, content)?;
+            fs::set_permissions(&file, Permissions::from_mode(mode | ((mode & 0o400) >> 3)))?;
+            if Uid::effective().is_root() {
+                chown(&file, Some(Uid::from_raw(0)), Some(Gid::from_raw(self.user)))?;
+            }
+            symlink(Path::new("..data").join(name), &link)?;
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::env;
-    use std::net::SocketAddr;
-    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
-    use std::path::PathBuf;
     use std::process::Command;
 
     use nix::sys::signal::Signal;
-    use nix::unistd::Uid;
     use xtask::services::Process;
     use xtask::worker::{free_address, get};
 
     use super::*;
-
-    async fn worker() -> PathBuf {
-        match env::var_os("MUSTER_TEST_WORKER") {
-            Some(program) => program.into(),
-            None => cargo::build_worker().await.unwrap(),
-        }
-    }
 
     /// The pod as a process of the pod's user, its files below a root of its own.
     fn command(program: &Path, pod: &Pod, root: &Path) -> Command {
@@ -113,27 +166,25 @@ mod tests {
 
     #[tokio::test]
     async fn the_production_overlay_gets_ready_beside_the_shipped_nats() {
-        if render::kubectl().is_none() {
-            println!("NOT RUN: no kubectl");
-            assert!(env::var_os("GITHUB_ACTIONS").is_none(), "no kubectl");
+        if render::kubectl_of_this_test().is_none() {
             return;
         }
-        let worker = worker().await;
+        let worker = cargo::worker_of_this_test().await;
         let shipped = Shipped::start(&worker).await.unwrap();
         let directory = shipped.setting.directory();
         // Where the pod's user can run it, too.
         let program = directory.path().join("muster-worker");
         fs::copy(&worker, &program).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
 
         let job = shipped.pod("Job", "muster-migrate").unwrap();
         assert!(job.environment.keys().all(|name| !name.starts_with("MUSTER__NATS__")), "{job:?}");
         let migrated = command(&program, &job, &directory.path().join("migrate")).output().unwrap();
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
 
-        let deployment = shipped.pod("Deployment", "muster-worker").unwrap();
-        let address: SocketAddr = free_address().unwrap();
-        let mut serve = command(&program, &deployment, &directory.path().join("worker"));
+        let deployment = shipped.pod("Deployment", "muster-worker");
+        let address = free_address().unwrap();
+        let mut serve = command(&program, &deployment.unwrap(), &directory.path().join("worker"));
         serve.env("MUSTER__HTTP__ADDRESS", address.to_string());
         let mut process = Process::start(directory, "as-shipped", &mut serve, Signal::SIGTERM).unwrap();
         let ready = process

@@ -1,3 +1,5 @@
+//! Manifests as they would be applied, rendered by kubectl.
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,6 +16,17 @@ pub(crate) fn kubectl() -> Option<PathBuf> {
     which::which("kubectl").ok()
 }
 
+/// The same for a test, which says where it cannot run, and fails where continuous integration decides.
+#[cfg(test)]
+pub(crate) fn kubectl_of_this_test() -> Option<PathBuf> {
+    let kubectl = kubectl();
+    if kubectl.is_none() {
+        println!("NOT RUN: no kubectl");
+        assert!(std::env::var_os("GITHUB_ACTIONS").is_none(), "no kubectl");
+    }
+    kubectl
+}
+
 /// A kustomization as it would be applied.
 pub(crate) fn text(kubectl: &Path, kustomization: &Path) -> Result<String> {
     let mut command = Command::new(kubectl);
@@ -25,35 +38,29 @@ pub(crate) fn text(kubectl: &Path, kustomization: &Path) -> Result<String> {
         kustomization.display(),
         String::from_utf8_lossy(&output.stderr).trim()
     );
-    String::from_utf8(output.stdout).context("kubectl answers what is no text")
+    String::from_utf8(output.stdout).context("kubectl's output is not text")
 }
 
-/// Production with the optional components.
-#[cfg(test)]
-pub(super) fn with_components(kubectl: &Path, root: &Path, components: &[&str]) -> Result<Vec<Value>> {
-    // Kustomize takes relative paths only.
-    let target = root.join("target");
-    std::fs::create_dir_all(&target)?;
-    let directory = tempfile::Builder::new().prefix("components-").tempdir_in(target)?;
-    let components: Vec<String> =
-        components.iter().map(|name| format!("../../infra/k8s/components/{name}")).collect();
-    let kustomization = serde_json::json!({
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": ["../../infra/k8s/overlays/production"],
-        "components": components,
-    });
-    std::fs::write(directory.path().join("kustomization.yaml"), kustomization.to_string())?;
-    objects(kubectl, directory.path())
-}
-
-/// Its objects.
-pub(crate) fn objects(kubectl: &Path, kustomization: &Path) -> Result<Vec<Value>> {
-    parse(&text(kubectl, kustomization)?)
-}
-
+/// The objects of a rendered text.
 pub(crate) fn parse(text: &str) -> Result<Vec<Value>> {
     let documents = serde_norway::Deserializer::from_str(text);
-    let objects = documents.map(|document| Value::deserialize(document).context("a manifest is no YAML"));
+    let objects = documents.map(|document| Value::deserialize(document).context("a manifest is not YAML"));
     objects.filter(|object| !matches!(object, Ok(Value::Null))).collect()
+}
+
+/// An object's kind and name, without the hash that kustomize gives a ConfigMap.
+pub(super) fn name(object: &Value) -> String {
+    let (kind, name) = (text_at(object, "/kind"), text_at(object, "/metadata/name"));
+    let stem = name.rsplit_once('-').filter(|(_, hash)| kind == "ConfigMap" && hash.len() == 10);
+    format!("{kind} {}", stem.map_or(name, |(stem, _)| stem))
+}
+
+/// The text at a JSON pointer; empty where there is none.
+pub(crate) fn text_at<'v>(value: &'v Value, pointer: &str) -> &'v str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The elements at a JSON pointer; none where there is no list.
+pub(crate) fn list_at<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
