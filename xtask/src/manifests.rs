@@ -83,9 +83,10 @@ pub(crate) fn defaults(worker: &Path) -> Result<Map<String, Value>> {
 fn policies(kubectl: &Path, worker: &Path) -> Result<Policies> {
     let mut policies = render::parse(&render::text(kubectl, &expected(ADMISSION))?)?;
     let registry = policies.iter().find(|object| text_at(object, "/kind") == "ConfigMap");
-    let mut params = registry.context("the admission policies have no ConfigMap")?.clone();
-    params["defaults"] = defaults(worker)?.into();
-    params["dockerfile"] = fs::read_to_string(expected("../docker/Dockerfile"))?.into();
+    let registry = registry.and_then(Value::as_object).context("the admission policies have no ConfigMap")?;
+    let mut params = registry.clone();
+    params.insert("defaults".to_owned(), defaults(worker)?.into());
+    params.insert("dockerfile".to_owned(), fs::read_to_string(expected("../docker/Dockerfile"))?.into());
     policies.extend(render::parse(&fs::read_to_string(expected("rules.yaml"))?)?);
     Policies::read(&policies, params)
 }

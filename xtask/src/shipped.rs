@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nix::unistd::{Gid, Uid, chown};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cargo;
@@ -74,14 +75,14 @@ impl Shipped {
 
     /// A workload of the overlay. Of its environment only the hosts' names differ, for which there is no name server here.
     pub(crate) fn pod(&self, kind: &str, name: &str) -> Result<Pod> {
-        let pod = &self.find(kind, name)?["spec"]["template"]["spec"];
-        let container = &pod["containers"][0];
+        let pod: Value = at(self.find(kind, name)?, "/spec/template/spec")?;
+        let container: Value = at(&pod, "/containers/0")?;
         let mut environment: BTreeMap<String, String> = BTreeMap::new();
-        for source in list_at(container, "/envFrom") {
+        for source in list_at(&container, "/envFrom") {
             let map = self.find("ConfigMap", text_at(source, "/configMapRef/name"))?;
-            environment.append(&mut serde_json::from_value(map["data"].clone())?);
+            environment.append(&mut at(map, "/data")?);
         }
-        for variable in list_at(container, "/env") {
+        for variable in list_at(&container, "/env") {
             environment.insert(text_at(variable, "/name").to_owned(), text_at(variable, "/value").to_owned());
         }
         if let Some(urls) = environment.get_mut("MUSTER__NATS__URLS") {
@@ -91,26 +92,30 @@ impl Shipped {
             *urls = self.setting.nats_urls().join(",");
         }
         let mut files = Vec::new();
-        for mount in list_at(container, "/volumeMounts") {
-            let volume = list_at(pod, "/volumes").iter().find(|volume| volume["name"] == mount["name"]);
+        for mount in list_at(&container, "/volumeMounts") {
+            let volume = list_at(&pod, "/volumes").iter().find(|volume| volume["name"] == mount["name"]);
             let projected = &volume.context("a mount without a volume")?["projected"];
             for source in list_at(projected, "/sources") {
                 let secret = self.find("Secret", text_at(source, "/secret/name"))?;
                 for item in list_at(source, "/secret/items") {
-                    let content = secret["data"][text_at(item, "/key")].as_str().context("no such key")?;
+                    let content: String = at(secret, &format!("/data/{}", text_at(item, "/key")))?;
                     let path = Path::new(text_at(mount, "/mountPath")).join(text_at(item, "/path"));
-                    let mode = serde_json::from_value(projected["defaultMode"].clone())?;
-                    files.push((path, mode, STANDARD.decode(content)?));
+                    files.push((path, at(projected, "/defaultMode")?, STANDARD.decode(content)?));
                 }
             }
         }
         Ok(Pod {
-            arguments: serde_json::from_value(container["args"].clone())?,
+            arguments: at(&container, "/args")?,
             environment,
-            user: serde_json::from_value(pod["securityContext"]["runAsUser"].clone())?,
+            user: at(&pod, "/securityContext/runAsUser")?,
             files,
         })
     }
+}
+
+fn at<T: DeserializeOwned>(value: &Value, pointer: &str) -> Result<T> {
+    let found = value.pointer(pointer).with_context(|| format!("there is no {pointer}"))?;
+    Ok(serde_json::from_value(found.clone())?)
 }
 
 impl Pod {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use cel::{Context, Env, Program, Value as Cel, extensions};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::render::{list_at, name, text_at};
 
@@ -13,7 +13,7 @@ use super::render::{list_at, name, text_at};
 pub(super) struct Policies {
     env: Arc<Env>,
     policies: Vec<Policy>,
-    params: Value,
+    params: Map<String, Value>,
 }
 
 struct Policy {
@@ -27,7 +27,7 @@ struct Policy {
 }
 
 impl Policies {
-    pub(super) fn read(objects: &[Value], params: Value) -> Result<Self> {
+    pub(super) fn read(objects: &[Value], params: Map<String, Value>) -> Result<Self> {
         let mut env = Env::stdlib();
         env.add_extension(extensions::strings).and_then(|()| env.add_extension(extensions::lists))?;
         let policies = objects.iter().filter(|it| text_at(it, "/kind") == "ValidatingAdmissionPolicy");
@@ -39,9 +39,9 @@ impl Policies {
     /// `params.objects`.
     pub(super) fn refusals(&self, objects: &[Value]) -> Vec<String> {
         let mut params = self.params.clone();
-        params["objects"] = objects.into();
+        params.insert("objects".to_owned(), objects.into());
         let mut context = Context::with_env(Arc::clone(&self.env));
-        context.add_variable_from_value("params", to_cel(&params));
+        context.add_variable_from_value("params", to_cel(&params.into()));
         let mut refusals = Vec::new();
         for object in objects {
             let resource = Value::from(format!("{}s", text_at(object, "/kind").to_lowercase()));

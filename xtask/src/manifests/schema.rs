@@ -27,7 +27,8 @@ impl Schema {
             let file = inside.join(format!("v{version}-local-strict/_definitions.json"));
             let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             let mut whole: Value = serde_json::from_slice(&text).context("the schema is not JSON")?;
-            Ok(Self { version, definitions: whole["$defs"].take() })
+            let definitions = whole.get_mut("$defs").context("the schema has no definitions")?.take();
+            Ok(Self { version, definitions })
         };
         KUBERNETES.into_iter().map(load).collect()
     }
