@@ -1,8 +1,6 @@
 //! Builds the worker's image, looks at what is in it, and runs it as the manifests would, by `image/engine.sh`.
 
 mod content;
-#[cfg(test)]
-pub(crate) mod planted;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -20,7 +18,7 @@ use crate::shipped::Shipped;
 /// Builds and runs it.
 const ENGINE: &str = "xtask/src/image/engine.sh";
 /// Where the image is for the scanners, in docker's form.
-pub(crate) const ARCHIVE: &str = "target/image/muster-worker.tar";
+const ARCHIVE: &str = "target/image/muster-worker.tar";
 /// What it is called on this machine.
 const IMAGE: &str = "localhost/muster-worker:xtask";
 
