@@ -117,7 +117,7 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<(String, Outcome)> {
                 if problems.is_empty() { Outcome::Passed } else { Outcome::Failed },
             ));
         }
-        "diff" => Tool { program: which::which(name)?, version: String::new(), origin: "PATH".to_owned() },
+        "diff" => Tool { program: which::which(name)?, version: "any".to_owned(), origin: "PATH".to_owned() },
         _ => match tool::find(name, false) {
             Ok(tool) => tool,
             // A tool that cannot be fetched is one thing, a file that is not the pinned one another.

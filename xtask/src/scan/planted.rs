@@ -2,19 +2,19 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-/// What makes a copy of what is scanned, with exceptions that do not expire, and an image as it must be.
+/// What makes a copy of what is scanned, with exceptions that do not expire, and an image as it must be for its scans.
 const COPY: &str = concat!(
     "(cd \"$0\" && cp -r .github infra .hadolint.yaml .trivyignore.yaml .dive-ci deny.toml \"$OLDPWD\")\nmkdir .git\n",
     "sed -Ei 's/[0-9]{4}-[0-9]{2}-[0-9]{2}/9999-01-01/' .trivyignore.yaml deny.toml\n",
     include_str!("../image/plant.sh"),
-    "image \"$config\" right\n",
+    "[[ $1 != image-* ]] || image \"$config\" right\n",
 );
 
 /// Plants a fault in a copy of the repository, and answers how the scan ends and its report; `None` when it cannot be run here.
 fn scanned(scan: &str, fault: &str) -> Option<(Outcome, String)> {
     let root = tempfile::tempdir().unwrap();
     let mut plant = Command::new("bash");
-    plant.arg("-c").arg(format!("{COPY}{fault}")).arg(cargo::root()).current_dir(&root);
+    plant.arg("-c").arg(format!("{COPY}{fault}")).arg(cargo::root()).arg(scan).current_dir(&root);
     assert!(plant.status().unwrap().success(), "{fault}");
     let (_, outcome) = one(scan, root.path()).unwrap();
     assert!(outcome != Outcome::NotRun || !decides(), "{scan} was not run");
