@@ -25,24 +25,6 @@ pub struct Wheel {
     pub checked: String,
 }
 
-/// A pinned file of a tool's own release.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Release {
-    /// The tool, and its program.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Operating system and architecture, as Rust names them.
-    pub platform: String,
-    /// Where the file is; the program itself, or a `.tar.gz` that holds it at its top.
-    pub url: String,
-    /// SHA-256 of the file, in lower-case hexadecimal digits.
-    pub sha256: String,
-    /// Where the digest can be seen again.
-    pub checked: String,
-}
-
 /// A pinned crate whose program cargo builds.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,38 +41,22 @@ pub struct Crate {
 #[serde(deny_unknown_fields)]
 struct Pins {
     tool: Vec<Wheel>,
-    release: Vec<Release>,
     #[serde(rename = "crate")]
     crates: Vec<Crate>,
 }
 
 fn pins() -> Result<Pins> {
-    toml::from_str(include_str!("../pins.toml")).context("xtask/pins.toml is not of the form it should be")
+    toml::from_str(include_str!("../pins.toml")).context("cannot read xtask/pins.toml")
 }
 
 /// The wheel that holds `tool` for this machine, if one is pinned.
-///
-/// # Errors
-/// When `pins.toml` cannot be read.
 pub fn wheel(tool: &str) -> Result<Option<Wheel>> {
     let platform = format!("{OS} {ARCH}");
     let fits = |pin: &Wheel| pin.platform == platform || pin.platform == "any";
     Ok(pins()?.tool.into_iter().find(|pin| pin.name == tool && fits(pin)))
 }
 
-/// The release of `tool` for this machine, if one is pinned.
-///
-/// # Errors
-/// When `pins.toml` cannot be read.
-pub fn release(tool: &str) -> Result<Option<Release>> {
-    let platform = format!("{OS} {ARCH}");
-    Ok(pins()?.release.into_iter().find(|pin| pin.name == tool && pin.platform == platform))
-}
-
 /// The pinned crate `name`.
-///
-/// # Errors
-/// When `pins.toml` cannot be read or does not name it.
 pub fn crate_named(name: &str) -> Result<Crate> {
     let pin = pins()?.crates.into_iter().find(|pin| pin.name == name);
     pin.with_context(|| format!("xtask/pins.toml names no crate {name}"))
@@ -102,23 +68,12 @@ mod tests {
 
     #[test]
     fn every_pin_has_a_whole_digest_and_says_where_it_was_seen() {
-        let pins = pins().unwrap();
-        let wheels = pins.tool.iter().map(|pin| (&pin.name, &pin.sha256, &pin.checked));
-        let releases = pins.release.iter().map(|pin| (&pin.name, &pin.sha256, &pin.checked));
-        for (name, digest, checked) in wheels.chain(releases) {
-            assert_eq!(digest.len(), 64, "{name}");
-            assert!(digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)), "{name}");
+        let Pins { tool, crates } = pins().unwrap();
+        for Wheel { name, sha256, checked, .. } in tool {
+            let is_hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            assert!(sha256.len() == 64 && sha256.bytes().all(is_hexadecimal), "{name}");
             assert!(!checked.is_empty(), "{name}");
         }
-        assert!(pins.crates.iter().all(|pin| !pin.checked.is_empty()));
-    }
-
-    #[test]
-    fn the_release_workflow_signs_with_the_pinned_cosign() {
-        let workflow = include_str!("../../.github/workflows/release.yml");
-        let pins = pins().unwrap();
-        let cosign = pins.release.iter().find(|pin| pin.name == "cosign").unwrap();
-        assert!(workflow.contains(&format!("COSIGN_URL: {}\n", cosign.url)));
-        assert!(workflow.contains(&format!("COSIGN_SHA256: {} ", cosign.sha256)));
+        assert!(crates.iter().all(|pin| !pin.checked.is_empty()));
     }
 }

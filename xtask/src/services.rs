@@ -3,10 +3,11 @@
 //! Everything lies in one [`RunDirectory`], and goes with it: processes and files, whether the run ends well, fails,
 //! panics or is killed.
 
+mod address;
 mod certificates;
 mod find;
-mod install;
 mod nats;
+mod owner;
 mod pgbouncer;
 mod postgres;
 mod process;
@@ -18,16 +19,15 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use muster_domain::{Environment, TlsPolicy};
 use muster_messaging::connection::{NatsConfig, Transport};
-use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
+use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_messaging::tls::server::Servers;
 
-pub use certificates::{Authority, Identity, Issue, Usage};
-pub use find::{NatsServer, PgBouncerServer, PostgresServer, nats_server, pgbouncer_server, postgres_server};
-pub use install::{WrongDigest, by_wheel, cache};
-pub(crate) use install::{run, verify};
-pub use nats::{Nats, NatsCluster, NatsOptions, NatsUser};
-pub use pgbouncer::{PgBouncer, PoolMode};
-pub(crate) use postgres::free_port;
+pub use crate::tool::{WrongDigest, by_wheel, cache};
+pub use address::{free_address, get};
+pub use certificates::{Authority, Identity, current};
+pub use find::{NatsServer, PostgresServer, nats_server, postgres_server};
+pub use nats::{Nats, NatsOptions, NatsUser};
+pub use pgbouncer::PgBouncer;
 pub use postgres::{Postgres, PostgresOptions};
 pub use process::Process;
 pub use prometheus::{Prometheus, PrometheusPrograms, prometheus_programs};
@@ -67,9 +67,6 @@ pub struct Clients {
 
 impl Clients {
     /// Issues all of them.
-    ///
-    /// # Errors
-    /// As [`Authority::issue`].
     pub fn issue(authority: &Authority) -> Result<Self> {
         Ok(Self {
             worker: authority.client("muster-worker")?,
@@ -82,42 +79,40 @@ impl Clients {
 }
 
 impl Services {
-    /// Finds or installs the servers and starts both. With `durable`, PostgreSQL syncs to disk as in production.
-    ///
-    /// # Errors
-    /// When a server can neither be found nor installed, or does not start; the end of its log is part of the error.
+    /// Finds or fetches the servers and starts both. With `durable`, PostgreSQL syncs to disk as in production. When one does
+    /// not start, the error holds the end of its log.
     pub fn start(durable: bool) -> Result<Self> {
-        let postgres_server = postgres_server()?;
-        let nats_server = nats_server()?;
+        let (postgres, nats) = (postgres_server()?, nats_server()?);
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
         let clients = Clients::issue(&authority)?;
-        let mut postgres_options = PostgresOptions::new(postgres_server, authority.server("postgres")?);
-        postgres_options.durable = durable;
-        let postgres = Postgres::start(&directory, "postgres", postgres_options)?;
-        let nats_options =
-            NatsOptions::new(nats_server, authority.server("nats")?, authority.certificate_file());
-        let nats = Nats::start(&directory, "nats", nats_options)?;
+        let mut options = PostgresOptions::new(postgres, authority.server("postgres")?);
+        options.durable = durable;
+        let postgres = Postgres::start(&directory, "postgres", options)?;
+        let options = NatsOptions::new(nats, authority.server("nats")?, authority.certificate_file());
+        let nats = Nats::start(&directory, "nats", options)?;
         Ok(Self { nats, postgres, clients, authority, directory })
     }
 
     /// How one of the clients connects, through the same gate as the worker.
-    ///
-    /// # Errors
-    /// When its certificate cannot be read.
     pub fn nats_config(&self, client: &Identity, name: &str) -> Result<NatsConfig> {
-        let files = TlsFiles {
-            ca: Some(self.authority.certificate_file().to_owned()),
-            certificate: Some(client.certificate_file.clone()),
-            key: Some(client.key_file.clone()),
-        };
-        let policy = TlsPolicy::new(Environment::Production, false);
-        let Servers::Tls(servers) = Servers::parse([self.nats.url()], policy)? else {
-            bail!("the policy let a plaintext server pass");
-        };
-        let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
-        let mut config = NatsConfig::new(Transport::Tls { servers, material }, name);
-        config.tls_first = self.nats.tls_first();
-        Ok(config)
+        nats_config(&[self.nats.url()], &self.authority, client, name)
     }
+}
+
+/// How a client connects to servers that are as infra/nats ships them, through the same gate as the worker.
+pub fn nats_config(
+    urls: &[String],
+    authority: &Authority,
+    client: &Identity,
+    name: &str,
+) -> Result<NatsConfig> {
+    let policy = TlsPolicy::new(Environment::Production, false);
+    let Servers::Tls(servers) = Servers::parse(urls, policy)? else {
+        bail!("the policy let a plaintext server pass");
+    };
+    let material = Arc::new(Material::load(&authority.files(client), MinimumVersion::Tls13)?);
+    let mut config = NatsConfig::new(Transport::Tls { servers, material }, name);
+    config.tls_first = true;
+    Ok(config)
 }

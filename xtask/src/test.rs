@@ -50,8 +50,8 @@ fn variables(services: &Services, worker: &Path) -> Result<Vec<(&'static str, St
     Ok(vec![
         ("MUSTER_TEST_DATABASE_URL", services.postgres.url("postgres")),
         ("MUSTER_TEST_CA_FILE", path(services.authority.certificate_file())),
-        ("MUSTER_TEST_NATS_SERVER", path(&services.nats.server().program)),
-        ("MUSTER_TEST_POSTGRES_BIN", path(&services.postgres.server().bin)),
+        ("MUSTER_NATS_SERVER", path(&services.nats.server().program)),
+        ("MUSTER_POSTGRES_BIN", path(&services.postgres.server().bin)),
         ("MUSTER_TEST_WORKER", path(worker)),
     ])
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
+use xtask::services::{Authority, RunDirectory};
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -65,10 +66,9 @@ fn one_crypto_provider_can_be_built_and_it_is_ring() {
 
 #[test]
 fn the_provider_that_is_used_is_ring() {
-    let directory = tempfile::tempdir().unwrap();
-    let ca = directory.path().join("ca.pem");
-    std::fs::write(&ca, rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap().cert.pem()).unwrap();
-    let files = TlsFiles { ca: Some(ca), ..TlsFiles::default() };
+    let directory = RunDirectory::create().unwrap();
+    let authority = Authority::create(directory.path(), "ca").unwrap();
+    let files = TlsFiles { ca: Some(authority.certificate_file().to_owned()), ..TlsFiles::default() };
     let material = Material::load(&files, MinimumVersion::Tls13).unwrap();
     let config = material.client_config();
     assert_eq!(format!("{:?}", config.crypto_provider().secure_random), "Ring");

@@ -63,8 +63,8 @@ impl Community {
         let clients = Clients::issue(&authority)?;
         let mut options = PostgresOptions::new(postgres_server()?, authority.server("postgres")?);
         options.durable = true;
-        options.shared_buffers = SHARED_BUFFERS.to_owned();
         options.settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        options.settings.push(("shared_buffers".to_owned(), SHARED_BUFFERS.to_owned()));
         options.copy_of = Some(cluster);
         let postgres = Postgres::start(&directory, "postgres", options)?;
         let mut options =
@@ -72,8 +72,8 @@ impl Community {
         // One user asks, publishes and echoes; and what is measured is the worker, not the disk of the broker.
         let user = NatsUser::new("everybody");
         let password = directory.secret_file("everybody-nats-password", &user.password)?;
-        options.logins = vec![user.clone()];
-        options.synced_late = true;
+        options.log_in(std::slice::from_ref(&user))?;
+        options.change("sync_interval: always", "sync_interval: \"2m\"")?;
         let nats = Nats::start(&directory, "nats", options)?;
         let services = Services { nats, postgres, clients, authority, directory };
         let database = Database::of(&services.postgres, &services.authority)?;
@@ -130,10 +130,7 @@ pub(super) async fn connect(services: &Services, url: &str, user: &NatsUser) -> 
         key: Some(services.clients.operator.key_file.clone()),
     };
     let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
-    let mut options = async_nats::ConnectOptions::new().require_tls(true);
-    if services.nats.tls_first() {
-        options = options.tls_first();
-    }
+    let options = async_nats::ConnectOptions::new().require_tls(true).tls_first();
     options
         .tls_client_config(material.client_config().as_ref().clone())
         .user_and_password(user.name.clone(), user.password.clone())

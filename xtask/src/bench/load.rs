@@ -105,8 +105,8 @@ impl Wanted {
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
         let mut options = PostgresOptions::new(server, authority.server("postgres")?);
-        options.shared_buffers = "2GB".to_owned();
         options.settings = LOADING.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        options.settings.push(("shared_buffers".to_owned(), "2GB".to_owned()));
         let mut postgres = Postgres::start(&directory, "loading", options)?;
         let database = Database::of(&postgres, &authority)?;
         muster_storage::migrate(&database.store()?).await?;

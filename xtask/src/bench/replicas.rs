@@ -12,7 +12,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream;
 use muster_messaging::endpoint::Endpoint;
 use serde::Serialize;
-use xtask::services::{Nats, NatsCluster, NatsOptions, NatsUser, nats_server};
+use xtask::services::{Nats, NatsOptions, NatsUser, nats_server};
 
 use super::community::{Community, connect};
 
@@ -91,8 +91,8 @@ async fn publishing(community: &Community, replicas: usize) -> Result<f64> {
         let name = format!("replica-{replicas}-{number}");
         let identity = authority.node(&name, &name)?;
         let mut options = NatsOptions::new(nats_server()?, identity, authority.certificate_file());
-        options.logins = vec![user.clone()];
-        options.cluster = (replicas > 1).then(|| NatsCluster { port, routes: routes.clone() });
+        options.log_in(std::slice::from_ref(&user))?;
+        options.cluster = (replicas > 1).then(|| (port, routes.clone()));
         servers.push(Nats::start(directory, &name, options)?);
     }
     let first = servers.first().context("no server")?;

@@ -3,20 +3,20 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use muster_domain::{
     Activity, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect, GuildId,
     MaxClockSkew, MemberEffect, Nym, TimeBounds, UserId,
 };
 use muster_messaging::client::{Client, ClientError, CommunityClient, EventPublisher};
-use muster_messaging::connection::NatsConfig;
+use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::wire::query::Caller;
 use muster_messaging::wire::request::{DirectoryRequest, PageRequest, SearchRequest};
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
-use super::setting::{GUILD, Setting, connect};
+use super::setting::{GUILD, Setting};
 
 /// How many members the community has.
 const MEMBERS: i64 = 300;
@@ -38,29 +38,30 @@ struct Counts {
 }
 
 impl Load {
-    pub(super) fn start(setting: &Setting) -> Self {
+    pub(super) fn start(setting: &Setting) -> Result<Self> {
         let counts = Arc::new(Counts::default());
-        let configs = setting.sibling_and_gateway();
+        let [sibling, gateway] = setting.sibling_and_gateway()?;
         let for_task = Arc::clone(&counts);
         let task = tokio::spawn(async move {
-            if let Err(error) = work(configs, &for_task).await {
+            if let Err(error) = work(sibling, gateway, &for_task).await {
                 for_task.fails(&error);
             }
         });
-        Self { counts, task }
+        Ok(Self { counts, task })
     }
 
-    pub(super) fn answered(&self) -> u64 {
-        self.counts.answered.load(Ordering::Relaxed)
+    /// How many requests were answered and how many failed so far, those that met a rate limit aside.
+    pub(super) fn counts(&self) -> (u64, u64) {
+        (self.counts.answered.load(Ordering::Relaxed), self.counts.failed.load(Ordering::Relaxed))
     }
 
-    /// How many requests failed, those that met a rate limit aside.
-    pub(super) fn failed(&self) -> u64 {
-        self.counts.failed.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn last_failure(&self) -> Option<String> {
-        self.counts.last.lock().ok().and_then(|last| last.clone())
+    /// How many were answered since `before`, of which none may have failed.
+    pub(super) fn none_failed_since(&self, (answered, failed): (u64, u64)) -> Result<u64> {
+        let now = self.counts();
+        let last = self.counts.last.lock().ok().and_then(|last| last.clone()).unwrap_or_default();
+        ensure!(now.1 == failed, "{} requests failed, and none should: {last}", now.1 - failed);
+        ensure!(now.0 > answered, "no request was made, which proves nothing");
+        Ok(now.0 - answered)
     }
 }
 
@@ -78,27 +79,35 @@ impl Counts {
         }
     }
 
-    fn takes<T>(&self, answer: Result<T, ClientError>) {
+    fn takes(&self, answer: Result<(), ClientError>) {
         match answer {
-            Ok(_) => {
-                self.answered.fetch_add(1, Ordering::Relaxed);
-            }
+            Ok(()) => drop(self.answered.fetch_add(1, Ordering::Relaxed)),
             Err(error) if error.code().is_some_and(|code| code.number() == 429) => {}
             Err(error) => self.fails(&error.into()),
         }
     }
 }
 
-async fn work(configs: Result<[NatsConfig; 2]>, counts: &Counts) -> Result<()> {
-    let [sibling, gateway] = configs?;
-    let client = Client::new(connect(sibling).await?);
-    let publisher = EventPublisher::new(&connect(gateway).await?);
-    let mut events = Events::new()?;
+async fn work(sibling: NatsConfig, gateway: NatsConfig, counts: &Counts) -> Result<()> {
+    let client = Client::new(Connection::open(sibling).await?);
+    let publisher = EventPublisher::new(&Connection::open(gateway).await?);
     // The worker makes the stream when it is started for the first time.
-    while publisher.publish(&events.guild()?).await.is_err() {
+    let name = Some(CommunityName::parse("Sietch Tabr")?);
+    while publisher.publish(&event(Effect::Guild(GuildEffect::Join { name: name.clone() }))?).await.is_err() {
         tokio::time::sleep(RETRY).await;
     }
-    publisher.publish_all(events.members()?, |_| {}).await?;
+    for number in 0..MEMBERS {
+        let (username, kind) = (Nym::parse(format!("Member {number}"))?, BadgeKind::parse("water-bearer")?);
+        let conviction = Some(Conviction::clamp(number * 5));
+        let mut events = vec![
+            member(number, MemberEffect::Join { username: Some(username) })?,
+            member(number, MemberEffect::ScoreSet { conviction, activity: None })?,
+        ];
+        if number % 3 == 0 {
+            events.push(member(number, MemberEffect::BadgeAward { kind, reason: None, by: None })?);
+        }
+        publisher.publish_all(events, |_| {}).await?;
+    }
     let community = loop {
         match client.find_community(GuildId::parse(GUILD)?).await {
             Ok(found) => break found.community_id,
@@ -107,79 +116,41 @@ async fn work(configs: Result<[NatsConfig; 2]>, counts: &Counts) -> Result<()> {
     };
     let asking = client.community(community);
     let caller = client.on_behalf_of(Caller::parse("stilgar")?).community(community);
-    for round in 0_u64.. {
-        ask(&asking, &caller, round, counts).await?;
+    for round in 0_i64.. {
+        counts.takes(ask(&asking, &caller, round).await);
         if round % 5 == 0 {
-            publisher.publish(&events.activity(round)?).await.ok();
+            let active = MemberEffect::ActivityAdd { amount: Activity::clamp(1) };
+            publisher.publish(&member(round % MEMBERS, active)?).await.ok();
         }
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())
 }
 
-async fn ask(asking: &CommunityClient, caller: &CommunityClient, round: u64, counts: &Counts) -> Result<()> {
+async fn ask(asking: &CommunityClient, caller: &CommunityClient, round: i64) -> Result<(), ClientError> {
     match round % 8 {
-        0 => counts.takes(asking.profiles_ranked(PageRequest::first(100)).await),
-        1 => counts.takes(asking.badges_leaderboard(PageRequest::default()).await),
-        2 => counts.takes(asking.tiers_progression(PageRequest::default()).await),
-        3 => counts.takes(asking.directory_list(DirectoryRequest::default()).await),
+        0 => asking.profiles_ranked(PageRequest::first(100)).await.map(drop),
+        1 => asking.badges_leaderboard(PageRequest::default()).await.map(drop),
+        2 => asking.tiers_progression(PageRequest::default()).await.map(drop),
+        3 => asking.directory_list(DirectoryRequest::default()).await.map(drop),
         4 => {
-            let query = "member 1".to_owned();
-            counts.takes(asking.profiles_search(SearchRequest { query, limit: None }).await);
+            let request = SearchRequest { query: "member 1".to_owned(), limit: None };
+            asking.profiles_search(request).await.map(drop)
         }
         // More than the cap, which is brought down to it.
-        5 => counts.takes(asking.profiles_active(PageRequest::first(5000)).await),
-        6 => counts.takes(asking.stats().await),
-        _ => counts.takes(caller.tiers_threshold().await),
+        5 => asking.profiles_active(PageRequest::first(5000)).await.map(drop),
+        6 => asking.stats().await.map(drop),
+        _ => caller.tiers_threshold().await.map(drop),
     }
-    Ok(())
 }
 
-/// The community's events, each a millisecond after the one before.
-struct Events {
-    guild: GuildId,
-    at: i64,
+fn member(number: i64, effect: MemberEffect) -> Result<Event> {
+    event(Effect::Member { user: UserId::parse(format!("user{number}"))?, effect })
 }
 
-impl Events {
-    fn new() -> Result<Self> {
-        let now = OffsetDateTime::now_utc();
-        Ok(Self { guild: GuildId::parse(GUILD)?, at: i64::try_from(now.unix_timestamp_nanos() / 1_000_000)? })
-    }
-
-    fn event(&mut self, effect: Effect) -> Result<Event> {
-        self.at += 1;
-        let times = TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default());
-        let at = EventTime::parse(self.at, times)?;
-        Ok(Event { id: EventId::new(Uuid::new_v4()), at, guild: self.guild.clone(), effect })
-    }
-
-    fn guild(&mut self) -> Result<Event> {
-        self.event(Effect::Guild(GuildEffect::Join { name: Some(CommunityName::parse("Sietch Tabr")?) }))
-    }
-
-    fn member(&mut self, number: i64, effect: MemberEffect) -> Result<Event> {
-        let user = UserId::parse(format!("user{number}"))?;
-        self.event(Effect::Member { user, effect })
-    }
-
-    fn members(&mut self) -> Result<Vec<Event>> {
-        let mut events = Vec::new();
-        for number in 0..MEMBERS {
-            let username = Nym::parse(format!("Member {number}"))?;
-            events.push(self.member(number, MemberEffect::Join { username: Some(username) })?);
-            let conviction = Some(Conviction::clamp(number * 5));
-            events.push(self.member(number, MemberEffect::ScoreSet { conviction, activity: None })?);
-            if number % 3 == 0 {
-                let kind = BadgeKind::parse("water-bearer")?;
-                events.push(self.member(number, MemberEffect::BadgeAward { kind, reason: None, by: None })?);
-            }
-        }
-        Ok(events)
-    }
-
-    fn activity(&mut self, round: u64) -> Result<Event> {
-        let number = i64::try_from(round)? % MEMBERS;
-        self.member(number, MemberEffect::ActivityAdd { amount: Activity::clamp(1) })
-    }
+fn event(effect: Effect) -> Result<Event> {
+    let now = OffsetDateTime::now_utc();
+    let milliseconds = i64::try_from(now.unix_timestamp_nanos() / 1_000_000)?;
+    let at = EventTime::parse(milliseconds, TimeBounds::at(now, MaxClockSkew::default()))?;
+    Ok(Event { id: EventId::new(Uuid::new_v4()), at, guild: GuildId::parse(GUILD)?, effect })
 }

@@ -4,19 +4,14 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use muster_domain::{Environment, TlsPolicy};
-use muster_messaging::connection::{Connection, NatsConfig, Transport};
-use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
-use muster_messaging::tls::server::Servers;
+use anyhow::{Context, Result};
+use muster_messaging::connection::NatsConfig;
 use nkeys::KeyPair;
 use xtask::services::{
-    Authority, Clients, Identity, Nats, NatsCluster, NatsOptions, NatsUser, Postgres, PostgresOptions,
-    Prometheus, PrometheusPrograms, RunDirectory, nats_server, postgres_server,
+    Authority, Clients, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, Prometheus,
+    PrometheusPrograms, RunDirectory, free_address, nats_config, nats_server, postgres_server,
 };
-use xtask::worker::free_address;
 
 use crate::{cargo, observability};
 
@@ -37,59 +32,34 @@ pub(crate) struct Setting {
     directory: RunDirectory,
 }
 
-/// A node's name, by which its certificate goes, too.
-fn node(number: usize) -> String {
-    format!("nats-{number}")
-}
-
-/// Starts NATS as it is shipped: this many nodes, whose certificates go by the names that the manifests dial.
-fn start_nats(directory: &RunDirectory, authority: &Authority, nodes: usize) -> Result<Vec<Nats>> {
-    let server = nats_server()?;
-    let routes = (0..nodes).map(|_| Ok(free_address()?.port())).collect::<Result<Vec<u16>>>()?;
-    let start = |(number, &port): (usize, &u16)| {
-        let name = node(number);
-        let identity = authority.node(&name, &format!("{name}.nats.nats.svc"))?;
-        let mut options = NatsOptions::new(server.clone(), identity, authority.certificate_file());
-        options.cluster = (nodes > 1).then(|| NatsCluster { port, routes: routes.clone() });
-        Nats::start(directory, &name, options)
-    };
-    routes.iter().enumerate().map(start).collect()
-}
-
 impl Setting {
     /// Starts PostgreSQL and this many nodes of NATS, and Prometheus where its programs are given.
     pub(crate) fn new(worker: &Path, nodes: usize, programs: Option<&PrometheusPrograms>) -> Result<Self> {
         let postgres_server = postgres_server()?;
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
-        let secrets = directory.path().join("secrets");
-        fs::create_dir(&secrets)?;
         let mut path = vec![
             worker.parent().context("the worker's program has no directory")?.to_owned(),
             postgres_server.bin.clone(),
         ];
         let options = PostgresOptions::new(postgres_server, authority.server("postgres")?);
         let postgres = Postgres::start(&directory, "postgres", options)?;
-        let nats = start_nats(&directory, &authority, nodes)?;
+        let nats = Nats::start_nodes(&directory, &authority, nodes)?;
         let first_node = nats.first().context("no NATS server")?;
         path.extend(first_node.server().program.parent().map(Path::to_owned));
 
+        let secrets = directory.path().join("secrets");
+        fs::create_dir(&secrets)?;
         let clients = Clients::issue(&authority)?;
-        let copied = |identity: &Identity, name: &str| -> Result<()> {
-            for (from, end) in [(&identity.certificate_file, "pem"), (&identity.key_file, "key")] {
-                directory.secret_file(&format!("secrets/{name}.{end}"), &fs::read_to_string(from)?)?;
-            }
-            Ok(())
-        };
-        let Clients { worker: own, repair, streams, gateway, operator } = &clients;
         for (identity, name) in [
-            (own, "worker"),
-            (repair, "repair"),
-            (streams, "streams"),
-            (gateway, "gateway"),
-            (operator, "operator"),
+            (&clients.worker, "worker"),
+            (&clients.repair, "repair"),
+            (&clients.streams, "streams"),
+            (&clients.gateway, "gateway"),
+            (&clients.operator, "operator"),
         ] {
-            copied(identity, name)?;
+            fs::copy(&identity.certificate_file, secrets.join(format!("{name}.pem")))?;
+            fs::copy(&identity.key_file, secrets.join(format!("{name}.key")))?;
         }
         fs::copy(authority.certificate_file(), secrets.join("ca.pem"))?;
         directory.secret_file("ca.key", &authority.key_pem())?;
@@ -139,30 +109,21 @@ impl Setting {
             let targets = [("worker-0", first), ("worker-1", second)];
             let started = Prometheus::start(&directory, programs, &targets, &rules)?;
             path.extend(programs.promtool.parent().map(Path::to_owned));
-            variables.insert("PROMETHEUS", format!("http://{}", started.address()).into());
-            prometheus = Some(started);
             let server = with_logins(&directory, &authority)?;
             variables.extend([
-                ("LOGINS", OsString::from(format!("localhost:{}", server.port()))),
+                ("PROMETHEUS", format!("http://{}", started.address()).into()),
+                ("LOGINS", format!("localhost:{}", server.port()).into()),
                 ("LOGINS_USERS", server.accounts_file().into()),
                 ("LOGINS_PID", at("logins.pid")),
                 ("ISSUED_NKEY", at("issued-nkey")),
                 ("NEXT_NKEY", at("next-nkey")),
             ]);
-            logins = Some(server);
+            (prometheus, logins) = (Some(started), Some(server));
         }
         path.extend(env::var_os("PATH").iter().flat_map(env::split_paths));
         variables.insert("PATH", env::join_paths(path)?);
-        Ok(Self {
-            variables,
-            prometheus,
-            nats,
-            _logins: logins,
-            _postgres: postgres,
-            clients,
-            authority,
-            directory,
-        })
+        let (_logins, _postgres) = (logins, postgres);
+        Ok(Self { variables, prometheus, nats, _logins, _postgres, clients, authority, directory })
     }
 
     pub(crate) fn variables(&self) -> &BTreeMap<&'static str, OsString> {
@@ -182,26 +143,10 @@ impl Setting {
         Ok(self.prometheus.as_ref().context("no Prometheus was started")?.address())
     }
 
-    /// How a client connects whose certificate no runbook changes.
-    fn config(&self, client: &Identity, name: &str) -> Result<NatsConfig> {
-        let files = TlsFiles {
-            ca: Some(self.authority.certificate_file().to_owned()),
-            certificate: Some(client.certificate_file.clone()),
-            key: Some(client.key_file.clone()),
-        };
-        let policy = TlsPolicy::new(Environment::Production, false);
-        let Servers::Tls(servers) = Servers::parse(self.nats_urls(), policy)? else {
-            bail!("the policy let a plaintext server pass");
-        };
-        let material = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
-        let mut config = NatsConfig::new(Transport::Tls { servers, material }, name);
-        config.tls_first = true;
-        Ok(config)
-    }
-
-    /// How who asks connects, and how the gateway does.
+    /// How who asks connects, and how the gateway does, by certificates that no runbook changes.
     pub(crate) fn sibling_and_gateway(&self) -> Result<[NatsConfig; 2]> {
-        Ok([self.config(&self.clients.operator, "sibling")?, self.config(&self.clients.gateway, "gateway")?])
+        let config = |client, name| nats_config(&self.nats_urls(), &self.authority, client, name);
+        Ok([config(&self.clients.operator, "sibling")?, config(&self.clients.gateway, "gateway")?])
     }
 }
 
@@ -216,11 +161,6 @@ fn with_logins(directory: &RunDirectory, authority: &Authority) -> Result<Nats> 
     }
     let mut options =
         NatsOptions::new(nats_server()?, authority.server("logins")?, authority.certificate_file());
-    options.logins = vec![user];
+    options.log_in(&[user])?;
     Nats::start(directory, "logins", options)
-}
-
-/// Opens a connection of the load.
-pub(super) async fn connect(config: NatsConfig) -> Result<Connection> {
-    Connection::open(config).await.context("the load cannot connect")
 }

@@ -31,11 +31,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, which goes by `name`, with its output appended to `<name>.log`. `stop_signal` is what asks it to
-    /// end in good order.
-    ///
-    /// # Errors
-    /// When it cannot be run.
+    /// Starts `command` under `name`, with its output appended to `<name>.log`. `stop_signal` asks it to end in good order.
     pub fn start(
         directory: &RunDirectory,
         name: &str,
@@ -43,11 +39,7 @@ impl Process {
         stop_signal: Signal,
     ) -> Result<Self> {
         let log = directory.path().join(format!("{name}.log"));
-        let output = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .with_context(|| format!("cannot write {}", log.display()))?;
+        let output = File::options().create(true).append(true).open(&log).context("cannot write a log")?;
         let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("cannot share a log file")?)
@@ -63,31 +55,30 @@ impl Process {
     }
 
     /// Its process id.
-    #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// The file that its output goes to.
-    #[must_use]
     pub fn log(&self) -> &Path {
         &self.log
     }
 
+    /// The end of its log.
+    pub fn log_tail(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        let tail = bytes.get(bytes.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
+        String::from_utf8_lossy(tail).into_owned()
+    }
+
     /// Sends it a signal.
-    ///
-    /// # Errors
-    /// When it has ended already.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = i32::try_from(self.id()).context("a process id beyond what the system gives out")?;
-        signal::kill(Pid::from_raw(pid), signal)
+        signal::kill(Pid::from_raw(i32::try_from(self.id())?), signal)
             .with_context(|| format!("cannot send {signal} to {}", self.name))
     }
 
-    /// Waits until `is_ready`, asked every few milliseconds, answers with something.
-    ///
-    /// # Errors
-    /// When the process ends before, or is not ready within `deadline`; the error holds the end of its log.
+    /// Waits until `is_ready`, asked every few milliseconds, answers with something. When the process ends before, or is not
+    /// ready within `deadline`, the error holds the end of its log.
     pub fn wait_until<T>(
         &mut self,
         deadline: Duration,
@@ -109,9 +100,6 @@ impl Process {
     }
 
     /// Waits until it has ended by itself, at most for `deadline`; `None` when it still runs then.
-    ///
-    /// # Errors
-    /// When the system cannot tell.
     pub fn wait(&mut self, deadline: Duration) -> Result<Option<ExitStatus>> {
         let end = Instant::now() + deadline;
         loop {
@@ -124,23 +112,10 @@ impl Process {
     }
 
     /// Kills it at once, as a crash would, and waits until it is gone.
-    ///
-    /// # Errors
-    /// When the system refuses.
     pub fn kill(&mut self) -> Result<()> {
-        self.child
-            .kill()
-            .and_then(|()| self.child.wait())
-            .with_context(|| format!("cannot kill {}", self.name))?;
+        self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
+        self.child.wait()?;
         Ok(())
-    }
-
-    /// The end of its log.
-    #[must_use]
-    pub fn log_tail(&self) -> String {
-        let bytes = fs::read(&self.log).unwrap_or_default();
-        let tail = bytes.get(bytes.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
-        String::from_utf8_lossy(tail).into_owned()
     }
 }
 

@@ -1,13 +1,15 @@
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
-use super::{Process, RunDirectory, free_port, install};
+use super::find::packaged;
+use super::{Process, RunDirectory, free_address, get};
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(30);
@@ -21,20 +23,10 @@ pub struct PrometheusPrograms {
     pub promtool: PathBuf,
 }
 
-/// Finds Prometheus on PATH, else takes both programs out of Debian's package, without installing it: the package would
-/// start a server of its own.
-///
-/// # Errors
-/// When it can neither be found nor had from the package; the error says what helps.
+/// Finds Prometheus, else takes its programs out of Debian's package.
 pub fn prometheus_programs() -> Result<PrometheusPrograms> {
-    if let (Ok(server), Ok(promtool)) = (which::which("prometheus"), which::which("promtool")) {
-        return Ok(PrometheusPrograms { server, promtool });
-    }
-    let unpacked = install::by_package_file("prometheus").context(
-        "Prometheus is missing: install it (on Debian and Ubuntu `sudo apt-get install prometheus`), then run this again",
-    )?;
-    let bin = unpacked.join("usr/bin");
-    Ok(PrometheusPrograms { server: bin.join("prometheus"), promtool: bin.join("promtool") })
+    let program = |name| packaged("prometheus", name);
+    Ok(PrometheusPrograms { server: program("prometheus")?, promtool: program("promtool")? })
 }
 
 /// A private Prometheus on a free port of 127.0.0.1, which reads its targets every second. It is stopped when this value
@@ -48,9 +40,6 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts one with these rules that reads `targets`, each a pod's name and address, as Kubernetes' service discovery
     /// would label them.
-    ///
-    /// # Errors
-    /// When it does not start; the error holds the end of its log.
     pub fn start(
         directory: &RunDirectory,
         programs: &PrometheusPrograms,
@@ -59,36 +48,30 @@ impl Prometheus {
     ) -> Result<Self> {
         let home = directory.path().join("prometheus");
         fs::create_dir(&home).context("cannot make Prometheus' directory")?;
-        let targets: String = targets
-            .iter()
-            .map(|(pod, address)| {
-                format!(
-                    "      - {{ targets: [\"{address}\"], labels: {{ namespace: muster, pod: {pod} }} }}\n"
-                )
-            })
-            .collect();
-        let configuration = format!(
-            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [{:?}]\nscrape_configs:\n  \
-             - job_name: muster-worker\n    static_configs:\n{targets}",
-            rules.display().to_string()
-        );
+        let target = |&(pod, address): &(&str, SocketAddr)| json!({"targets": [address], "labels": {"namespace": "muster", "pod": pod}});
+        // JSON is YAML.
+        let configuration = json!({
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [rules],
+            "scrape_configs": [{
+                "job_name": "muster-worker",
+                "static_configs": targets.iter().map(target).collect::<Vec<_>>(),
+            }],
+        });
         let file = home.join("prometheus.yml");
-        fs::write(&file, configuration).context("cannot write Prometheus' configuration")?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+        fs::write(&file, configuration.to_string()).context("cannot write Prometheus' configuration")?;
+        let address = free_address()?;
         let mut command = Command::new(&programs.server);
         command
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", home.join("data").display()))
             .arg(format!("--web.listen-address={address}"));
         let mut process = Process::start(directory, "prometheus", &mut command, Signal::SIGTERM)?;
-        process.wait_until(START, || {
-            crate::worker::get(address, "/-/ready").ok().filter(|(status, _)| *status == 200)
-        })?;
+        process.wait_until(START, || get(address, "/-/ready").ok().filter(|(status, _)| *status == 200))?;
         Ok(Self { address, _process: process })
     }
 
     /// Where it is asked.
-    #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -7,24 +7,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-/// Ends what the run left running and removes its directory, once the pipe on its standard input closes. The kernel
-/// closes that pipe however the run ends, `kill -9` included. What was started last ends first, since it needs the others
-/// to end in good order.
-const KEEPER: &str = r#"
-cat >/dev/null
-ls -t "$1"/*.pid | while read -r file; do
-    read -r pid <"$file"
-    kill -INT "$pid" 2>/dev/null || continue
-    tenths=0
-    while kill -0 "$pid" 2>/dev/null && [ "$tenths" -lt 50 ]; do
-        sleep 0.1
-        tenths=$((tenths + 1))
-    done
-    kill -KILL "$pid" 2>/dev/null
-done
-rm -rf "$1"
-"#;
-
 /// A temporary directory that holds all of a run: data, certificates, logs and the ids of its processes. When the last
 /// clone is dropped, or the process dies in whatever way, those processes are stopped and the directory is removed.
 #[derive(Debug, Clone)]
@@ -38,9 +20,6 @@ struct Kept {
 
 impl RunDirectory {
     /// Makes a new one in the system's directory for temporary files.
-    ///
-    /// # Errors
-    /// When the directory cannot be made or `/bin/sh` cannot be run.
     pub fn create() -> Result<Self> {
         // Others may pass through but not list: PostgreSQL runs as another user when this process is root's.
         let directory = tempfile::Builder::new()
@@ -49,7 +28,7 @@ impl RunDirectory {
             .tempdir()
             .context("cannot make a temporary directory: is TMPDIR writable?")?;
         let keeper = Command::new("/bin/sh")
-            .args(["-c", KEEPER, "muster-keeper"])
+            .args(["-c", include_str!("keeper.sh"), "muster-keeper"])
             .arg(directory.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -61,15 +40,11 @@ impl RunDirectory {
     }
 
     /// Its path.
-    #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
     /// Writes a file that only this user may read, and answers its path.
-    ///
-    /// # Errors
-    /// When it cannot be written.
     pub fn secret_file(&self, name: &str, content: &str) -> Result<PathBuf> {
         let path = self.path().join(name);
         write_secret(&path, content)?;

@@ -1,16 +1,14 @@
 //! The shipped server configuration, started as the three nodes that it is for.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use muster_domain::{
     Activity, CommunityId, Effect, Event, EventId, EventTime, GuildId, MaxClockSkew, MemberEffect, PageLimit,
-    ProfileId, TimeBounds, TlsPolicy, TlsReason, UserId,
+    ProfileId, TimeBounds, UserId, Version,
 };
 use muster_messaging::client::{Client, ClientError, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig, Transport};
@@ -20,108 +18,51 @@ use muster_messaging::events::stream::StreamBounds;
 use muster_messaging::replicas::{clear_everywhere, listen};
 use muster_messaging::service::{ServiceConfig, serve};
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
-use muster_messaging::tls::server::Servers;
 use muster_messaging::wire::answer::Answer;
 use muster_messaging::wire::error::{ErrorCode, ServiceError};
 use muster_messaging::wire::query::Question;
-use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use uuid::Uuid;
+use xtask::services::{Authority, Nats, RunDirectory, nats_config};
 
-use crate::broker::{Authority, binary, until, version};
+use crate::accounts::{Told, assert_refused, raw};
+use crate::broker::{until, version};
 
 /// The oldest server that the configuration is for.
-const FLOOR: [u32; 3] = [2, 12, 6];
+const FLOOR: Version = Version([2, 12, 6]);
 /// The community that the configuration's reader may read.
 const READERS: &str = "018f4e2a-0000-7000-8000-000000000001";
 
 struct Cluster {
-    nodes: Vec<Child>,
-    directory: TempDir,
+    nodes: Vec<Nats>,
     authority: Authority,
-    urls: Vec<String>,
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for node in &mut self.nodes {
-            let _ = node.kill();
-            let _ = node.wait();
-        }
-    }
-}
-
-/// As many free ports as are asked for, told apart by being held at once.
-fn free_ports(number: usize) -> Vec<u16> {
-    let held: Vec<TcpListener> = (0..number).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    _directory: RunDirectory,
 }
 
 impl Cluster {
     fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let authority = Authority::new();
-        let server = authority.sign(directory.path(), "server", "127.0.0.1");
-        let ports = free_ports(6);
-        let (clients, routes) = ports.split_at(3);
-        let configuration = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../infra/nats/nats.conf");
-        let quoted = |path: &Path| format!("{:?}", path.display().to_string());
-        let file = |path: &Option<PathBuf>| quoted(path.as_ref().unwrap());
-        let all: Vec<String> = routes.iter().map(|port| format!("\"tls://127.0.0.1:{port}\"")).collect();
-        let nodes = (0..3)
-            .map(|n| {
-                let log = std::fs::File::create(directory.path().join(format!("{n}.log"))).unwrap();
-                Command::new(binary())
-                    .arg("-c")
-                    .arg(&configuration)
-                    .env("NATS_SERVER_NAME", format!("muster-nats-{n}"))
-                    .env("NATS_LISTEN", format!("\"127.0.0.1:{}\"", clients[n]))
-                    .env("NATS_CLUSTER_LISTEN", format!("\"127.0.0.1:{}\"", routes[n]))
-                    .env("NATS_ROUTES", format!("[{}]", all.join(", ")))
-                    .env("NATS_STORE", quoted(&directory.path().join(format!("store-{n}"))))
-                    .env("NATS_TLS_CERTIFICATE", file(&server.certificate))
-                    .env("NATS_TLS_KEY", file(&server.key))
-                    .env("NATS_TLS_CA", file(&server.ca))
-                    .stdout(Stdio::null())
-                    .stderr(log)
-                    .spawn()
-                    .unwrap()
-            })
-            .collect();
-        let urls = clients.iter().map(|port| format!("tls://127.0.0.1:{port}")).collect();
-        Self { nodes, directory, authority, urls }
+        let directory = RunDirectory::create().unwrap();
+        let authority = Authority::create(directory.path(), "ca").unwrap();
+        let nodes = Nats::start_nodes(&directory, &authority, 3).unwrap();
+        Self { nodes, authority, _directory: directory }
+    }
+
+    fn url(&self) -> String {
+        self.nodes[0].url()
     }
 
     /// The configuration of a client whose certificate bears this name.
     fn config(&self, name: &str) -> NatsConfig {
-        let directory = self.directory.path().join(name);
-        std::fs::create_dir_all(&directory).unwrap();
-        let files: TlsFiles = self.authority.sign(&directory, "client", name);
-        let policy = TlsPolicy::Required(TlsReason::Production);
-        let Servers::Tls(servers) = Servers::parse(&self.urls, policy).unwrap() else { panic!("not TLS") };
-        let material = Arc::new(Material::load(&files, MinimumVersion::Tls13).unwrap());
-        let mut config = NatsConfig::new(Transport::Tls { servers, material }, name);
-        config.tls_first = true;
-        config
+        let urls: Vec<String> = self.nodes.iter().map(Nats::url).collect();
+        nats_config(&urls, &self.authority, &self.authority.client(name).unwrap(), name).unwrap()
     }
 
-    /// The library's own client under that name, and what the servers tell it, such as that something is not permitted.
-    async fn raw(&self, name: &str) -> (async_nats::Client, Arc<Mutex<Vec<String>>>) {
-        let Transport::Tls { material, .. } = self.config(name).transport else { panic!("not TLS") };
-        let told: Arc<Mutex<Vec<String>>> = Arc::default();
-        let keep = Arc::clone(&told);
-        let options = async_nats::ConnectOptions::new()
-            .tls_first()
-            .tls_client_config(material.client_config().as_ref().clone())
-            .event_callback(move |event| {
-                keep.lock().unwrap().push(event.to_string());
-                std::future::ready(())
-            });
-        (options.connect(&self.urls[0]).await.unwrap(), told)
+    async fn raw(&self, name: &str) -> (async_nats::Client, Told) {
+        raw(&self.url(), self.config(name)).await.unwrap()
     }
 
     async fn connect(&self, name: &str) -> Connection {
@@ -166,8 +107,8 @@ fn event(n: u128) -> Event {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
-    if version() < FLOOR.to_vec() {
-        println!("SKIPPED: infra/nats needs nats-server 2.12.6; set MUSTER_TEST_NATS_SERVER to one");
+    if version() < FLOOR {
+        println!("SKIPPED: infra/nats needs nats-server 2.12.6; set MUSTER_NATS_SERVER to one");
         return;
     }
     let mut cluster = Cluster::start();
@@ -255,7 +196,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     })
     .await;
     // And no more: neither its own events nor its own questions, and no stream is its to take away or to change.
-    for subject in [
+    let denied = [
         "events.member.join",
         "muster.v1.communities.find",
         "$JS.API.STREAM.DELETE.EVENTS",
@@ -269,13 +210,8 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
         "$JS.API.CONSUMER.DELETE.EVENTS.muster-worker",
         "$SRV.PING",
         "$SYS.REQ.SERVER.PING",
-    ] {
-        raw.publish(subject, "{}".into()).await.unwrap();
-        raw.flush().await.unwrap();
-        let refusal = format!("Permissions Violation for Publish to \"{subject}\"").to_lowercase();
-        until(subject, async || told.lock().unwrap().iter().any(|it| it.to_lowercase().contains(&refusal)))
-            .await;
-    }
+    ];
+    assert_refused(&raw, &told, &denied).await;
     // Operators find the service; readers and the gateway do not.
     for (name, found) in [("muster-operator", true), ("muster-reader", false), ("muster-gateway", false)] {
         let (raw, _) = cluster.raw(name).await;
@@ -287,7 +223,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     config.tls_first = false;
     config.connect_timeout = Duration::from_secs(1);
     assert!(Connection::open(config).await.is_err(), "INFO before the handshake");
-    let files = cluster.authority.sign(cluster.directory.path(), "nobody", "muster-reader");
+    let files = cluster.authority.files(&cluster.authority.client("muster-reader").unwrap());
     let anonymous =
         Material::load(&TlsFiles { ca: files.ca.clone(), ..TlsFiles::default() }, MinimumVersion::Tls13);
     let mut config = cluster.config("muster-reader");
@@ -297,7 +233,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     for (version, welcome) in [(&TLS12, false), (&TLS13, true)] {
         let options =
             async_nats::ConnectOptions::new().tls_first().tls_client_config(speaking(version, &files));
-        assert_eq!(options.connect(&cluster.urls[0]).await.is_ok(), welcome, "{version:?}");
+        assert_eq!(options.connect(cluster.url()).await.is_ok(), welcome, "{version:?}");
     }
 
     // Under load, the node that the reader is connected to is killed.

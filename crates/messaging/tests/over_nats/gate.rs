@@ -5,13 +5,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use muster_domain::Version;
 use muster_messaging::client::{Client, ClientError};
 use muster_messaging::connection::{Auth, Connection, ConnectionError, LinkFailure, LinkState, Transport};
 use muster_messaging::tls::material::{TlsFiles, TlsVersion};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::broker::{Authority, Broker, PASSWORD, Setup, until, version};
+use crate::broker::{Broker, PASSWORD, Setup, stranger, until, version};
 
 fn material(transport: &Transport) -> Arc<muster_messaging::tls::material::Material> {
     match transport {
@@ -56,8 +57,8 @@ async fn mutual_tls_connects_and_shows_with_whom() {
 async fn a_wrong_authority_a_wrong_name_and_no_certificate_are_refused() {
     let broker = Broker::start(&Setup::default());
     let url = format!("tls://127.0.0.1:{}", broker.port);
-    let elsewhere = tempfile::tempdir().unwrap();
-    let stranger = Authority::new().sign(elsewhere.path(), "client", "muster-worker");
+    let stranger = stranger(&broker.directory);
+    let stranger = stranger.files(&stranger.client("muster-worker").unwrap());
     let config = broker.config_of(&url, &stranger);
     let refused = material(&config.transport);
     let error = Connection::open(config).await.unwrap_err();
@@ -197,7 +198,7 @@ async fn a_rotated_certificate_is_shown_by_the_next_connection() {
     let first = material.peers().pop().unwrap().certificate.serial;
     let own = material.own()[0].serial.clone();
 
-    broker.authority.sign(broker.directory.path(), "client", "muster-worker");
+    broker.authority.client("muster-worker").unwrap();
     assert!(material.reload().unwrap());
     assert_ne!(material.own()[0].serial, own);
     connection.renew().await.unwrap();
@@ -222,7 +223,7 @@ async fn a_killed_server_is_found_again() {
 
 #[tokio::test]
 async fn tls_goes_first_where_the_server_does_it() {
-    if version() < vec![2, 10, 4] {
+    if version() < Version([2, 10, 4]) {
         println!("this nats-server has no handshake_first; nothing to see");
         return;
     }

@@ -1,6 +1,7 @@
-//! Against a real nats-server: `$MUSTER_TEST_NATS_SERVER`, else the one on the PATH.
+//! Against real nats-servers, which xtask's library starts.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod accounts;
 mod broker;
 mod cluster;
 mod dead_letters;

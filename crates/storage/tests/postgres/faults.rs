@@ -6,15 +6,14 @@ use std::time::{Duration, Instant};
 
 use muster_domain::{Environment, PageLimit, TlsPolicy};
 use muster_storage::{Community, Error, Store, StoreConfig};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_postgres::Client;
+use xtask::services::{Authority, RunDirectory};
 
 use crate::support::consistency;
-use crate::support::database::{Database, ca_file, client_config, config, connect, trusting, url};
+use crate::support::database::{Database, ca_file, config, connect, trusting, url};
 use crate::support::events::{START, apply, guild, joined, scored, user};
 
 /// How long a read may take in these tests; a write may take six times as long.
@@ -259,19 +258,12 @@ async fn a_server_that_accepts_and_falls_silent_is_given_up() {
     assert!(start.elapsed() < PATIENCE);
 }
 
-/// A certificate authority that has nothing to do with the server.
-fn stranger() -> ClientConfig {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.der().clone()).unwrap();
-    client_config(roots)
-}
-
 #[tokio::test]
 async fn a_server_of_another_authority_is_refused() {
-    let said = unavailable(Store::open(config(&url("postgres"), stranger())).await.map(drop));
+    let directory = RunDirectory::create().unwrap();
+    let stranger = Authority::create(directory.path(), "stranger").unwrap();
+    let tls = trusting(stranger.certificate_file());
+    let said = unavailable(Store::open(config(&url("postgres"), tls)).await.map(drop));
     assert!(said.contains("UnknownIssuer"), "{said}");
 }
 

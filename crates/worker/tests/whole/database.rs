@@ -11,7 +11,7 @@ use muster_storage::{Error, Store, StoreConfig};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use xtask::services::{PgBouncer, PoolMode, Postgres, PostgresOptions, pgbouncer_server};
+use xtask::services::{PgBouncer, Postgres, PostgresOptions};
 use xtask::worker::Worker;
 
 use crate::setting::{Guild, Setting, community, eventually};
@@ -131,9 +131,11 @@ fn cluster(setting: &Setting, name: &str, settings: &[(&str, &str)]) -> Result<P
     let mut options =
         PostgresOptions::new(services.postgres.server().clone(), services.authority.server(name)?);
     options.password = Some(services.postgres.password().to_owned());
-    options.shared_buffers = "16MB".to_owned();
-    options.settings =
-        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    options.settings = [("shared_buffers", "16MB")]
+        .iter()
+        .chain(settings)
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
     Postgres::start(&services.directory, name, options)
 }
 
@@ -199,7 +201,9 @@ async fn target_session_attrs_tells_a_primary_from_a_standby() -> Result<()> {
     let setting = Setting::new().await?;
     let mut standby = cluster(&setting, "standby", &[])?;
     standby.stop();
-    standby.restart_as_standby()?;
+    // A standby that stays one: it takes no writes and waits for a primary that never comes.
+    std::fs::write(standby.data().join("standby.signal"), "")?;
+    standby.restart()?;
     let read_only = cluster(&setting, "read-only", &[("default_transaction_read_only", "on")])?;
     let primary = setting.services.postgres.port();
     // Each of the three hosts comes first, and the wanted one is found. Only the primary has a schema.
@@ -307,12 +311,10 @@ async fn a_worker_starts_past_a_silent_host_and_goes_over_when_its_host_dies() -
 }
 
 /// A PgBouncer before the test's PostgreSQL, and the configuration that leads through it.
-fn pooled(setting: &Setting, mode: PoolMode) -> Result<(PgBouncer, xtask::worker::Configuration)> {
+fn pooled(setting: &Setting, mode: &str) -> Result<(PgBouncer, xtask::worker::Configuration)> {
     let services = &setting.services;
-    let server = pgbouncer_server()?;
     let name = format!("pgbouncer-{mode}");
-    let pooler =
-        PgBouncer::start(&services.directory, &name, &server, mode, &services.authority, &services.postgres)?;
+    let pooler = PgBouncer::start(&services.directory, &name, mode, &services.authority, &services.postgres)?;
     let file = services.directory.secret_file(&format!("{name}-url"), pooler.url())?;
     let configuration = setting.configuration.with("MUSTER__DATABASE__URL_FILE", file.display().to_string());
     Ok((pooler, configuration))
@@ -321,7 +323,7 @@ fn pooled(setting: &Setting, mode: PoolMode) -> Result<(PgBouncer, xtask::worker
 #[tokio::test(flavor = "multi_thread")]
 async fn pgbouncer_in_session_mode_is_as_good_as_postgresql() -> Result<()> {
     let setting = Setting::new().await?;
-    let (pooler, configuration) = pooled(&setting, PoolMode::Session)?;
+    let (pooler, configuration) = pooled(&setting, "session")?;
     let report = configuration.run("check").await?;
     ensure!(report.status.success(), "{}", text(&report.stdout));
     let worker = configuration.serve(&setting.services)?;
@@ -351,7 +353,7 @@ async fn pgbouncer_in_session_mode_is_as_good_as_postgresql() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn pgbouncer_in_another_mode_is_refused_with_what_to_do() -> Result<()> {
     let setting = Setting::new().await?;
-    for mode in [PoolMode::Transaction, PoolMode::Statement] {
+    for mode in ["transaction", "statement"] {
         let (pooler, configuration) = pooled(&setting, mode)?;
         for command in ["check", "serve", "migrate", "verify --all"] {
             let output = timeout(Duration::from_secs(20), configuration.run(command)).await??;

@@ -5,7 +5,7 @@ use std::process::Output;
 
 use anyhow::{Result, ensure};
 use time::{Duration, OffsetDateTime};
-use xtask::services::{Authority, Issue, Usage};
+use xtask::services::Authority;
 
 use crate::setting::{Setting, eventually};
 
@@ -17,8 +17,8 @@ fn said(output: &Output) -> String {
 fn expired(setting: &Setting) -> Result<String> {
     let now = OffsetDateTime::now_utc();
     let validity = now - Duration::days(60)..now - Duration::days(30);
-    let issue = Issue { name: "old", hosts: &[], usage: Usage::Client, validity };
-    Ok(fs::read_to_string(setting.services.authority.issue(&issue)?.certificate_file)?)
+    let issued = setting.services.authority.issue("old", &[], validity)?;
+    Ok(fs::read_to_string(issued.certificate_file)?)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,8 +108,11 @@ async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -
     }
     let mut setting = Setting::new().await?;
     setting.services.nats.stop();
-    setting.services.nats.options_mut().server =
-        NatsServer { program: OLD_NATS.into(), version: Version([2, 9, 10]) };
+    let options = setting.services.nats.options_mut();
+    options.server = NatsServer { program: OLD_NATS.into(), version: Version([2, 9, 10]) };
+    for unknown in ["min_version: \"1.3\"", "handshake_first: true", "sync_interval: always"] {
+        options.change(unknown, "")?;
+    }
     setting.services.nats.restart()?;
     setting.configuration = setting.configuration.with("MUSTER__NATS__TLS_FIRST", "false");
     let served = setting.configuration.with("MUSTER__ENVIRONMENT", "production").run("serve").await?;
@@ -140,7 +143,7 @@ async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -
 async fn a_broker_that_carries_too_little_is_warned_of() -> Result<()> {
     let mut setting = Setting::new().await?;
     setting.services.nats.stop();
-    setting.services.nats.options_mut().max_payload = Some(1024);
+    setting.services.nats.options_mut().change("max_payload: 1MB", "max_payload: 1024")?;
     setting.services.nats.restart()?;
     let report = text(&setting.configuration.run("check").await?.stdout);
     ensure!(report.contains("max_payload=1024: an answer of one row may need"), "{report}");

@@ -41,11 +41,6 @@ impl Setting {
         Ok(Self { configuration, services })
     }
 
-    /// The TLS policy that the worker shows.
-    pub(crate) const fn policy(&self) -> &'static str {
-        if self.configuration.is_production() { "required: production" } else { "required: configured" }
-    }
-
     pub(crate) fn serve(&self) -> Result<Worker> {
         self.configuration.serve(&self.services)
     }

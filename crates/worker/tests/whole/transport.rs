@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use time::{Duration, OffsetDateTime};
-use xtask::services::{Authority, Issue, Postgres, PostgresOptions, Usage};
+use xtask::services::{Authority, Postgres, PostgresOptions};
 use xtask::worker::Worker;
 
 use crate::setting::{Setting, eventually};
@@ -27,7 +27,7 @@ fn ready(worker: &Worker) -> bool {
 fn expired(authority: &Authority, name: &str) -> Result<xtask::services::Identity> {
     let now = OffsetDateTime::now_utc();
     let validity = now - Duration::days(2)..now - Duration::HOUR;
-    authority.issue(&Issue { name, hosts: &["localhost", "127.0.0.1"], usage: Usage::Server, validity })
+    authority.issue(name, &["localhost", "127.0.0.1"], validity)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,7 +39,7 @@ async fn the_policy_and_its_reason_are_shown_wherever_somebody_looks() -> Result
     let tightened = in_test.with("MUSTER__REQUIRE_TLS", "true");
     let mut seen = 0;
     for (configuration, policy) in [
-        (&setting.configuration, setting.policy()),
+        (&setting.configuration, "required: production"),
         (&tightened, "required: configured"),
         (&in_test, "optional: test"),
     ] {
@@ -158,12 +158,7 @@ async fn a_certificate_that_ends_soon_is_counted_down_and_warned_of() -> Result<
     let setting = Setting::new().await?;
     let now = OffsetDateTime::now_utc();
     let validity = now - Duration::HOUR..now + Duration::days(10);
-    setting.services.authority.issue(&Issue {
-        name: "muster-worker",
-        hosts: &["muster-worker"],
-        usage: Usage::Client,
-        validity,
-    })?;
+    setting.services.authority.issue("muster-worker", &["muster-worker"], validity)?;
     let worker = setting.serve()?;
     let days =
         |of: &str| metric(&worker, &format!("muster_certificate_expiry_days{{certificate=\"{of}\"}} "));
@@ -238,7 +233,10 @@ async fn a_server_that_comes_back_without_tls_is_waited_out() -> Result<()> {
         .with("MUSTER__SHUTDOWN__DEADLINE_MS", "2000")
         .serve(&setting.services)?;
     setting.services.nats.kill()?;
-    setting.services.nats.options_mut().plaintext = true;
+    let options = setting.services.nats.options_mut();
+    let (before, block) = options.node.split_once("\ntls {\n").context("no block tls")?;
+    let (_, after) = block.split_once("\n}\n").context("an endless block tls")?;
+    options.node = format!("{before}\n{after}");
     setting.services.nats.restart()?;
     eventually("readiness to go off", async || !ready(&worker)).await?;
     let (_, parts) = worker.get("/readyz")?;

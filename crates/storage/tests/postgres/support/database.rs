@@ -126,10 +126,6 @@ pub(crate) fn trusting(ca: &Path) -> ClientConfig {
     for certificate in CertificateDer::pem_file_iter(ca).unwrap() {
         roots.add(certificate.unwrap()).unwrap();
     }
-    client_config(roots)
-}
-
-pub(crate) fn client_config(roots: RootCertStore) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
