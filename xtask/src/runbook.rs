@@ -101,7 +101,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
     let started = Instant::now();
     let (mut ran, mut missed, mut without_cluster) = (0_usize, 0_usize, 0_usize);
     for (path, blocks) in &documents {
-        let before = load.counts();
+        let before = load.seen();
         for block in blocks {
             match &block.kind {
                 Kind::NotRunHere(reason) => {
@@ -123,7 +123,8 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
             }
         }
         if *path == WITHOUT_DOWNTIME {
-            let answered = load.none_failed_since(before).with_context(|| format!("during {path}"))?;
+            let answered =
+                load.answered_without_failure(&before).with_context(|| format!("during {path}"))?;
             println!("{answered} requests were made and answered during {path}");
         }
     }

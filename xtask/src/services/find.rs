@@ -104,7 +104,7 @@ fn fetched(tool: &str) -> Result<PathBuf> {
 }
 
 /// A program of this machine, else one out of Debian's package, which is not installed: it would start a service.
-pub(super) fn packaged(package: &str, program: &str) -> Result<PathBuf> {
+pub fn packaged(package: &str, program: &str) -> Result<PathBuf> {
     if let Some(found) = on_path(program).next() {
         return Ok(found);
     }

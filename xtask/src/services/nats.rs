@@ -75,13 +75,6 @@ impl NatsOptions {
     }
 }
 
-/// The ports that a server has, each `None` until it has been started.
-#[derive(Debug, Clone, Copy, Default)]
-struct Ports {
-    clients: Option<u16>,
-    websocket: Option<u16>,
-}
-
 /// A private NATS server on a free port of 127.0.0.1. It is stopped when this value is dropped.
 #[derive(Debug)]
 pub struct Nats {
@@ -90,7 +83,8 @@ pub struct Nats {
     options: NatsOptions,
     directory: RunDirectory,
     name: String,
-    ports: Ports,
+    // `None` until it has been started.
+    port: Option<u16>,
 }
 
 impl Nats {
@@ -98,7 +92,7 @@ impl Nats {
     /// its log.
     pub fn start(directory: &RunDirectory, name: &str, options: NatsOptions) -> Result<Self> {
         let (directory, name) = (directory.clone(), name.to_owned());
-        let mut nats = Self { process: None, options, directory, name, ports: Ports::default() };
+        let mut nats = Self { process: None, options, directory, name, port: None };
         for directory in [nats.store(), nats.configuration()] {
             fs::create_dir(directory).context("cannot make the NATS server's directories")?;
         }
@@ -136,8 +130,7 @@ impl Nats {
         self.configuration().join(ACCOUNTS)
     }
 
-    /// The variables that its configuration takes from the environment, as infra/nats/README.md lists them, and where it
-    /// listens for websockets.
+    /// The variables that its configuration takes from the environment, as infra/nats/README.md lists them.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let quoted = |path: &Path| format!("{:?}", path.display().to_string());
         let listen = |port: Option<u16>| {
@@ -145,8 +138,7 @@ impl Nats {
         };
         let mut variables = vec![
             ("NATS_SERVER_NAME", self.name.clone()),
-            ("NATS_LISTEN", listen(self.ports.clients)),
-            ("NATS_LISTEN_WEBSOCKET", listen(self.ports.websocket)),
+            ("NATS_LISTEN", listen(self.port)),
             ("NATS_STORE", quoted(&self.store())),
             ("NATS_TLS_CERTIFICATE", quoted(&self.options.tls.certificate_file)),
             ("NATS_TLS_KEY", quoted(&self.options.tls.key_file)),
@@ -176,11 +168,12 @@ impl Nats {
         let store = self.store();
         let end_of_name = format!("_{}.ports", process.id());
         // The server writes this file once it accepts connections.
-        self.ports = process.wait_until(START, || {
+        self.port = Some(process.wait_until(START, || {
             let mut paths = fs::read_dir(&store).ok()?.flatten().map(|entry| entry.path());
             let file = paths.find(|path| path.to_string_lossy().ends_with(&end_of_name))?;
-            read_ports(&fs::read(file).ok()?)
-        })?;
+            let written: Listening = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+            written.nats.first()?.rsplit(':').next()?.parse().ok()
+        })?);
         self.process = Some(process);
         Ok(())
     }
@@ -197,12 +190,7 @@ impl Nats {
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.ports.clients.unwrap_or(0)
-    }
-
-    /// Its port for websockets, if its configuration has one.
-    pub fn websocket_port(&self) -> Option<u16> {
-        self.ports.websocket
+        self.port.unwrap_or(0)
     }
 
     /// Its URL, without credentials.
@@ -237,15 +225,8 @@ impl Nats {
     }
 }
 
-/// Reads the file in which a server says on what it listens; `None` while it is not all there.
-fn read_ports(file: &[u8]) -> Option<Ports> {
-    #[derive(Deserialize)]
-    struct Written {
-        nats: Vec<String>,
-        #[serde(default)]
-        websocket: Vec<String>,
-    }
-    let port = |urls: &[String]| urls.first()?.rsplit(':').next()?.parse().ok();
-    let written: Written = serde_json::from_slice(file).ok()?;
-    Some(Ports { clients: Some(port(&written.nats)?), websocket: port(&written.websocket) })
+/// The file in which a server says on what it listens.
+#[derive(Deserialize)]
+struct Listening {
+    nats: Vec<String>,
 }

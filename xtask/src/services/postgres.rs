@@ -1,5 +1,4 @@
 use std::fs;
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,6 +8,7 @@ use nix::sys::signal::Signal;
 use uuid::Uuid;
 
 use super::owner::Owner;
+use super::run_directory::write_secret;
 use super::{Identity, PostgresServer, Process, RunDirectory, free_address};
 use crate::tool::output;
 
@@ -92,9 +92,10 @@ impl Postgres {
     }
 
     fn init(&self) -> Result<()> {
-        self.owner.make_directory(&self.data)?;
-        let password = self.directory.path().join(format!("{}-password", self.name));
-        self.owner.write(&password, &self.password)?;
+        let password = self.directory.secret_file(&format!("{}-password", self.name), &self.password)?;
+        fs::create_dir(&self.data)?;
+        self.owner.give(&password)?;
+        self.owner.give(&self.data)?;
         let mut initdb = self.command("initdb");
         initdb.args(["--no-sync", "--encoding=UTF8", "--auth=scram-sha-256", "--username", USER]);
         initdb.args(["--locale", LOCALE, "--pgdata"]).arg(&self.data).arg("--pwfile").arg(&password);
@@ -104,34 +105,28 @@ impl Postgres {
 
     fn configure(&self, options: &PostgresOptions) -> Result<()> {
         let on = |on: bool| if on { "on" } else { "off" };
-        let durable = on(options.durable);
-        let mut text = include_str!("postgresql.conf").to_owned();
-        for (name, value) in [
-            ("fsync", durable),
-            ("full_page_writes", durable),
-            ("synchronous_commit", durable),
-            ("ssl", on(self.tls)),
-        ]
-        .into_iter()
-        .chain(options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())))
-        {
-            text += &format!("{name} = '{}'\n", value.replace('\'', "''"));
-        }
-        self.owner.write(&self.data.join("postgresql.auto.conf"), &text)?;
-        if let Some(identity) = &options.tls {
-            self.install_identity(identity)?;
-        }
+        let (durable, ssl) = (on(options.durable), on(self.tls));
+        let switches = format!(
+            "fsync = {durable}\nfull_page_writes = {durable}\nsynchronous_commit = {durable}\nssl = {ssl}\n"
+        );
+        let setting =
+            |(name, value): &(String, String)| format!("{name} = '{}'\n", value.replace('\'', "''"));
+        let further: String = options.settings.iter().map(setting).collect();
+        let text = [include_str!("postgresql.conf"), &switches, &further].concat();
+        write_secret(&self.data.join("postgresql.auto.conf"), &text)?;
         let host = if self.tls { "hostssl" } else { "host" };
         let rule = format!("{host} all all 127.0.0.1/32 scram-sha-256\n");
-        self.owner.write(&self.data.join("pg_hba.conf"), &rule)
+        write_secret(&self.data.join("pg_hba.conf"), &rule)?;
+        options.tls.as_ref().map_or(Ok(()), |identity| self.install_identity(identity))?;
+        self.owner.give(&self.data)
     }
 
     /// Copies a certificate and its key to where the server reads them; [`Postgres::reload`] makes it use them.
     pub fn install_identity(&self, identity: &Identity) -> Result<()> {
         for (from, to) in [(&identity.certificate_file, "server.pem"), (&identity.key_file, "server.key")] {
-            let content =
-                fs::read_to_string(from).with_context(|| format!("cannot read {}", from.display()))?;
-            self.owner.write(&self.data.join(to), &content)?;
+            let to = self.data.join(to);
+            write_secret(&to, &fs::read_to_string(from)?)?;
+            self.owner.give(&to)?;
         }
         Ok(())
     }
@@ -173,9 +168,6 @@ impl Postgres {
             let is_ours = text.lines().next() == Some(id.as_str());
             (is_ours && text.lines().last().is_some_and(|line| line.trim() == "ready")).then_some(())
         })?;
-        let reached = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
-        reached
-            .with_context(|| format!("PostgreSQL is ready but cannot be reached on port {}", self.port))?;
         self.process = Some(process);
         Ok(())
     }
@@ -188,11 +180,6 @@ impl Postgres {
     /// The process id of its postmaster, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
-    }
-
-    /// Whom it belongs to.
-    pub(super) fn owner(&self) -> &Owner {
-        &self.owner
     }
 
     /// The programs that it runs.

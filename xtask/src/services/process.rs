@@ -14,8 +14,6 @@ use super::RunDirectory;
 /// How long a process may take to end when asked to, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
-/// How many bytes of a log's end are shown when its process fails.
-const LOG_TAIL: usize = 4000;
 
 /// A server process of a run. It is in a process group of its own, so that Ctrl-C in the terminal does not reach it, and
 /// it is stopped when this value is dropped.
@@ -64,11 +62,10 @@ impl Process {
         &self.log
     }
 
-    /// The end of its log.
+    /// The last 4,000 bytes of its log.
     pub fn log_tail(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();
-        let tail = bytes.get(bytes.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
-        String::from_utf8_lossy(tail).into_owned()
+        String::from_utf8_lossy(bytes.rchunks(4000).next().unwrap_or_default()).into_owned()
     }
 
     /// Sends it a signal.
@@ -89,13 +86,15 @@ impl Process {
             if let Some(answer) = is_ready() {
                 return Ok(answer);
             }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended with {status} before it was ready:\n{}", self.name, self.log_tail());
-            }
-            if Instant::now() > end {
-                bail!("{} was not ready within {deadline:?}:\n{}", self.name, self.log_tail());
-            }
-            thread::sleep(POLL);
+            let why = match self.child.try_wait()? {
+                Some(status) => format!("ended with {status} before it was ready"),
+                None if Instant::now() > end => format!("was not ready within {deadline:?}"),
+                None => {
+                    thread::sleep(POLL);
+                    continue;
+                }
+            };
+            bail!("{} {why}:\n{}", self.name, self.log_tail());
         }
     }
 

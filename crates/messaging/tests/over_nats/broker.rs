@@ -1,6 +1,7 @@
 //! A private nats-server that is set up as a test needs it, and how its clients are configured.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,7 @@ impl Setup {
         let max_payload = self.max_payload;
         format!(
             "listen: $NATS_LISTEN\nmax_payload: {max_payload}\n{tls}\n\
-             websocket {{ listen: $NATS_LISTEN_WEBSOCKET, {websocket} }}\n\
+             websocket {{ listen: \"127.0.0.1:-1\", {websocket} }}\n\
              jetstream {{ store_dir: $NATS_STORE, max_file_store: 4GB }}\n{login}\n"
         )
     }
@@ -89,7 +90,7 @@ impl Broker {
         let mut options = NatsOptions::new(nats_server().unwrap(), server, authority.certificate_file());
         options.node = setup.configuration();
         let nats = Nats::start(&directory, "nats", options).unwrap();
-        let (port, ws_port) = (nats.port(), nats.websocket_port().unwrap());
+        let (port, ws_port) = (nats.port(), websocket_port(&directory.path().join("nats")));
         Self { nats, port, ws_port, client, authority, directory }
     }
 
@@ -97,7 +98,7 @@ impl Broker {
         Self::start(&Setup { tls: false, ..Setup::default() })
     }
 
-    /// Kills the server, if it runs, and starts it again on the same ports.
+    /// Kills the server, if it runs, and starts it again on the same port for clients.
     pub(crate) fn restart(&mut self, setup: &Setup) {
         self.kill();
         self.nats.options_mut().node = setup.configuration();
@@ -148,6 +149,14 @@ impl Broker {
             async_nats::ConnectOptions::with_user_and_password("muster".to_owned(), PASSWORD.to_owned());
         options.connect(format!("nats://127.0.0.1:{}", self.port)).await.unwrap()
     }
+}
+
+/// The port for websockets, by the file that the server wrote beside its streams.
+fn websocket_port(store: &Path) -> u16 {
+    let files = std::fs::read_dir(store).unwrap().map(|entry| entry.unwrap().path());
+    let file = files.into_iter().find(|path| path.extension().is_some_and(|it| it == "ports")).unwrap();
+    let ports: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    ports["websocket"][0].as_str().unwrap().rsplit(':').next().unwrap().parse().unwrap()
 }
 
 /// Waits for a condition, and fails loudly when it does not come about.

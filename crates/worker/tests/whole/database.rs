@@ -11,9 +11,10 @@ use muster_storage::{Error, Store, StoreConfig};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use xtask::services::{PgBouncer, Postgres, PostgresOptions};
+use xtask::services::{Postgres, PostgresOptions};
 use xtask::worker::Worker;
 
+use crate::pgbouncer::PgBouncer;
 use crate::setting::{Guild, Setting, community, eventually};
 
 fn text(bytes: &[u8]) -> String {
@@ -314,7 +315,7 @@ async fn a_worker_starts_past_a_silent_host_and_goes_over_when_its_host_dies() -
 fn pooled(setting: &Setting, mode: &str) -> Result<(PgBouncer, xtask::worker::Configuration)> {
     let services = &setting.services;
     let name = format!("pgbouncer-{mode}");
-    let pooler = PgBouncer::start(&services.directory, &name, mode, &services.authority, &services.postgres)?;
+    let pooler = PgBouncer::start(services, &name, mode)?;
     let file = services.directory.secret_file(&format!("{name}-url"), pooler.url())?;
     let configuration = setting.configuration.with("MUSTER__DATABASE__URL_FILE", file.display().to_string());
     Ok((pooler, configuration))

@@ -17,6 +17,7 @@ mod http;
 mod log_queue;
 mod logs;
 mod metrics;
+mod pgbouncer;
 mod rotation;
 mod setting;
 mod signals;

@@ -1,44 +1,35 @@
+//! A private PgBouncer before a test's PostgreSQL.
+
 use std::fs;
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-
-use super::find::packaged;
-use super::{Authority, Postgres, Process, RunDirectory, free_address};
+use xtask::services::{Owner, Process, Services, free_address, packaged};
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(20);
 
-/// A private PgBouncer before a PostgreSQL cluster, on a free port of 127.0.0.1: verified TLS on both its sides. It is
-/// stopped when this value is dropped.
-#[derive(Debug)]
-pub struct PgBouncer {
+/// One on a free port of 127.0.0.1: verified TLS on both its sides. It is stopped when this value is dropped.
+pub(crate) struct PgBouncer {
     _process: Process,
     url: String,
 }
 
 impl PgBouncer {
     /// Starts it under `name`, in this `pool_mode`. Its clients log in as the cluster's superuser.
-    pub fn start(
-        directory: &RunDirectory,
-        name: &str,
-        pool_mode: &str,
-        authority: &Authority,
-        postgres: &Postgres,
-    ) -> Result<Self> {
+    pub(crate) fn start(services: &Services, name: &str, pool_mode: &str) -> Result<Self> {
+        let Services { postgres, authority, directory, .. } = services;
         let place = directory.path().join(name);
-        postgres.owner().make_directory(&place)?;
-        let write = |file: &str, content: &str| postgres.owner().write(&place.join(file), content);
-        let copy = |from: &Path, to: &str| write(to, &fs::read_to_string(from)?);
+        fs::create_dir(&place)?;
         let identity = authority.server(name)?;
-        copy(&identity.certificate_file, "server.pem")?;
-        copy(&identity.key_file, "server.key")?;
-        copy(authority.certificate_file(), "ca.pem")?;
-        write("users", &format!("\"{}\" \"{}\"\n", postgres.user(), postgres.password()))?;
+        fs::copy(&identity.certificate_file, place.join("server.pem"))?;
+        fs::copy(&identity.key_file, place.join("server.key"))?;
+        fs::copy(authority.certificate_file(), place.join("ca.pem"))?;
+        let login = format!("\"{}\" \"{}\"\n", postgres.user(), postgres.password());
+        directory.secret_file(&format!("{name}/users"), &login)?;
         let address = free_address()?;
         let (port, server_port) = (address.port(), postgres.port());
         let configuration = include_str!("pgbouncer.ini")
@@ -46,9 +37,11 @@ impl PgBouncer {
             .replace("POOL_MODE", pool_mode)
             .replace("SERVER_PORT", &server_port.to_string())
             .replace("LISTEN_PORT", &port.to_string());
-        write("pgbouncer.ini", &configuration)?;
+        fs::write(place.join("pgbouncer.ini"), configuration)?;
+        let owner = Owner::new()?;
+        owner.give(&place)?;
         let mut command = Command::new(packaged("pgbouncer", "pgbouncer")?);
-        postgres.owner().runs(command.arg(place.join("pgbouncer.ini")).current_dir(&place));
+        owner.runs(command.arg(place.join("pgbouncer.ini")).current_dir(&place));
         // SIGINT would wait for clients to go.
         let mut process = Process::start(directory, name, &mut command, Signal::SIGTERM)?;
         process.wait_until(START, || TcpStream::connect(address).ok())?;
@@ -57,7 +50,7 @@ impl PgBouncer {
     }
 
     /// The superuser's URL of the database `postgres`, password included.
-    pub fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         &self.url
     }
 }
