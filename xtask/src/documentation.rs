@@ -10,12 +10,14 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
+use xtask::Verdict;
+
 use crate::description::{Description, text};
 use crate::{cargo, observability};
 use names::Names;
 
 /// What `cargo xtask documentation` takes.
-#[derive(Default, clap::Args)]
+#[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Write the tables anew.
     #[arg(long)]
@@ -23,14 +25,14 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    Ok(if check(arguments).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(check(arguments.write).await?.into())
 }
 
-/// Checks every document and prints what is wrong; answers whether nothing is.
-pub(crate) async fn check(arguments: &Arguments) -> Result<bool> {
+/// Checks every document and prints what is wrong.
+pub(crate) async fn check(write: bool) -> Result<Verdict> {
     let root = cargo::root();
     let description = Description::of(&cargo::build_worker().await?)?;
-    let mut problems = tables::renew(&root, &description, arguments.write)?;
+    let mut problems = tables::renew(&root, &description, write)?;
     let alerts = observability::alerts(&root)?;
     let readme = root.join("README.md");
     let no_runbook = alerts.iter().filter(|alert| !exists(&readme, text(alert, "/annotations/runbook")));
@@ -50,7 +52,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<bool> {
     }
     let (documents, number) = (documents.lines().count(), problems.len());
     println!("{looked_up} names in {documents} documents are looked up; {number} problems");
-    Ok(problems.is_empty())
+    Ok(Verdict::of(problems.is_empty()))
 }
 
 /// How many names a document has, and those that do not exist, each with its line.

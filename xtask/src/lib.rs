@@ -7,4 +7,7 @@
 pub mod pin;
 pub mod services;
 pub mod tool;
+mod verdict;
 pub mod worker;
+
+pub use verdict::Verdict;

@@ -9,7 +9,6 @@ mod ci;
 mod demo;
 mod description;
 mod documentation;
-mod expected;
 mod image;
 mod manifests;
 mod observability;

@@ -13,11 +13,13 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use xtask::Verdict;
 use xtask::services::WrongDigest;
 
 use crate::cargo;
+use crate::description::{Description, text};
 use policy::Policies;
-use render::{list_at, text_at};
+use render::text_at;
 use schema::Schema;
 
 const PRODUCTION: &str = "overlays/production";
@@ -34,14 +36,6 @@ pub(crate) struct Arguments {
     /// On the cluster that kubectl speaks to, apply the admission policies and try planted faults and production on it.
     #[arg(long)]
     cluster: bool,
-}
-
-/// How the checks ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Passed,
-    Failed,
-    NotRun,
 }
 
 /// A fault of production, from infra/expected/faults.yaml.
@@ -71,21 +65,16 @@ fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
     serde_norway::from_str(&fs::read_to_string(expected(file))?).with_context(|| file.to_owned())
 }
 
-/// Each variable of the worker's configuration with its default, as the worker says.
-pub(crate) fn defaults(worker: &Path) -> Result<Map<String, Value>> {
-    let output = Command::new(worker).arg("describe").output().context("cannot run the worker")?;
-    let described: Value = serde_json::from_slice(&output.stdout).context("muster-worker describe")?;
-    let keys = list_at(&described, "/keys").iter();
-    Ok(keys.map(|key| (text_at(key, "/variable").to_owned(), key["default"].clone())).collect())
-}
-
 /// The admission policies, and those of infra/expected/rules.yaml.
 fn policies(kubectl: &Path, worker: &Path) -> Result<Policies> {
     let mut policies = render::parse(&render::text(kubectl, &expected(ADMISSION))?)?;
     let registry = policies.iter().find(|object| text_at(object, "/kind") == "ConfigMap");
     let registry = registry.and_then(Value::as_object).context("the admission policies have no ConfigMap")?;
     let mut params = registry.clone();
-    params.insert("defaults".to_owned(), defaults(worker)?.into());
+    let described = Description::of(worker)?;
+    let defaults =
+        described.entries("keys").map(|key| (text(key, "/variable").to_owned(), key["default"].clone()));
+    params.insert("defaults".to_owned(), defaults.collect::<Map<_, _>>().into());
     params.insert("dockerfile".to_owned(), fs::read_to_string(expected("../docker/Dockerfile"))?.into());
     policies.extend(render::parse(&fs::read_to_string(expected("rules.yaml"))?)?);
     Policies::read(&policies, params)
@@ -114,19 +103,14 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         print!("{}", render::text(&kubectl()?, &expected(PRODUCTION))?);
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = if arguments.cluster { on_cluster(&kubectl()?)? } else { check().await? };
-    Ok(match outcome {
-        Outcome::Passed => ExitCode::SUCCESS,
-        Outcome::Failed => ExitCode::FAILURE,
-        Outcome::NotRun => ExitCode::from(2),
-    })
+    Ok(if arguments.cluster { on_cluster(&kubectl()?)? } else { check().await? }.into())
 }
 
 /// Renders every overlay of infra/expected/overlays.yaml and prints what is wrong with it.
-pub(crate) async fn check() -> Result<Outcome> {
+pub(crate) async fn check() -> Result<Verdict> {
     let Some(kubectl) = render::kubectl() else {
         println!("NOT RUN: kubectl is not on this machine, which renders the manifests (kubectl kustomize)");
-        return Ok(Outcome::NotRun);
+        return Ok(Verdict::NotRun);
     };
     let schemas = match Schema::load_all() {
         // A file that is not the pinned one is worse than none.
@@ -147,18 +131,18 @@ pub(crate) async fn check() -> Result<Outcome> {
         passed &= found == wanted;
     }
     match schemas {
-        _ if !passed => Ok(Outcome::Failed),
-        Ok(_) => Ok(Outcome::Passed),
+        _ if !passed => Ok(Verdict::Failed),
+        Ok(_) => Ok(Verdict::Passed),
         Err(error) => {
             println!("NOT RUN: the schema of Kubernetes cannot be fetched: {error:#}");
-            Ok(Outcome::NotRun)
+            Ok(Verdict::NotRun)
         }
     }
 }
 
 /// Applies the admission policies to the cluster at hand and tries every planted fault that they must refuse, and production
 /// itself, as dry runs on the server.
-fn on_cluster(kubectl: &Path) -> Result<Outcome> {
+fn on_cluster(kubectl: &Path) -> Result<Verdict> {
     let scratch = tempfile::NamedTempFile::new()?;
     let apply = |text: &str, options: &[&str]| -> Result<Option<String>> {
         fs::write(&scratch, text)?;
@@ -192,7 +176,7 @@ fn on_cluster(kubectl: &Path) -> Result<Outcome> {
     }
     let refusal = apply(&production, &["--dry-run=server"])?;
     println!("production: {}", refusal.as_deref().unwrap_or("admitted"));
-    Ok(if passed && refusal.is_none() { Outcome::Passed } else { Outcome::Failed })
+    Ok(Verdict::of(passed && refusal.is_none()))
 }
 
 #[cfg(test)]

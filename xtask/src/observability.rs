@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use xtask::Verdict;
 use xtask::services::{PrometheusPrograms, prometheus_programs};
 
 use crate::cargo;
@@ -23,24 +24,12 @@ const WORKER: &str = "infra/k8s/base/worker.yaml";
 /// Labels that Kubernetes' service discovery adds to every metric, and the one of a histogram's buckets.
 const GIVEN: [&str; 5] = ["job", "namespace", "pod", "instance", "le"];
 
-/// How the checks ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Passed,
-    Failed,
-    NotRun,
-}
-
 pub(crate) async fn run() -> Result<ExitCode> {
-    Ok(match check().await? {
-        Outcome::Passed => ExitCode::SUCCESS,
-        Outcome::Failed => ExitCode::FAILURE,
-        Outcome::NotRun => ExitCode::from(2),
-    })
+    Ok(check().await?.into())
 }
 
 /// Checks all of it, and prints what is wrong.
-pub(crate) async fn check() -> Result<Outcome> {
+pub(crate) async fn check() -> Result<Verdict> {
     let root = cargo::root();
     let description = Description::of(&cargo::build_worker().await?)?;
     let (alerts, panels) = (alerts(&root)?, panel_queries(&root, "1m")?);
@@ -60,13 +49,13 @@ pub(crate) async fn check() -> Result<Outcome> {
         Ok(programs) => programs,
         Err(error) => {
             println!("NOT RUN: promtool: {error:#}");
-            return Ok(if problems.is_empty() { Outcome::NotRun } else { Outcome::Failed });
+            return Ok(if problems.is_empty() { Verdict::NotRun } else { Verdict::Failed });
         }
     };
     let passed = promtool(&programs, &["check", "rules", RULES])?
         && promtool(&programs, &["test", "rules", TESTS])?
         && can_be_parsed(&programs, &panels)?;
-    Ok(if passed && problems.is_empty() { Outcome::Passed } else { Outcome::Failed })
+    Ok(Verdict::of(passed && problems.is_empty()))
 }
 
 /// The rules of all alerts.

@@ -18,6 +18,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use xtask::Verdict;
 use xtask::services::{postgres_server, prometheus_programs};
 
 use crate::{cargo, observability};
@@ -50,28 +51,16 @@ pub(crate) struct Arguments {
     verbose: bool,
 }
 
-/// How the run ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Passed,
-    Failed,
-    NotRun,
-}
-
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    Ok(match check(arguments).await? {
-        Outcome::Passed => ExitCode::SUCCESS,
-        Outcome::Failed => ExitCode::FAILURE,
-        Outcome::NotRun => ExitCode::from(2),
-    })
+    Ok(check(arguments).await?.into())
 }
 
 /// Runs every block of every runbook.
-pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
+pub(crate) async fn check(arguments: &Arguments) -> Result<Verdict> {
     let verbose = arguments.verbose;
     if arguments.cluster && env::var_os("KUBECONFIG").is_none_or(|file| file.is_empty()) {
         println!("NOT RUN: --cluster needs KUBECONFIG, the file that says how to reach the cluster");
-        return Ok(Outcome::NotRun);
+        return Ok(Verdict::NotRun);
     }
     let root = cargo::root();
     let mut documents = Vec::new();
@@ -83,7 +72,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
         Ok(programs) => programs,
         Err(error) => {
             println!("NOT RUN: {error:#}");
-            return Ok(Outcome::NotRun);
+            return Ok(Verdict::NotRun);
         }
     };
     // A server that came as a wheel has not all of PostgreSQL's programs beside it.
@@ -92,7 +81,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
     let missing: Vec<&str> = TOOLS.into_iter().filter(is_missing).collect();
     if !missing.is_empty() {
         println!("NOT RUN: the runbooks' commands need {}, not on this machine", missing.join(", "));
-        return Ok(Outcome::NotRun);
+        return Ok(Verdict::NotRun);
     }
     let worker = cargo::build_worker().await?;
     let setting = Setting::new(&worker, 1, Some(&programs))?;
@@ -119,7 +108,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
                 println!("{path}:{} {}:\n{}", block.line, block.section, block.script.trim_end());
                 println!("{error:#}");
                 println!("FAILED: {ran} ran, the last of them as above; what follows was not reached");
-                return Ok(Outcome::Failed);
+                return Ok(Verdict::Failed);
             }
         }
         if *path == WITHOUT_DOWNTIME {
@@ -133,7 +122,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Outcome> {
         "{ran} ran, {missed} not run here, {without_cluster} left out for want of --cluster, in {:.1} s; {queries} queries of the dashboard have an answer",
         started.elapsed().as_secs_f64()
     );
-    Ok(Outcome::Passed)
+    Ok(Verdict::Passed)
 }
 
 /// The commands of one section of a runbook that are run here.

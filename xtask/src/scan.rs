@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
+use xtask::Verdict;
 use xtask::services::{self, WrongDigest};
 use xtask::tool::{self, Tool};
 
@@ -51,41 +52,23 @@ pub(crate) struct Arguments {
     sbom: Option<PathBuf>,
 }
 
-/// How a scan ended. What it found has been shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    Passed,
-    Failed,
-    NotRun,
-}
-
-/// On the machine that decides, what cannot be run is a failure.
-pub(crate) fn decides() -> bool {
-    env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true")
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let root = cargo::root();
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["scan", "tool", "verdict"]);
-    let mut outcomes = Vec::new();
+    let mut verdicts = Vec::new();
     for (scan, tool) in SCANS {
         let named = |scans: &[String]| scans.iter().any(|it| it == scan);
         if named(&arguments.exclude) || !(arguments.only.is_empty() || named(&arguments.only)) {
             continue;
         }
         println!("\n==> {scan}");
-        let (tool, outcome) = one(scan, &root).unwrap_or_else(|error| {
+        let (tool, verdict) = one(scan, &root).unwrap_or_else(|error| {
             println!("error: {error:#}");
-            (tool.to_owned(), Outcome::Failed)
+            (tool.to_owned(), Verdict::Failed)
         });
-        let verdict = match outcome {
-            Outcome::Passed => "passed",
-            Outcome::Failed => "FAILED",
-            Outcome::NotRun => "NOT RUN",
-        };
-        table.add_row([scan, &tool, verdict]);
-        outcomes.push(outcome);
+        table.add_row([scan, &tool, &verdict.to_string()]);
+        verdicts.push(verdict);
     }
     println!("\n{table}");
     if let Some(file) = &arguments.sbom {
@@ -95,10 +78,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             "the image's content could not be listed"
         );
     }
-    if outcomes.contains(&Outcome::Failed) {
+    if verdicts.contains(&Verdict::Failed) {
         return Ok(ExitCode::FAILURE);
     }
-    if outcomes.contains(&Outcome::NotRun) {
+    if verdicts.contains(&Verdict::NotRun) {
         println!("What was NOT RUN did not pass. Leave it out by name: --exclude <scan>.");
         return Ok(ExitCode::from(2));
     }
@@ -106,16 +89,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Runs one scan of the repository at `root`; answers what made it, and how it ended.
-pub(crate) fn one(scan: &str, root: &Path) -> Result<(String, Outcome)> {
+pub(crate) fn one(scan: &str, root: &Path) -> Result<(String, Verdict)> {
     let (_, name) = SCANS.into_iter().find(|(name, _)| *name == scan).context("there is no such scan")?;
     let tool = match name {
         "xtask" => {
             let problems = exceptions::problems(root, OffsetDateTime::now_utc().date())?;
             problems.iter().for_each(|problem| println!("{problem}"));
-            return Ok((
-                name.to_owned(),
-                if problems.is_empty() { Outcome::Passed } else { Outcome::Failed },
-            ));
+            return Ok((name.to_owned(), Verdict::of(problems.is_empty())));
         }
         "diff" => Tool { program: which::which(name)?, version: "any".to_owned(), origin: "PATH".to_owned() },
         _ => match tool::find(name, false) {
@@ -124,7 +104,7 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<(String, Outcome)> {
             Err(error) if error.is::<WrongDigest>() => return Err(error),
             Err(error) => {
                 println!("NOT RUN: {error:#}");
-                return Ok((name.to_owned(), Outcome::NotRun));
+                return Ok((name.to_owned(), Verdict::NotRun));
             }
         },
     };
@@ -134,15 +114,15 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<(String, Outcome)> {
     fs::remove_file(&report).ok();
     let output = script(&tool, root)?.arg(scan).env("REPORT", &report).output()?;
     print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let outcome = match output.status.code() {
-        Some(NOT_RUN) => Outcome::NotRun,
-        Some(0) => Outcome::Passed,
-        _ => Outcome::Failed,
+    let verdict = match output.status.code() {
+        Some(NOT_RUN) => Verdict::NotRun,
+        Some(0) => Verdict::Passed,
+        _ => Verdict::Failed,
     };
-    if outcome != Outcome::NotRun {
+    if verdict != Verdict::NotRun {
         name_report(&report, scan).with_context(|| format!("{} is no report", report.display()))?;
     }
-    Ok((format!("{name} {} ({})", tool.version, tool.origin), outcome))
+    Ok((format!("{name} {} ({})", tool.version, tool.origin), verdict))
 }
 
 /// `scans.sh`, with the tool first on its PATH.

@@ -7,10 +7,6 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Every kustomization that is applied to a cluster.
-pub(crate) const OVERLAYS: [&str; 4] =
-    ["overlays/production", "overlays/development", "monitoring", "admission"];
-
 /// The program that renders, if it is there.
 pub(crate) fn kubectl() -> Option<PathBuf> {
     which::which("kubectl").ok()

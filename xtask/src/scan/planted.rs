@@ -11,16 +11,19 @@ const COPY: &str = concat!(
 );
 
 /// Plants a fault in a copy of the repository, and answers how the scan ends and its report; `None` when it cannot be run here.
-fn scanned(scan: &str, fault: &str) -> Option<(Outcome, String)> {
+fn scanned(scan: &str, fault: &str) -> Option<(Verdict, String)> {
     let root = tempfile::tempdir().unwrap();
     let mut plant = Command::new("bash");
     plant.arg("-c").arg(format!("{COPY}{fault}")).arg(cargo::root()).arg(scan).current_dir(&root);
     assert!(plant.status().unwrap().success(), "{fault}");
-    let (_, outcome) = one(scan, root.path()).unwrap();
-    assert!(outcome != Outcome::NotRun || !decides(), "{scan} was not run");
+    let (_, verdict) = one(scan, root.path()).unwrap();
+    assert!(
+        verdict != Verdict::NotRun || Verdict::NotRun.enforced() == Verdict::NotRun,
+        "{scan} was not run"
+    );
     let report =
         fs::read_to_string(root.path().join(REPORTS).join(format!("{scan}.sarif"))).unwrap_or_default();
-    (outcome != Outcome::NotRun).then_some((outcome, report))
+    (verdict != Verdict::NotRun).then_some((verdict, report))
 }
 
 #[test]
@@ -28,13 +31,13 @@ fn every_planted_fault_fails_its_scan() {
     let faults: BTreeMap<String, BTreeMap<String, String>> =
         toml::from_str(include_str!("planted.toml")).unwrap();
     for (scan, faults) in faults {
-        let Some((outcome, report)) = scanned(&scan, "") else { continue };
-        assert_eq!(outcome, Outcome::Passed, "{scan} without a fault: {report}");
+        let Some((verdict, report)) = scanned(&scan, "") else { continue };
+        assert_eq!(verdict, Verdict::Passed, "{scan} without a fault: {report}");
         for (fault, finds) in faults {
-            let (outcome, report) = scanned(&scan, &fault).unwrap();
+            let (verdict, report) = scanned(&scan, &fault).unwrap();
             assert!(
-                outcome == Outcome::Failed && report.contains(&finds),
-                "{scan}: {fault}: {outcome:?}, {report}"
+                verdict == Verdict::Failed && report.contains(&finds),
+                "{scan}: {fault}: {verdict:?}, {report}"
             );
         }
     }
@@ -43,7 +46,9 @@ fn every_planted_fault_fails_its_scan() {
 #[test]
 fn a_vulnerability_fails_the_scan_when_it_has_a_fix_and_no_scan_passes_without_a_database() {
     let root = tempfile::tempdir().unwrap();
-    let Ok(trivy) = tool::find("trivy", false) else { return assert!(!decides(), "no trivy") };
+    let Ok(trivy) = tool::find("trivy", false) else {
+        return assert!(Verdict::NotRun.enforced() == Verdict::NotRun, "no trivy");
+    };
     fs::copy(cargo::root().join(".trivyignore.yaml"), root.path().join(".trivyignore.yaml")).unwrap();
     let run = |arguments: &[&str]| {
         let mut command = script(&trivy, root.path()).unwrap();
