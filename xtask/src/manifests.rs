@@ -19,7 +19,6 @@ use xtask::services::WrongDigest;
 use crate::cargo;
 use crate::description::{Description, text};
 use policy::Policies;
-use render::text_at;
 use schema::Schema;
 
 const PRODUCTION: &str = "overlays/production";
@@ -68,13 +67,13 @@ fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
 /// The admission policies, and those of infra/expected/rules.yaml.
 fn policies(kubectl: &Path, worker: &Path) -> Result<Policies> {
     let mut policies = render::parse(&render::text(kubectl, &expected(ADMISSION))?)?;
-    let registry = policies.iter().find(|object| text_at(object, "/kind") == "ConfigMap");
+    let registry = policies.iter().find(|object| text(object, "/kind") == "ConfigMap");
     let registry = registry.and_then(Value::as_object).context("the admission policies have no ConfigMap")?;
     let mut params = registry.clone();
     let described = Description::of(worker)?;
-    let defaults =
+    let keys =
         described.entries("keys").map(|key| (text(key, "/variable").to_owned(), key["default"].clone()));
-    params.insert("defaults".to_owned(), defaults.collect::<Map<_, _>>().into());
+    params.insert("defaults".to_owned(), Map::from_iter(keys).into());
     params.insert("dockerfile".to_owned(), fs::read_to_string(expected("../docker/Dockerfile"))?.into());
     policies.extend(render::parse(&fs::read_to_string(expected("rules.yaml"))?)?);
     Policies::read(&policies, params)

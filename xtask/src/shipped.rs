@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cargo;
-use crate::manifests::render::{self, list_at, text_at};
+use crate::description::text;
+use crate::manifests::render::{self, list_at};
 use crate::runbook::{Setting, Shell, section};
 
 const OVERLAY: &str = "infra/k8s/overlays/production";
@@ -69,7 +70,7 @@ impl Shipped {
 
     fn find(&self, kind: &str, name: &str) -> Result<&Value> {
         let mut objects = self.objects.iter();
-        let found = objects.find(|it| text_at(it, "/kind") == kind && text_at(it, "/metadata/name") == name);
+        let found = objects.find(|it| text(it, "/kind") == kind && text(it, "/metadata/name") == name);
         found.with_context(|| format!("there is no {kind} {name}"))
     }
 
@@ -79,11 +80,11 @@ impl Shipped {
         let container: Value = at(&pod, "/containers/0")?;
         let mut environment: BTreeMap<String, String> = BTreeMap::new();
         for source in list_at(&container, "/envFrom") {
-            let map = self.find("ConfigMap", text_at(source, "/configMapRef/name"))?;
+            let map = self.find("ConfigMap", text(source, "/configMapRef/name"))?;
             environment.append(&mut at(map, "/data")?);
         }
         for variable in list_at(&container, "/env") {
-            environment.insert(text_at(variable, "/name").to_owned(), text_at(variable, "/value").to_owned());
+            environment.insert(text(variable, "/name").to_owned(), text(variable, "/value").to_owned());
         }
         if let Some(urls) = environment.get_mut("MUSTER__NATS__URLS") {
             let nodes: Vec<String> =
@@ -96,10 +97,10 @@ impl Shipped {
             let volume = list_at(&pod, "/volumes").iter().find(|volume| volume["name"] == mount["name"]);
             let projected = &volume.context("a mount without a volume")?["projected"];
             for source in list_at(projected, "/sources") {
-                let secret = self.find("Secret", text_at(source, "/secret/name"))?;
+                let secret = self.find("Secret", text(source, "/secret/name"))?;
                 for item in list_at(source, "/secret/items") {
-                    let content: String = at(secret, &format!("/data/{}", text_at(item, "/key")))?;
-                    let path = Path::new(text_at(mount, "/mountPath")).join(text_at(item, "/path"));
+                    let content: String = at(secret, &format!("/data/{}", text(item, "/key")))?;
+                    let path = Path::new(text(mount, "/mountPath")).join(text(item, "/path"));
                     files.push((path, at(projected, "/defaultMode")?, STANDARD.decode(content)?));
                 }
             }

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, anyhow};
 use cel::{Context, Env, Program, Value as Cel, extensions};
 use serde_json::{Map, Value};
 
-use super::render::{list_at, name, text_at};
+use super::render::{list_at, name};
+use crate::description::text;
 
 /// The policies among some objects, and what their expressions know as `params`.
 pub(super) struct Policies {
@@ -30,7 +31,7 @@ impl Policies {
     pub(super) fn read(objects: &[Value], params: Map<String, Value>) -> Result<Self> {
         let mut env = Env::stdlib();
         env.add_extension(extensions::strings).and_then(|()| env.add_extension(extensions::lists))?;
-        let policies = objects.iter().filter(|it| text_at(it, "/kind") == "ValidatingAdmissionPolicy");
+        let policies = objects.iter().filter(|it| text(it, "/kind") == "ValidatingAdmissionPolicy");
         let policies = policies.map(|policy| Policy::read(&env, policy)).collect::<Result<_>>()?;
         Ok(Self { env: Arc::new(env), policies, params })
     }
@@ -44,7 +45,7 @@ impl Policies {
         context.add_variable_from_value("params", to_cel(&params.into()));
         let mut refusals = Vec::new();
         for object in objects {
-            let resource = Value::from(format!("{}s", text_at(object, "/kind").to_lowercase()));
+            let resource = Value::from(format!("{}s", text(object, "/kind").to_lowercase()));
             context.add_variable_from_value("object", to_cel(object));
             for policy in self.policies.iter().filter(|policy| policy.resources.contains(&resource)) {
                 let messages = policy.refusals(context.new_inner_scope()).into_iter();
@@ -59,15 +60,15 @@ impl Policy {
     fn read(env: &Env, policy: &Value) -> Result<Self> {
         let compile = |list: &str, label: &str| -> Result<Vec<(String, Program)>> {
             let compile = |it| {
-                let source = text_at(it, "/expression");
+                let source = text(it, "/expression");
                 let program = env.compile(source).map_err(|error| anyhow!("{error}"));
-                Ok((text_at(it, label).to_owned(), program.with_context(|| source.to_owned())?))
+                Ok((text(it, label).to_owned(), program.with_context(|| source.to_owned())?))
             };
             list_at(policy, list).iter().map(compile).collect()
         };
         let rules = list_at(policy, "/spec/matchConstraints/resourceRules").iter();
         Ok(Self {
-            name: text_at(policy, "/metadata/name").to_owned(),
+            name: text(policy, "/metadata/name").to_owned(),
             resources: rules.flat_map(|rule| list_at(rule, "/resources")).cloned().collect(),
             conditions: compile("/spec/matchConditions", "/name")?,
             variables: compile("/spec/variables", "/name")?,

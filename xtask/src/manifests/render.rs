@@ -46,14 +46,10 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Value>> {
 
 /// An object's kind and name, without the hash that kustomize gives a ConfigMap.
 pub(super) fn name(object: &Value) -> String {
-    let (kind, name) = (text_at(object, "/kind"), text_at(object, "/metadata/name"));
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let (kind, name) = (text("/kind"), text("/metadata/name"));
     let stem = name.rsplit_once('-').filter(|(_, hash)| kind == "ConfigMap" && hash.len() == 10);
     format!("{kind} {}", stem.map_or(name, |(stem, _)| stem))
-}
-
-/// The text at a JSON pointer; empty where there is none.
-pub(crate) fn text_at<'v>(value: &'v Value, pointer: &str) -> &'v str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The elements at a JSON pointer; none where there is no list.

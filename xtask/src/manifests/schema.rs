@@ -6,7 +6,8 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
 use xtask::services;
 
-use super::render::{name, parse, text_at};
+use super::render::{name, parse};
+use crate::description::text;
 
 /// The versions whose schemas are asked: the lowest that the manifests are for (infra/k8s/README.md) and the newest.
 const KUBERNETES: [&str; 2] = ["1.33.0", "1.37.0"];
@@ -37,7 +38,7 @@ impl Schema {
     pub(super) fn problems(&self, rendered: &str) -> Result<Vec<String>> {
         let mut problems = Vec::new();
         for object in parse(rendered)? {
-            let (api, kind) = (text_at(&object, "/apiVersion"), text_at(&object, "/kind"));
+            let (api, kind) = (text(&object, "/apiVersion"), text(&object, "/kind"));
             // Such as `io.k8s.api.apps.v1.Deployment`.
             let (group, version) = api.split_once('/').unwrap_or(("core", api));
             let ending = format!(".{}.{version}.{kind}", group.split('.').next().unwrap_or(group));
