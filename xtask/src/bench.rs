@@ -1,78 +1,64 @@
-//! Measures Muster on communities of up to a million members, and holds it to its limits.
+//! Measures Muster on communities of up to a million members, beside an ideal, and holds it to limits. With `--against` it
+//! measures another checkout's worker by turns with this one's.
 
-mod baseline;
-mod charts;
-mod community;
-mod counts;
-mod database;
 mod events;
-mod limits;
+mod ideal;
 mod load;
 mod memory;
-mod migrations;
-mod mix;
-mod processes;
-mod questions;
 mod read;
-mod replicas;
 mod report;
+mod seed;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+use serde_json::json;
 
 use crate::cargo;
-use community::Community;
-use load::Wanted;
+use load::{Community, Pair};
+use report::{Limit, Measured};
 
 /// What `cargo xtask bench` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The sizes of community.
     #[arg(long, value_delimiter = ',', default_value = "10000,100000,1000000",
-        value_parser = clap::value_parser!(u64).range(1000..=9_000_000))]
-    members: Vec<u64>,
-    /// What is measured: all, unless some are named.
+        value_parser = clap::value_parser!(i64).range(1000..=9_000_000))]
+    members: Vec<i64>,
+    /// What is measured: all unless some are named; with --against, read and events.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// What makes the communities the same every time.
-    #[arg(long, default_value_t = 1)]
-    seed: u32,
+    /// A checkout of another version, whose worker is built, given the same events and measured by turns.
+    #[arg(long, value_name = "CHECKOUT")]
+    against: Option<PathBuf>,
     /// For how many seconds each question is asked.
     #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// For how many seconds the worker's memory is watched under load.
     #[arg(long, default_value_t = 600)]
     memory_seconds: u64,
-    /// A worker that was built before, in place of one built now.
-    #[arg(long)]
-    worker: Option<std::path::PathBuf>,
     /// How many events are applied in each row of the events' table.
     #[arg(long, default_value_t = 100_000)]
-    events: u64,
-    /// Prints how long each step of loading took.
-    #[arg(long)]
-    times: bool,
-    /// Measures this build, optimised or not: for work on the benchmark itself, whose figures then say nothing.
+    events: usize,
+    /// Measures debug builds, for work on the benchmark itself: the figures say nothing, and go to target/bench.
     #[arg(long)]
     unoptimised: bool,
 }
 
 /// What can be measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Every list and look-up, in four ways.
+    /// Every list and look-up: the storage call, the whole way over NATS, an echo, the ideal.
     Read,
-    /// The worker's memory, for `--memory-seconds`.
+    /// The worker's memory under load.
     Memory,
-    /// Events, end to end.
-    Events,
-    /// What several workers and several NATS servers do.
-    Replicas,
-    /// Each migration's time, and reads and writes beside `muster-worker migrate`.
-    Migrations,
     /// How long `muster-worker verify` takes.
     Verify,
+    /// Events end to end, beside ideal events.
+    Events,
 }
 
 /// Measures; fails when a limit is missed.
@@ -80,95 +66,92 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     if cfg!(debug_assertions) && !arguments.unoptimised {
         return cargo::rerun_optimised().await;
     }
-    let worker = match &arguments.worker {
-        Some(worker) => worker.clone(),
-        None => cargo::build_released_worker().await?,
-    };
-    let wanted = |part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let worker = build(&cargo::root(), arguments).await?;
+    let settings = load::SETTINGS.map(|(name, value)| format!("{name} = {value}")).join(", ");
+    println!("PostgreSQL: shared_buffers = {}, fsync = on, {settings}", load::SHARED_BUFFERS);
     let mut communities = Vec::new();
     for members in &arguments.members {
-        let wanted = Wanted { members: *members, seed: arguments.seed, times: arguments.times };
-        communities.push(Community::start(wanted, worker.clone()).await?);
+        let this = Community::start("this", *members, &cargo::root(), &worker).await?;
+        let other = match &arguments.against {
+            Some(checkout) => {
+                let worker = build(checkout, arguments).await?;
+                Some(Community::start("other", *members, checkout, &worker).await?)
+            }
+            None => None,
+        };
+        communities.push((this, other));
     }
-    println!(
-        "shared_buffers = {}, fsync = on, synchronous_commit = on, {}",
-        community::SHARED_BUFFERS,
-        community::SETTINGS.map(|(name, value)| format!("{name} = {value}")).join(", ")
-    );
-    let mut limits = Vec::new();
-    let mut figures = Vec::new();
-    if wanted(Part::Read) {
-        println!("== Questions");
-        figures = read::measure(&communities, arguments.seconds).await?;
-        println!("{}\n{}", report::reads(&figures), report::rates(&figures));
-        limits.extend(limits::of_reads(&figures));
-        charts::draw(&figures, &directory()?)?;
+    let directory = if arguments.unoptimised { "target/bench" } else { "docs/performance" };
+    let directory = cargo::root().join(directory);
+    std::fs::create_dir_all(&directory)?;
+    let parts = match arguments.only.as_slice() {
+        [] if arguments.against.is_some() => &[Part::Read, Part::Events],
+        [] => Part::value_variants(),
+        some => some,
+    };
+    let largest = communities.iter().max_by_key(|(this, _)| this.members).context("no community")?;
+    let (mut limits, mut latest) = (Vec::new(), json!({}));
+    for part in parts {
+        let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        println!("== {name}");
+        let measured = match part {
+            Part::Read => read::measure(&communities, Duration::from_secs(arguments.seconds)).await?,
+            Part::Memory => {
+                memory::measure(&largest.0, Duration::from_secs(arguments.memory_seconds)).await?
+            }
+            Part::Verify => verify(&communities, "as made").await?,
+            Part::Events => {
+                let mut measured = events::measure(&largest.0, largest.1.as_ref(), arguments.events).await?;
+                measured
+                    .limits
+                    .extend(verify(std::slice::from_ref(largest), "after the events").await?.limits);
+                measured
+            }
+        };
+        std::fs::write(directory.join(format!("{name}.svg")), report::chart(&measured))?;
+        limits.extend(measured.limits);
+        latest[name] = measured.figures;
     }
-    let largest = communities.iter().max_by_key(|community| community.members);
-    let mut held = None;
-    if wanted(Part::Memory)
-        && let Some(largest) = largest
-    {
-        println!("== Memory, on {} members", largest.members);
-        let measured = memory::measure(largest, arguments.memory_seconds).await?;
-        println!("{}", serde_json::to_string_pretty(&measured)?);
-        limits.extend(measured.limits());
-        held = Some(measured);
-    }
-    // Before events, whose baseline writes past everything that keeps counts.
-    if wanted(Part::Verify) {
-        println!("== Verification");
-        for community in &communities {
-            limits.extend(counts::verify(community).await?);
-        }
-    }
-    let mut applied = None;
-    if wanted(Part::Events)
-        && let Some(largest) = largest
-    {
-        println!("== Events, on {} members: {}", largest.members, mix::description());
-        let measured = events::measure(largest, arguments.events).await?;
-        println!("{}", report::events(&measured));
-        limits.extend(limits::of_events(&measured));
-        applied = Some(measured);
-    }
-    let mut replicated = None;
-    if wanted(Part::Replicas)
-        && let Some(largest) = largest
-    {
-        println!("== Replicas, on {} members", largest.members);
-        replicated = Some(replicas::measure(largest).await?);
-    }
-    let mut migrated = None;
-    if wanted(Part::Migrations)
-        && let Some(largest) = largest
-    {
-        println!("== Migrations, on {} members", largest.members);
-        let measured = migrations::measure(largest).await?;
-        println!("{}", serde_json::to_string_pretty(&measured)?);
-        limits.extend(measured.limits());
-        migrated = Some(measured);
-    }
-    println!("{}", report::limits(&limits));
-    let all = serde_json::json!({
-        "reads": figures, "memory": held, "events": applied, "migrations": migrated, "replicas": replicated,
-         "limits": limits,
-    });
-    let file = directory()?.join("latest.json");
-    std::fs::write(&file, serde_json::to_vec_pretty(&all)?)?;
-    println!("written to {}", file.display());
-    let missed: Vec<&str> =
-        limits.iter().filter(|limit| !limit.is_kept()).map(|limit| limit.name.as_str()).collect();
-    if missed.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    println!("{} of {} limits are missed:\n  {}", missed.len(), limits.len(), missed.join("\n  "));
-    Ok(ExitCode::FAILURE)
+    latest["limits"] = json!(limits);
+    std::fs::write(directory.join("latest.json"), serde_json::to_vec_pretty(&latest)?)?;
+    println!("{}\nfigures and charts are in {}", report::limits(&mut limits), directory.display());
+    let missed = limits.iter().filter(|limit| !limit.is_kept()).count();
+    println!("{missed} of {} limits are missed", limits.len());
+    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Where charts and figures go.
-fn directory() -> Result<std::path::PathBuf> {
-    let directory = cargo::root().join("docs/performance");
-    std::fs::create_dir_all(&directory)?;
-    Ok(directory)
+/// Has the worker compare everything that is kept counted in each database.
+async fn verify(communities: &[Pair], when: &str) -> Result<Measured> {
+    let (mut limits, mut bars) = (Vec::new(), Vec::new());
+    for (community, _) in communities {
+        let (members, begun) = (community.members, Instant::now());
+        let mut command = tokio::process::Command::from(community.configuration.command("verify --all"));
+        let output = command.kill_on_drop(true).output().await.context("cannot run muster-worker verify")?;
+        let seconds = begun.elapsed().as_secs_f64();
+        println!("  {members} members compared in {seconds:.1} s");
+        let is_exact = output.status.success();
+        if !is_exact {
+            println!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        let drift = if is_exact { 0.0 } else { 1.0 };
+        limits.push(Limit::new(format!("verify: drift in {members} members {when}"), drift, 0.0));
+        bars.push((format!("{members} members"), vec![seconds * 1e6 / report::float(members)]));
+    }
+    let (figures, title) = (json!(bars), "muster-worker verify, µs a member".to_owned());
+    Ok(Measured { limits, figures, title, bars })
+}
+
+/// Builds the worker of a checkout.
+async fn build(checkout: &Path, arguments: &Arguments) -> Result<PathBuf> {
+    let checkout = checkout.canonicalize().with_context(|| format!("no checkout {}", checkout.display()))?;
+    let target = checkout.join("target");
+    let mut build = cargo::command(cargo::program(), &["build", "--locked", "--package", "muster-worker"]);
+    build.args((!arguments.unoptimised).then_some("--release")).env("CARGO_TARGET_DIR", &target);
+    let built = cargo::run(build.current_dir(&checkout)).await?;
+    ensure!(built.success(), "the worker of {} does not build", checkout.display());
+    Ok(target.join(if arguments.unoptimised { "debug" } else { "release" }).join("muster-worker"))
 }

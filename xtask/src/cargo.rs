@@ -48,13 +48,6 @@ fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
 }
 
-/// Builds the worker as it is released, and returns its program.
-pub(crate) async fn build_released_worker() -> Result<PathBuf> {
-    let build = ["build", "--locked", "--release", "--package", "muster-worker"];
-    ensure!(passes(&build).await? == Verdict::Passed, "the worker does not build");
-    Ok(target().join("release/muster-worker"))
-}
-
 /// Builds this program with optimisation and runs that with the same arguments: nothing is measured in a debug build.
 pub(crate) async fn rerun_optimised() -> Result<ExitCode> {
     let build = ["build", "--locked", "--profile", "measuring", "--package", "xtask"];

@@ -1,331 +1,141 @@
-//! Events end to end: how many a second, with how many workers, and how long others wait in a flood.
+//! Events end to end beside ideal events: how many a second, and what each costs PostgreSQL and the worker.
 
-use std::time::{Duration, Instant};
+use std::fs;
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use async_nats::jetstream;
-use async_nats::jetstream::context::PublishAckFuture;
-use futures_util::StreamExt;
-use futures_util::stream;
+use anyhow::{Context, Result};
+use futures_util::future::try_join_all;
 use serde::Serialize;
 use serde_json::json;
-use time::OffsetDateTime;
-use tokio_postgres::Client;
-use uuid::Uuid;
 use xtask::worker::Worker;
 
-use super::community::Community;
-use super::database::Planner;
-use super::mix::{Draw, Mix, Ready, user};
-use super::{baseline, counts, processes};
+use super::load::Community;
+use super::report::{Limit, Measured, float, number, table};
+use super::seed::{SKEWED, UNIFORM};
+use super::{ideal, seed};
 
-/// How much longer the first row is.
-const AFTER_A_CHECKPOINT: u64 = 3;
-/// How many events wait for the stream's word at once.
-const PUBLISHED_AT_ONCE: usize = 1024;
-/// How long the worker may stand still.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a flood lasts, and how often the other community has an event in it.
-const FLOOD: Duration = Duration::from_secs(10);
-const BESIDE: Duration = Duration::from_millis(100);
-/// The most that an event beside a flood may be waited for.
-const FLOOD_PATIENCE: Duration = Duration::from_secs(180);
-
-/// One row of the table of rates.
-#[derive(Debug, Clone, Serialize)]
-pub(super) struct Rate {
-    pub(super) what: String,
-    pub(super) events: u64,
-    pub(super) seconds: f64,
-    pub(super) a_second: f64,
-    /// Processor time an event, in microseconds: of the worker or workers, and of PostgreSQL.
-    pub(super) worker_us: f64,
-    pub(super) postgres_us: f64,
-}
-
-impl Rate {
-    pub(super) fn new(
-        what: String,
-        events: u64,
-        took: Duration,
-        worker: Duration,
-        postgres: Duration,
-    ) -> Self {
-        let number = f64::from(u32::try_from(events).unwrap_or(u32::MAX)).max(1.0);
-        let seconds = took.as_secs_f64().max(1e-6);
-        Self {
-            what,
-            events,
-            seconds,
-            a_second: number / seconds,
-            worker_us: worker.as_secs_f64() * 1e6 / number,
-            postgres_us: postgres.as_secs_f64() * 1e6 / number,
-        }
-    }
-}
-
-/// What was measured.
-#[derive(Debug, Default, Serialize)]
-pub(super) struct Events {
-    pub(super) rates: Vec<Rate>,
-    /// Delays of the other community's events in a flood, in milliseconds, shortest first.
-    pub(super) flood_ms: Vec<f64>,
-    pub(super) flooded: u64,
-    pub(super) deadlocks: i64,
-    /// Kept numbers that differ from plain counting, and in how many rows.
-    pub(super) differences: Vec<(String, usize)>,
-}
-
-/// Measures all of it.
+/// How each round draws members, how many times the wanted number of events it applies, and by how many workers.
 ///
-/// # Errors
-/// When a server fails or the worker stands still.
-pub(super) async fn measure(community: &Community, events: u64) -> Result<Events> {
-    let admin = community.database.connect(Planner::Free).await?;
-    admin
-        .batch_execute(
-            "CREATE EXTENSION IF NOT EXISTS pg_stat_statements;
-             ALTER DATABASE postgres SET pg_stat_statements.track = 'all';
-             CREATE EXTENSION IF NOT EXISTS pg_prewarm;
-             SELECT sum(pg_prewarm(oid::regclass)) FROM pg_class
-             WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')",
-        )
-        .await?;
-    let mut context = jetstream::new(community.nats().await?);
-    // A stream of a million messages is not emptied at once.
-    context.set_timeout(PATIENCE);
-    // The worker makes the stream. What an earlier measurement left in it is not this one's.
-    let worker = community.configuration.serve(&community.services)?;
-    worker.stop()?;
-    context.get_stream("EVENTS").await?.purge().await.context("the stream cannot be emptied")?;
-    let mut measured = Events::default();
-    let deadlocks = deadlocks(&admin).await?;
-    // The first change of each page after a checkpoint writes the whole page to the log: in a few seconds that is most of
-    // the work, in the quarter of an hour to the next checkpoint little of it. So the first row, longer than the others and
-    // of members drawn evenly, pays for most pages, and the others show what lasts. Each row finds larger tables than the one
-    // before: two workers are measured between twice one.
-    let rows = [
-        (1, Draw::Uniform, 1, events * AFTER_A_CHECKPOINT),
-        (2, Draw::Skewed, 1, events),
-        (4, Draw::Skewed, 2, events),
-        (6, Draw::Skewed, 1, events),
-        (3, Draw::Uniform, 1, events),
-    ];
-    for (seed, draw, workers, events) in rows {
-        let mut rate = end_to_end(community, &context, &admin, seed, draw, workers, events).await?;
-        match seed {
-            1 => rate.what.insert_str(0, "after a checkpoint, "),
-            6 => rate.what.insert_str(0, "again, "),
-            _ => {}
+/// The first change of a page after a checkpoint writes the whole page to the log. The first round, longer and of members drawn
+/// evenly, pays for most pages; the others show what lasts.
+const ROUNDS: [(&str, u32, usize, usize); 4] = [
+    ("uniform draw, after a checkpoint", UNIFORM, 3, 1),
+    ("skewed draw", SKEWED, 1, 1),
+    ("uniform draw", UNIFORM, 1, 1),
+    ("skewed draw, two workers", SKEWED, 1, 2),
+];
+
+/// How fast events were applied.
+#[derive(Debug, Serialize)]
+struct Rate {
+    /// How members were drawn, and who applied their events.
+    name: String,
+    events: usize,
+    a_second: f64,
+    /// Processor time an event, in microseconds.
+    postgres_us: f64,
+    worker_us: f64,
+}
+
+/// Measures so many events of each round, on this checkout's community and on the other's.
+pub(super) async fn measure(this: &Community, other: Option<&Community>, events: usize) -> Result<Measured> {
+    let (mut rates, mut rows, mut limits) = (Vec::new(), Vec::new(), Vec::new());
+    for (seed, (round, draw, times, workers)) in (1..).zip(ROUNDS) {
+        println!("  {round}");
+        let mix = || Ok::<_, anyhow::Error>(seed::mix(seed, draw, this.members)?.take(events * times));
+        let client = this.connect(ideal::DATABASE).await?;
+        let events: Vec<seed::Event> = mix()?.collect();
+        let ideal = metered(this, &[], events.len(), ideal::apply(&client, &events)).await?;
+        let mut round_rates = vec![Rate { name: format!("{round}: ideal"), ..ideal }];
+        for side in [this].into_iter().chain(other) {
+            let rate = end_to_end(side, mix()?, workers).await?;
+            round_rates.push(Rate { name: format!("{round}: {}", side.name), ..rate });
         }
-        println!(
-            "  {}: {:.0} a second; processor time an event: worker {:.0} µs, PostgreSQL {:.0} µs",
-            rate.what, rate.a_second, rate.worker_us, rate.postgres_us
-        );
-        if seed == 2 {
-            slowest(&admin).await?;
+        let bases = [round_rates.first(), round_rates.get(2)];
+        rows.extend(round_rates.iter().map(|rate| row(rate, bases)));
+        if let ([ideal, this, ..], 1, 1) = (round_rates.as_slice(), times, workers) {
+            let name = format!("events, {round}: PostgreSQL's processor time / the ideal's");
+            limits.push(Limit::new(name, this.postgres_us / ideal.postgres_us, 2.5));
         }
-        measured.rates.push(rate);
+        rates.extend(round_rates);
     }
-    measured.flood_ms = flood(community, &context, &mut measured.flooded).await?;
-    measured.deadlocks = self::deadlocks(&admin).await? - deadlocks;
-    measured.differences = counts::differences(&community.database).await?;
-    // Last, for it writes past everything that keeps counts.
-    let rate = baseline::measure(community, Draw::Skewed, events).await?;
-    println!("  {}: {:.0} a second; PostgreSQL {:.0} µs", rate.what, rate.a_second, rate.postgres_us);
-    measured.rates.push(rate);
-    Ok(measured)
+    println!("{}", table(HEADER, rows));
+    let bars = rates.iter().map(|rate| (rate.name.clone(), vec![rate.postgres_us, rate.worker_us]));
+    let title =
+        format!("Processor time an event in µs: PostgreSQL blue, worker red; {} members", this.members);
+    Ok(Measured { limits, figures: json!(rates), title, bars: bars.collect() })
 }
 
-/// Now, in milliseconds since 1970.
-pub(super) fn now() -> i64 {
-    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
-}
-
-async fn publish(context: &jetstream::Context, ready: Ready) -> Result<PublishAckFuture> {
-    context.publish(ready.subject, ready.payload.into()).await.context("an event was not sent")
-}
-
+/// Publishes events, then starts so many workers and waits until the broker has all acknowledgements.
 async fn end_to_end(
-    community: &Community,
-    context: &jetstream::Context,
-    admin: &Client,
-    seed: u64,
-    draw: Draw,
+    side: &Community,
+    mix: impl Iterator<Item = seed::Event>,
     workers: usize,
-    events: u64,
 ) -> Result<Rate> {
-    let stream = context.get_stream("EVENTS").await?;
-    let mix = Mix::new(seed, draw, community.guild.as_str(), community.members, now() - 60_000);
-    let take = usize::try_from(events).unwrap_or(usize::MAX);
-    let mut sending = stream::iter(mix.take(take))
-        .map(|ready| async {
-            publish(context, ready).await?.await.context("the stream did not take an event")
-        })
-        .buffered(PUBLISHED_AT_ONCE);
-    while let Some(taken) = sending.next().await {
-        taken?;
+    // The worker makes the stream where it is missing.
+    side.configuration.serve(&side.services)?.stop()?;
+    side.stream().await?.purge().await.context("the stream cannot be purged")?;
+    seed::publish(&side.nats, mix).await?;
+    let mut serving = vec![side.configuration.serve(&side.services)?];
+    for _ in 1..workers {
+        serving.push(side.configuration.elsewhere()?.serve(&side.services)?);
     }
-    admin.batch_execute("SELECT pg_stat_statements_reset()").await?;
-    let postgres = community.services.postgres.id().context("PostgreSQL is stopped")?;
-    let before = processes::time_with_children(postgres);
-    let mut serving: Vec<Worker> = Vec::new();
-    for number in 0..workers {
-        let configuration = match number {
-            0 => None,
-            _ => Some(community.configuration.elsewhere()?),
-        };
-        serving.push(configuration.as_ref().unwrap_or(&community.configuration).serve(&community.services)?);
-    }
-    // The broker tells how much is left. A worker that is ready has begun already, so what it had done until then counts
-    // as done in no time at all: it is left out.
-    let mut left = left(&stream).await?;
-    let begun = Instant::now();
-    let done_before = events.saturating_sub(left);
-    let used: Duration = serving.iter().map(|worker| processes::time(worker.id())).sum();
-    let mut moved = Instant::now();
-    let took = loop {
-        let now = self::left(&stream).await?;
-        if now == 0 {
-            break begun.elapsed();
-        }
-        if now != left {
-            left = now;
-            moved = Instant::now();
-        }
-        if moved.elapsed() > PATIENCE {
-            let tail = serving.first().map(Worker::log_tail).unwrap_or_default();
-            bail!(
-                "the worker has stood still for {PATIENCE:?}, {left} of {events} left; its log ends:\n{tail}"
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
-    let worker_time = serving.iter().map(|worker| processes::time(worker.id())).sum::<Duration>() - used;
-    let postgres_time = processes::time_with_children(postgres).saturating_sub(before);
+    // A worker that is ready has begun already: what was applied before is not counted.
+    let left = side.waiting().await?;
+    let ids: Vec<u32> = serving.iter().map(Worker::id).collect();
+    let applying =
+        async { try_join_all(serving.iter().map(|worker| side.applied(0, worker))).await.map(drop) };
+    let rate = metered(side, &ids, left, applying).await?;
     for worker in serving {
         worker.stop()?;
     }
-    stream.purge().await.context("the stream cannot be emptied")?;
-    let what = format!("{workers} worker{}, {} draw", if workers == 1 { "" } else { "s" }, draw.name());
-    Ok(Rate::new(what, events.saturating_sub(done_before), took, worker_time, postgres_time))
+    Ok(rate)
 }
 
-/// How many events are not acknowledged. How far all before are, the floor, would not tell: some are put off.
-async fn left(stream: &jetstream::stream::Stream) -> Result<u64> {
-    let info = stream.consumer_info("muster-worker").await?;
-    Ok(info.num_pending + u64::try_from(info.num_ack_pending)?)
-}
-
-/// Floods one community, and sees how long each event of another takes from being published to being visible.
-async fn flood(community: &Community, context: &jetstream::Context, flooded: &mut u64) -> Result<Vec<f64>> {
-    let worker = community.configuration.serve(&community.services)?;
-    let client = community.database.connect(Planner::AsWorker).await?;
-    let look = client
-        .prepare(
-            "SELECT s.conviction FROM communities AS c
-             JOIN profiles AS p USING (community_id) JOIN scores AS s USING (community_id, profile_id)
-             WHERE c.guild_id = $1 AND p.user_id = $2",
-        )
-        .await?;
-    let beside = user(10_000_000 + 1);
-    let begun = Instant::now();
-    let mut mix = Mix::new(5, Draw::Skewed, community.guild.as_str(), community.members, now() - 60_000);
-    let flooding = async {
-        let made = std::iter::from_fn(|| if begun.elapsed() < FLOOD { mix.next() } else { None });
-        let mut sending = stream::iter(made)
-            .map(|ready| async {
-                publish(context, ready).await?.await.context("the stream did not take an event")
-            })
-            .buffered(PUBLISHED_AT_ONCE);
-        let mut sent = 0_u64;
-        while let Some(taken) = sending.next().await {
-            taken?;
-            sent += 1;
-            if sent.is_multiple_of(64) {
-                tokio::task::yield_now().await;
-            }
-        }
-        Ok::<_, anyhow::Error>(sent)
+/// The rate of some work, and its processor time by the system's account.
+async fn metered(
+    community: &Community,
+    workers: &[u32],
+    events: usize,
+    work: impl Future<Output = Result<()>>,
+) -> Result<Rate> {
+    let server = community.services.postgres.id().context("PostgreSQL is stopped")?;
+    let used = || {
+        let workers: f64 = workers.iter().map(|id| processor_time(*id)).sum();
+        [processor_time(server), workers]
     };
-    let published = std::sync::Mutex::new(Vec::<Instant>::new());
-    let total = FLOOD.as_millis() / BESIDE.as_millis();
-    let publishing = async {
-        let mut ticks = tokio::time::interval(BESIDE);
-        for number in 1..=total {
-            ticks.tick().await;
-            // Told apart by its score, which grows.
-            let envelope = json!({
-                "event_id": Uuid::new_v4(), "event_type": "score.set", "shard_id": 0, "timestamp": now(),
-                "guild_id": community.small_guild, "channel_id": null, "user_id": beside,
-                "data": {"conviction": 1_000_000_000 + i64::try_from(number).unwrap_or(0)},
-            });
-            let ready =
-                Ready { subject: "events.score.set".to_owned(), payload: envelope.to_string().into_bytes() };
-            if let Ok(mut published) = published.lock() {
-                published.push(Instant::now());
-            }
-            publish(context, ready).await?.await.context("the stream did not take an event")?;
-        }
-        Ok::<_, anyhow::Error>(())
-    };
-    let watching = async {
-        let mut delays: Vec<Duration> = Vec::new();
-        while u128::try_from(delays.len()).unwrap_or(u128::MAX) < total {
-            let row = client.query_opt(&look, &[&community.small_guild.as_str(), &beside]).await?;
-            let seen = row.map_or(0, |row| row.get::<_, i64>(0) - 1_000_000_000);
-            let now = Instant::now();
-            if let Ok(published) = published.lock() {
-                while i64::try_from(delays.len()).unwrap_or(i64::MAX) < seen {
-                    let Some(at) = published.get(delays.len()) else { break };
-                    delays.push(now.duration_since(*at));
-                }
-            }
-            if begun.elapsed() > FLOOD_PATIENCE {
-                println!("  {} events beside the flood were not seen in time", total);
-                delays.resize(usize::try_from(total).unwrap_or(0), FLOOD_PATIENCE);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        Ok::<_, anyhow::Error>(delays)
-    };
-    let (sent, (), delays) = tokio::try_join!(flooding, publishing, watching)?;
-    *flooded = sent;
-    let mut delays: Vec<f64> = delays.iter().map(|delay| delay.as_secs_f64() * 1000.0).collect();
-    delays.sort_by(f64::total_cmp);
-    // What is left of the flood is applied before anything is counted.
-    let stream = context.get_stream("EVENTS").await?;
-    let end = Instant::now() + FLOOD_PATIENCE;
-    loop {
-        let left = left(&stream).await?;
-        if left == 0 {
-            break;
-        }
-        if Instant::now() > end {
-            bail!("the flood was not applied within {FLOOD_PATIENCE:?}; {left} events wait");
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    worker.stop()?;
-    Ok(delays)
+    let (begun, [postgres, worker]) = (Instant::now(), used());
+    work.await?;
+    let a_second = float(events) / begun.elapsed().as_secs_f64();
+    let [postgres_now, worker_now] = used();
+    let (postgres_us, worker_us) =
+        ((postgres_now - postgres) / float(events), (worker_now - worker) / float(events));
+    Ok(Rate { name: String::new(), events, a_second, postgres_us, worker_us })
 }
 
-async fn deadlocks(admin: &Client) -> Result<i64> {
-    let sql = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-    Ok(admin.query_one(sql, &[]).await?.get(0))
+/// The processor time of a process and its children in microseconds, with what they have waited for.
+fn processor_time(id: u32) -> f64 {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+    let ids = children.split_whitespace().map(str::to_owned).chain([id.to_string()]);
+    let stats = ids.filter_map(|id| fs::read_to_string(format!("/proc/{id}/stat")).ok());
+    let ticks = stats.map(|stat| {
+        // The second field is a name in brackets, which may hold anything; the twelfth of the others and three more are times.
+        let (_, fields) = stat.rsplit_once(')').unwrap_or_default();
+        fields.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<u32>().ok()).sum::<u32>()
+    });
+    // Linux counts a hundred ticks a second here.
+    float(ticks.sum::<u32>()) * 10_000.0
 }
 
-/// Prints the statements that took the most time.
-async fn slowest(admin: &Client) -> Result<()> {
-    let sql = "SELECT format('%8s ms %8s calls %9s rows %10s buffers %8s read  %s%s', round(total_exec_time)::bigint, calls,
-             rows, shared_blks_hit + shared_blks_read, shared_blks_read, CASE WHEN toplevel THEN '' ELSE '  ' END,
-             left(regexp_replace(query, '\\s+', ' ', 'g'), 110))
-         FROM pg_stat_statements ORDER BY total_exec_time DESC LIMIT 24";
-    println!(
-        "  statements by time (those within functions and triggers indented, and counted in what called them):"
-    );
-    for row in admin.query(sql, &[]).await? {
-        println!("  {}", row.get::<_, String>(0));
-    }
-    Ok(())
+const HEADER: &str = "members drawn: who|events|a second|PostgreSQL µs each|worker µs each|rate/ideal|PostgreSQL/ideal|\
+                      rate/other|PostgreSQL/other";
+
+/// A rate, and its ratios to the ideal and to the other of the round.
+fn row(rate: &Rate, bases: [Option<&Rate>; 2]) -> Vec<String> {
+    let numbers = [rate.a_second, rate.postgres_us, rate.worker_us].map(|figure| number(figure, 0));
+    let ratios = bases.into_iter().flat_map(|base| {
+        let [a_second, postgres_us] = base.map_or([f64::NAN; 2], |base| [base.a_second, base.postgres_us]);
+        [rate.a_second / a_second, rate.postgres_us / postgres_us].map(|ratio| number(ratio, 2))
+    });
+    [rate.name.clone(), rate.events.to_string()].into_iter().chain(numbers).chain(ratios).collect()
 }

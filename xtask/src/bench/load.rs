@@ -1,366 +1,241 @@
-//! Loads communities by bulk SQL, and keeps what was loaded for the next run.
+//! A community to measure on: made by events through a checkout's worker, kept in the cache, served from a copy.
 //!
-//! A loaded cluster is kept, stopped, in the cache (`bench-<members>-<digest>`); the digest is of the schema, of the
-//! loader, of the seed and of the week, since what happened "this week" is part of it. Of one size one cluster is kept,
-//! and of at most [`KEPT`] sizes.
+//! What is kept is a stopped PostgreSQL cluster, `bench-<members>-<digest>-<week>-<version>`.
 
-use std::collections::VecDeque;
-use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use futures_util::future::try_join_all;
-use indicatif::{ProgressBar, ProgressStyle};
-use muster_domain::Nym;
-use sha2::{Digest, Sha256};
-use time::format_description::well_known::Rfc3339;
-use time::{Date, OffsetDateTime, Time};
-use tokio::sync::Mutex;
+use anyhow::{Context, Result, bail, ensure};
+use async_nats::jetstream;
+use bytes::Bytes;
+use muster_domain::{CommunityId, Environment, TlsPolicy};
+use muster_messaging::endpoint::Endpoint;
+use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
+use muster_storage::{Store, StoreConfig};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
 use tokio_postgres::Client;
+use tokio_postgres::config::SslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
 use xtask::services::{
-    Authority, Postgres, PostgresOptions, PostgresServer, RunDirectory, cache, postgres_server,
+    Authority, Clients, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, RunDirectory, Services,
+    cache, nats_server, postgres_server,
 };
+use xtask::worker::{Configuration, Worker};
 
-use super::database::{Database, Planner};
+use super::{ideal, seed};
 use crate::cargo;
 
-const STEPS: &str = include_str!("load.sql");
-/// How many sizes of community are kept in the cache.
-const KEPT: usize = 4;
-/// How many steps of a stage run at once.
-const AT_ONCE: usize = 2;
-
-/// Names as people set them: accents, other scripts, forms that fold alike, marks that SQL gives a meaning.
-const NAMES: [&str; 20] = [
-    "Ürün",
-    "Zoé",
-    "Ярослав",
-    "李小龍",
-    "ＳＴＩＬＧＡＲ",
-    "محمد",
-    "Ñandú",
-    "Sand_Rider",
-    "back\\slash",
-    "🏜 Desert",
-    "İstanbul",
-    "Θεός",
-    "김철수",
-    "100%",
-    "Old Father",
-    "Ghola",
-    "ﬁremen",
-    "Ελένη",
-    "Łukasz",
-    "Dr. Yueh",
+/// How the measured PostgreSQL is set: the buffers are a quarter of a machine with 24 GiB, as its manual advises.
+pub(super) const SETTINGS: [(&str, &str); 6] = [
+    ("effective_cache_size", "12GB"),
+    ("random_page_cost", "1.1"),
+    ("max_wal_size", "8GB"),
+    ("checkpoint_timeout", "15min"),
+    ("maintenance_work_mem", "512MB"),
+    ("log_min_duration_statement", "1000"),
 ];
-const SYLLABLES: [&str; 48] = [
-    "al", "ar", "ba", "cha", "da", "do", "dun", "el", "fa", "fre", "ga", "gur", "ha", "hel", "id", "il",
-    "ir", "ja", "jes", "ka", "kyn", "la", "le", "li", "ma", "mo", "mu", "na", "ne", "oth", "pa", "qu", "ra",
-    "rab", "sha", "sie", "sti", "ta", "thu", "tu", "ul", "ur", "va", "ve", "wel", "xa", "yu", "za",
-];
+pub(super) const SHARED_BUFFERS: &str = "6GB";
+/// The database of the worker.
+const DATABASE: &str = "postgres";
+/// How long a worker may apply nothing while events wait.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How many events are published before the worker has to catch up with half of them.
+const AHEAD: usize = 50_000;
 
-/// While it is loaded, nothing of it needs to survive a crash.
-const LOADING: [(&str, &str); 9] = [
-    ("wal_level", "minimal"),
-    ("max_wal_senders", "0"),
-    ("max_wal_size", "32GB"),
-    ("checkpoint_timeout", "1h"),
-    ("autovacuum", "off"),
-    ("maintenance_work_mem", "768MB"),
-    ("work_mem", "256MB"),
-    ("max_parallel_maintenance_workers", "1"),
-    ("session_replication_role", "replica"),
-];
-
-/// A community to measure on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wanted {
-    /// How many members it has. Twenty small communities lie beside it.
-    pub(super) members: u64,
-    /// What makes it the same every time.
-    pub(super) seed: u32,
-    /// Whether each step of its loading is printed with its time.
-    pub(super) times: bool,
+/// One community, with a checkout's worker and servers of its own.
+pub(super) struct Community {
+    /// `this` or `other`: whose worker.
+    pub(super) name: &'static str,
+    pub(super) members: i64,
+    pub(super) configuration: Configuration,
+    pub(super) services: Services,
+    pub(super) nats: async_nats::Client,
+    trust: Arc<Material>,
 }
 
-impl Wanted {
-    /// The data directory of a stopped cluster with this community: from the cache, or loaded now.
-    ///
-    /// # Errors
-    /// When it can be neither found nor loaded.
-    pub(super) async fn cluster(self) -> Result<PathBuf> {
-        let server = postgres_server()?;
-        let kept = cache()?.join(format!("bench-{}-{}", self.members, self.digest(&server)?));
+/// This checkout's community, and the other's of the same size.
+pub(super) type Pair = (Community, Option<Community>);
+
+impl Community {
+    /// Starts its servers on a copy of what is kept, which is made when it is missing.
+    pub(super) async fn start(
+        name: &'static str,
+        members: i64,
+        checkout: &Path,
+        worker: &Path,
+    ) -> Result<Self> {
+        let kept = cache()?.join(format!("bench-{members}-{}", digest(checkout)?));
         if !kept.is_dir() {
-            self.load(server, &kept).await?;
+            println!("making a community of {members} members by {name} worker");
+            let mut making = Self::open(name, None, members, worker).await?;
+            making.fill().await?;
+            let client = making.connect(DATABASE).await?;
+            client.batch_execute(&format!("CREATE DATABASE {}", ideal::DATABASE)).await?;
+            ideal::make(&making.connect(ideal::DATABASE).await?, members).await?;
+            for database in [DATABASE, ideal::DATABASE] {
+                making.connect(database).await?.batch_execute("VACUUM (FREEZE, ANALYZE)").await?;
+            }
+            client.batch_execute("CHECKPOINT").await?;
+            making.services.postgres.stop();
+            keep(making.services.postgres.data(), &kept)?;
         }
-        Ok(kept)
+        Self::open(name, Some(kept), members, worker).await
     }
 
-    async fn load(self, server: PostgresServer, kept: &Path) -> Result<()> {
-        let started = Instant::now();
+    async fn open(name: &'static str, kept: Option<PathBuf>, members: i64, worker: &Path) -> Result<Self> {
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
-        let mut options = PostgresOptions::new(server, authority.server("postgres")?);
-        options.settings = LOADING.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        options.settings.push(("shared_buffers".to_owned(), "2GB".to_owned()));
-        let mut postgres = Postgres::start(&directory, "loading", options)?;
-        let database = Database::of(&postgres, &authority)?;
-        muster_storage::migrate(&database.store()?).await?;
-        Loader::new(&database, self).await?.run().await?;
-        postgres.stop();
-        keep(postgres.data(), kept)?;
-        println!(
-            "loaded {} members in {:.0} s; kept in {}",
-            self.members,
-            started.elapsed().as_secs_f64(),
-            kept.display()
-        );
-        Ok(())
-    }
-
-    fn digest(self, server: &PostgresServer) -> Result<String> {
-        let mut digest = Sha256::new();
-        let migrations = cargo::root().join("crates/storage/migrations");
-        let directories = fs::read_dir(&migrations)
-            .with_context(|| format!("cannot read {}", migrations.display()))?
-            .map(|entry| entry.map(|entry| entry.path().join("up.sql")));
-        let mut files = directories.collect::<Result<Vec<_>, _>>()?;
-        files.sort();
-        for file in files.iter().filter(|file| file.is_file()) {
-            digest.update(fs::read(file)?);
-        }
-        digest.update(STEPS);
-        digest.update(NAMES.concat());
-        digest.update(SYLLABLES.concat());
-        digest.update(format!("{} {} {}", self.seed, anchor()?, server.version));
-        Ok(digest.finalize().iter().take(6).fold(String::new(), |mut text, byte| {
-            // Writing to a text does not fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        }))
-    }
-
-    /// The steps' SQL with this community's values.
-    fn filled_in(self, sql: &str) -> Result<String> {
-        let list = |texts: &mut dyn Iterator<Item = String>| {
-            let quoted: Vec<String> =
-                texts.map(|text| format!("E'{}'", text.replace('\\', "\\\\"))).collect();
-            format!("(ARRAY[{}]::text[])", quoted.join(", "))
+        let clients = Clients::issue(&authority)?;
+        let mut options = PostgresOptions::new(postgres_server()?, authority.server("postgres")?);
+        // What is only being made need not survive a crash.
+        options.durable = kept.is_some();
+        options.copy_of = kept;
+        options.shared_buffers = SHARED_BUFFERS.to_owned();
+        options.settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let postgres = Postgres::start(&directory, "postgres", options)?;
+        let mut options =
+            NatsOptions::new(nats_server()?, authority.server("nats")?, authority.certificate_file());
+        let user = NatsUser::new("bench");
+        options.logins = vec![user.clone()];
+        // The worker is measured, not the broker's disk.
+        options.synced_late = true;
+        let nats = Nats::start(&directory, "nats", options)?;
+        let files = TlsFiles {
+            ca: Some(authority.certificate_file().to_owned()),
+            certificate: Some(clients.operator.certificate_file.clone()),
+            key: Some(clients.operator.key_file.clone()),
         };
-        let nyms = NAMES.iter().map(|name| Nym::parse(*name)).collect::<Result<Vec<_>, _>>()?;
-        let values = [
-            (":members", self.members.to_string()),
-            (":seed", self.seed.to_string()),
-            (":anchor", format!("timestamptz '{}'", anchor()?.format(&Rfc3339)?)),
-            (":names", list(&mut nyms.iter().map(|nym| nym.as_str().to_owned()))),
-            (":keys", list(&mut nyms.iter().map(|nym| nym.key().as_str().to_owned()))),
-            (":syllables", list(&mut SYLLABLES.iter().map(|&syllable| syllable.to_owned()))),
-        ];
-        Ok(values.iter().fold(sql.to_owned(), |sql, (name, value)| sql.replace(name, value)))
-    }
-}
-
-/// Where the loaded history ends: Monday's midnight, UTC.
-pub(super) fn anchor() -> Result<OffsetDateTime> {
-    let today = OffsetDateTime::now_utc().date();
-    let days = i32::from(today.weekday().number_days_from_monday());
-    let monday = Date::from_julian_day(today.to_julian_day().saturating_sub(days))?;
-    Ok(OffsetDateTime::new_utc(monday, Time::MIDNIGHT))
-}
-
-/// Moves a cluster into the cache, and what it replaces or leaves no room for out of it.
-fn keep(data: &Path, kept: &Path) -> Result<()> {
-    let cache = kept.parent().context("a cache without a directory")?;
-    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    let of_size = |path: &Path| -> Option<String> {
-        let rest = path.file_name()?.to_str()?.strip_prefix("bench-")?.to_owned();
-        rest.split_once('-').map(|(members, _)| members.to_owned())
-    };
-    let mut others: Vec<PathBuf> = fs::read_dir(cache)?
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| of_size(path).is_some())
-        .collect();
-    others.sort_by_key(|path| fs::metadata(path).and_then(|data| data.modified()).ok());
-    let (replaced, mut others): (Vec<_>, Vec<_>) =
-        others.into_iter().partition(|path| of_size(path) == of_size(kept));
-    let surplus = others.len().saturating_sub(KEPT - 1);
-    for path in replaced.into_iter().chain(others.drain(..surplus)) {
-        fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
-    }
-    // Whole or not at all, even where the cache is on another file system.
-    let arriving = kept.with_extension("arriving");
-    if arriving.exists() {
-        fs::remove_dir_all(&arriving)?;
-    }
-    let moved = Command::new("mv").arg(data).arg(&arriving).status().context("cannot run mv")?;
-    ensure!(moved.success(), "{} cannot be moved to {}", data.display(), arriving.display());
-    fs::rename(&arriving, kept).with_context(|| format!("cannot make {}", kept.display()))
-}
-
-/// One step of the loader's SQL.
-struct Step {
-    stage: u32,
-    name: String,
-    /// The tables that it fills.
-    tables: Vec<String>,
-    sql: String,
-}
-
-/// Reads `-- stage 2: name = table, table` and what follows each.
-fn steps(sql: &str) -> Result<Vec<Step>> {
-    let mut steps: Vec<Step> = Vec::new();
-    for line in sql.lines() {
-        if let Some(head) = line.strip_prefix("-- stage ") {
-            let (stage, rest) = head.split_once(": ").context("a stage without a name")?;
-            let (name, tables) = rest.split_once(" = ").unwrap_or((rest, ""));
-            steps.push(Step {
-                stage: stage.parse().context("a stage without a number")?,
-                name: name.to_owned(),
-                tables: tables.split(", ").filter(|table| !table.is_empty()).map(str::to_owned).collect(),
-                sql: String::new(),
-            });
-        } else if let Some(step) = steps.last_mut() {
-            step.sql.push_str(line);
-            step.sql.push('\n');
+        let trust = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
+        let services = Services { nats, postgres, clients, authority, directory };
+        let password = services.directory.secret_file("password", &user.password)?;
+        let configuration = Configuration::new(worker.to_owned(), &services)?
+            .with("MUSTER__NATS__USER", user.name.clone())
+            .with("MUSTER__NATS__PASSWORD_FILE", password.display().to_string())
+            // Work is measured, not its refusal.
+            .with("MUSTER__LIMITS__COMMUNITY_PER_SECOND", "1000000")
+            .with("MUSTER__LIMITS__COMMUNITY_BURST", "1000000")
+            .with("MUSTER__LOG__FILTER", "warn");
+        let mut options = async_nats::ConnectOptions::new()
+            .require_tls(true)
+            .tls_client_config(trust.client_config().as_ref().clone())
+            .user_and_password(user.name, user.password);
+        if services.nats.tls_first() {
+            options = options.tls_first();
         }
-    }
-    Ok(steps)
-}
-
-struct Loader {
-    clients: Vec<Client>,
-    steps: Vec<Step>,
-    bar: ProgressBar,
-    times: bool,
-}
-
-impl Loader {
-    async fn new(database: &Database, wanted: Wanted) -> Result<Self> {
-        let steps = steps(&wanted.filled_in(STEPS)?)?;
-        let style = ProgressStyle::with_template("{prefix:>9} {wide_bar} {pos}/{len} {elapsed} {msg}")?;
-        let length = u64::try_from(steps.len()).unwrap_or(u64::MAX).saturating_add(2);
-        let bar = ProgressBar::new(length).with_style(style).with_prefix(wanted.members.to_string());
-        bar.enable_steady_tick(std::time::Duration::from_millis(250));
-        let connecting = (0..AT_ONCE).map(|_| database.connect(Planner::Free));
-        Ok(Self { clients: try_join_all(connecting).await?, steps, bar, times: wanted.times })
+        let nats = options.connect(services.nats.url()).await.context("cannot connect to NATS")?;
+        Ok(Self { name, members, configuration, services, nats, trust })
     }
 
-    async fn run(mut self) -> Result<()> {
-        let client = self.clients.first().context("no connection")?;
-        // Keys of other tables go first and come last: until then they would hold each other's fast.
-        let foreign = definitions(client, "contype = 'f'", &[]).await?;
-        for definition in &foreign {
-            client.batch_execute(&definition.drop).await?;
+    /// Makes the community by events alone.
+    async fn fill(&self) -> Result<()> {
+        let begun = Instant::now();
+        let migrated = self.configuration.run("migrate").await?;
+        ensure!(migrated.status.success(), "migrate fails: {}", String::from_utf8_lossy(&migrated.stderr));
+        let worker = self.configuration.serve(&self.services)?;
+        let (mut events, mut published) = (seed::community(self.members)?.peekable(), 0);
+        while events.peek().is_some() {
+            published += seed::publish(&self.nats, events.by_ref().take(AHEAD)).await?;
+            self.applied(AHEAD / 2, &worker).await?;
+            // A full stream takes no more, and what was applied need not stay.
+            let stream = self.stream().await?;
+            let floor = stream.consumer_info("muster-worker").await?.ack_floor.stream_sequence;
+            stream.purge().sequence(floor + 1).await.context("the stream cannot be purged")?;
         }
-        let mut waiting: VecDeque<Step> = std::mem::take(&mut self.steps).into();
-        while let Some(stage) = waiting.front().map(|step| step.stage) {
-            let of_stage: VecDeque<Step> =
-                std::iter::from_fn(|| waiting.pop_front_if(|step| step.stage == stage)).collect();
-            let queue = Mutex::new(of_stage);
-            let lanes = self.clients.iter().map(|client| async {
-                loop {
-                    let Some(step) = queue.lock().await.pop_front() else {
-                        return Ok::<_, anyhow::Error>(());
-                    };
-                    self.bar.set_message(step.name.clone());
-                    let started = Instant::now();
-                    run_step(client, &step).await.with_context(|| format!("loading {}", step.name))?;
-                    self.bar.inc(1);
-                    if self.times {
-                        println!("{:>8.1} s {}", started.elapsed().as_secs_f64(), step.name);
-                    }
-                }
-            });
-            try_join_all(lanes).await?;
-        }
-        let client = self.clients.first().context("no connection")?;
-        self.bar.set_message("foreign keys");
-        for definition in &foreign {
-            client.batch_execute(&definition.make).await?;
-        }
-        self.bar.inc(1);
-        self.bar.set_message("vacuum and statistics");
-        client.batch_execute("VACUUM (FREEZE, ANALYZE)").await?;
-        client.batch_execute("CHECKPOINT").await?;
-        self.bar.finish_and_clear();
+        self.applied(0, &worker).await?;
+        worker.stop()?;
+        println!("  {published} events applied in {:.0} s", begun.elapsed().as_secs_f64());
         Ok(())
     }
-}
 
-/// Fills a step's tables, without their keys and indexes; these are made after, each by one sort.
-async fn run_step(client: &Client, step: &Step) -> Result<()> {
-    let tables: Vec<&str> = step.tables.iter().map(String::as_str).collect();
-    client.batch_execute("BEGIN").await?;
-    let mut made_again = Vec::new();
-    if !tables.is_empty() {
-        made_again = definitions(client, "contype IN ('p', 'u')", &tables).await?;
-        made_again.extend(indexes(client, &tables).await?);
-        for definition in &made_again {
-            client.batch_execute(&definition.drop).await?;
+    /// A bare connection to one of the server's databases, over TLS as the worker's.
+    pub(super) async fn connect(&self, database: &str) -> Result<Client> {
+        let postgres = &self.services.postgres;
+        let mut host = tokio_postgres::Config::new();
+        host.host("localhost").port(postgres.port()).dbname(database).ssl_mode(SslMode::Require);
+        host.user(postgres.user()).password(postgres.password());
+        host.options("-c plan_cache_mode=force_generic_plan -c jit=off");
+        let tls = MakeRustlsConnect::new(self.trust.client_config().as_ref().clone());
+        let (client, connection) = host.connect(tls).await.context("cannot connect to PostgreSQL")?;
+        // Its errors are those of the statements that it carries.
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// A store on the worker's database.
+    pub(super) async fn store(&self) -> Result<Store> {
+        let policy = TlsPolicy::new(Environment::Production, false);
+        let url = self.services.postgres.url(DATABASE).into();
+        let config = StoreConfig::new(&url, policy, Some(self.trust.client_config()))?;
+        Ok(Store::open(config).await?)
+    }
+
+    /// Asks on a subject; an answer that is an error is one here, too.
+    pub(super) async fn ask(&self, subject: String, body: Bytes) -> Result<Bytes> {
+        let answer = self.nats.request(subject.clone(), body).await;
+        let answer = answer.with_context(|| format!("{subject} is not answered"))?;
+        let failed = answer.headers.is_some_and(|headers| headers.get("Nats-Service-Error").is_some());
+        ensure!(!failed, "{subject}: {}", String::from_utf8_lossy(&answer.payload));
+        Ok(answer.payload)
+    }
+
+    /// The measured community's id, by a worker that serves.
+    pub(super) async fn id(&self) -> Result<CommunityId> {
+        let body = json!({"guild_id": seed::GUILD}).to_string();
+        let answer = self.ask(Endpoint::CommunitiesFind.pattern(), body.into()).await?;
+        let answer: Value = serde_json::from_slice(&answer)?;
+        let id = answer.get("community_id").and_then(Value::as_str).context("no community_id")?;
+        Ok(CommunityId::new(id.parse()?))
+    }
+
+    /// The stream of events, which the worker makes when it first serves.
+    pub(super) async fn stream(&self) -> Result<jetstream::stream::Stream> {
+        Ok(jetstream::new(self.nats.clone()).get_stream("EVENTS").await?)
+    }
+
+    /// How many events are not acknowledged, by the broker's account.
+    pub(super) async fn waiting(&self) -> Result<usize> {
+        let info = self.stream().await?.consumer_info("muster-worker").await?;
+        Ok(usize::try_from(info.num_pending)?.saturating_add(info.num_ack_pending))
+    }
+
+    /// Waits until at most `left` events are not acknowledged.
+    pub(super) async fn applied(&self, left: usize, worker: &Worker) -> Result<()> {
+        let (mut before, mut moved) = (usize::MAX, Instant::now());
+        loop {
+            let now = self.waiting().await?;
+            if now <= left {
+                return Ok(());
+            }
+            if now != before {
+                (before, moved) = (now, Instant::now());
+            }
+            if moved.elapsed() > PATIENCE {
+                bail!("the worker stands still, {now} events wait; its log ends:\n{}", worker.log_tail());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // A table that is emptied in the transaction that fills it needs no log.
-        client.batch_execute(&format!("TRUNCATE {} RESTART IDENTITY", tables.join(", "))).await?;
     }
-    client.batch_execute(&step.sql).await?;
-    for definition in &made_again {
-        client.batch_execute(&definition.make).await?;
-    }
-    client.batch_execute("COMMIT").await?;
+}
+
+/// What tells whether a kept community is of a checkout's schema, of these events and of this week.
+fn digest(checkout: &Path) -> Result<String> {
+    let script = r#"cat "$1"/crates/storage/migrations/*/up.sql "$2"/seed.* "$2"/ideal.sql | sha256sum"#;
+    let own = cargo::root().join("xtask/src/bench");
+    let output = Command::new("sh").args(["-c", script, "sh"]).arg(checkout).arg(own).output()?;
+    ensure!(output.status.success(), "no digest: {}", String::from_utf8_lossy(&output.stderr));
+    let digest: String = String::from_utf8(output.stdout)?.chars().take(12).collect();
+    Ok(format!("{digest}-{}-{}", OffsetDateTime::now_utc().iso_week(), postgres_server()?.version))
+}
+
+/// Moves a stopped cluster into the cache: whole or not at all, even where that is on another file system. What is two weeks
+/// old goes.
+fn keep(data: &Path, kept: &Path) -> Result<()> {
+    let script = r#"mkdir -p "$1" && find "$1" -maxdepth 1 -name 'bench-*' -mtime +14 -exec rm -rf {} + &&
+        rm -rf "$3.arriving" && mv "$2" "$3.arriving" && mv "$3.arriving" "$3""#;
+    let status = Command::new("sh").args(["-c", script, "sh"]).arg(cache()?).arg(data).arg(kept).status()?;
+    ensure!(status.success(), "{} cannot be kept in {}", data.display(), kept.display());
     Ok(())
-}
-
-/// How something of the schema is taken away and made again.
-struct Definition {
-    drop: String,
-    make: String,
-}
-
-/// Constraints of these tables; with none named, of all.
-async fn definitions(client: &Client, kind: &str, tables: &[&str]) -> Result<Vec<Definition>> {
-    let sql = format!(
-        "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
-             format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
-         FROM pg_constraint
-         WHERE {kind} AND connamespace = 'public'::regnamespace AND conparentid = 0
-             AND (cardinality($1::text[]) = 0 OR conrelid::regclass::text = ANY ($1))
-         ORDER BY conname"
-    );
-    let rows = client.query(&sql, &[&tables]).await?;
-    Ok(rows.iter().map(|row| Definition { drop: row.get(0), make: row.get(1) }).collect())
-}
-
-/// Indexes of these tables that no constraint made.
-async fn indexes(client: &Client, tables: &[&str]) -> Result<Vec<Definition>> {
-    let sql = "SELECT format('DROP INDEX %s', indexrelid::regclass), pg_get_indexdef(indexrelid)
-         FROM pg_index
-         WHERE indrelid::regclass::text = ANY ($1) AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
-         ORDER BY indexrelid::regclass::text";
-    let rows = client.query(sql, &[&tables]).await?;
-    Ok(rows.iter().map(|row| Definition { drop: row.get(0), make: row.get(1) }).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_step_has_a_stage_and_stages_ascend() {
-        let steps = steps(STEPS).unwrap();
-        assert!(steps.len() > 5);
-        assert!(steps.is_sorted_by_key(|step| step.stage));
-        assert!(steps.iter().all(|step| !step.sql.trim().is_empty()));
-    }
-
-    #[test]
-    fn every_value_is_filled_in() {
-        let sql = Wanted { members: 7, seed: 1, times: false }.filled_in(STEPS).unwrap();
-        let left = regex::Regex::new(r"[^:\[]:[a-z]").unwrap();
-        let lines = sql.lines().filter(|line| !line.trim_start().starts_with("--"));
-        assert_eq!(lines.filter(|line| left.is_match(line)).collect::<Vec<_>>(), Vec::<&str>::new());
-    }
 }

@@ -1,125 +1,90 @@
-//! The figures as tables.
+//! What a part of the benchmark comes to: limits, figures and a chart; and tables for the terminal.
 
-use comfy_table::{ContentArrangement, Row, Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+use serde_json::Value;
 
-use super::events::Events;
-use super::limits::Limit;
-use super::read::{Figure, Way};
-
-fn table(header: impl Into<Row>, rows: impl IntoIterator<Item = impl Into<Row>>) -> Table {
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_FULL_CONDENSED)
-        .set_content_arrangement(ContentArrangement::Disabled)
-        .set_header(header)
-        .add_rows(rows);
-    table
+/// What one part comes to.
+pub(super) struct Measured {
+    pub(super) limits: Vec<Limit>,
+    /// All of it, for `latest.json`.
+    pub(super) figures: Value,
+    /// A chart of groups of horizontal bars: in each the first is blue, the second red.
+    pub(super) title: String,
+    pub(super) bars: Vec<(String, Vec<f64>)>,
 }
 
-/// Medians in microseconds of one caller, with the ratios between the ways.
-pub(super) fn reads(figures: &[Figure]) -> Table {
-    let alone = figures.iter().filter(|f| f.callers == 1 && f.way == Way::Bare);
-    let rows = alone.map(|bare| {
-        let of = |way: Way| {
-            figures.iter().find(|f| {
-                f.callers == 1
-                    && f.way == way
-                    && f.question == bare.question
-                    && f.members == bare.members
-                    && f.depth == bare.depth
-            })
-        };
-        let median = |way| of(way).map_or(f64::NAN, |f| f.median_us);
-        let p99 = |way| of(way).map_or(f64::NAN, |f| f.p99_us);
-        let tenth = |way| of(way).map_or(f64::NAN, |f| f.tenth_us);
-        let (storage, whole, echo) = (median(Way::Storage), median(Way::Whole), median(Way::Echo));
-        [
-            bare.question.to_owned(),
-            bare.members.to_string(),
-            bare.depth.to_string(),
-            format!("{:.0}", median(Way::LookUp)),
-            format!("{:.0}", bare.median_us),
-            format!("{storage:.0}"),
-            format!("{whole:.0}"),
-            format!("{echo:.0}"),
-            format!("{:.2}", storage / bare.median_us),
-            format!("{:.2}", whole / (storage + echo)),
-            format!("{:.0} / {:.0} / {:.0}", bare.tenth_us, tenth(Way::Storage), tenth(Way::Whole)),
-            format!("{:.2}", tenth(Way::Storage) / bare.tenth_us),
-            format!("{:.2}", tenth(Way::Whole) / (tenth(Way::Storage) + tenth(Way::Echo))),
-            format!("{:.0} / {:.0} / {:.0}", bare.p99_us, p99(Way::Storage), p99(Way::Whole)),
-            bare.calls.to_string(),
-        ]
-    });
-    table(
-        [
-            "one caller, median µs",
-            "members",
-            "depth",
-            "look-up",
-            "bare",
-            "storage",
-            "whole",
-            "echo",
-            "storage/bare",
-            "whole/(st.+echo)",
-            "least disturbed tenth: bare / storage / whole",
-            "storage/bare",
-            "whole/(st.+echo)",
-            "p99 bare / storage / whole",
-            "calls",
-        ],
-        rows,
-    )
+/// A ratio or a size that may be so much at most.
+#[derive(Debug, Serialize)]
+pub(super) struct Limit {
+    pub(super) name: String,
+    measured: f64,
+    at_most: f64,
 }
 
-/// Calls a second of many callers.
-pub(super) fn rates(figures: &[Figure]) -> Table {
-    let many = figures.iter().filter(|f| f.callers > 1 && f.way == Way::Bare);
-    let rows = many.map(|bare| {
-        let rate = |way: Way| {
-            let found = figures.iter().find(|f| f.callers > 1 && f.way == way && f.question == bare.question);
-            found.map_or(f64::NAN, |f| f.a_second)
-        };
-        let (storage, whole, echo) = (rate(Way::Storage), rate(Way::Whole), rate(Way::Echo));
-        [
-            bare.question.to_owned(),
-            bare.members.to_string(),
-            format!("{:.0}", bare.a_second),
-            format!("{storage:.0}"),
-            format!("{whole:.0}"),
-            format!("{echo:.0}"),
-            format!("{:.2}", whole / storage.min(echo)),
-        ]
-    });
-    table(["16 callers, calls a second", "members", "bare", "storage", "whole", "echo", "whole/lower"], rows)
+impl Limit {
+    pub(super) fn new(name: impl Into<String>, measured: f64, at_most: f64) -> Self {
+        Self { name: name.into(), measured, at_most }
+    }
+
+    /// A figure that is missing (NaN) is no pass.
+    pub(super) fn is_kept(&self) -> bool {
+        self.measured <= self.at_most
+    }
 }
 
-/// Events a second.
-pub(super) fn events(events: &Events) -> Table {
-    let rows = events.rates.iter().map(|rate| {
-        [
-            rate.what.clone(),
-            rate.events.to_string(),
-            format!("{:.1}", rate.seconds),
-            format!("{:.0}", rate.a_second),
-            format!("{:.0}", rate.worker_us),
-            format!("{:.0}", rate.postgres_us),
-        ]
-    });
-    table(["events", "number", "seconds", "a second", "worker CPU µs each", "PostgreSQL CPU µs each"], rows)
-}
-
-/// The limits and how they were kept.
-pub(super) fn limits(limits: &[Limit]) -> Table {
+/// The limits and how each was kept, those that were missed at the end.
+pub(super) fn limits(limits: &mut [Limit]) -> Table {
+    limits.sort_by_key(|limit| !limit.is_kept());
     let rows = limits.iter().map(|limit| {
-        let sign = if limit.at_least { "≥" } else { "≤" };
-        [
+        let verdict = if limit.is_kept() { "kept" } else { "MISSED" };
+        vec![
             limit.name.clone(),
-            format!("{:.2}", limit.measured),
-            format!("{sign} {}", limit.bound),
-            if limit.is_kept() { "kept" } else { "MISSED" }.to_owned(),
+            number(limit.measured, 2),
+            format!("≤ {}", limit.at_most),
+            verdict.to_owned(),
         ]
     });
-    table(["limit", "measured", "bound", "verdict"], rows)
+    table("limit|measured|bound|verdict", rows)
+}
+
+/// A table with a header whose cells are separated by `|`.
+pub(super) fn table(header: &str, rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.split('|')).add_rows(rows);
+    table
+}
+
+/// A number with so many digits behind the point, or a dash where there is none.
+pub(super) fn number(number: f64, digits: usize) -> String {
+    if number.is_nan() { "–".to_owned() } else { format!("{number:.digits$}") }
+}
+
+/// A count as a number to divide by.
+pub(super) fn float(count: impl TryInto<u32>) -> f64 {
+    f64::from(count.try_into().unwrap_or(u32::MAX))
+}
+
+/// Draws the chart as SVG, with the value at each bar.
+pub(super) fn chart(measured: &Measured) -> String {
+    const COLOURS: [&str; 2] = ["blue", "red"];
+    let most = measured.bars.iter().flat_map(|(_, values)| values).copied().fold(0.0, f64::max);
+    let (mut bars, mut y) = (String::new(), 40);
+    for (name, values) in &measured.bars {
+        bars += &format!("<text x='10' y='{}'>{name}</text>\n", y + 18);
+        y += 8;
+        for (colour, value) in COLOURS.iter().zip(values).filter(|(_, value)| !value.is_nan()) {
+            let width = 550.0 * value / most;
+            bars += &format!("<rect x='300' y='{y}' width='{width:.0}' height='12' fill='{colour}'/>");
+            bars += &format!("<text x='{:.0}' y='{}'>{value:.1}</text>\n", 306.0 + width, y + 10);
+            y += 15;
+        }
+    }
+    format!(
+        "<svg xmlns='http://www.w3.org/2000/svg' width='920' height='{}' font-family='sans-serif' font-size='12'>
+<rect width='100%' height='100%' fill='white'/><text x='10' y='24' font-size='16'>{}</text>\n{bars}</svg>\n",
+        y + 20,
+        measured.title
+    )
 }

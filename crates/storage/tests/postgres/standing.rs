@@ -1,6 +1,6 @@
 //! Where a member stands: ranks, neighbours, distances, and the score that a rank tier takes.
 
-use muster_domain::{Lookup, PageLimit, Tenure};
+use muster_domain::{Lookup, PageLimit, Tenure, Wallet};
 use muster_storage::{Community, Error, Missing, Store};
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::Client;
@@ -47,6 +47,13 @@ async fn everyone_stands_where_counting_says() {
             .await
             .unwrap();
         assert_eq!(detail.badge_rank.get(), u64::try_from(badge_rank.get::<_, i64>(0)).unwrap());
+
+        let wallet = Wallet::parse(format!("0x{place:040x}")).unwrap();
+        community.profile_link_wallet(id, Some(wallet.clone())).await.unwrap();
+        let by_id = community.profile_get(&Lookup::ProfileId(id)).await.unwrap();
+        for lookup in [Lookup::UserId(by_id.profile.user_id.clone()), Lookup::Wallet(wallet)] {
+            assert_eq!(community.profile_get(&lookup).await.unwrap(), by_id, "{lookup:?}");
+        }
 
         let position = community.profile_position(id).await.unwrap();
         assert_eq!((position.rank.get(), position.conviction.get()), (*rank, *score));
@@ -163,6 +170,9 @@ async fn a_community_of_nobody_has_empty_lists_and_numbers() {
     let stats = community.stats().await.unwrap();
     assert_eq!((stats.members, stats.badges, stats.conviction_total), (0, 0, 0));
     assert_eq!(stats.tiers.len(), 7);
+    let found = store.community_find(&guild("nobody")).await.unwrap();
+    assert_eq!((found.community_id, found.active), (community.id(), true));
+    assert_eq!(found.name.map(String::from).as_deref(), Some("Nobody"));
     let missing = store.community(Uuid::new_v4().into()).await.map(drop);
     assert!(matches!(missing, Err(Error::NotFound(Missing::Community))), "{missing:?}");
 }
