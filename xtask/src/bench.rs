@@ -90,7 +90,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         some => some,
     };
     let largest = communities.iter().max_by_key(|(this, _)| this.members).context("no community")?;
-    let (mut limits, mut latest) = (Vec::new(), json!({}));
+    let (mut limits, mut latest) = (Vec::new(), serde_json::Map::new());
     for part in parts {
         let name = part.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         println!("== {name}");
@@ -110,9 +110,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         };
         std::fs::write(directory.join(format!("{name}.svg")), report::chart(&measured))?;
         limits.extend(measured.limits);
-        latest[name] = measured.figures;
+        latest.insert(name, measured.figures);
     }
-    latest["limits"] = json!(limits);
+    latest.insert("limits".to_owned(), json!(limits));
     std::fs::write(directory.join("latest.json"), serde_json::to_vec_pretty(&latest)?)?;
     println!("{}\nfigures and charts are in {}", report::limits(&mut limits), directory.display());
     let missed = limits.iter().filter(|limit| !limit.is_kept()).count();

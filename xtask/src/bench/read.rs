@@ -13,7 +13,7 @@ use muster_messaging::wire::answer::Answer;
 use muster_messaging::wire::query::{DirectoryPlace, Query, Question as Asked};
 use muster_storage::{DirectoryStart, Store};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 use xtask::worker::Worker;
@@ -33,6 +33,13 @@ struct Question {
     name: String,
     body: String,
     rows: u32,
+}
+
+/// A page of any list.
+#[derive(Deserialize)]
+struct Rows {
+    items: Vec<Value>,
+    next: Option<Value>,
 }
 
 /// One way of asking.
@@ -136,8 +143,7 @@ impl<'a> Asker<'a> {
             workers.push(side.configuration.serve(&side.services)?);
             let id = side.id().await?;
             let page = side.ask(Endpoint::ProfilesRanked.subject(id), "{}".into()).await?;
-            let mut page: Value = serde_json::from_slice(&page)?;
-            sides.push((side, id, serde_json::from_value(page["items"].take())?));
+            sides.push((side, id, serde_json::from_slice::<Rows>(&page)?.items));
         }
         Ok(Self { members: this.members, store, ideal, sides, _workers: workers })
     }
@@ -187,21 +193,18 @@ async fn deep_body(side: &Community, question: &Question, subject: &str) -> Resu
     if [1, 1000].contains(&question.rows) || question.body.contains('$') {
         return Ok(None);
     }
-    let mut body: Value = serde_json::from_str(&question.body)?;
+    let mut body: Map<String, Value> = serde_json::from_str(&question.body)?;
     let (mut page, mut cursors) = (body.clone(), Vec::new());
-    page["limit"] = json!(1000);
+    page.insert("limit".to_owned(), json!(1000));
     while cursors.len() < DEEPEST {
-        let answer = side.ask(subject.to_owned(), page.to_string().into()).await?;
-        let mut answer: Value = serde_json::from_slice(&answer)?;
-        page["cursor"] = answer["next"].take();
-        if page["cursor"].is_null() {
-            break;
-        }
-        cursors.push(page["cursor"].clone());
+        let answer = side.ask(subject.to_owned(), json!(page).to_string().into()).await?;
+        let Some(next) = serde_json::from_slice::<Rows>(&answer)?.next else { break };
+        page.insert("cursor".to_owned(), next.clone());
+        cursors.push(next);
     }
     let Some(cursor) = cursors.get(cursors.len() * 9 / 10) else { return Ok(None) };
-    body["cursor"] = cursor.clone();
-    Ok(Some(body.to_string().into()))
+    body.insert("cursor".to_owned(), cursor.clone());
+    Ok(Some(json!(body).to_string().into()))
 }
 
 /// One question to one community at one depth.

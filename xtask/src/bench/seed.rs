@@ -154,9 +154,9 @@ mod tests {
 
     #[test]
     fn one_seed_gives_the_same_events_which_are_json_with_every_value_filled_in() {
-        let draw = || mix(7, SKEWED, 1000).unwrap().take(20_000).collect::<Vec<_>>();
-        let events = draw();
-        assert!(events.iter().zip(&draw()).all(|(event, again)| event.id == again.id));
+        let draw = || mix(7, SKEWED, 1000).unwrap().take(20_000);
+        let events: Vec<Event> = draw().collect();
+        assert!(events.iter().zip(draw()).all(|(event, again)| event.id == again.id));
         let first_fifth = events.iter().filter(|event| event.member <= 200).count();
         assert!((11_000..13_000).contains(&first_fifth), "{first_fifth}");
         for event in events.into_iter().chain(community(100).unwrap()) {
