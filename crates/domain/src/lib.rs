@@ -39,7 +39,7 @@ pub use limit::{Limit, LimitError, PageLimit, SuggestLimit};
 pub use nym::{Nym, NymKey, SearchQuery};
 pub use page::Page;
 pub use profile::{
-    BadgeStanding, Direction, DirectoryPage, DirectorySort, Lookup, Position, Profile, ProfileDetail,
+    BadgeStanding, Direction, DirectoryPage, DirectorySort, Export, Lookup, Position, Profile, ProfileDetail,
     Progress, RankedProfile, TenuredProfile,
 };
 pub use pseudonym::{Pseudonym, PseudonymKey};

@@ -1,3 +1,5 @@
+use serde::{Serialize, Serializer};
+
 use crate::UserId;
 use crate::text::{self, TextError, shown_type};
 
@@ -52,7 +54,10 @@ impl NymKey {
 
 /// What a search looks for: 1 to 100 characters, cleaned and folded as nyms are. Every character stands for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SearchQuery(NymKey);
+pub struct SearchQuery {
+    shown: String,
+    key: NymKey,
+}
 
 impl SearchQuery {
     /// The largest number of characters.
@@ -66,12 +71,24 @@ impl SearchQuery {
     /// [`TextError`] when there is nothing to look for, or too much.
     pub fn parse(given: impl Into<String>) -> Result<Self, TextError> {
         let shown = text::shown(given.into(), Self::MAX, Self::MAX_BYTES)?;
-        Ok(Self(NymKey::of(&shown)))
+        Ok(Self { key: NymKey::of(&shown), shown })
+    }
+
+    /// The text as it was given, cleaned.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.shown
     }
 
     /// The folded text to look for.
     #[must_use]
     pub fn key(&self) -> &NymKey {
-        &self.0
+        &self.key
+    }
+}
+
+impl Serialize for SearchQuery {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.shown)
     }
 }

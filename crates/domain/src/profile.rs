@@ -3,7 +3,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use crate::{Activity, Conviction, Cursor, Nym, ProfileId, Rank, ScoreTier, Tenure, Tier, UserId, Wallet};
+use crate::{
+    Activity, Badge, Conviction, Cursor, Nym, ProfileId, Rank, ScoreTier, Tenure, Tier, TierChange, UserId,
+    Wallet,
+};
 
 /// One member of one community.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,6 +174,19 @@ impl fmt::Display for Direction {
             Self::Desc => "desc",
         })
     }
+}
+
+/// Everything that is held on a person, one page of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// The profile.
+    pub profile: Profile,
+    /// Badges, revoked ones among them.
+    pub badges: Vec<Badge>,
+    /// Changes of tier.
+    pub tier_changes: Vec<TierChange>,
+    /// Where the next page begins; `None` on the last.
+    pub next: Option<Cursor>,
 }
 
 /// One page of the directory.

@@ -1,14 +1,14 @@
-//! Asking the service from Rust: one method for each endpoint, no JSON to write.
+//! Asking the service from Rust: each endpoint is a type of [`api`](crate::api), which knows its answer.
 //!
 //! ```no_run
 //! # async fn example(config: muster_messaging::connection::NatsConfig, guild: muster_domain::GuildId)
 //! # -> Result<(), muster_messaging::client::ClientError> {
+//! use muster_messaging::api::profiles;
 //! use muster_messaging::client::Client;
-//! use muster_messaging::wire::request::PageRequest;
 //!
 //! let client = Client::connect(config).await?;
 //! let community = client.find_community(guild).await?;
-//! let page = client.community(community.community_id).profiles_ranked(PageRequest::first(10)).await?;
+//! let page = client.community(community.community_id).ask(&profiles::Ranked::first(10)).await?;
 //! for member in page.items {
 //!     println!("{} {}", member.rank, member.profile.nym);
 //! }
@@ -21,27 +21,16 @@ use std::time::Duration;
 use async_nats::client::RequestErrorKind;
 use async_nats::{HeaderMap, Message};
 use futures_util::stream::{self, StreamExt};
-use muster_domain::{CommunityId, Event, GuildId, ProfileId};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use muster_domain::{CommunityId, Event, GuildId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::api::community::{Community, Find};
+use crate::api::{Caller, Description, Endpoint, ErrorBody, ErrorCode, MAX_REQUEST};
 use crate::connection::{Connection, ConnectionError, NatsConfig};
-use crate::endpoint::Endpoint;
 use crate::events::envelope;
 use crate::request::{CALLER, TRACEPARENT};
 use crate::service::ERROR_CODE;
-use crate::wire::answer::{
-    Award, Badge, Change, Cleared, Community, Detail, Directory, Erased, Kind, Page, PersonalData, Position,
-    Profile, Progress, Ranked, Revocable, Standing, Stats, Threshold, VisibleProfile,
-};
-use crate::wire::error::{ErrorBody, ErrorCode, MAX_REQUEST};
-use crate::wire::query::Caller;
-use crate::wire::request::{
-    AroundRequest, AwardRequest, BadgesRequest, ClearRequest, DirectoryRequest, EmptyRequest, ExportRequest,
-    FindRequest, GetRequest, PageRequest, ProfileRequest, RevokeRequest, SearchRequest,
-};
 
 /// How often a request is sent at most, where it may be repeated.
 const MAX_ATTEMPTS: u32 = 3;
@@ -111,7 +100,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; of code [`ErrorCode::NotFound`] when there is none.
     pub async fn find_community(&self, guild_id: GuildId) -> Result<Community, ClientError> {
-        self.ask(Endpoint::CommunitiesFind, CommunityId::new(Uuid::nil()), &FindRequest { guild_id }).await
+        // It is asked in no community.
+        self.ask(CommunityId::new(Uuid::nil()), &Find { guild_id }).await
     }
 
     /// Sends one request to any subject, as an operator does by hand, and waits for its answer.
@@ -133,17 +123,12 @@ impl Client {
         Ok(Answer { body: message.payload.to_vec(), is_error })
     }
 
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        endpoint: Endpoint,
-        community: CommunityId,
-        request: &impl Serialize,
-    ) -> Result<T, ClientError> {
+    async fn ask<E: Endpoint>(&self, community: CommunityId, request: &E) -> Result<E::Answer, ClientError> {
         let payload = bytes::Bytes::from(serde_json::to_vec(request).map_err(ClientError::Request)?);
         if payload.len() > MAX_REQUEST {
             return Err(ClientError::TooLarge);
         }
-        let message = self.send(endpoint, endpoint.subject(community), payload).await?;
+        let message = self.send(E::DESCRIPTION, E::DESCRIPTION.subject(community), payload).await?;
         let failed = message.headers.as_ref().is_some_and(|headers| headers.get(ERROR_CODE).is_some());
         if failed {
             let body: ErrorBody = serde_json::from_slice(&message.payload).map_err(ClientError::Answer)?;
@@ -163,12 +148,12 @@ impl Client {
     /// answer is lost, only where asking twice is asking once.
     async fn send(
         &self,
-        endpoint: Endpoint,
+        endpoint: &Description,
         subject: String,
         payload: bytes::Bytes,
     ) -> Result<Message, ClientError> {
         let deadline = Instant::now() + self.timeout;
-        let per_attempt = if endpoint.is_repeatable() { self.timeout / 2 } else { self.timeout };
+        let per_attempt = if endpoint.is_repeatable { self.timeout / 2 } else { self.timeout };
         let mut attempt = 1;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -190,7 +175,7 @@ impl Client {
             let nobody = matches!(error, ClientError::NoResponders);
             let pause = if nobody { NOBODY_PAUSE.saturating_mul(attempt) } else { Duration::ZERO };
             let in_time = Instant::now() + pause < deadline;
-            if !in_time || attempt >= MAX_ATTEMPTS || !(nobody || endpoint.is_repeatable()) {
+            if !in_time || attempt >= MAX_ATTEMPTS || !(nobody || endpoint.is_repeatable) {
                 return Err(error);
             }
             tokio::time::sleep(pause).await;
@@ -217,82 +202,6 @@ pub struct CommunityClient {
     community: CommunityId,
 }
 
-macro_rules! ask {
-    ($($(#[$meta:meta])* $name:ident($request:ty) -> $answer:ty = $endpoint:ident;)+) => {
-        impl CommunityClient {
-            $(
-                $(#[$meta])*
-                ///
-                /// # Errors
-                /// [`ClientError`] says whether the service refused or was not reached.
-                pub async fn $name(&self, request: $request) -> Result<$answer, ClientError> {
-                    self.client.ask(Endpoint::$endpoint, self.community, &request).await
-                }
-            )+
-        }
-    };
-}
-
-ask! {
-    /// Profiles by conviction, highest first.
-    profiles_ranked(PageRequest) -> Page<Ranked> = ProfilesRanked;
-    /// One profile and its standings.
-    profiles_get(GetRequest) -> Detail = ProfilesGet;
-    /// The members ranked around one.
-    profiles_around(AroundRequest) -> Page<Ranked> = ProfilesAround;
-    /// Profiles by activity.
-    profiles_active(PageRequest) -> Page<Profile> = ProfilesActive;
-    /// Profiles by a piece of their nym.
-    profiles_search(SearchRequest) -> Page<Profile> = ProfilesSearch;
-    /// One profile's badges, newest first.
-    profiles_badges(BadgesRequest) -> Page<Badge> = ProfilesBadges;
-    /// Profiles by number of badges.
-    badges_leaderboard(PageRequest) -> Page<Standing> = BadgesLeaderboard;
-    /// The community's badge kinds.
-    badges_kinds(PageRequest) -> Page<Kind> = BadgesKinds;
-    /// Members closest below their next score tier.
-    tiers_progression(PageRequest) -> Page<Progress> = TiersProgression;
-    /// Promotions and demotions, newest first.
-    tiers_changes(PageRequest) -> Page<Change> = TiersChanges;
-    /// The members, sorted and filtered.
-    directory_list(DirectoryRequest) -> Directory = DirectoryList;
-    /// Awards a badge.
-    badges_award(AwardRequest) -> Award = AdminBadgesAward;
-    /// Revokes a badge.
-    badges_revoke(RevokeRequest) -> Revocable = AdminBadgesRevoke;
-    /// All that is held on a person.
-    profiles_export(ExportRequest) -> PersonalData = AdminProfilesExport;
-    /// Forgets rate limits' counters.
-    ratelimit_clear(ClearRequest) -> Cleared = AdminRatelimitClear;
-}
-
-macro_rules! ask_by_id {
-    ($($(#[$meta:meta])* $name:ident() -> $answer:ty = $endpoint:ident;)+) => {
-        impl CommunityClient {
-            $(
-                $(#[$meta])*
-                ///
-                /// # Errors
-                /// [`ClientError`] says whether the service refused or was not reached.
-                pub async fn $name(&self, profile_id: ProfileId) -> Result<$answer, ClientError> {
-                    self.client.ask(Endpoint::$endpoint, self.community, &ProfileRequest { profile_id }).await
-                }
-            )+
-        }
-    };
-}
-
-ask_by_id! {
-    /// Where one member stands.
-    profiles_position() -> Position = ProfilesPosition;
-    /// Takes a profile out of lists and ranks.
-    profiles_hide() -> VisibleProfile = AdminProfilesHide;
-    /// Puts it back.
-    profiles_show() -> VisibleProfile = AdminProfilesShow;
-    /// Erases a person.
-    profiles_erase() -> Erased = AdminProfilesErase;
-}
-
 impl CommunityClient {
     /// The community.
     #[must_use]
@@ -300,20 +209,12 @@ impl CommunityClient {
         self.community
     }
 
-    /// What it takes to hold a rank tier.
+    /// Sends a request and waits for its answer.
     ///
     /// # Errors
     /// [`ClientError`] says whether the service refused or was not reached.
-    pub async fn tiers_threshold(&self) -> Result<Threshold, ClientError> {
-        self.client.ask(Endpoint::TiersThreshold, self.community, &EmptyRequest {}).await
-    }
-
-    /// The community in numbers.
-    ///
-    /// # Errors
-    /// [`ClientError`] says whether the service refused or was not reached.
-    pub async fn stats(&self) -> Result<Stats, ClientError> {
-        self.client.ask(Endpoint::CommunityStats, self.community, &EmptyRequest {}).await
+    pub async fn ask<E: Endpoint>(&self, request: &E) -> Result<E::Answer, ClientError> {
+        self.client.ask(self.community, request).await
     }
 }
 

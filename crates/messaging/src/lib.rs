@@ -2,20 +2,20 @@
 //!
 //! Nothing but this crate names `async_nats`. A [`connection::Connection`] is made only of servers that have passed the
 //! TLS policy ([`tls::server::Servers`]); [`service`] answers questions over it, [`events`] reads what the chat gateway
-//! publishes, and [`client`] asks. What stands in the messages is in [`wire`].
+//! publishes, and [`client`] asks. What can be asked is in [`api`].
 
+pub mod api;
 pub mod client;
 pub mod connection;
-pub mod endpoint;
 pub mod events;
 mod header;
+mod integer;
 pub mod log_budget;
 pub mod replicas;
 pub mod request;
 pub mod service;
 mod share;
 pub mod tls;
-pub mod wire;
 
 /// Runs the examples of the README with the documentation's.
 #[cfg(doctest)]

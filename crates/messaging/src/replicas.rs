@@ -8,8 +8,8 @@ use muster_domain::CommunityId;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
+use crate::api::Caller;
 use crate::connection::Connection;
-use crate::wire::query::Caller;
 
 /// Where replicas hear each other. The worker's user needs the right to publish and subscribe there, and nobody else.
 pub const SUBJECT: &str = "muster.replicas.v1.ratelimit.clear";

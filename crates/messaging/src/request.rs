@@ -7,9 +7,7 @@ use muster_domain::CommunityId;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::endpoint::{Endpoint, PREFIX};
-use crate::wire::error::{MAX_REQUEST, ServiceError};
-use crate::wire::query::{Caller, Question};
+use crate::api::{Caller, Description, MAX_REQUEST, PREFIX, Question, ServiceError};
 
 /// The header that names the person on whose behalf a client asks.
 pub const CALLER: &str = "Muster-Caller";
@@ -24,7 +22,7 @@ pub struct Request {
     /// Its id, which the log and the answer to a defect tell.
     pub id: Uuid,
     /// Where it was asked.
-    pub endpoint: Endpoint,
+    pub endpoint: &'static Description,
     /// What is asked.
     pub question: Question,
     /// The person on whose behalf it is asked.
@@ -36,19 +34,19 @@ pub struct Request {
 }
 
 impl Request {
-    /// Reads a message, and says whether the limit that it asks for had to be changed.
+    /// Reads a message.
     pub(crate) fn read(
         id: Uuid,
-        endpoint: Endpoint,
+        endpoint: &'static Description,
         deadline: Instant,
         subject: &str,
         headers: Option<&HeaderMap>,
         payload: &[u8],
-    ) -> Result<(Self, bool), ServiceError> {
+    ) -> Result<Self, ServiceError> {
         if payload.len() > MAX_REQUEST {
             return Err(ServiceError::payload_too_large());
         }
-        let (question, clamped) = Question::parse(endpoint, community(subject), payload)?;
+        let question = Question::parse(endpoint, community(subject), payload)?;
         let header = |name: &str| headers.and_then(|headers| headers.get(name));
         let caller = header(CALLER)
             .map(|value| Caller::parse(value.as_str()))
@@ -57,7 +55,7 @@ impl Request {
         let traceparent = header(TRACEPARENT).map(|value| value.as_str().to_owned()).filter(|value| {
             value.len() <= MAX_TRACEPARENT && value.bytes().all(|byte| byte.is_ascii_graphic())
         });
-        Ok((Self { id, endpoint, question, caller, traceparent, deadline }, clamped))
+        Ok(Self { id, endpoint, question, caller, traceparent, deadline })
     }
 }
 
@@ -72,6 +70,7 @@ pub(crate) fn community(subject: &str) -> Option<CommunityId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Endpoint, community::Find};
 
     #[test]
     fn one_community_has_one_subject() {
@@ -90,10 +89,10 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(CALLER, caller);
             let subject = format!("{PREFIX}.communities.find");
-            let (endpoint, body) = (Endpoint::CommunitiesFind, br#"{"guild_id":"1"}"#);
+            let (endpoint, body) = (Find::DESCRIPTION, br#"{"guild_id":"1"}"#);
             Request::read(Uuid::nil(), endpoint, Instant::now(), &subject, Some(&headers), body)
         };
-        assert_eq!(read("stilgar").unwrap().0.caller.unwrap().as_str(), "stilgar");
+        assert_eq!(read("stilgar").unwrap().caller.unwrap().as_str(), "stilgar");
         assert_eq!(read(&"x".repeat(129)).unwrap_err().field(), Some(CALLER));
         assert_eq!(read("").unwrap_err().field(), Some(CALLER));
     }

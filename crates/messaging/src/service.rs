@@ -19,14 +19,12 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::api::{Description, ENDPOINTS, ErrorCode, Reply, ServiceError};
 use crate::connection::Connection;
-use crate::endpoint::Endpoint;
 use crate::header;
 use crate::log_budget::{Line, LogBudget};
 use crate::request::{self, Request};
 use crate::share::{Place, Shares};
-use crate::wire::answer::Answer;
-use crate::wire::error::{ErrorCode, ServiceError};
 
 /// Lines a minute about requests that failed by a defect, and about answers that were not sent.
 static FAILED_LINES: LogBudget = LogBudget::new(10);
@@ -45,7 +43,7 @@ pub const LEAST_PAYLOAD: usize = 16 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
     /// Where it was asked.
-    pub endpoint: Endpoint,
+    pub endpoint: &'static Description,
     /// `None` for an answer, else the kind of error.
     pub error: Option<ErrorCode>,
     /// From its arrival to its answer.
@@ -101,7 +99,7 @@ pub async fn serve<H, F>(
 ) -> Result<Service, ServeError>
 where
     H: Fn(Request) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
+    F: Future<Output = Result<Reply, ServiceError>> + Send + 'static,
 {
     let errors = Errors::default();
     let told = errors.clone();
@@ -115,14 +113,14 @@ where
         .await
         .map_err(ServeError)?;
     let mut incoming = SelectAll::new();
-    for endpoint in Endpoint::ALL {
+    for &endpoint in ENDPOINTS {
         let requests: Incoming = micro
             .endpoint_builder()
             .name(endpoint.service_name())
             .add(endpoint.pattern())
             .await
             .map_err(ServeError)?;
-        incoming.push(requests.map(move |request| (*endpoint, request)).boxed());
+        incoming.push(requests.map(move |request| (endpoint, request)).boxed());
     }
     let tasks = TaskTracker::new();
     let shared = Arc::new(Shared { connection: connection.clone(), config, errors, handler });
@@ -173,7 +171,7 @@ impl Service {
 struct Errors(Arc<RwLock<BTreeMap<String, AtomicU64>>>);
 
 impl Errors {
-    fn count(&self, endpoint: Endpoint) {
+    fn count(&self, endpoint: &Description) {
         let name = endpoint.service_name();
         let counted = self
             .0
@@ -200,13 +198,14 @@ struct Shared<H> {
     handler: H,
 }
 
-type Requests = SelectAll<futures_util::stream::BoxStream<'static, (Endpoint, async_nats::service::Request)>>;
+type Requests =
+    SelectAll<futures_util::stream::BoxStream<'static, (&'static Description, async_nats::service::Request)>>;
 
 /// Reads requests until the service is stopped. It never waits for a handler, so that the queue before it stays short.
 async fn read<H, F>(mut incoming: Requests, shared: Arc<Shared<H>>, tasks: TaskTracker)
 where
     H: Fn(Request) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
+    F: Future<Output = Result<Reply, ServiceError>> + Send + 'static,
 {
     let shares = Shares::new(shared.config.max_in_flight, shared.config.at_once);
     while let Some((endpoint, message)) = incoming.next().await {
@@ -246,13 +245,13 @@ struct Outcome {
 impl<H, F> Shared<H>
 where
     H: Fn(Request) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<Answer, ServiceError>> + Send + 'static,
+    F: Future<Output = Result<Reply, ServiceError>> + Send + 'static,
 {
     /// Answers a request. The handler is not stopped by the deadline: a write that is under way then is not torn, and holds
     /// its place for as long as it runs.
     async fn work(
         &self,
-        endpoint: Endpoint,
+        endpoint: &'static Description,
         message: async_nats::service::Request,
         started: Instant,
         place: Place,
@@ -273,7 +272,7 @@ where
     async fn outcome(
         &self,
         id: Uuid,
-        endpoint: Endpoint,
+        endpoint: &'static Description,
         message: &async_nats::Message,
         deadline: Instant,
         place: &Place,
@@ -283,11 +282,12 @@ where
             return Outcome { answer: Err(late()), clamped: false, cut: false };
         };
         let headers = message.headers.as_ref();
-        let (mut request, clamped) =
-            match Request::read(id, endpoint, deadline, &message.subject, headers, &message.payload) {
-                Ok(read) => read,
-                Err(error) => return Outcome { answer: Err(error), clamped: false, cut: false },
-            };
+        let read = Request::read(id, endpoint, deadline, &message.subject, headers, &message.payload);
+        let mut request = match read {
+            Ok(request) => request,
+            Err(error) => return Outcome { answer: Err(error), clamped: false, cut: false },
+        };
+        let clamped = request.question.is_clamped();
         // An answer has no headers that would need room, too.
         let room = self.connection.max_payload();
         let mut cut = false;
@@ -295,16 +295,11 @@ where
         loop {
             match self.handle(request.clone()).await {
                 Ok(json) if json.len() <= room => return Outcome { answer: Ok(json), clamped, cut },
-                Ok(json) => match request.question.halved().filter(|_| Instant::now() < deadline) {
-                    Some(question) => {
-                        cut = true;
-                        request.question = question;
-                    }
-                    None => {
-                        let error = ServiceError::answer_too_large(json.len(), room);
-                        return Outcome { answer: Err(error), clamped, cut };
-                    }
-                },
+                Ok(_) if Instant::now() < deadline && request.question.halve() => cut = true,
+                Ok(json) => {
+                    let error = ServiceError::answer_too_large(json.len(), room);
+                    return Outcome { answer: Err(error), clamped, cut };
+                }
                 Err(error) => return Outcome { answer: Err(error), clamped, cut },
             }
         }
@@ -313,7 +308,7 @@ where
     /// Runs the handler; a panic stays within.
     async fn handle(&self, request: Request) -> Result<Vec<u8>, ServiceError> {
         let handling = AssertUnwindSafe(async {
-            (self.handler)(request).await?.to_json().map_err(ServiceError::internal)
+            (self.handler)(request).await?.into_json().map_err(ServiceError::internal)
         });
         handling.catch_unwind().await.unwrap_or_else(|panic| {
             let told = panic.downcast_ref::<String>().map(String::as_str);
@@ -327,7 +322,7 @@ where
 
     async fn answer(
         &self,
-        endpoint: Endpoint,
+        endpoint: &'static Description,
         id: Uuid,
         message: &async_nats::service::Request,
         started: Instant,

@@ -37,7 +37,6 @@ pub use directory::{DIRECTORY_ROWS_BY_NUMBER, DirectoryStart};
 pub use erasure::{Enforced, Erasure, MAX_ERASURES};
 pub use error::{Cause, Error, FaultOf, Missing};
 pub use migration::{check as migrations_check, migrate, revert as migration_revert};
-pub use profile::Export;
 pub use store::{
     FoundCommunity, ObserveQuery, PoolStatus, QueryFailure, QueryObservation, SERVER_FLOOR, Store,
 };

@@ -5,8 +5,8 @@ use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use muster_domain::{
-    Activity, Badge, CommunityId, Conviction, Cursor, Lookup, Nym, PageLimit, Profile, ProfileDetail,
-    ProfileId, Rank, Tier, TierChange, UserId, Wallet,
+    Activity, CommunityId, Conviction, Cursor, Export, Lookup, Nym, PageLimit, Profile, ProfileDetail,
+    ProfileId, Rank, Tier, UserId, Wallet,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -125,19 +125,6 @@ macro_rules! detail_by {
              WHERE p.visible"
         )
     };
-}
-
-/// Everything that is held on a person, one page of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Export {
-    /// The profile.
-    pub profile: Profile,
-    /// Badges, revoked ones among them.
-    pub badges: Vec<Badge>,
-    /// Changes of tier.
-    pub tier_changes: Vec<TierChange>,
-    /// Where the next page begins; `None` on the last.
-    pub next: Option<Cursor>,
 }
 
 impl Community {

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use muster_domain::{CommunityId, Page};
+use muster_messaging::api::{
+    Caller, Endpoint, ErrorCode, Query, Question, Reply, ServiceError, admin, community, directory,
+};
 use muster_messaging::connection::Connection;
 use muster_messaging::log_budget::LogBudget;
-use muster_messaging::replicas::clear_everywhere;
+use muster_messaging::replicas::{ReplicaError, clear_everywhere};
 use muster_messaging::request::Request;
-use muster_messaging::wire::answer::{Answer, Export};
-use muster_messaging::wire::error::{ErrorCode, ServiceError};
-use muster_messaging::wire::query::{Caller, DirectoryPlace, Query, Question};
 use muster_storage::{Community, DirectoryStart, Error, Store};
 use tracing::{Instrument, Level};
 
@@ -28,7 +28,7 @@ pub(crate) struct Answers {
 
 impl Answers {
     /// Answers a request within its trace, and writes to the log what came of it.
-    pub(crate) async fn answer(&self, request: Request) -> Result<Answer, ServiceError> {
+    pub(crate) async fn answer(&self, request: Request) -> Result<Reply, ServiceError> {
         let span = traces::request(&request);
         let answer = self.found(&request).instrument(span.clone()).await;
         let error = answer.as_ref().err().map(ServiceError::code);
@@ -77,34 +77,28 @@ impl Answers {
         }
     }
 
-    async fn found(&self, request: &Request) -> Result<Answer, ServiceError> {
-        let failed = |error| service_error(request, error);
+    async fn found(&self, request: &Request) -> Result<Reply, ServiceError> {
+        let failed = |error: AnswerError| service_error(request, error);
         match &request.question {
-            Question::Find(guild) => {
-                let found = self.store.community_find(guild).await.map_err(failed)?;
-                Ok(Answer::Community {
-                    community: found.community_id,
-                    name: found.name,
-                    active: found.active,
-                })
-            }
-            // Not counted itself: it is how an operator gets back in.
-            Question::Within(id, Query::AdminRatelimitClear { caller }) => {
-                self.store.community(*id).await.map_err(failed)?;
-                let cleared = clear_everywhere(&self.connection, *id, caller.as_ref()).await;
-                cleared.map(Answer::Cleared).map_err(|error| ServiceError::unavailable(error.to_string()))
-            }
+            Question::Find(ask) => self.community_find(ask).await.map_err(failed),
             Question::Within(id, query) => {
-                let community = self.store.community(*id).await.map_err(failed)?;
-                if let Err(refused) = self.limits.check(*id, request.caller.as_ref()) {
-                    if refused.first {
-                        self.log_refused(*id, request.caller.as_ref(), refused.scope);
-                    }
-                    return Err(ServiceError::rate_limited(refused.wait));
+                let community = self.store.community(*id).await.map_err(|error| failed(error.into()))?;
+                // Clearing is not counted: it is how an operator gets back in.
+                if !matches!(query, Query::AdminRatelimitClear(_)) {
+                    self.count(*id, request.caller.as_ref())?;
                 }
-                answer(&community, query.clone()).await.map_err(failed)
+                self.reply(&community, query).await.map_err(failed)
             }
         }
+    }
+
+    fn count(&self, community: CommunityId, caller: Option<&Caller>) -> Result<(), ServiceError> {
+        self.limits.check(community, caller).map_err(|refused| {
+            if refused.first {
+                self.log_refused(community, caller, refused.scope);
+            }
+            ServiceError::rate_limited(refused.wait)
+        })
     }
 
     /// Once for each counter, since whoever asks too often may ask very often.
@@ -117,81 +111,103 @@ impl Answers {
             "requests are refused for their rate"
         );
     }
+
+    async fn community_find(&self, ask: &community::Find) -> Result<Reply, AnswerError> {
+        let found = self.store.community_find(&ask.guild_id).await?;
+        Ok(ask.reply(community::Community {
+            community_id: found.community_id,
+            name: found.name,
+            active: found.active,
+        }))
+    }
+
+    /// What each endpoint is answered with.
+    async fn reply(&self, community: &Community, query: &Query) -> Result<Reply, AnswerError> {
+        Ok(match query {
+            Query::ProfilesRanked(ask) => {
+                ask.reply(community.profile_list_ranked(ask.limit.applied(), ask.cursor.as_ref()).await?)
+            }
+            Query::ProfilesGet(ask) => ask.reply(community.profile_get(&ask.clone().into()).await?),
+            Query::ProfilesPosition(ask) => ask.reply(community.profile_position(ask.profile_id).await?),
+            Query::ProfilesAround(ask) => {
+                ask.reply(community.profile_list_around(ask.profile_id, ask.limit.applied()).await?)
+            }
+            Query::ProfilesActive(ask) => {
+                ask.reply(community.profile_list_active(ask.limit.applied(), ask.cursor.as_ref()).await?)
+            }
+            Query::ProfilesSearch(ask) => {
+                let limit = ask.limit.applied();
+                let items = community.profile_search(&ask.query, limit).await?;
+                ask.reply(Page { items, next: None, limit: limit.get() })
+            }
+            Query::ProfilesBadges(ask) => {
+                let (limit, cursor) = (ask.limit.applied(), ask.cursor.as_ref());
+                ask.reply(community.badge_list_by_profile(ask.profile_id, limit, cursor).await?)
+            }
+            Query::BadgesLeaderboard(ask) => {
+                ask.reply(community.badge_leaderboard(ask.limit.applied(), ask.cursor.as_ref()).await?)
+            }
+            Query::BadgesKinds(ask) => {
+                ask.reply(community.badge_kind_list(ask.limit.applied(), ask.cursor.as_ref()).await?)
+            }
+            Query::TiersProgression(ask) => {
+                ask.reply(community.tier_list_progression(ask.limit.applied(), ask.cursor.as_ref()).await?)
+            }
+            Query::TiersChanges(ask) => {
+                ask.reply(community.tier_change_list(ask.limit.applied(), ask.cursor.as_ref()).await?)
+            }
+            Query::TiersThreshold(ask) => ask.reply(community.tier_threshold().await?),
+            Query::DirectoryList(ask) => {
+                let start = match &ask.start {
+                    None => DirectoryStart::Cursor(None),
+                    Some(directory::Start::Cursor(cursor)) => DirectoryStart::Cursor(Some(cursor.clone())),
+                    Some(directory::Start::Page(page)) => DirectoryStart::Offset(ask.rows_before(*page)),
+                };
+                let (sort, direction) = (ask.sort.unwrap_or_default(), ask.direction());
+                let limit = ask.limit.applied();
+                let page =
+                    community.directory_list(ask.tier.as_ref(), sort, direction, limit, &start).await?;
+                ask.reply(directory::DirectoryPage::new(page, ask.page()))
+            }
+            Query::CommunityStats(ask) => ask.reply(community.stats().await?),
+            Query::AdminBadgesAward(ask) => {
+                let (kind, reason, by) = (ask.kind.clone(), ask.reason.clone(), ask.awarded_by.clone());
+                ask.reply(community.badge_award(ask.profile_id, kind, reason, by).await?)
+            }
+            Query::AdminBadgesRevoke(ask) => {
+                let (kind, reason, by) = (ask.kind.clone(), ask.reason.clone(), ask.revoked_by.clone());
+                ask.reply(community.badge_revoke(ask.profile_id, kind, reason, by).await?)
+            }
+            Query::AdminProfilesHide(ask) => ask.reply(community.profile_hide(ask.profile_id).await?),
+            Query::AdminProfilesShow(ask) => ask.reply(community.profile_show(ask.profile_id).await?),
+            Query::AdminProfilesExport(ask) => {
+                ask.reply(community.profile_export(ask.profile_id, ask.limit(), ask.cursor.as_ref()).await?)
+            }
+            Query::AdminProfilesErase(ask) => {
+                community.profile_erase(ask.profile_id).await?;
+                ask.reply(admin::ErasedProfile { profile_id: ask.profile_id, erased: true })
+            }
+            Query::AdminRatelimitClear(ask) => {
+                let cleared = clear_everywhere(&self.connection, community.id(), ask.caller.as_ref()).await?;
+                ask.reply(admin::ClearedCounters { cleared })
+            }
+        })
+    }
 }
 
-async fn answer(community: &Community, query: Query) -> Result<Answer, Error> {
-    Ok(match query {
-        Query::ProfilesRanked(page) => {
-            Answer::Ranked(community.profile_list_ranked(page.limit, page.cursor.as_ref()).await?)
-        }
-        Query::ProfilesGet(lookup) => Answer::Detail(Box::new(community.profile_get(&lookup).await?)),
-        Query::ProfilesPosition(profile) => Answer::Position(community.profile_position(profile).await?),
-        Query::ProfilesAround { profile, limit } => {
-            Answer::Ranked(community.profile_list_around(profile, limit).await?)
-        }
-        Query::ProfilesActive(page) => {
-            Answer::Profiles(community.profile_list_active(page.limit, page.cursor.as_ref()).await?)
-        }
-        Query::ProfilesSearch { query, limit } => {
-            let items = community.profile_search(&query, limit).await?;
-            Answer::Profiles(Page { items, next: None, limit: limit.get() })
-        }
-        Query::ProfilesBadges { profile, page } => {
-            Answer::Badges(community.badge_list_by_profile(profile, page.limit, page.cursor.as_ref()).await?)
-        }
-        Query::BadgesLeaderboard(page) => {
-            Answer::Leaderboard(community.badge_leaderboard(page.limit, page.cursor.as_ref()).await?)
-        }
-        Query::BadgesKinds(page) => {
-            Answer::Kinds(community.badge_kind_list(page.limit, page.cursor.as_ref()).await?)
-        }
-        Query::TiersProgression(page) => {
-            Answer::Progression(community.tier_list_progression(page.limit, page.cursor.as_ref()).await?)
-        }
-        Query::TiersChanges(page) => {
-            Answer::Changes(community.tier_change_list(page.limit, page.cursor.as_ref()).await?)
-        }
-        Query::TiersThreshold => Answer::Threshold(community.tier_threshold().await?),
-        Query::DirectoryList(directory) => {
-            let (start, number) = match directory.place {
-                DirectoryPlace::Cursor(cursor) => (DirectoryStart::Cursor(cursor), None),
-                DirectoryPlace::Page { number, skip } => (DirectoryStart::Offset(skip), Some(number)),
-            };
-            let (tier, sort, direction) = (directory.tier.as_ref(), directory.sort, directory.direction);
-            let page = community.directory_list(tier, sort, direction, directory.limit, &start).await?;
-            Answer::Directory { page, number }
-        }
-        Query::CommunityStats => Answer::Stats(community.stats().await?),
-        Query::AdminBadgesAward { profile, kind, reason, by } => {
-            Answer::Awarded(community.badge_award(profile, kind, reason, by).await?)
-        }
-        Query::AdminBadgesRevoke { profile, kind, reason, by } => {
-            Answer::Revoked(community.badge_revoke(profile, kind, reason, by).await?)
-        }
-        Query::AdminProfilesHide(profile) => {
-            Answer::Visibility(Box::new(community.profile_hide(profile).await?))
-        }
-        Query::AdminProfilesShow(profile) => {
-            Answer::Visibility(Box::new(community.profile_show(profile).await?))
-        }
-        Query::AdminProfilesExport { profile, cursor, limit } => {
-            let export = community.profile_export(profile, limit, cursor.as_ref()).await?;
-            Answer::Export(Box::new(Export {
-                profile: export.profile,
-                badges: export.badges,
-                tier_changes: export.tier_changes,
-                next: export.next,
-            }))
-        }
-        Query::AdminProfilesErase(profile) => {
-            community.profile_erase(profile).await?;
-            Answer::Erased(profile)
-        }
-        Query::AdminRatelimitClear { .. } => Answer::Cleared(0),
-    })
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum AnswerError {
+    Store(#[from] Error),
+    Replicas(#[from] ReplicaError),
 }
 
-fn service_error(request: &Request, error: Error) -> ServiceError {
+fn service_error(request: &Request, error: AnswerError) -> ServiceError {
+    let error = match error {
+        AnswerError::Store(error) => error,
+        AnswerError::Replicas(error) => return ServiceError::unavailable(error.to_string()),
+    };
     match error {
         Error::NotFound(missing) => ServiceError::not_found(&missing.to_string()),
         Error::Cursor(cause) => ServiceError::invalid_cursor(cause),

@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
+use muster_messaging::api::Caller;
 use muster_messaging::client::{Answer, Client};
 use muster_messaging::connection::Connection;
-use muster_messaging::wire::query::Caller;
 
 use crate::connect;
 use crate::failure::Failure;

@@ -9,7 +9,7 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use moka::sync::Cache;
 use muster_domain::CommunityId;
-use muster_messaging::wire::query::Caller;
+use muster_messaging::api::Caller;
 
 use crate::metrics;
 use crate::settings::Limits;

@@ -6,14 +6,13 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use muster_domain::{EventType, TlsPolicy};
+use muster_messaging::api::{ENDPOINTS, ErrorCode};
 use muster_messaging::connection::LinkCounts;
-use muster_messaging::endpoint::Endpoint;
 use muster_messaging::events::consumer::{Happening, Lag, Outcome};
 use muster_messaging::events::fault::{Fault, FaultScope};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Peer, TlsVersion};
-use muster_messaging::wire::error::ErrorCode;
 use muster_storage::{PoolStatus, QueryObservation};
 use time::OffsetDateTime;
 
@@ -211,8 +210,8 @@ pub(crate) fn install(policy: TlsPolicy) -> Result<PrometheusHandle, BuildError>
 
 /// Shows every counter from its 0: of one that appears with its first increment, that increment is not seen as one.
 fn begin() {
-    for endpoint in Endpoint::ALL {
-        let endpoint = endpoint.name();
+    for endpoint in ENDPOINTS {
+        let endpoint = endpoint.name;
         for code in CODES {
             counter!(REQUESTS, "endpoint" => endpoint, "code" => code).increment(0);
         }
@@ -242,7 +241,7 @@ fn begin() {
 
 /// Counts one request.
 pub(crate) fn request(observation: &Observation) {
-    let endpoint = observation.endpoint.name();
+    let endpoint = observation.endpoint.name;
     let code = observation.error.map_or("ok", ErrorCode::as_str);
     counter!(REQUESTS, "endpoint" => endpoint, "code" => code).increment(1);
     histogram!(REQUEST_SECONDS, "endpoint" => endpoint).record(observation.latency);

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hyper_rustls::HttpsConnectorBuilder;
+use muster_messaging::api::Question;
 use muster_messaging::events::consumer::Delivered;
 use muster_messaging::request::Request;
 use muster_messaging::tls::material::{Material, MinimumVersion};
-use muster_messaging::wire::query::Question;
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
 use opentelemetry::{Context, KeyValue};
@@ -103,10 +103,10 @@ impl Exporting {
 pub(crate) fn request(request: &Request) -> Span {
     let span = tracing::debug_span!(
         "request",
-        otel.name = request.endpoint.name(),
+        otel.name = request.endpoint.name,
         otel.kind = "server",
         request.id = %request.id,
-        request.endpoint = request.endpoint.name(),
+        request.endpoint = request.endpoint.name,
         community.id = tracing::field::Empty,
         "error.type" = tracing::field::Empty,
     );

@@ -4,8 +4,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use muster_domain::{
     Activity, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect, GuildId,
-    MaxClockSkew, MemberEffect, Nym, TimeBounds, UserId,
+    MaxClockSkew, MemberEffect, Nym, SearchQuery, TimeBounds, UserId,
 };
+use muster_messaging::api::{Caller, Rows, badges, community, directory, profiles, tiers};
 use muster_messaging::client::{Client, ClientError, CommunityClient, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::wire::query::Caller;

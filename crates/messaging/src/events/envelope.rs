@@ -11,7 +11,7 @@ use muster_domain::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::wire::limit::read_integer;
+use crate::integer::read_integer;
 
 /// What the subject of every event begins with.
 pub const PREFIX: &str = "events.";

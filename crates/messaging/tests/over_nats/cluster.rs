@@ -10,6 +10,7 @@ use muster_domain::{
     Activity, CommunityId, Effect, Event, EventId, EventTime, GuildId, MaxClockSkew, MemberEffect, PageLimit,
     ProfileId, TimeBounds, UserId, Version,
 };
+use muster_messaging::api::{Endpoint, ErrorCode, Question, ServiceError, admin, community};
 use muster_messaging::client::{Client, ClientError, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig, Transport};
 use muster_messaging::events::consumer::{Consumer, ConsumerConfig, Delivered};
@@ -138,9 +139,9 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     let _service = serve(&worker, ServiceConfig::default(), move |request| {
         told.lock().unwrap().push(request.question.clone());
         std::future::ready(match request.question {
-            Question::Find(_) => {
-                let community = CommunityId::new(Uuid::nil());
-                Ok(Answer::Community { community, name: None, active: true })
+            Question::Find(ask) => {
+                let community_id = CommunityId::new(Uuid::nil());
+                Ok(ask.reply(community::Community { community_id, name: None, active: true }))
             }
             Question::Within(..) => Err(ServiceError::not_found("profile")),
         })
@@ -150,23 +151,28 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
 
     let own = CommunityId::new(READERS.parse().unwrap());
     let other = CommunityId::new(Uuid::from_u128(7));
-    let somebody = ProfileId::new(Uuid::from_u128(1));
+    let hide = admin::HideProfile { profile_id: ProfileId::new(Uuid::from_u128(1)) };
     let arrived = |error: ClientError| error.code() == Some(ErrorCode::NotFound);
     let client = |connection: Connection| Client::new(connection).with_timeout(Duration::from_secs(2));
 
     let reader = client(cluster.connect("muster-reader").await);
-    until("the reader reads its community", async || reader.community(own).stats().await.is_err_and(arrived))
-        .await;
+    until("the reader reads its community", async || {
+        reader.community(own).ask(&community::Stats {}).await.is_err_and(arrived)
+    })
+    .await;
     let guild = || GuildId::parse("1").unwrap();
     reader.find_community(guild()).await.unwrap();
     seen.lock().unwrap().clear();
-    assert!(!reader.community(other).stats().await.is_err_and(arrived), "another's community");
-    assert!(!reader.community(own).profiles_hide(somebody).await.is_err_and(arrived), "an admin subject");
+    assert!(
+        !reader.community(other).ask(&community::Stats {}).await.is_err_and(arrived),
+        "another's community"
+    );
+    assert!(!reader.community(own).ask(&hide).await.is_err_and(arrived), "an admin subject");
     assert!(EventPublisher::new(reader.connection()).publish(&event(1)).await.is_err(), "an event");
     assert!(seen.lock().unwrap().is_empty(), "nothing of it arrived");
 
     let operator = client(cluster.connect("muster-operator").await);
-    assert!(operator.community(other).profiles_hide(somebody).await.is_err_and(arrived), "operators may");
+    assert!(operator.community(other).ask(&hide).await.is_err_and(arrived), "operators may");
     let gateway = cluster.connect("muster-gateway").await;
     assert!(client(gateway.clone()).find_community(guild()).await.is_err(), "the gateway reads nothing");
     EventPublisher::new(&gateway).publish_raw("events.member.join".to_owned(), b"?".to_vec()).await.unwrap();

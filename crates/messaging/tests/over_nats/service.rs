@@ -7,15 +7,14 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use muster_domain::{
     Activity, CommunityId, Conviction, Cursor, GuildId, Nym, Page, Profile, ProfileId, Rank, RankedProfile,
-    UserId,
+    SearchQuery, UserId,
+};
+use muster_messaging::api::{
+    Caller, Endpoint, ErrorCode, Query, Question, Reply, Rows, ServiceError, admin, community, profiles,
 };
 use muster_messaging::client::{Client, ClientError};
 use muster_messaging::request::Request;
 use muster_messaging::service::{Observation, Service, ServiceConfig, serve};
-use muster_messaging::wire::answer::Answer;
-use muster_messaging::wire::error::{ErrorCode, ServiceError};
-use muster_messaging::wire::query::{Caller, PageQuery, Query, Question};
-use muster_messaging::wire::request::{PageRequest, SearchRequest};
 use serde_json::Value;
 use time::macros::datetime;
 use tokio::sync::Semaphore;
@@ -47,23 +46,26 @@ fn member(n: u32) -> RankedProfile {
 }
 
 /// A list that is paged by the number that its cursor holds.
-fn ranked(page: &PageQuery) -> Page<RankedProfile> {
-    let from: u32 = page.cursor.as_ref().map_or(0, |cursor| cursor.as_str().parse().unwrap());
-    let to = from.saturating_add(page.limit.get()).min(MEMBERS);
+fn ranked(ask: &profiles::Ranked) -> Page<RankedProfile> {
+    let from: u32 = ask.cursor.as_ref().map_or(0, |cursor| cursor.as_str().parse().unwrap());
+    let limit = ask.limit.applied().get();
+    let to = from.saturating_add(limit).min(MEMBERS);
     let next = (to < MEMBERS).then(|| Cursor::parse(to.to_string()).unwrap());
-    Page { items: (from..to).map(member).collect(), next, limit: page.limit.get() }
+    Page { items: (from..to).map(member).collect(), next, limit }
 }
 
-async fn handle(request: Request) -> Result<Answer, ServiceError> {
+async fn handle(request: Request) -> Result<Reply, ServiceError> {
     match request.question {
-        Question::Find(guild) if guild.as_str() == "42" => {
-            Ok(Answer::Community { community: community(), name: None, active: true })
+        Question::Find(ask) if ask.guild_id.as_str() == "42" => {
+            Ok(ask.reply(community::Community { community_id: community(), name: None, active: true }))
         }
         Question::Find(_) => Err(ServiceError::not_found("community")),
-        Question::Within(_, Query::ProfilesRanked(page)) => Ok(Answer::Ranked(ranked(&page))),
-        Question::Within(_, Query::TiersThreshold) => panic!("a defect of this handler"),
-        Question::Within(_, Query::CommunityStats) => Err(ServiceError::internal("relation does not exist")),
-        Question::Within(_, Query::ProfilesSearch { .. }) => {
+        Question::Within(_, Query::ProfilesRanked(ask)) => Ok(ask.reply(ranked(&ask))),
+        Question::Within(_, Query::TiersThreshold(_)) => panic!("a defect of this handler"),
+        Question::Within(_, Query::CommunityStats(_)) => {
+            Err(ServiceError::internal("relation does not exist"))
+        }
+        Question::Within(_, Query::ProfilesSearch(_)) => {
             let caller = request.caller.map(|caller| caller.as_str().to_owned());
             Err(ServiceError::forbidden(format!("{caller:?} {:?}", request.traceparent)))
         }
@@ -196,10 +198,10 @@ async fn a_page_over_the_brokers_bound_is_cut_at_a_row() {
     let broker = Broker::start(&Setup { tls: false, max_payload: 24 * 1024, ..Setup::default() });
     let (_service, seen) = start(&broker).await;
     let client = Client::new(broker.connect().await).community(community());
-    let mut request = PageRequest::first(1000);
+    let mut request = profiles::Ranked::first(1000);
     let mut ranks = Vec::new();
     loop {
-        let page = client.profiles_ranked(request.clone()).await.unwrap();
+        let page = client.ask(&request).await.unwrap();
         if page.next.is_some() {
             assert_eq!(page.limit, 62, "1000 halved until it fits");
         }
@@ -212,7 +214,7 @@ async fn a_page_over_the_brokers_bound_is_cut_at_a_row() {
     assert_eq!(ranks, (1..=u64::from(MEMBERS)).collect::<Vec<_>>(), "every member once");
     let cut: Vec<bool> = seen.lock().unwrap().iter().map(|seen| seen.cut).collect();
     assert!(cut.iter().rev().skip(1).all(|cut| *cut), "all but the last");
-    assert_eq!(client.profiles_ranked(PageRequest::first(5)).await.unwrap().limit, 5);
+    assert_eq!(client.ask(&profiles::Ranked::first(5)).await.unwrap().limit, 5);
 }
 
 #[tokio::test]
@@ -227,24 +229,24 @@ async fn the_client_reads_answers_and_errors() {
 
     let client =
         client.on_behalf_of(Caller::parse("stilgar").unwrap()).in_trace("00-ab-cd-01").community(community());
-    let first = client.profiles_ranked(PageRequest::first(5_000_000)).await.unwrap();
+    let first = client.ask(&profiles::Ranked::first(5_000_000)).await.unwrap();
     assert_eq!((first.limit, first.items.len()), (1000, 1000));
-    let second = client.profiles_ranked(PageRequest::first(5).after(first.next.unwrap())).await.unwrap();
+    let second = client.ask(&profiles::Ranked::first(5).after(first.next.unwrap())).await.unwrap();
     assert_eq!(second.items[0].rank.get(), 1001);
-    let search = SearchRequest { query: "a".to_owned(), limit: None };
-    match client.profiles_search(search).await.unwrap_err() {
+    let search = profiles::Search { query: SearchQuery::parse("a").unwrap(), limit: Rows::default() };
+    match client.ask(&search).await.unwrap_err() {
         ClientError::Service { code: ErrorCode::Forbidden, message, .. } => {
             assert_eq!(message, r#"Some("stilgar") Some("00-ab-cd-01")"#);
         }
         other => panic!("{other:?}"),
     }
-    match client.profiles_active(PageRequest::default()).await.unwrap_err() {
+    match client.ask(&profiles::Active::default()).await.unwrap_err() {
         ClientError::Service { code: ErrorCode::RateLimited, retry_after, .. } => {
             assert_eq!(retry_after, Some(Duration::from_millis(1500)));
         }
         other => panic!("{other:?}"),
     }
-    match client.stats().await.unwrap_err() {
+    match client.ask(&community::Stats {}).await.unwrap_err() {
         ClientError::Service { code: ErrorCode::Internal, request_id, .. } => assert!(request_id.is_some()),
         other => panic!("{other:?}"),
     }
@@ -263,7 +265,7 @@ async fn beyond_the_bound_requests_are_refused_at_once_and_stopping_finishes_the
         async move {
             count.fetch_add(1, Ordering::SeqCst);
             wait.acquire().await.unwrap().forget();
-            Ok(Answer::Cleared(1))
+            Ok(admin::ClearRateLimit::default().reply(admin::ClearedCounters { cleared: 1 }))
         }
     })
     .await
@@ -299,7 +301,7 @@ async fn a_handler_past_its_deadline_is_answered_for_and_not_torn() {
         async move {
             wait.acquire().await.unwrap().forget();
             count.fetch_add(1, Ordering::SeqCst);
-            Ok(Answer::Cleared(1))
+            Ok(admin::ClearRateLimit::default().reply(admin::ClearedCounters { cleared: 1 }))
         }
     })
     .await

@@ -1,16 +1,14 @@
 //! What clients may rely on, over the real wire.
 
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use anyhow::Result;
-use muster_domain::{CommunityId, MemberEffect, UserId};
-use muster_messaging::client::ClientError;
-use muster_messaging::endpoint::Endpoint;
-use muster_messaging::wire::error::ErrorCode;
-use muster_messaging::wire::query::Caller;
-use muster_messaging::wire::request::{
-    AroundRequest, ClearRequest, DirectoryRequest, GetRequest, PageRequest,
+use muster_domain::{CommunityId, Cursor, MemberEffect, UserId};
+use muster_messaging::api::{
+    Caller, ENDPOINTS, Endpoint, ErrorCode, Rows, admin, community, directory, profiles,
 };
+use muster_messaging::client::ClientError;
 
 use crate::setting::{Guild, Setting, community, eventually};
 
@@ -44,46 +42,52 @@ async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
     );
 
     // A cursor is good for the list, the community and the ordering that made it.
-    let first = tabr.profiles_ranked(PageRequest::first(10)).await?;
+    let first = tabr.ask(&profiles::Ranked::first(10)).await?;
     let next = first.next.expect("20 more members");
-    let second = tabr.profiles_ranked(PageRequest::first(10).after(&next)).await?;
+    let second = tabr.ask(&profiles::Ranked::first(10).after(next.clone())).await?;
     assert_eq!(second.items.first().map(|item| item.rank.get()), Some(11));
-    let mut tampered = next.clone().into_bytes();
+    let mut tampered = next.as_str().as_bytes().to_vec();
     tampered[5] = if tampered[5] == b'A' { b'B' } else { b'A' };
-    let tampered = String::from_utf8(tampered)?;
-    let page = |cursor: &str| PageRequest::first(10).after(cursor);
-    assert_eq!(code(makab.profiles_ranked(page(&next)).await), Some(ErrorCode::InvalidCursor));
-    assert_eq!(code(tabr.profiles_active(page(&next)).await), Some(ErrorCode::InvalidCursor));
-    assert_eq!(code(tabr.profiles_ranked(page(&tampered)).await), Some(ErrorCode::InvalidCursor));
-    assert_eq!(code(tabr.profiles_ranked(page(&"A".repeat(513))).await), Some(ErrorCode::InvalidCursor));
-    let by_nym =
-        tabr.directory_list(DirectoryRequest { limit: Some(3), ..DirectoryRequest::default() }).await?;
-    let descending = DirectoryRequest {
-        limit: Some(3),
+    let tampered = Cursor::parse(String::from_utf8(tampered)?)?;
+    let ranked = |cursor: &Cursor| profiles::Ranked::first(10).after(cursor.clone());
+    let active = profiles::Active::first(10).after(next.clone());
+    assert_eq!(code(makab.ask(&ranked(&next)).await), Some(ErrorCode::InvalidCursor));
+    assert_eq!(code(tabr.ask(&active).await), Some(ErrorCode::InvalidCursor));
+    assert_eq!(code(tabr.ask(&ranked(&tampered)).await), Some(ErrorCode::InvalidCursor));
+    let long = format!(r#"{{"cursor": "{}"}}"#, "A".repeat(513)).into_bytes();
+    let refused = client.ask_by_hand(&profiles::Ranked::DESCRIPTION.subject(tabr.id()), long).await?;
+    assert!(refused.is_error && String::from_utf8(refused.body)?.contains("invalid_cursor"));
+    let by_nym = tabr.ask(&directory::List { limit: Rows::of(3), ..directory::List::default() }).await?;
+    let descending = directory::List {
+        limit: Rows::of(3),
         direction: Some(muster_domain::Direction::Desc),
-        cursor: by_nym.next,
-        ..DirectoryRequest::default()
+        start: by_nym.next.map(directory::Start::Cursor),
+        ..directory::List::default()
     };
-    assert_eq!(code(tabr.directory_list(descending).await), Some(ErrorCode::InvalidCursor));
+    assert_eq!(code(tabr.ask(&descending).await), Some(ErrorCode::InvalidCursor));
 
     // Another community's profile is not there, whatever is asked of it.
-    let theirs = makab.profiles_get(GetRequest::UserId(UserId::parse("user3")?)).await?.profile.profile_id;
-    assert_eq!(code(tabr.profiles_get(GetRequest::ProfileId(theirs)).await), Some(ErrorCode::NotFound));
-    assert_eq!(code(tabr.profiles_position(theirs).await), Some(ErrorCode::NotFound));
-    let around = AroundRequest { profile_id: theirs, limit: None };
-    assert_eq!(code(tabr.profiles_around(around).await), Some(ErrorCode::NotFound));
-    assert_eq!(code(tabr.profiles_hide(theirs).await), Some(ErrorCode::NotFound));
-    assert_eq!(code(tabr.profiles_erase(theirs).await), Some(ErrorCode::NotFound));
+    let theirs = makab.ask(&profiles::Get::UserId(UserId::parse("user3")?)).await?.profile.profile_id;
+    assert_eq!(code(tabr.ask(&profiles::Get::ProfileId(theirs)).await), Some(ErrorCode::NotFound));
+    assert_eq!(code(tabr.ask(&profiles::Position { profile_id: theirs }).await), Some(ErrorCode::NotFound));
+    let around = profiles::Around { profile_id: theirs, limit: Rows::default() };
+    assert_eq!(code(tabr.ask(&around).await), Some(ErrorCode::NotFound));
+    assert_eq!(code(tabr.ask(&admin::HideProfile { profile_id: theirs }).await), Some(ErrorCode::NotFound));
+    assert_eq!(code(tabr.ask(&admin::EraseProfile { profile_id: theirs }).await), Some(ErrorCode::NotFound));
     let nowhere = CommunityId::from_str("00000000-0000-4000-8000-000000000000")?;
-    assert_eq!(code(client.community(nowhere).stats().await), Some(ErrorCode::NotFound));
-    assert_eq!(makab.stats().await?.members, 30);
+    assert_eq!(code(client.community(nowhere).ask(&community::Stats {}).await), Some(ErrorCode::NotFound));
+    assert_eq!(makab.ask(&community::Stats {}).await?.members, 30);
 
     // Any whole number is a limit; the answer says what was applied.
     for (asked, applied) in [(i64::MAX, 1000), (-1, 1), (0, 1)] {
-        assert_eq!(tabr.profiles_ranked(PageRequest::first(asked)).await?.limit, applied);
+        assert_eq!(tabr.ask(&profiles::Ranked::first(asked)).await?.limit, applied);
     }
-    let beyond = DirectoryRequest { page: Some(1001), limit: Some(10), ..DirectoryRequest::default() };
-    assert_eq!(code(tabr.directory_list(beyond).await), Some(ErrorCode::InvalidRequest));
+    let beyond = directory::List {
+        limit: Rows::of(10),
+        start: NonZeroU32::new(1001).map(directory::Start::Page),
+        ..directory::List::default()
+    };
+    assert_eq!(code(tabr.ask(&beyond).await), Some(ErrorCode::InvalidRequest));
     assert_eq!(worker.stop()?, Some(0));
     Ok(())
 }
@@ -107,7 +111,7 @@ async fn a_caller_is_held_to_its_rate_until_it_is_cleared_on_every_replica() -> 
     let started = std::time::Instant::now();
     let (mut allowed, mut in_a_row) = (0_u64, 0);
     while in_a_row < 30 {
-        match paul.stats().await {
+        match paul.ask(&community::Stats {}).await {
             Ok(_) => (allowed, in_a_row) = (allowed + 1, 0),
             Err(error) => {
                 in_a_row += 1;
@@ -123,16 +127,16 @@ async fn a_caller_is_held_to_its_rate_until_it_is_cleared_on_every_replica() -> 
         (400..=400 + replenished).contains(&allowed),
         "{allowed} were allowed, {replenished} more at most"
     );
-    leto.stats().await?;
+    leto.ask(&community::Stats {}).await?;
 
     let cleared =
-        client.community(id).ratelimit_clear(ClearRequest { caller: Some("paul".to_owned()) }).await?;
+        client.community(id).ask(&admin::ClearRateLimit { caller: Some(Caller::parse("paul")?) }).await?;
     assert_eq!(cleared.cleared, 2, "each replica had a counter");
     for _ in 0..200 {
-        paul.stats().await?;
+        paul.ask(&community::Stats {}).await?;
     }
     // Without a caller named, the community's own counters and all its callers' go.
-    let cleared = client.community(id).ratelimit_clear(ClearRequest::default()).await?;
+    let cleared = client.community(id).ask(&admin::ClearRateLimit::default()).await?;
     assert!((4..=6).contains(&cleared.cleared), "{cleared:?}");
     for worker in [first, second] {
         let (_, metrics) = worker.get("/metrics")?;
@@ -172,7 +176,7 @@ async fn what_cannot_be_applied_is_a_dead_letter_and_delays_nobody() -> Result<(
     })
     .await?;
     let id = community(&client, "tabr").await?;
-    let paul = client.community(id).profiles_get(GetRequest::UserId(UserId::parse("paul")?)).await?;
+    let paul = client.community(id).ask(&profiles::Get::UserId(UserId::parse("paul")?)).await?;
     assert_eq!(paul.profile.activity.get(), 40);
     Ok(())
 }
@@ -194,16 +198,16 @@ async fn a_member_who_leaves_hides_or_is_erased_is_in_no_list() -> Result<()> {
         .await?;
     let tabr_view = client.community(community(&client, "tabr").await?);
     let ranks = || async {
-        let page = tabr_view.profiles_ranked(PageRequest::default()).await?;
+        let page = tabr_view.ask(&profiles::Ranked::default()).await?;
         Ok::<_, ClientError>(
             page.items.into_iter().map(|i| (i.profile.nym.to_string(), i.rank.get())).collect::<Vec<_>>(),
         )
     };
     assert_eq!(ranks().await?, [("leto".to_owned(), 1), ("alia".to_owned(), 2)]);
-    let leto = tabr_view.profiles_get(GetRequest::UserId(UserId::parse("leto")?)).await?.profile.profile_id;
-    tabr_view.profiles_hide(leto).await?;
+    let leto = tabr_view.ask(&profiles::Get::UserId(UserId::parse("leto")?)).await?.profile.profile_id;
+    tabr_view.ask(&admin::HideProfile { profile_id: leto }).await?;
     assert_eq!(ranks().await?, [("alia".to_owned(), 1)]);
-    tabr_view.profiles_show(leto).await?;
+    tabr_view.ask(&admin::ShowProfile { profile_id: leto }).await?;
     publisher.publish(&tabr.join("paul")).await?;
     eventually("paul's return", || async { ranks().await.is_ok_and(|ranks| ranks.len() == 3) }).await?;
     assert_eq!(
@@ -211,17 +215,17 @@ async fn a_member_who_leaves_hides_or_is_erased_is_in_no_list() -> Result<()> {
         Some("paul"),
         "a return keeps its history"
     );
-    assert!(tabr_view.profiles_erase(leto).await?.erased);
+    assert!(tabr_view.ask(&admin::EraseProfile { profile_id: leto }).await?.erased);
     assert_eq!(ranks().await?.len(), 2);
-    assert_eq!(tabr_view.stats().await?.members, 2);
+    assert_eq!(tabr_view.ask(&community::Stats {}).await?.members, 2);
     Ok(())
 }
 
 #[test]
 fn the_documentation_names_every_endpoint() {
     let api = include_str!("../../../../docs/api.md");
-    for endpoint in Endpoint::ALL {
-        assert!(api.contains(&format!("| `{}` |", endpoint.name())), "{endpoint} is not in docs/api.md");
+    for endpoint in ENDPOINTS {
+        assert!(api.contains(&format!("| `{}` |", endpoint.name)), "{endpoint} is not in docs/api.md");
     }
     for code in [
         "invalid_request",

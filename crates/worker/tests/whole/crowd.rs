@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use muster_messaging::api::{community, profiles};
 use muster_messaging::client::CommunityClient;
-use muster_messaging::wire::request::PageRequest;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -18,7 +18,7 @@ async fn median(community: &CommunityClient) -> (Duration, usize) {
     let (mut took, mut refused) = (Vec::new(), 0);
     for _ in 0..40 {
         let asked = Instant::now();
-        match community.profiles_ranked(PageRequest::first(10)).await {
+        match community.ask(&profiles::Ranked::first(10)).await {
             Ok(_) => took.push(asked.elapsed()),
             Err(_) => refused += 1,
         }
@@ -46,7 +46,7 @@ async fn measured(per_second: &str) -> Result<[(Duration, usize); 3]> {
         let joined = client.community(community(&client, name).await?);
         let all = async || {
             joined
-                .stats()
+                .ask(&community::Stats {})
                 .await
                 .is_ok_and(|stats| usize::try_from(stats.members).is_ok_and(|members| members == MEMBERS))
         };
@@ -62,7 +62,7 @@ async fn measured(per_second: &str) -> Result<[(Duration, usize); 3]> {
         let asker = askers.clone();
         crowd.spawn(async move {
             loop {
-                if asker.profiles_ranked(PageRequest::first(1000)).await.is_err() {
+                if asker.ask(&profiles::Ranked::first(1000)).await.is_err() {
                     sleep(Duration::from_millis(10)).await;
                 }
             }

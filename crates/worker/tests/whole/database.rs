@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use muster_domain::{Environment, TlsPolicy};
+use muster_messaging::api::community;
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
 use muster_storage::{Error, Store, StoreConfig};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -287,7 +288,9 @@ async fn a_worker_starts_past_a_silent_host_and_goes_over_when_its_host_dies() -
     let mut guild = Guild::new("tabr");
     publisher.publish_all(vec![guild.join_guild(), guild.join("user0")], |_| {}).await?;
     let community = client.community(community(&client, "tabr").await?);
-    let members = async |members: u64| community.stats().await.is_ok_and(|stats| stats.members == members);
+    let members = async |members: u64| {
+        community.ask(&community::Stats {}).await.is_ok_and(|stats| stats.members == members)
+    };
     eventually("the first member", || members(1)).await?;
 
     // The second dies as a cut cable does: nothing is refused, and nothing is answered. The first is well by now.
@@ -338,7 +341,10 @@ async fn pgbouncer_in_session_mode_is_as_good_as_postgresql() -> Result<()> {
     publisher.publish_all(events, |_| {}).await?;
     let community = client.community(community(&client, "tabr").await?);
     eventually("every event's effect", || async {
-        community.stats().await.is_ok_and(|it| it.members == 200 && it.conviction_total == 19_900)
+        community
+            .ask(&community::Stats {})
+            .await
+            .is_ok_and(|it| it.members == 200 && it.conviction_total == 19_900)
     })
     .await?;
     ensure!(worker.event_counts()?.lost() == 0);

@@ -5,9 +5,8 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use muster_domain::{MemberEffect, Nym, UserId};
+use muster_messaging::api::{ErrorCode, admin, community, profiles};
 use muster_messaging::client::CommunityClient;
-use muster_messaging::wire::error::ErrorCode;
-use muster_messaging::wire::request::GetRequest;
 use xtask::worker::{Configuration, Worker};
 
 use crate::setting::{Guild, Setting, community, eventually};
@@ -41,8 +40,8 @@ async fn handled(worker: &Worker, count: u64) -> Result<()> {
 }
 
 async fn is_gone(tabr: &CommunityClient) -> Result<bool> {
-    let found = tabr.profiles_get(GetRequest::UserId(UserId::parse("paul")?)).await;
-    let members = tabr.stats().await?.members;
+    let found = tabr.ask(&profiles::Get::UserId(UserId::parse("paul")?)).await;
+    let members = tabr.ask(&community::Stats {}).await?.members;
     Ok(members == 1 && found.is_err_and(|error| error.code() == Some(ErrorCode::NotFound)))
 }
 
@@ -61,11 +60,11 @@ async fn who_is_erased_stays_erased_through_late_events_and_a_restored_backup() 
 
     let worker = setting.serve()?;
     let view = client.community(community(&client, "tabr").await?);
-    let paul = view.profiles_get(GetRequest::UserId(UserId::parse("paul")?)).await?.profile.profile_id;
+    let paul = view.ask(&profiles::Get::UserId(UserId::parse("paul")?)).await?.profile.profile_id;
     let late = tabr.score("paul", 900);
     publisher.publish(&tabr.member("paul", MemberEffect::Leave)).await?;
     handled(&worker, 1).await?;
-    ensure!(view.profiles_erase(paul).await?.erased);
+    ensure!(view.ask(&admin::EraseProfile { profile_id: paul }).await?.erased);
     publisher.publish(&late).await?;
     handled(&worker, 2).await?;
     ensure!(is_gone(&view).await?, "a late event brings paul back");
@@ -97,7 +96,7 @@ async fn who_is_erased_stays_erased_through_late_events_and_a_restored_backup() 
     let usul = MemberEffect::Join { username: Some(Nym::parse("Usul")?) };
     publisher.publish(&tabr.is_now().member("paul", usul)).await?;
     handled(&worker, 7).await?;
-    let back = view.profiles_get(GetRequest::UserId(UserId::parse("paul")?)).await?.profile;
+    let back = view.ask(&profiles::Get::UserId(UserId::parse("paul")?)).await?.profile;
     ensure!(back.profile_id != paul && back.nym.as_str() == "Usul" && back.conviction.get() == 0, "{back:?}");
     ensure!(worker.stop()? == Some(0));
     Ok(())

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use muster_domain::Event;
+use muster_messaging::api::{ErrorCode, community, profiles};
 use muster_messaging::client::CommunityClient;
-use muster_messaging::wire::error::ErrorCode;
-use muster_messaging::wire::request::PageRequest;
 use tokio::time::{Instant, sleep};
 use xtask::worker::Worker;
 
@@ -31,8 +30,8 @@ fn events(guild: &mut Guild) -> Vec<Event> {
 
 /// Whether every event had its effect, once.
 async fn is_whole(community: &CommunityClient) -> bool {
-    let Ok(stats) = community.stats().await else { return false };
-    let Ok(active) = community.profiles_active(PageRequest::first(1000)).await else { return false };
+    let Ok(stats) = community.ask(&community::Stats {}).await else { return false };
+    let Ok(active) = community.ask(&profiles::Active::first(1000)).await else { return false };
     let activity: i64 = active.items.iter().map(|item| item.activity.get()).sum();
     let expected: i64 = (0..20).map(|round| (0..MEMBERS).map(|n| n + round).sum::<i64>()).sum();
     stats.members == u64::try_from(MEMBERS).unwrap()
@@ -88,7 +87,7 @@ async fn postgresql_is_killed_and_comes_back() -> Result<()> {
     eventually("readiness to go off", || async { !ready(&worker) }).await?;
     assert!(killed.elapsed() < Duration::from_secs(6), "readiness went off after {:?}", killed.elapsed());
     assert!(alive(&worker), "liveness stays on");
-    let refused = community.stats().await.unwrap_err();
+    let refused = community.ask(&community::Stats {}).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::Unavailable), "{refused}");
     publisher.publish_all(later, |_| {}).await?;
     setting.services.postgres.restart()?;
@@ -145,7 +144,7 @@ async fn two_workers_share_the_stream_and_one_leaves_under_load() -> Result<()> 
             let until = Instant::now() + Duration::from_secs(3);
             let mut answered = 0_u32;
             while Instant::now() < until {
-                community.profiles_ranked(PageRequest::first(50)).await?;
+                community.ask(&profiles::Ranked::first(50)).await?;
                 answered += 1;
             }
             Ok::<_, muster_messaging::client::ClientError>(answered)

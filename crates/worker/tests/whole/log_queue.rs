@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use muster_domain::GuildId;
+use muster_messaging::api::community;
 use muster_messaging::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use xtask::worker::get;
@@ -54,7 +55,7 @@ async fn nothing_waits_for_who_reads_the_log_and_what_is_missing_is_counted() ->
     let (client, publisher) = setting.client().await?;
     flood(&client, dropped, 0).await?;
     publisher.publish(&Guild::new("tabr").join_guild()).await?;
-    client.community(community(&client, "tabr").await?).stats().await?;
+    client.community(community(&client, "tabr").await?).ask(&community::Stats {}).await?;
     ensure!(get(address, "/livez")?.0 == 200 && is_ready().await);
 
     // It is read again: one line says how many are missing, and nothing else is.

@@ -4,13 +4,11 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use muster_domain::{
-    Activity, Awarder, BadgeKind, Conviction, GuildId, MemberEffect, Nym, Reason, UserId, Wallet,
+    Activity, Awarder, BadgeKind, Conviction, Cursor, GuildId, MemberEffect, Nym, Reason, SearchQuery,
+    UserId, Wallet,
 };
-use muster_messaging::endpoint::Endpoint;
-use muster_messaging::wire::query::Caller;
-use muster_messaging::wire::request::{
-    AroundRequest, AwardRequest, BadgesRequest, ClearRequest, DirectoryRequest, ExportRequest, GetRequest,
-    PageRequest, RevokeRequest, SearchRequest,
+use muster_messaging::api::{
+    Caller, ENDPOINTS, Endpoint, Rows, admin, badges, community, directory, profiles, tiers,
 };
 
 use crate::setting::{Guild, Setting, community, eventually};
@@ -93,58 +91,66 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     let caller = Caller::parse(mark("caller"))?;
     let tabr = client.community(id);
     let named = client.clone().on_behalf_of(caller.clone()).community(id);
-    let profile_id = named.profiles_get(GetRequest::UserId(UserId::parse(USER)?)).await?.profile.profile_id;
+    let profile_id = named.ask(&profiles::Get::UserId(UserId::parse(USER)?)).await?.profile.profile_id;
     let nobody = "0193a000-0000-7000-8000-0000000000ff".parse()?;
-    let page = || PageRequest::first(1);
-    let foreign = || PageRequest::first(1).after(mark("cursor"));
+    let cursors = [None, Some(Cursor::parse(mark("cursor"))?)];
     for _ in 0..20 {
         // Over its rate before long.
-        let _ = named.stats().await;
+        let _ = named.ask(&community::Stats {}).await;
     }
     for profile_id in [profile_id, nobody] {
-        let award =
-            AwardRequest { profile_id, kind: kind.clone(), reason: reason.clone(), awarded_by: by.clone() };
-        let revoke =
-            RevokeRequest { profile_id, kind: kind.clone(), reason: reason.clone(), revoked_by: by.clone() };
-        let _ = tabr.profiles_get(GetRequest::ProfileId(profile_id)).await;
-        let _ = tabr.profiles_position(profile_id).await;
-        let _ = tabr.profiles_around(AroundRequest { profile_id, limit: None }).await;
-        for page in [page(), foreign()] {
-            let _ = tabr.profiles_badges(BadgesRequest { profile_id, page }).await;
+        let award = admin::AwardBadge {
+            profile_id,
+            kind: kind.clone(),
+            reason: reason.clone(),
+            awarded_by: by.clone(),
+        };
+        let revoke = admin::RevokeBadge {
+            profile_id,
+            kind: kind.clone(),
+            reason: reason.clone(),
+            revoked_by: by.clone(),
+        };
+        let _ = tabr.ask(&profiles::Get::ProfileId(profile_id)).await;
+        let _ = tabr.ask(&profiles::Position { profile_id }).await;
+        let _ = tabr.ask(&profiles::Around { profile_id, limit: Rows::default() }).await;
+        for cursor in cursors.clone() {
+            let _ = tabr.ask(&profiles::Badges { profile_id, limit: Rows::of(1), cursor }).await;
         }
-        let _ = tabr.badges_award(award).await;
-        let _ = tabr.badges_revoke(revoke.clone()).await;
-        let _ = tabr.badges_revoke(revoke).await;
-        let _ = tabr.profiles_hide(profile_id).await;
-        let _ = tabr.profiles_show(profile_id).await;
-        for cursor in [None, Some(mark("cursor"))] {
-            let _ = tabr.profiles_export(ExportRequest { profile_id, cursor }).await;
+        let _ = tabr.ask(&award).await;
+        let _ = tabr.ask(&revoke).await;
+        let _ = tabr.ask(&revoke).await;
+        let _ = tabr.ask(&admin::HideProfile { profile_id }).await;
+        let _ = tabr.ask(&admin::ShowProfile { profile_id }).await;
+        for cursor in cursors.clone() {
+            let _ = tabr.ask(&admin::ExportProfile::new(profile_id, cursor)).await;
         }
     }
-    for get in
-        [GetRequest::Nym(Nym::parse(mark("nick"))?), GetRequest::Wallet(Wallet::parse(format!("0x{MARK}"))?)]
-    {
-        let _ = tabr.profiles_get(get).await;
+    for get in [
+        profiles::Get::Nym(Nym::parse(mark("nick"))?),
+        profiles::Get::Wallet(Wallet::parse(format!("0x{MARK}"))?),
+    ] {
+        let _ = tabr.ask(&get).await;
     }
-    for page in [page(), foreign()] {
-        let _ = tabr.profiles_ranked(page.clone()).await;
-        let _ = tabr.profiles_active(page.clone()).await;
-        let _ = tabr.badges_leaderboard(page.clone()).await;
-        let _ = tabr.badges_kinds(page.clone()).await;
-        let _ = tabr.tiers_progression(page.clone()).await;
-        let _ = tabr.tiers_changes(page).await;
+    for cursor in cursors {
+        let _ = tabr.ask(&profiles::Ranked { limit: Rows::of(1), cursor: cursor.clone() }).await;
+        let _ = tabr.ask(&profiles::Active { limit: Rows::of(1), cursor: cursor.clone() }).await;
+        let _ = tabr.ask(&badges::Leaderboard { limit: Rows::of(1), cursor: cursor.clone() }).await;
+        let _ = tabr.ask(&badges::Kinds { limit: Rows::of(1), cursor: cursor.clone() }).await;
+        let _ = tabr.ask(&tiers::Progression { limit: Rows::of(1), cursor: cursor.clone() }).await;
+        let _ = tabr.ask(&tiers::Changes { limit: Rows::of(1), cursor: cursor.clone() }).await;
+        let start = cursor.map(directory::Start::Cursor);
+        let _ = tabr.ask(&directory::List { start, ..directory::List::default() }).await;
     }
-    for query in [MARK.to_owned(), MARK.repeat(40)] {
-        let _ = tabr.profiles_search(SearchRequest { query, limit: None }).await;
-    }
-    for cursor in [None, Some(mark("cursor"))] {
-        let _ = tabr.directory_list(DirectoryRequest { cursor, ..DirectoryRequest::default() }).await;
-    }
-    let _ = tabr.tiers_threshold().await;
-    let _ = tabr.stats().await;
+    let query = SearchQuery::parse(MARK)?;
+    let _ = tabr.ask(&profiles::Search { query, limit: Rows::default() }).await;
+    let long = format!(r#"{{"query": "{}"}}"#, MARK.repeat(40)).into_bytes();
+    let _ = client.ask_by_hand(&profiles::Search::DESCRIPTION.subject(id), long).await;
+    let _ = tabr.ask(&tiers::Threshold {}).await;
+    let _ = tabr.ask(&community::Stats {}).await;
     let _ = client.find_community(GuildId::parse(format!("{MARK}-guild"))?).await;
     // What is no request of the endpoint, or no request at all.
-    for endpoint in Endpoint::ALL {
+    for endpoint in ENDPOINTS {
         for body in [
             MARK.to_owned(),
             format!(r#"{{"profile_id": "{MARK}"#),
@@ -157,10 +163,10 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     }
     let foreign = format!("muster.v1.{MARK}.profiles.ranked");
     ensure!(client.ask_by_hand(&foreign, Vec::new()).await?.is_error, "there is no such community");
-    let cleared = ClearRequest { caller: Some(caller.as_str().to_owned()) };
-    ensure!(tabr.ratelimit_clear(cleared).await?.cleared == 1);
-    ensure!(tabr.profiles_erase(profile_id).await?.erased);
-    let _ = tabr.profiles_erase(profile_id).await;
+    let cleared = admin::ClearRateLimit { caller: Some(caller) };
+    ensure!(tabr.ask(&cleared).await?.cleared == 1);
+    ensure!(tabr.ask(&admin::EraseProfile { profile_id }).await?.erased);
+    let _ = tabr.ask(&admin::EraseProfile { profile_id }).await;
 
     // A password that is wrong, taken up while it works and at a start, and a database that is away.
     let metrics = worker.get("/metrics")?.1;
@@ -194,7 +200,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     said += &String::from_utf8_lossy(&listed.stderr);
     let mut services = setting.services;
     services.postgres.kill()?;
-    let refused = client.community(id).profiles_get(GetRequest::UserId(UserId::parse(USER)?)).await;
+    let refused = client.community(id).ask(&profiles::Get::UserId(UserId::parse(USER)?)).await;
     ensure!(refused.is_err(), "the database is away");
     let log_file = worker.log().to_owned();
     ensure!(worker.stop()? == Some(0));
@@ -237,11 +243,11 @@ async fn a_line_is_readable_alone_and_a_person_is_found_by_the_pseudonym() -> Re
     let id = community(&client, "tabr").await?;
     let get = || client.community(id);
     eventually("the member", async || {
-        get().profiles_get(GetRequest::UserId(UserId::parse(USER).unwrap())).await.is_ok()
+        get().ask(&profiles::Get::UserId(UserId::parse(USER).unwrap())).await.is_ok()
     })
     .await?;
-    let profile = get().profiles_get(GetRequest::UserId(UserId::parse(USER)?)).await?.profile.profile_id;
-    get().profiles_hide(profile).await?;
+    let profile = get().ask(&profiles::Get::UserId(UserId::parse(USER)?)).await?.profile.profile_id;
+    get().ask(&admin::HideProfile { profile_id: profile }).await?;
     let output = setting.configuration.run(&format!("pseudonym {profile}")).await?;
     let pseudonym = String::from_utf8(output.stdout)?;
     let pseudonym = pseudonym.split(' ').next().unwrap_or_default();

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
-use muster_messaging::wire::query::Caller;
 use serde_json::Value;
 
 use crate::setting::{Guild, Setting, community, eventually};
+use muster_messaging::api::{Caller, community};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_shown_is_what_is_listed() -> Result<()> {
@@ -17,7 +17,7 @@ async fn what_is_shown_is_what_is_listed() -> Result<()> {
     let (client, publisher) = setting.client().await?;
     publisher.publish(&Guild::new("tabr").join_guild()).await?;
     let id = community(&client, "tabr").await?;
-    client.on_behalf_of(Caller::parse("paul")?).community(id).stats().await?;
+    client.on_behalf_of(Caller::parse("paul")?).community(id).ask(&community::Stats {}).await?;
     let shown = || worker.get("/metrics").map(|(_, text)| text).unwrap_or_default();
     eventually("every metric", async || {
         let text = shown();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
+use muster_messaging::api::community;
 use muster_messaging::client::{Client, CommunityClient, EventPublisher};
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::pem::{Purpose, read};
@@ -45,7 +46,7 @@ impl Load {
             let (community, stop, answered) = (community.clone(), Arc::clone(&stop), Arc::clone(&answered));
             async move {
                 while !stop.load(Ordering::SeqCst) {
-                    community.stats().await?;
+                    community.ask(&community::Stats {}).await?;
                     answered.fetch_add(1, Ordering::SeqCst);
                     sleep(PAUSE).await;
                 }
@@ -81,7 +82,7 @@ impl Load {
         let published = self.publishing.await?.context("an event was not taken")?;
         let last = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let members = self.community.stats().await?.members;
+            let members = self.community.ask(&community::Stats {}).await?.members;
             if members == u64::from(published) {
                 return Ok(());
             }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use muster_messaging::api::community;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 use xtask::worker::Worker;
@@ -28,7 +29,7 @@ async fn every_signal_that_ends_a_process_drains_under_load() -> Result<()> {
         let answered = Arc::clone(&answered);
         async move {
             loop {
-                community.stats().await?;
+                community.ask(&community::Stats {}).await?;
                 answered.fetch_add(1, Ordering::SeqCst);
             }
             #[expect(unreachable_code, reason = "it says what the errors are")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use muster_domain::{BadgeKind, Event, MemberEffect};
+use muster_messaging::api::tiers;
 use tokio::time::{Instant, sleep};
 use xtask::worker::Worker;
 
@@ -222,8 +223,7 @@ async fn whatever_fails_the_log_stays_short() -> Result<()> {
     publisher.publish_all((0..300).map(|n| tabr.score(&format!("user{n}"), 700)), |_| {}).await?;
     psql(&setting, "ALTER TABLE tier_changes RENAME TO moved")?;
     for _ in 0..300 {
-        let asked =
-            client.community(id).tiers_changes(muster_messaging::wire::request::PageRequest::first(1)).await;
+        let asked = client.community(id).ask(&tiers::Changes::first(1)).await;
         ensure!(asked.is_err(), "the table is gone");
     }
     psql(&setting, "ALTER TABLE moved RENAME TO tier_changes")?;

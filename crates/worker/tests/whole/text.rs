@@ -1,9 +1,8 @@
 //! What people call themselves, as keyboards and chat platforms send it: cleaned, counted and found as a reader expects.
 
 use anyhow::Result;
-use muster_domain::{MemberEffect, UserId};
-use muster_messaging::endpoint::Endpoint;
-use muster_messaging::wire::request::{GetRequest, PageRequest, SearchRequest};
+use muster_domain::{MemberEffect, SearchQuery, UserId};
+use muster_messaging::api::{Endpoint, Rows, admin, badges, profiles};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -62,7 +61,7 @@ async fn nyms_are_cleaned_counted_and_found_as_a_reader_sees_them() -> Result<()
         ("7", "abc"),
         ("8", "Stra\u{df}e"),
     ] {
-        let found = tabr.profiles_get(GetRequest::UserId(UserId::parse(user)?)).await?;
+        let found = tabr.ask(&profiles::Get::UserId(UserId::parse(user)?)).await?;
         assert_eq!(found.profile.nym.as_str(), nym, "{user}");
     }
     for (query, user) in [
@@ -72,7 +71,8 @@ async fn nyms_are_cleaned_counted_and_found_as_a_reader_sees_them() -> Result<()
         (emoji.as_str(), "6"),
         ("STRASSE", "8"),
     ] {
-        let found = tabr.profiles_search(SearchRequest { query: query.to_owned(), limit: None }).await?;
+        let found =
+            tabr.ask(&profiles::Search { query: SearchQuery::parse(query)?, limit: Rows::default() }).await?;
         let users: Vec<String> = found.items.iter().map(|p| p.user_id.to_string()).collect();
         assert_eq!(users, [user], "{query}");
     }
@@ -102,12 +102,12 @@ async fn a_badge_kind_is_one_however_it_is_composed_and_never_blank() -> Result<
     .await?;
     let id = community(&client, "tabr").await?;
     let tabr = client.community(id);
-    let profile = tabr.profiles_get(GetRequest::UserId(UserId::parse("1")?)).await?.profile;
+    let profile = tabr.ask(&profiles::Get::UserId(UserId::parse("1")?)).await?.profile;
     assert_eq!(profile.badge_count, 1);
     let award = async |kind: &str| -> Result<Value> {
         let body = json!({"profile_id": profile.profile_id, "kind": kind});
         let answer = client
-            .ask_by_hand(&Endpoint::AdminBadgesAward.subject(id), body.to_string().into_bytes())
+            .ask_by_hand(&admin::AwardBadge::DESCRIPTION.subject(id), body.to_string().into_bytes())
             .await?;
         Ok(serde_json::from_slice(&answer.body)?)
     };
@@ -118,7 +118,7 @@ async fn a_badge_kind_is_one_however_it_is_composed_and_never_blank() -> Result<
         (&json!("invalid_request"), &json!("kind")),
         "{blank}"
     );
-    let kinds = tabr.badges_kinds(PageRequest::default()).await?.items;
+    let kinds = tabr.ask(&badges::Kinds::default()).await?.items;
     assert_eq!(
         kinds.iter().map(|kind| (kind.kind.as_str(), kind.holders)).collect::<Vec<_>>(),
         [(composed, 1)]

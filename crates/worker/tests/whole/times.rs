@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use muster_domain::{GuildId, TimeBounds, UserId};
-use muster_messaging::wire::request::{AwardRequest, BadgesRequest, GetRequest, PageRequest, RevokeRequest};
+use muster_messaging::api::{Rows, admin, profiles};
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::time::sleep;
@@ -55,9 +55,7 @@ async fn no_time_beyond_the_bounds_moves_a_score_a_rank_or_presence() -> Result<
     publisher.publish(&tabr.score("user2", 7)).await?;
     let tabr_community = client.community(community(&client, "tabr").await?);
     let get = || async {
-        Ok::<_, anyhow::Error>(
-            tabr_community.profiles_get(GetRequest::UserId(UserId::parse("user1")?)).await?,
-        )
+        Ok::<_, anyhow::Error>(tabr_community.ask(&profiles::Get::UserId(UserId::parse("user1")?)).await?)
     };
     eventually("the scores", async || get().await.is_ok_and(|found| found.rank.get() == 2)).await?;
     let before = get().await?;
@@ -139,12 +137,12 @@ async fn an_administrator_acts_a_thousand_times_behind_a_badge_as_far_ahead_as_m
     let (subject, payload) = raw(1, "badge.award", "tabr", at.into(), r#"{"kind":"k","reason":" ","by":""}"#);
     publisher.publish_raw(subject, payload).await?;
     let tabr = client.community(community(&client, "tabr").await?);
-    let user = GetRequest::UserId(UserId::parse("user1")?);
-    let get = || async { tabr.profiles_get(user.clone()).await };
+    let user = profiles::Get::UserId(UserId::parse("user1")?);
+    let get = || async { tabr.ask(&user).await };
     eventually("the member", async || get().await.is_ok()).await?;
     let profile_id = get().await?.profile.profile_id;
-    let badges = BadgesRequest { profile_id, page: PageRequest::first(10) };
-    let held = || async { tabr.profiles_badges(badges.clone()).await };
+    let badges = profiles::Badges { profile_id, limit: Rows::of(10), cursor: None };
+    let held = || async { tabr.ask(&badges).await };
     eventually("the badge", async || held().await.is_ok_and(|page| page.items.len() == 1)).await?;
     // What is blank is none, in an event as in a request.
     let badge = &held().await?.items[0];
@@ -152,10 +150,10 @@ async fn an_administrator_acts_a_thousand_times_behind_a_badge_as_far_ahead_as_m
     let kind = muster_domain::BadgeKind::parse("k")?;
     for _ in 0..500 {
         let kind = kind.clone();
-        let revoke = RevokeRequest { profile_id, kind: kind.clone(), reason: None, revoked_by: None };
-        tabr.badges_revoke(revoke).await?;
-        let award = AwardRequest { profile_id, kind, reason: None, awarded_by: None };
-        ensure!(tabr.badges_award(award).await?.created);
+        let revoke = admin::RevokeBadge { profile_id, kind: kind.clone(), reason: None, revoked_by: None };
+        tabr.ask(&revoke).await?;
+        let award = admin::AwardBadge { profile_id, kind, reason: None, awarded_by: None };
+        ensure!(tabr.ask(&award).await?.created);
     }
     ensure!(worker.stop()? == Some(0));
     Ok(())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
+use muster_messaging::api::community;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
@@ -97,8 +98,13 @@ async fn a_trace_goes_on_from_a_request_or_event_to_its_query() -> Result<()> {
     publisher.publish(&Guild::new("tabr").join_guild()).await?;
     let id = community(&client, "tabr").await?;
 
-    client.clone().in_trace("00-not-a-trace-01").community(id).stats().await?;
-    client.clone().in_trace(format!("00-{TRACE}-{PARENT}-01")).community(id).stats().await?;
+    client.clone().in_trace("00-not-a-trace-01").community(id).ask(&community::Stats {}).await?;
+    client
+        .clone()
+        .in_trace(format!("00-{TRACE}-{PARENT}-01"))
+        .community(id)
+        .ask(&community::Stats {})
+        .await?;
     eventually("the spans", async || collector.spans(TRACE).contains_key("community.stats")).await?;
     let spans = collector.spans(TRACE);
     let request = spans.get("community.stats").context("no span of the request")?;
@@ -122,7 +128,7 @@ async fn a_trace_goes_on_from_a_request_or_event_to_its_query() -> Result<()> {
 
     // What waits is handed over at the end.
     let last = "11111111111111111111111111111111";
-    client.clone().in_trace(format!("00-{last}-{PARENT}-01")).community(id).stats().await?;
+    client.clone().in_trace(format!("00-{last}-{PARENT}-01")).community(id).ask(&community::Stats {}).await?;
     ensure!(worker.stop()? == Some(0));
     ensure!(collector.spans(last).contains_key("community_stats"), "the last spans were lost");
     Ok(())
