@@ -12,6 +12,7 @@ mod cursor;
 mod erasure;
 mod event;
 mod id;
+mod keys;
 mod limit;
 mod mac;
 mod nym;
@@ -35,6 +36,7 @@ pub use event::{
     TimeBounds,
 };
 pub use id::{BadgeId, CommunityId, EventId, GuildId, ProfileId, UserId, Wallet};
+pub use keys::{Keys, KeysError, MAX_KEYS};
 pub use limit::{Limit, LimitError, PageLimit, SuggestLimit};
 pub use nym::{Nym, NymKey, SearchQuery};
 pub use page::Page;

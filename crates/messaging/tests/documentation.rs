@@ -38,6 +38,7 @@ fn least(endpoint: &str) -> Map<String, Value> {
         "profiles.get" | "profiles.position" | "profiles.around" | "profiles.badges" => {
             json!({"profile_id": id})
         }
+        "profiles.many" => json!({"profile_ids": [id]}),
         _ => json!({}),
     };
     given.as_object().unwrap().clone()
@@ -104,7 +105,7 @@ fn samples() -> BTreeMap<&'static str, Value> {
         badges_this_week: 0,
     };
     let threshold = TierThreshold { entry_rank: None, score: None, eligible: 0, waiting: 0, gap: None };
-    let detail = ProfileDetail { profile: profile(), rank, badge_rank: rank, tenure: Tenure::Og };
+    let detail = || ProfileDetail { profile: profile(), rank, badge_rank: rank, tenure: Tenure::Og };
     let export =
         Export { profile: profile(), badges: vec![badge()], tier_changes: vec![change()], next: None };
     let found = community::Community {
@@ -114,9 +115,10 @@ fn samples() -> BTreeMap<&'static str, Value> {
     };
     BTreeMap::from([
         sample::<profiles::Ranked>(ranked()),
-        sample::<profiles::Get>(detail),
+        sample::<profiles::Get>(detail()),
         sample::<profiles::Position>(position),
         sample::<profiles::Around>(ranked()),
+        sample::<profiles::Many>(page(detail())),
         sample::<profiles::Active>(page(profile())),
         sample::<profiles::Search>(page(profile())),
         sample::<profiles::Badges>(page(badge())),

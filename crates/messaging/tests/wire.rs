@@ -5,9 +5,9 @@ use std::num::NonZeroU32;
 
 use muster_domain::{
     Award, Awarder, BadgeKind, BadgeStanding, CommunityId, CommunityName, Conviction, Cursor, Direction,
-    DirectoryPage, DirectorySort, Export, GuildId, KindCount, Lookup, Nym, Page, Position, ProfileDetail,
-    Progress, Rank, RankedProfile, Reason, ScoreTier, SearchQuery, Stats, Tenure, TenuredProfile, TierCount,
-    TierThreshold, UserId, Wallet,
+    DirectoryPage, DirectorySort, Export, GuildId, Keys, KindCount, Lookup, Nym, Page, Position,
+    ProfileDetail, ProfileId, Progress, Rank, RankedProfile, Reason, ScoreTier, SearchQuery, Stats, Tenure,
+    TenuredProfile, TierCount, TierThreshold, UserId, Wallet,
 };
 use muster_messaging::api::{
     Caller, Description, ENDPOINTS, Endpoint, ErrorCode, Query, Question, Rows, ServiceError, admin, badges,
@@ -66,13 +66,15 @@ fn pages_of_profiles() {
 
 #[test]
 fn one_profile() {
-    let detail = ProfileDetail {
+    let detail = || ProfileDetail {
         profile: profile(),
         rank: Rank::below(1),
         badge_rank: Rank::FIRST,
         tenure: Tenure::Veteran,
     };
-    golden::<profiles::Get>(detail, &format!(r#"{{{PROFILE},"rank":2,"badge_rank":1,"tenure":"veteran"}}"#));
+    let text = format!(r#"{{{PROFILE},"rank":2,"badge_rank":1,"tenure":"veteran"}}"#);
+    golden::<profiles::Get>(detail(), &text);
+    golden::<profiles::Many>(page(detail()), &paged(&text));
     let visible = format!(r#"{{{PROFILE},"visible":true}}"#);
     golden::<admin::HideProfile>(profile(), &visible);
     golden::<admin::ShowProfile>(profile(), &visible);
@@ -239,6 +241,14 @@ fn requests_about_profiles() {
         assert_eq!(Lookup::from(get.clone()), lookup);
         asks(Query::ProfilesGet, get, golden);
     }
+    let ids = Keys::parse(vec![profile_id, ProfileId::new(Uuid::from_u128(2)), profile_id]).unwrap();
+    asks(
+        Query::ProfilesMany,
+        profiles::Many::ProfileIds(ids),
+        r#"{"profile_ids":["00000000-0000-0000-0000-000000000001","00000000-0000-0000-0000-000000000002"]}"#,
+    );
+    let ids = Keys::parse(vec![UserId::parse("1001").unwrap()]).unwrap();
+    asks(Query::ProfilesMany, profiles::Many::UserIds(ids), r#"{"user_ids":["1001"]}"#);
     asks(
         Query::ProfilesAround,
         profiles::Around { profile_id, limit: Rows::of(3) },
@@ -337,12 +347,14 @@ fn what_is_refused_names_its_field() {
     let long = format!(r#"{{"cursor":"{}"}}"#, "x".repeat(513));
     let many: String =
         format!("{{{}}}", (0..40).map(|n| format!(r#""f{n}":1"#)).collect::<Vec<_>>().join(","));
+    let crowd = format!(r#"{{"user_ids":["u"{}]}}"#, r#","u""#.repeat(100));
     let deep = format!(r#"{{"limit":{}{}}}"#, "[".repeat(20_000), "]".repeat(20_000));
     const RANKED: &Description = profiles::Ranked::DESCRIPTION;
     const SEARCH: &Description = profiles::Search::DESCRIPTION;
     const STATS: &Description = community::Stats::DESCRIPTION;
     const POSITION: &Description = profiles::Position::DESCRIPTION;
     const GET: &Description = profiles::Get::DESCRIPTION;
+    const MANY: &Description = profiles::Many::DESCRIPTION;
     const LIST: &Description = directory::List::DESCRIPTION;
     const AWARD: &Description = admin::AwardBadge::DESCRIPTION;
     const FIND: &Description = community::Find::DESCRIPTION;
@@ -382,6 +394,12 @@ fn what_is_refused_names_its_field() {
             "exactly one",
         ),
         (GET, r#"{"nym":"  "}"#, ErrorCode::InvalidRequest, Some("nym"), "1 to 32"),
+        (MANY, "{}", ErrorCode::InvalidRequest, Some("profile_ids, user_ids"), "exactly one"),
+        (MANY, r#"{"profile_ids":"x"}"#, ErrorCode::InvalidRequest, Some("profile_ids"), "list"),
+        (MANY, r#"{"profile_ids":["x"]}"#, ErrorCode::InvalidRequest, Some("profile_ids"), "UUID"),
+        (MANY, r#"{"profile_ids":[null]}"#, ErrorCode::InvalidRequest, Some("profile_ids"), "texts"),
+        (MANY, r#"{"user_ids":[]}"#, ErrorCode::InvalidRequest, Some("user_ids"), "1 to 100"),
+        (MANY, &crowd, ErrorCode::InvalidRequest, Some("user_ids"), "101 elements: give 1 to 100"),
         (SEARCH, r#"{"query":""}"#, ErrorCode::InvalidRequest, Some("query"), "1 to 100"),
         (LIST, r#"{"sort":"rank"}"#, ErrorCode::InvalidRequest, Some("sort"), "tenure"),
         (LIST, r#"{"direction":"up"}"#, ErrorCode::InvalidRequest, Some("direction"), "asc"),

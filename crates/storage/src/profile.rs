@@ -1,12 +1,12 @@
 //! One profile: found, hidden, shown, linked, exported, erased.
 
 use diesel::QueryableByName;
-use diesel::sql_types::{BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Bool, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use muster_domain::{
-    Activity, CommunityId, Conviction, Cursor, Export, Lookup, Nym, PageLimit, Profile, ProfileDetail,
-    ProfileId, Rank, Tier, UserId, Wallet,
+    Activity, CommunityId, Conviction, Cursor, Export, Keys, Lookup, MAX_KEYS, Nym, Page, PageLimit, Profile,
+    ProfileDetail, ProfileId, Rank, Tier, UserId, Wallet,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -127,6 +127,27 @@ macro_rules! detail_by {
     };
 }
 
+/// A look-up by many keys, with both ranks, in the order of the keys. `$2` are the keys, `k.key` is one of them.
+macro_rules! details_by {
+    ($keys:literal, $condition:literal) => {
+        concat!(
+            "SELECT ",
+            profile_columns!(),
+            ", members_above($1, 1, s.conviction) AS above, members_above($1, 2, p.badge_count) AS above_by_badges
+             FROM unnest(",
+            $keys,
+            ") WITH ORDINALITY AS k (key, number)
+             CROSS JOIN LATERAL (SELECT * FROM profiles AS p WHERE p.community_id = $1 AND ",
+            $condition,
+            " LIMIT 1) AS p
+             CROSS JOIN LATERAL (SELECT * FROM scores AS s
+                 WHERE s.community_id = $1 AND s.profile_id = p.profile_id LIMIT 1) AS s
+             WHERE p.visible
+             ORDER BY k.number"
+        )
+    };
+}
+
 impl Community {
     /// A visible member, with both ranks and tenure.
     ///
@@ -152,6 +173,45 @@ impl Community {
         };
         let row: DetailRow =
             self.store.optional("profile_get", statement).await?.ok_or(Error::NotFound(Missing::Profile))?;
+        self.detail(row)
+    }
+
+    /// The visible members among these, each as [`Self::profile_get`] answers it, in the order of the ids.
+    ///
+    /// # Errors
+    /// [`Error`] when the database does not answer.
+    pub async fn profile_list_by_ids(&self, ids: &Keys<ProfileId>) -> Result<Page<ProfileDetail>, Error> {
+        let keys: Vec<Uuid> = ids.as_slice().iter().map(|id| id.get()).collect();
+        let count = keys.len();
+        let statement =
+            self.statement(details_by!("$2::uuid[]", "p.profile_id = k.key")).bind::<Array<SqlUuid>, _>(keys);
+        self.details("profile_list_by_ids", statement, count).await
+    }
+
+    /// The visible members among these people, each as [`Self::profile_get`] answers it, in the order of the ids.
+    ///
+    /// # Errors
+    /// [`Error`] when the database does not answer.
+    pub async fn profile_list_by_users(&self, ids: &Keys<UserId>) -> Result<Page<ProfileDetail>, Error> {
+        let keys: Vec<String> = ids.as_slice().iter().map(|id| id.as_str().to_owned()).collect();
+        let count = keys.len();
+        let statement =
+            self.statement(details_by!("$2::text[]", "p.user_id = k.key")).bind::<Array<Text>, _>(keys);
+        self.details("profile_list_by_users", statement, count).await
+    }
+
+    async fn details(
+        &self,
+        query: &'static str,
+        statement: Statement,
+        keys: usize,
+    ) -> Result<Page<ProfileDetail>, Error> {
+        let rows: Vec<DetailRow> = self.store.by_keys(query, statement, keys).await?;
+        let items = rows.into_iter().map(|row| self.detail(row)).collect::<Result<_, Error>>()?;
+        Ok(Page { items, next: None, limit: MAX_KEYS })
+    }
+
+    fn detail(&self, row: DetailRow) -> Result<ProfileDetail, Error> {
         let tenure = self.policy.tenure.tenure(row.profile.joined_at, OffsetDateTime::now_utc());
         Ok(ProfileDetail {
             rank: rank_below(row.above)?,

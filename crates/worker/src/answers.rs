@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use muster_domain::{CommunityId, Page};
 use muster_messaging::api::{
-    Caller, Endpoint, ErrorCode, Query, Question, Reply, ServiceError, admin, community, directory,
+    Caller, Endpoint, ErrorCode, Query, Question, Reply, ServiceError, admin, community, directory, profiles,
 };
 use muster_messaging::connection::Connection;
 use muster_messaging::log_budget::LogBudget;
@@ -132,6 +132,10 @@ impl Answers {
             Query::ProfilesAround(ask) => {
                 ask.reply(community.profile_list_around(ask.profile_id, ask.limit.applied()).await?)
             }
+            Query::ProfilesMany(ask) => ask.reply(match ask {
+                profiles::Many::ProfileIds(ids) => community.profile_list_by_ids(ids).await?,
+                profiles::Many::UserIds(ids) => community.profile_list_by_users(ids).await?,
+            }),
             Query::ProfilesActive(ask) => {
                 ask.reply(community.profile_list_active(ask.limit.applied(), ask.cursor.as_ref()).await?)
             }

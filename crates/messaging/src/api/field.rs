@@ -6,8 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use muster_domain::{
-    Awarder, BadgeKind, Cursor, Direction, DirectorySort, GuildId, Nym, ProfileId, Reason, SearchQuery, Tier,
-    UserId, Wallet,
+    Awarder, BadgeKind, Cursor, Direction, DirectorySort, GuildId, Keys, Nym, ProfileId, Reason, SearchQuery,
+    Tier, UserId, Wallet,
 };
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -249,6 +249,19 @@ impl<'a> Fields<'a> {
     fn text<T: Text>(&mut self, name: &str) -> Result<Option<T>, ServiceError> {
         let Some(text) = self.string(name)? else { return Ok(None) };
         T::parse(text).map_err(|refused| ServiceError::invalid_request(name, format!("{name} {refused}")))
+    }
+
+    /// A list of 1 to 100 texts, if there is one; `null` is none.
+    pub(super) fn keys<T: Text + PartialEq>(&mut self, name: &str) -> Result<Option<Keys<T>>, ServiceError> {
+        let Some(raw) = self.take(name) else { return Ok(None) };
+        let refused =
+            |cause: &dyn fmt::Display| ServiceError::invalid_request(name, format!("{name} {cause}"));
+        let given: Option<Vec<String>> =
+            serde_json::from_str(raw.get()).map_err(|_| refused(&"must be a list of texts"))?;
+        let Some(given) = given else { return Ok(None) };
+        let keys: Result<Vec<Option<T>>, String> = given.into_iter().map(T::parse).collect();
+        let keys = keys.map_err(|cause| refused(&cause))?.into_iter().flatten().collect();
+        Keys::parse(keys).map(Some).map_err(|cause| refused(&cause))
     }
 
     /// An integer literal, if there is one; `null` is none.

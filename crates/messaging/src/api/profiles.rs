@@ -1,7 +1,8 @@
 //! `profiles.*`: members, one or many.
 
 use muster_domain::{
-    Conviction, Cursor, Lookup, Nym, ProfileId, Rank, SearchQuery, Tenure, Tier, UserId, Wallet,
+    Conviction, Cursor, Keys, Lookup, MAX_KEYS, Nym, ProfileId, Rank, SearchQuery, Tenure, Tier, UserId,
+    Wallet,
 };
 use serde::{Deserialize, Serialize};
 
@@ -188,6 +189,50 @@ endpoint! {
         pub profile_id: ProfileId,
         /// How many at most, that one among them.
         pub limit: Rows<10>,
+    }
+}
+
+/// Several profiles and their standings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Many {
+    /// By their ids.
+    ProfileIds(Keys<ProfileId>),
+    /// By the persons' ids on the chat platform.
+    UserIds(Keys<UserId>),
+}
+
+impl Endpoint for Many {
+    const NAME: &'static str = "profiles.many";
+    const HELP: &'static str = "Several profiles and their standings, by exactly one kind of id.";
+    const FIELDS: &'static [Field] = &[
+        Field {
+            name: "profile_ids",
+            form: "list of 1 to 100 UUIDs",
+            required: false,
+            default: None,
+            cap: Some(MAX_KEYS),
+            help: "Their ids.",
+        },
+        Field {
+            name: "user_ids",
+            form: "list of 1 to 100 ids",
+            required: false,
+            default: None,
+            cap: Some(MAX_KEYS),
+            help: "The persons' ids on the chat platform.",
+        },
+    ];
+    const ANSWER: &'static str = "page of the visible profiles among them in the order in which they were asked for, \
+                                  each once, with `rank`, `badge_rank`, `tenure`; who is not found is left out (`next` \
+                                  is null; `payload_too_large` where they do not fit into one message)";
+
+    type Answer = Page<ProfileDetail>;
+
+    fn read(fields: &mut Fields<'_>) -> Result<Self, ServiceError> {
+        let given =
+            [fields.keys("profile_ids")?.map(Self::ProfileIds), fields.keys("user_ids")?.map(Self::UserIds)];
+        exactly_one(Self::FIELDS, given)
     }
 }
 

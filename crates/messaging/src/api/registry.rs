@@ -60,6 +60,7 @@ registry! {
     ProfilesGet: profiles::Get,
     ProfilesPosition: profiles::Position,
     ProfilesAround: profiles::Around,
+    ProfilesMany: profiles::Many,
     ProfilesActive: profiles::Active,
     ProfilesSearch: profiles::Search,
     ProfilesBadges: profiles::Badges,

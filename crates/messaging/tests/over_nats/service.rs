@@ -180,7 +180,7 @@ async fn the_service_protocol_is_spoken() {
     let (_, info) = ask(&client, "$SRV.INFO.muster".to_owned(), "").await;
     let subjects: Vec<&str> =
         info["endpoints"].as_array().unwrap().iter().map(|e| e["subject"].as_str().unwrap()).collect();
-    assert_eq!(subjects.len(), 22);
+    assert_eq!(subjects.len(), 23);
     assert!(subjects.contains(&"muster.v1.*.profiles.ranked"));
     assert!(subjects.contains(&"muster.v1.communities.find"));
     let (_, stats) = ask(&client, "$SRV.STATS.muster".to_owned(), "").await;

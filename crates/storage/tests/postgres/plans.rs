@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use muster_domain::{
-    Cursor, Direction, DirectorySort, ErasedPerson, Event, GuildId, Lookup, MemberEffect, PageLimit,
-    SearchQuery, SuggestLimit, Tier,
+    Cursor, Direction, DirectorySort, ErasedPerson, Event, GuildId, Keys, Lookup, MemberEffect, PageLimit,
+    ProfileId, SearchQuery, SuggestLimit, Tier,
 };
 use muster_storage::{Community, DirectoryStart, Store};
 use tokio_postgres::Client;
@@ -171,6 +171,12 @@ async fn no_call_reads_more_than_its_page_asks_for() {
         let get = async |c: &Community| c.profile_get(&by).await.unwrap();
         measured.call(&format!("{by:?}"), 2 * rank + fixed, get).await;
     }
+    let ids = Keys::parse(deep.ids.clone()).unwrap();
+    let many = async |c: &Community| c.profile_list_by_ids(&ids).await.unwrap();
+    assert_eq!(measured.call("many by id", 10 * 2 * rank + page + fixed, many).await.items.len(), 10);
+    let users = Keys::parse((0..10).map(user).collect()).unwrap();
+    let many = async |c: &Community| c.profile_list_by_users(&users).await.unwrap();
+    assert_eq!(measured.call("many by user", 10 * 2 * rank + page + fixed, many).await.items.len(), 10);
     for text in ["f", "fremen", "fremen 5 of 5", "of", "m", "remen 1", "1", "zzz", "%"] {
         let query = SearchQuery::parse(text).unwrap();
         let search = async |c: &Community| c.profile_search(&query, SuggestLimit::clamp(10)).await.unwrap();
@@ -227,6 +233,8 @@ struct Deep {
     badges: Cursor,
     kinds: Cursor,
     directories: Vec<(Option<Tier>, DirectorySort, Direction, Cursor)>,
+    /// Ten of the thousand highest members.
+    ids: Vec<ProfileId>,
 }
 
 impl Deep {
@@ -253,7 +261,10 @@ impl Deep {
                 }
             }
         }
+        let page = c.profile_list_ranked(thousand, None).await.unwrap();
+        let ids = page.items.iter().step_by(100).map(|row| row.profile.profile_id).collect();
         Self {
+            ids,
             ranked: far(10, async |from| c.profile_list_ranked(thousand, from.as_ref()).await.unwrap().next)
                 .await,
             active: far(8, async |from| c.profile_list_active(thousand, from.as_ref()).await.unwrap().next)

@@ -1,6 +1,6 @@
 //! Where a member stands: ranks, neighbours, distances, and the score that a rank tier takes.
 
-use muster_domain::{Lookup, PageLimit, Tenure, Wallet};
+use muster_domain::{Keys, Lookup, Page, PageLimit, ProfileDetail, ProfileId, Tenure, UserId, Wallet};
 use muster_storage::{Community, Error, Missing, Store};
 use time::{Duration, OffsetDateTime};
 use tokio_postgres::Client;
@@ -84,6 +84,7 @@ async fn everyone_stands_where_counting_says() {
             assert_eq!(found, standings[place - above..place - above + size], "around {place}, {size}");
         }
     }
+    many_are_answered_as_each_is(&client, &community).await;
     let gone = profile(&client, &community, &user(3)).await;
     let hidden = profile(&client, &community, &user(5)).await;
     for id in [gone, hidden, Uuid::new_v4().into()] {
@@ -96,6 +97,51 @@ async fn everyone_stands_where_counting_says() {
         for result in results {
             assert!(matches!(result, Err(Error::NotFound(Missing::Profile))), "{result:?}");
         }
+    }
+}
+
+/// Members by many keys, beside plain SQL for who is visible and for both ranks.
+async fn many_are_answered_as_each_is(client: &Client, community: &Community) {
+    let rows = client
+        .query(
+            "SELECT profile_id, user_id, NOT hidden AND NOT has_left,
+                 (SELECT count(*) + 1 FROM profiles AS o JOIN scores AS t USING (community_id, profile_id)
+                     WHERE o.community_id = p.community_id AND NOT o.hidden AND NOT o.has_left
+                         AND t.conviction > s.conviction),
+                 (SELECT count(*) + 1 FROM profiles AS o
+                     WHERE o.community_id = p.community_id AND NOT o.hidden AND NOT o.has_left
+                         AND o.badge_count > p.badge_count)
+             FROM profiles AS p JOIN scores AS s USING (community_id, profile_id)
+             WHERE community_id = $1 AND erased_at IS NULL ORDER BY md5(user_id)",
+            &[&community.id().get()],
+        )
+        .await
+        .unwrap();
+    for rows in rows.chunks(100) {
+        let expected: Vec<(Uuid, u64, u64)> = rows
+            .iter()
+            .filter(|row| row.get(2))
+            .map(|row| {
+                (row.get(0), row.get::<_, i64>(3).cast_unsigned(), row.get::<_, i64>(4).cast_unsigned())
+            })
+            .collect();
+        assert!(!expected.is_empty() && expected.len() < rows.len(), "some are visible");
+        let found = |page: Page<ProfileDetail>| -> Vec<(Uuid, u64, u64)> {
+            assert_eq!((page.next, page.limit), (None, 100));
+            let of = |item: &ProfileDetail| {
+                (item.profile.profile_id.get(), item.rank.get(), item.badge_rank.get())
+            };
+            page.items.iter().map(of).collect()
+        };
+        let ids = Keys::parse(rows.iter().map(|row| ProfileId::new(row.get(0))).collect()).unwrap();
+        assert_eq!(found(community.profile_list_by_ids(&ids).await.unwrap()), expected);
+        let users = rows.iter().map(|row| UserId::parse(row.get::<_, String>(1)).unwrap()).collect();
+        let users = Keys::parse(users).unwrap();
+        assert_eq!(found(community.profile_list_by_users(&users).await.unwrap()), expected);
+        let (id, _, _) = expected[0];
+        let one = Keys::parse(vec![Uuid::new_v4().into(), ProfileId::new(id)]).unwrap();
+        let one = community.profile_list_by_ids(&one).await.unwrap().items;
+        assert_eq!(one, [community.profile_get(&Lookup::ProfileId(id.into())).await.unwrap()]);
     }
 }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use anyhow::Result;
-use muster_domain::{CommunityId, Cursor, MemberEffect, UserId};
+use muster_domain::{CommunityId, Cursor, Keys, MemberEffect, UserId};
 use muster_messaging::api::{
     Caller, ENDPOINTS, Endpoint, ErrorCode, Rows, admin, community, directory, profiles,
 };
@@ -66,7 +66,20 @@ async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
     };
     assert_eq!(code(tabr.ask(&descending).await), Some(ErrorCode::InvalidCursor));
 
+    // Many at once: those who are there, in the order in which they are asked for.
+    let users =
+        ["user7", "nobody", "user3", "user7"].map(UserId::parse).into_iter().collect::<Result<_, _>>()?;
+    let many = tabr.ask(&profiles::Many::UserIds(Keys::parse(users)?)).await?;
+    let ranks: Vec<_> =
+        many.items.iter().map(|item| (item.profile.user_id.as_str(), item.rank.get())).collect();
+    assert_eq!(ranks, [("user7", 23), ("user3", 27)]);
+    assert_eq!((many.next, many.limit), (None, 100));
+    let ids = Keys::parse(many.items.iter().map(|item| item.profile.profile_id).collect())?;
+    let by_id = profiles::Many::ProfileIds(ids);
+    assert_eq!(tabr.ask(&by_id).await?.items, many.items);
+
     // Another community's profile is not there, whatever is asked of it.
+    assert!(makab.ask(&by_id).await?.items.is_empty());
     let theirs = makab.ask(&profiles::Get::UserId(UserId::parse("user3")?)).await?.profile.profile_id;
     assert_eq!(code(tabr.ask(&profiles::Get::ProfileId(theirs)).await), Some(ErrorCode::NotFound));
     assert_eq!(code(tabr.ask(&profiles::Position { profile_id: theirs }).await), Some(ErrorCode::NotFound));
