@@ -134,7 +134,10 @@ impl EventCounts {
 
     /// How many were not understood, or given up.
     pub fn lost(&self) -> u64 {
-        ["unknown_type", "malformed", "given_up", "not_buried"].map(|outcome| self.of(outcome)).iter().sum()
+        ["unknown_type", "malformed", "given_up", "dead_letter_failed"]
+            .map(|outcome| self.of(outcome))
+            .iter()
+            .sum()
     }
 }
 

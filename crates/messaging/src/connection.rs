@@ -107,7 +107,7 @@ impl Auth {
     /// # Errors
     /// [`ConnectionError::Seed`] or [`ConnectionError::Credentials`].
     pub fn check(&self) -> Result<(), ConnectionError> {
-        Says::new(self).map(drop)
+        Credentials::new(self).map(drop)
     }
 }
 
@@ -201,16 +201,16 @@ pub enum LinkState {
 pub enum LinkFailure {
     /// The servers refused the credentials again and again.
     #[error(
-        "the NATS servers refuse the credentials: see that the user exists and that its secret is current"
+        "the NATS servers refuse the credentials: check that the user exists and that its secret is current"
     )]
     Refused,
     /// No server was reached for too long.
-    #[error(
-        "no NATS server was reached for too long: see the servers, the network between, and the certificates"
-    )]
+    #[error("no NATS server was reached for too long: check the servers, the network and the certificates")]
     Unreachable,
     /// A server asked for credentials without having proved by TLS who it is, where TLS is required.
-    #[error("a NATS server did not prove by TLS who it is, where that is required: nothing was said to it")]
+    #[error(
+        "a NATS server did not prove its identity by TLS, which is required: no credentials were sent to it"
+    )]
     NotTls,
 }
 
@@ -383,7 +383,8 @@ fn options(
         }
     };
     let required = witness.is_some();
-    let login = Arc::new(Login { says: Says::new(&config.auth)?, witness: witness.clone(), unproven });
+    let login =
+        Arc::new(Login { credentials: Credentials::new(&config.auth)?, witness: witness.clone(), unproven });
     // The library asks for credentials in each attempt, after the handshake and before it says anything.
     let options = ConnectOptions::with_auth_callback(move |nonce| std::future::ready(login.answer(&nonce)));
     let mut options = options
@@ -422,26 +423,26 @@ fn options(
     Ok(options)
 }
 
-/// Says who is connecting, where TLS is required only to a server that has proved who it is.
+/// Sends the credentials; where TLS is required, only to a server that has proved its identity.
 struct Login {
-    says: Says,
+    credentials: Credentials,
     witness: Option<Witness>,
     unproven: Arc<AtomicBool>,
 }
 
-/// What is said, with keys that have been read.
-enum Says {
-    Nothing,
+/// The credentials that are sent, with parsed keys.
+enum Credentials {
+    None,
     UserPassword(String, SecretString),
     Token(SecretString),
     NKey(KeyPair),
-    Credentials(String, KeyPair),
+    Jwt(String, KeyPair),
 }
 
-impl Says {
+impl Credentials {
     fn new(auth: &Auth) -> Result<Self, ConnectionError> {
         Ok(match auth {
-            Auth::None => Self::Nothing,
+            Auth::None => Self::None,
             Auth::UserPassword { user, password } => Self::UserPassword(user.clone(), password.clone()),
             Auth::Token(token) => Self::Token(token.clone()),
             // Causes are not kept: they may quote the file.
@@ -452,7 +453,7 @@ impl Says {
                 let (jwt, seed) =
                     credentials(contents.expose_secret()).ok_or(ConnectionError::Credentials)?;
                 let key = user_key(seed).ok_or(ConnectionError::Credentials)?;
-                Self::Credentials(jwt.to_owned(), key)
+                Self::Jwt(jwt.to_owned(), key)
             }
         })
     }
@@ -467,18 +468,18 @@ impl Login {
         }
         let sign = |key: &KeyPair| key.sign(nonce).map_err(|_| AuthError::new("the NKey cannot sign"));
         let mut auth = async_nats::Auth::new();
-        match &self.says {
-            Says::Nothing => {}
-            Says::UserPassword(user, password) => {
+        match &self.credentials {
+            Credentials::None => {}
+            Credentials::UserPassword(user, password) => {
                 auth.username = Some(user.clone());
                 auth.password = Some(password.expose_secret().to_owned());
             }
-            Says::Token(token) => auth.token = Some(token.expose_secret().to_owned()),
-            Says::NKey(key) => {
+            Credentials::Token(token) => auth.token = Some(token.expose_secret().to_owned()),
+            Credentials::NKey(key) => {
                 auth.nkey = Some(key.public_key());
                 auth.signature = Some(sign(key)?);
             }
-            Says::Credentials(jwt, key) => {
+            Credentials::Jwt(jwt, key) => {
                 auth.jwt = Some(jwt.clone());
                 auth.signature = Some(sign(key)?);
             }
@@ -549,7 +550,7 @@ impl Monitor {
             };
             tokio::select! {
                 event = events.recv() => match event {
-                    Some(event) => self.see(event).await,
+                    Some(event) => self.handle_event(event).await,
                     None => return,
                 },
                 () = given_up => self.fail(LinkFailure::Unreachable),
@@ -557,7 +558,7 @@ impl Monitor {
         }
     }
 
-    async fn see(&mut self, event: Event) {
+    async fn handle_event(&mut self, event: Event) {
         let failed = matches!(*self.state.borrow(), LinkState::Failed(_));
         match event {
             Event::Connected => {
@@ -632,29 +633,27 @@ pub enum ConnectionError {
     Material(#[from] MaterialError),
     /// A server's name or certificate was not what it must be, or it does not speak TLS.
     #[error(
-        "no NATS server proved by TLS who it is: see the CA, the server's name and its certificate's dates"
+        "no NATS server proved its identity by TLS: check the CA, the server's name and the dates of its certificate"
     )]
     Tls(#[source] async_nats::ConnectError),
     /// The credentials were refused.
     #[error(
-        "the NATS server refuses the credentials: see that the user exists and that its secret is current"
+        "the NATS server refuses the credentials: check that the user exists and that its secret is current"
     )]
     Refused(#[source] async_nats::ConnectError),
     /// No server could be reached.
-    #[error("no NATS server could be reached: see that it runs and that its address is right")]
+    #[error("no NATS server could be reached: check that it runs and that its address is right")]
     Unreachable(#[source] async_nats::ConnectError),
     /// It took too long.
     #[error(
-        "no NATS server answered within {0:?}: see that it runs and that nothing in between swallows packets"
+        "no NATS server answered within {0:?}: check that it runs and that no firewall drops its packets"
     )]
     TimedOut(Duration),
     /// The NKey's file is not one.
-    #[error("the NKey file does not hold a user's seed (SU...): write it anew, as `nk -gen user` makes it")]
+    #[error("the NKey file does not contain a user's seed (SU...): create it again with `nk -gen user`")]
     Seed,
     /// The credentials file is not one.
-    #[error(
-        "the NATS credentials file does not hold a JWT and an NKey seed: write it anew, as `nsc` makes it"
-    )]
+    #[error("the NATS credentials file does not contain a JWT and an NKey seed: create it again with `nsc`")]
     Credentials,
     /// It came about and must not be used.
     #[error(transparent)]
@@ -663,7 +662,7 @@ pub enum ConnectionError {
     #[error("the connection to NATS is closed")]
     Closed,
     /// It did not close in time.
-    #[error("the connection to NATS did not drain within {0:?}: what was not sent by then is lost")]
+    #[error("the connection to NATS did not drain within {0:?}: messages not sent by then are lost")]
     Undrained(Duration),
 }
 
@@ -795,7 +794,11 @@ mod tests {
         let (_directory, files) = authority();
         let material = Material::load(&files, MinimumVersion::Tls13).unwrap();
         let (_, witness) = material.witnessed();
-        let login = Login { says: Says::Nothing, witness: Some(witness.clone()), unproven: Arc::default() };
+        let login = Login {
+            credentials: Credentials::None,
+            witness: Some(witness.clone()),
+            unproven: Arc::default(),
+        };
         witness.saw(TlsVersion::Tls12);
         assert!(login.answer(b"nonce").is_err());
         witness.saw(TlsVersion::Tls13);

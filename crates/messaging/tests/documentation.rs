@@ -13,7 +13,7 @@ use muster_messaging::api::{
     Caller, ENDPOINTS, Endpoint, ErrorBody, ErrorCode, ErrorFields, MAX_REQUEST, Question, admin, badges,
     community, directory, profiles, tiers,
 };
-use muster_messaging::events::stream::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS};
+use muster_messaging::events::subjects::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS};
 use muster_messaging::events::{dead_letter, stream::StreamBounds};
 use muster_messaging::request::{CALLER, TRACEPARENT};
 use serde_json::{Map, Value, json};

@@ -114,7 +114,7 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
 fn stands(place: &str, standing: Standing, unfit: Unfit) -> bool {
     match (standing, unfit) {
         (Standing::Supported, _) => true,
-        (Standing::TooOld(why), Unfit::Refused) => {
+        (Standing::TooOld(why), Unfit::Refuse) => {
             println!("{place:<14} REFUSED {why}");
             false
         }
@@ -137,7 +137,7 @@ async fn settings_of_streams(connection: &Connection, unfit: Unfit) -> bool {
     };
     let mut fit = true;
     for finding in &findings {
-        let refused = finding.is_unfit() && unfit == Unfit::Refused;
+        let refused = finding.is_unfit() && unfit == Unfit::Refuse;
         fit &= !refused;
         let word = match &finding.verdict {
             Verdict::Fine => "ok     ",
@@ -148,7 +148,7 @@ async fn settings_of_streams(connection: &Connection, unfit: Unfit) -> bool {
     }
     for place in [Place::Events, Place::DeadLetters, Place::Consumer] {
         if !findings.iter().any(|finding| finding.place == place) {
-            println!("{:<14} ok      {place} is not there yet: the worker makes it", place.as_str());
+            println!("{:<14} ok      {place} does not exist yet: the worker creates it", place.as_str());
         }
     }
     fit

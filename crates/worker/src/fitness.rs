@@ -15,8 +15,8 @@ pub(crate) const POSTGRES: Floor = muster_storage::SERVER_FLOOR;
 /// What breaks a promise is refused in production, and warned of elsewhere.
 pub(crate) const fn unfit(environment: Environment) -> Unfit {
     match environment {
-        Environment::Production => Unfit::Refused,
-        Environment::Development | Environment::Test => Unfit::WarnedOf,
+        Environment::Production => Unfit::Refuse,
+        Environment::Development | Environment::Test => Unfit::Warn,
     }
 }
 
@@ -24,7 +24,7 @@ pub(crate) const fn unfit(environment: Environment) -> Unfit {
 pub(crate) fn hold(floor: &Floor, version: &str, unfit: Unfit) -> Result<(), Failure> {
     match (floor.judge(version), unfit) {
         (Standing::Supported, _) => Ok(()),
-        (Standing::TooOld(why), Unfit::Refused) => Err(Failure::TooOld(why)),
+        (Standing::TooOld(why), Unfit::Refuse) => Err(Failure::TooOld(why)),
         (Standing::TooOld(why) | Standing::Unadvised(why), _) => {
             tracing::warn!(server = floor.server, version, "{why}");
             Ok(())

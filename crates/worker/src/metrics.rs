@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use muster_domain::{EventType, TlsPolicy};
 use muster_messaging::api::{ENDPOINTS, ErrorCode};
 use muster_messaging::connection::LinkCounts;
-use muster_messaging::events::consumer::{Happening, Lag, Outcome};
+use muster_messaging::events::consumer::{ConsumerEvent, Lag, Outcome};
 use muster_messaging::events::fault::{Fault, FaultScope};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
@@ -120,7 +120,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(RATE_LIMIT, "decisions", &["scope", "decision"], "Requests allowed or refused for their rate, by whose limit decided: community or caller"),
     gauge(RATE_LIMIT_COUNTERS, "counters", &["scope"], "Communities and callers whose rate is remembered"),
     counter(EVENTS, "events", &["type", "outcome"], "Events by their type and what became of them"),
-    counter(REDELIVERIES, "events", &[], "Events that came again: after a failure, a lost acknowledgement or being put off"),
+    counter(REDELIVERIES, "events", &[], "Events that were delivered again: after a failure, a lost acknowledgement or a deferral"),
     histogram(BATCH, "events", &[], "Events of one transaction"),
     histogram(BATCH_SECONDS, "seconds", &[], "From a batch's begin to its commit"),
     gauge(PENDING, "events", &[], "Events of the stream that were not delivered yet"),
@@ -176,10 +176,10 @@ const OUTCOMES: [&str; 11] = [
     "unknown_type",
     "malformed",
     "given_up",
-    "delayed",
-    "put_off",
+    "retried",
+    "deferred",
     "waiting",
-    "not_buried",
+    "dead_letter_failed",
     "not_acknowledged",
 ];
 
@@ -264,16 +264,16 @@ pub(crate) fn rate_limit_counters(scope: Scope, counters: u64) {
     gauge!(RATE_LIMIT_COUNTERS, "scope" => scope.as_str()).set(wide(counters));
 }
 
-/// Counts what happened to events.
-pub(crate) fn event(happening: &Happening) {
-    match happening {
+/// Counts what happened while events were read.
+pub(crate) fn event(event: &ConsumerEvent) {
+    match event {
         // Fresh and repeated events are told apart where they are applied.
-        Happening::Applied { events, took } => {
+        ConsumerEvent::Applied { events, took } => {
             histogram!(BATCH).record(count(*events));
             histogram!(BATCH_SECONDS).record(*took);
         }
-        Happening::Dropped { events } => counter!(DROPPED).increment(*events),
-        Happening::One(event_type, outcome) => events(*event_type, of_outcome(*outcome), 1),
+        ConsumerEvent::Dropped { events } => counter!(DROPPED).increment(*events),
+        ConsumerEvent::Outcome(event_type, outcome) => events(*event_type, of_outcome(*outcome), 1),
     }
 }
 
@@ -283,10 +283,10 @@ const fn of_outcome(outcome: Outcome) -> &'static str {
         Outcome::Unknown => "unknown_type",
         Outcome::Malformed => "malformed",
         Outcome::GivenUp => "given_up",
-        Outcome::Delayed => "delayed",
-        Outcome::PutOff => "put_off",
+        Outcome::Retried => "retried",
+        Outcome::Deferred => "deferred",
         Outcome::Waiting => "waiting",
-        Outcome::NotBuried => "not_buried",
+        Outcome::DeadLetterFailed => "dead_letter_failed",
         Outcome::NotAcknowledged => "not_acknowledged",
     }
 }

@@ -207,7 +207,7 @@ impl Watch {
         prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                ended = session.reading.ended() => {
+                ended = session.consuming.ended() => {
                     self.readiness.set(Part::Consumer, false);
                     return Failure::Consumer(ended);
                 }
@@ -229,7 +229,7 @@ impl Watch {
                     let answers = answer.is_ok_and(|answer| answer.is_ok());
                     self.readiness.set(Part::Postgres, answers);
                     self.readiness.set(Part::Descriptors, !descriptors::are_used_up());
-                    let faults = session.reading.faults();
+                    let faults = session.consuming.faults();
                     let reads = faults.iter().all(|fault| fault.scope != FaultScope::Store);
                     self.readiness.set(Part::Consumer, reads);
                     metrics::store_faults(&faults, &mut self.counted.faults);

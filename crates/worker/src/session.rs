@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use muster_domain::{Event, GuildId};
 use muster_messaging::connection::Connection;
 use muster_messaging::events::consumer::{
-    self, ApplyError, Consumer, ConsumerConfig, Delivered, Reading, Unfit,
+    self, ApplyError, Consumer, ConsumerConfig, ConsumerHandle, Delivered, Unfit,
 };
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::fault::{Probe, StoreFailure};
@@ -36,7 +36,7 @@ pub(crate) struct Session {
     pub(crate) connection: Connection,
     pub(crate) consumer: Consumer,
     pub(crate) dead_letters: DeadLetters,
-    pub(crate) reading: Reading,
+    pub(crate) consuming: ConsumerHandle,
     pub(crate) materials: [(&'static str, Option<Arc<Material>>); 2],
     service: Service,
     // Hears the other replicas until it is dropped.
@@ -72,7 +72,7 @@ impl Session {
         // A rotation must not fail for what the worker has been working with.
         let unfit = match readiness {
             Some(_) => fitness::unfit(settings.environment),
-            None => Unfit::WarnedOf,
+            None => Unfit::Warn,
         };
         fitness::hold(&fitness::POSTGRES, &store.server_version().await?, unfit)?;
         fitness::hold(&fitness::NATS, &connection.server().0, unfit)?;
@@ -96,7 +96,7 @@ impl Session {
         let dead_letters = DeadLetters::open(&connection).await?;
         let (applying, probing) = (store.clone(), store.clone());
         let probe: Probe = Arc::new(move |guild| probe(probing.clone(), guild).boxed());
-        let reading = consumer.start(move |events| apply(applying.clone(), events), probe);
+        let consuming = consumer.start(move |events| apply(applying.clone(), events), probe);
         ready(Part::Consumer, true);
         let clearing = Arc::clone(&limits);
         let listening =
@@ -128,7 +128,7 @@ impl Session {
             connection,
             consumer,
             dead_letters,
-            reading,
+            consuming,
             materials,
             service,
             _listening: listening,
@@ -145,7 +145,7 @@ impl Session {
         let deadline = Instant::now() + deadline;
         let left = || deadline.saturating_duration_since(Instant::now());
         let drained = async {
-            let (events, requests) = tokio::join!(self.reading.stop(left()), self.service.stop(left()));
+            let (events, requests) = tokio::join!(self.consuming.stop(left()), self.service.stop(left()));
             events?;
             requests?;
             self.connection.drain(left()).await?;

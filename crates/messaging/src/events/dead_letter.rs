@@ -1,5 +1,4 @@
-//! Events that can never be applied, kept with the reason for whoever repairs them; and how these read them, have them
-//! tried again, and drop them.
+//! Events that can never be applied, stored with the reason; and how an operator reads, replays and drops them.
 
 use std::time::Duration;
 
@@ -12,9 +11,9 @@ use muster_domain::PageLimit;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::consumer::ConsumerError;
-use super::envelope::PREFIX;
-use super::stream::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS};
+use super::durable::Durable;
+use super::error::{Cause, ConsumerError};
+use super::subjects::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, PREFIX};
 use crate::connection::Connection;
 use crate::header;
 
@@ -28,25 +27,25 @@ pub const SEQUENCE: &str = "Muster-Sequence";
 pub const TIME: &str = "Muster-Time";
 /// The header with how often the event was delivered.
 pub const DELIVERIES: &str = "Muster-Deliveries";
-/// The header with the whole payload's size in bytes, where it had to be cut to fit beside the headers: what is kept is its
-/// beginning.
+/// The header with the whole payload's size in bytes, if it had to be cut to fit beside the headers: its beginning is stored.
 pub const CUT_FROM: &str = "Muster-Cut-From";
-/// The header by which the broker knows a copy that it has already.
+/// The header by which the broker recognises a copy that it has already.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
-/// Copies a message to the dead letters, and waits until the broker has it.
-pub(crate) async fn bury(
-    context: &Context,
-    max_payload: usize,
-    stream_created: OffsetDateTime,
+/// How long the broker may take to store a dead letter.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Copies a message to the dead letters, and waits until the broker has stored it.
+pub(super) async fn publish_dead_letter(
+    durable: &Durable,
     message: &async_nats::Message,
     info: &Info<'_>,
     reason: &str,
-    timeout: Duration,
 ) -> Result<(), ConsumerError> {
+    let max_payload = durable.connection.max_payload();
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, value: &str| headers.insert(name, header::line(value).as_str());
-    // The stream's age keeps apart what bears one sequence in two streams of one name.
-    let stream = stream_created.unix_timestamp_nanos();
+    // The stream's creation time tells apart messages of the same sequence in two streams of one name.
+    let stream = durable.stream_created.unix_timestamp_nanos();
     put(MESSAGE_ID, &format!("{}-{stream}-{}", info.stream, info.stream_sequence));
     put(REASON, reason);
     put(SUBJECT, &message.subject);
@@ -61,17 +60,17 @@ pub(crate) async fn bury(
         whole.clone()
     };
     let publish = async {
-        let sent = context.publish_with_headers(DEAD_SUBJECT, headers, payload).await?;
+        let sent = durable.context.publish_with_headers(DEAD_SUBJECT, headers, payload).await?;
         sent.await
     };
-    match tokio::time::timeout(timeout, publish).await {
+    match tokio::time::timeout(PUBLISH_TIMEOUT, publish).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(ConsumerError::Bury(error.into())),
-        Err(late) => Err(ConsumerError::Bury(late.into())),
+        Ok(Err(error)) => Err(ConsumerError::DeadLetter(error.into())),
+        Err(late) => Err(ConsumerError::DeadLetter(late.into())),
     }
 }
 
-/// How much of a message's room headers take: a line for the version, a line for each, an empty one.
+/// The size of headers in a message: a line for the version, a line for each, an empty one.
 fn bytes_of(headers: &HeaderMap) -> usize {
     let lines = headers.iter().flat_map(|(name, values)| {
         values.iter().map(|value| AsRef::<str>::as_ref(name).len() + value.as_str().len() + ": \r\n".len())
@@ -82,7 +81,7 @@ fn bytes_of(headers: &HeaderMap) -> usize {
 /// One dead letter, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Its sequence in the stream of dead letters, by which it is named.
+    /// Its sequence in the stream of dead letters, which identifies it.
     pub sequence: u64,
     /// When it became one.
     pub at: OffsetDateTime,
@@ -96,9 +95,9 @@ pub struct DeadLetter {
     pub event_at: Option<OffsetDateTime>,
     /// How often the event was delivered.
     pub deliveries: Option<u64>,
-    /// The size of the payload as it is kept, in bytes.
+    /// The size of the stored payload in bytes.
     pub bytes: usize,
-    /// The size that the payload had, where it had to be cut.
+    /// The size of the whole payload, if it had to be cut.
     pub cut_from: Option<u64>,
 }
 
@@ -120,7 +119,7 @@ impl DeadLetter {
     }
 }
 
-/// The stream of dead letters, for whoever repairs them.
+/// The stream of dead letters, for operators.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
     context: Context,
@@ -129,10 +128,10 @@ pub struct DeadLetters {
 }
 
 impl DeadLetters {
-    /// Looks for the stream, which the worker makes at its first start.
+    /// Opens the stream, which the worker creates at its first start.
     ///
     /// # Errors
-    /// [`DeadLetterError::Unreachable`] when it is not there or this user may not see it.
+    /// [`DeadLetterError::Unreachable`] when it does not exist or this user may not read it.
     pub async fn open(connection: &Connection) -> Result<Self, DeadLetterError> {
         let mut context = jetstream::new(connection.client().clone());
         context.set_timeout(connection.request_timeout());
@@ -143,12 +142,12 @@ impl DeadLetters {
     /// How many there are.
     ///
     /// # Errors
-    /// [`DeadLetterError::Unreachable`] when the broker does not say.
+    /// [`DeadLetterError::Unreachable`] when the broker does not answer.
     pub async fn count(&self) -> Result<u64, DeadLetterError> {
         Ok(self.stream.get_info().await.map_err(unreachable)?.state.messages)
     }
 
-    /// At most `limit` of them, oldest first, from `sequence` on; and the sequence to go on from, if there are more.
+    /// At most `limit` of them, oldest first, from `sequence` on; and the sequence to continue from, if there are more.
     ///
     /// # Errors
     /// [`DeadLetterError::Unreachable`] when the broker does not answer.
@@ -171,7 +170,7 @@ impl DeadLetters {
     async fn first_from(&self, sequence: u64) -> Result<Option<StreamMessage>, DeadLetterError> {
         match self.stream.get_first_raw_message_by_subject(DEAD_SUBJECT, sequence).await {
             Ok(message) => Ok(Some(message)),
-            Err(error) if is_nothing(&error.kind()) => Ok(None),
+            Err(error) if is_not_found(&error.kind()) => Ok(None),
             Err(error) => Err(unreachable(error)),
         }
     }
@@ -179,22 +178,22 @@ impl DeadLetters {
     /// One of them, with its payload.
     ///
     /// # Errors
-    /// [`DeadLetterError::NotFound`] when there is none of this sequence.
+    /// [`DeadLetterError::NotFound`] when there is none with this sequence.
     pub async fn get(&self, sequence: u64) -> Result<(DeadLetter, Bytes), DeadLetterError> {
         match self.stream.get_raw_message(sequence).await {
             Ok(message) => Ok((DeadLetter::of(&message), message.payload)),
-            Err(error) if is_nothing(&error.kind()) => Err(DeadLetterError::NotFound(sequence)),
+            Err(error) if is_not_found(&error.kind()) => Err(DeadLetterError::NotFound(sequence)),
             Err(error) => Err(unreachable(error)),
         }
     }
 
-    /// Publishes the event again on its own subject and, once the broker has it, drops the dead letter. Answers the event's
-    /// new sequence. An event that had been applied after all has no second effect, for it keeps its id. One that was cut is
-    /// taken from the stream of events, as long as that has it.
+    /// Publishes the event again on its own subject and, once the broker has stored it, drops the dead letter. Returns the
+    /// event's new sequence. An event that had been applied after all has no second effect, since it keeps its id. One that was
+    /// cut is read from the stream of events, as long as that has it.
     ///
     /// # Errors
-    /// [`DeadLetterError::Cut`] when the whole event is nowhere, [`DeadLetterError::NotAnEvent`] when its subject is not one
-    /// of events, [`DeadLetterError::NotPublished`] when the broker does not take it: the dead letter then stays. A dead
+    /// [`DeadLetterError::Cut`] when the whole event is not available, [`DeadLetterError::NotAnEvent`] when its subject is not
+    /// one of events, [`DeadLetterError::NotPublished`] when the broker does not store it: the dead letter then stays. A dead
     /// letter that could not be dropped in the end, [`DeadLetterError::NotDropped`], may be dropped by hand.
     pub async fn replay(&self, sequence: u64) -> Result<u64, DeadLetterError> {
         let (letter, kept) = self.get(sequence).await?;
@@ -209,107 +208,92 @@ impl DeadLetters {
                 whole,
             })?,
         };
-        let not_published = |cause: Box<dyn std::error::Error + Send + Sync>| DeadLetterError::NotPublished {
-            sequence,
-            cause,
-        };
+        let not_published = |cause: Cause| DeadLetterError::NotPublished(sequence, cause);
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_EXPECTED_STREAM, EVENTS);
         if bytes_of(&headers).saturating_add(payload.len()) > self.max_payload {
-            // It came without a header and has no room for one; which stream took it is seen afterwards.
+            // It came without a header and has no room for one; which stream stored it is checked afterwards.
             headers = HeaderMap::new();
         }
         let sent = self.context.publish_with_headers(letter.subject, headers, payload).await;
         let taken = sent.map_err(|error| not_published(error.into()))?.await;
         let taken = taken.map_err(|error| not_published(error.into()))?;
         if taken.stream != EVENTS {
-            return Err(not_published(format!("the stream {} took it", taken.stream).into()));
+            return Err(not_published(format!("the stream {} stored it", taken.stream).into()));
         }
         self.drop(sequence).await?;
         Ok(taken.sequence)
     }
 
-    /// The event of a dead letter that was cut, if the stream of events still has it.
+    /// The whole event of a dead letter that was cut, if the stream of events still has it.
     async fn original(&self, letter: &DeadLetter, kept: &[u8], whole: u64) -> Option<Bytes> {
         let events = self.context.get_stream(EVENTS).await.ok()?;
         let event = events.get_raw_message(letter.event_sequence?).await.ok()?;
-        // A stream that was made anew has others of the same sequence.
+        // A stream that was created again has other events of the same sequences.
         let is_same = event.subject.as_str() == letter.subject
             && u64::try_from(event.payload.len()) == Ok(whole)
             && event.payload.starts_with(kept);
         is_same.then_some(event.payload)
     }
 
-    /// Drops one for good.
+    /// Deletes one for good.
     ///
     /// # Errors
-    /// [`DeadLetterError::NotFound`] when there is none of this sequence, [`DeadLetterError::NotDropped`] when the broker
-    /// does not drop it.
+    /// [`DeadLetterError::NotFound`] when there is none with this sequence, [`DeadLetterError::NotDropped`] when the broker
+    /// does not delete it.
     pub async fn drop(&self, sequence: u64) -> Result<(), DeadLetterError> {
-        // The broker answers a sequence that is not there with an error that does not say so.
+        // The broker's error for a sequence that does not exist does not say so.
         self.get(sequence).await?;
         match self.stream.delete_message(sequence).await {
             Ok(_) => Ok(()),
-            Err(cause) => Err(DeadLetterError::NotDropped { sequence, cause: cause.into() }),
+            Err(cause) => Err(DeadLetterError::NotDropped(sequence, cause.into())),
         }
     }
 }
 
-fn is_nothing(kind: &LastRawMessageErrorKind) -> bool {
+fn is_not_found(kind: &LastRawMessageErrorKind) -> bool {
     matches!(kind, LastRawMessageErrorKind::NoMessageFound)
 }
 
-fn unreachable(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> DeadLetterError {
+fn unreachable(cause: impl Into<Cause>) -> DeadLetterError {
     DeadLetterError::Unreachable(cause.into())
 }
 
-/// What was asked of dead letters was not done.
+/// Why an operation on dead letters failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DeadLetterError {
-    /// The stream cannot be had.
+    /// The stream does not answer.
     #[error(
-        "the stream DEAD_LETTERS does not answer: see that the worker has run once and that this user may read it"
+        "the stream DEAD_LETTERS does not answer: check that the worker has run once and that this user may read it"
     )]
-    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// There is no such dead letter.
-    #[error("there is no dead letter {0}: `muster-worker deadletters list` shows those that are there")]
+    Unreachable(#[source] Cause),
+    /// No such dead letter.
+    #[error("there is no dead letter {0}: `muster-worker deadletters list` shows those that exist")]
     NotFound(u64),
-    /// The event is not whole, here or in its stream.
+    /// The whole event is neither here nor in its stream.
     #[error(
-        "dead letter {sequence} holds the first {kept} of {whole} bytes, as many as the broker takes beside the headers, \
-         and the stream EVENTS no longer has the whole: publish the event anew, then drop the dead letter"
+        "dead letter {sequence} holds the first {kept} of {whole} bytes, as many as fit beside the headers, and the stream \
+         EVENTS no longer has the whole event: have it published again, then drop the dead letter"
     )]
     Cut {
         /// Which.
         sequence: u64,
-        /// How many bytes are kept.
+        /// How many bytes are stored.
         kept: usize,
         /// How many the event has.
         whole: u64,
     },
     /// The subject is not one of events.
-    #[error("dead letter {0} names no subject of events: drop it, or publish the event by hand")]
+    #[error("the subject of dead letter {0} is not one of events: drop it, or publish the event by hand")]
     NotAnEvent(u64),
     /// The event was not published again; the dead letter stays.
     #[error(
-        "the event of dead letter {sequence} was not published again: see that the stream EVENTS has room and that this user may publish events"
+        "the event of dead letter {0} was not published again: check that the stream EVENTS has room and that this user may publish events"
     )]
-    NotPublished {
-        /// Which.
-        sequence: u64,
-        /// Why.
-        #[source]
-        cause: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The dead letter is still there.
+    NotPublished(u64, #[source] Cause),
+    /// The dead letter was not deleted.
     #[error(
-        "dead letter {sequence} is still there: see that this user may delete messages, then drop it; a replayed event has no second effect"
+        "dead letter {0} was not deleted: check that this user may delete messages, then drop it; a replayed event has no second effect"
     )]
-    NotDropped {
-        /// Which.
-        sequence: u64,
-        /// Why.
-        #[source]
-        cause: Box<dyn std::error::Error + Send + Sync>,
-    },
+    NotDropped(u64, #[source] Cause),
 }

@@ -1,4 +1,4 @@
-//! Events as they stand in the stream, into the domain's and back. Fields that are not known are ignored.
+//! Decodes events from the stream's JSON, and encodes them. Unknown fields are ignored.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -8,16 +8,16 @@ use muster_domain::{
     Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, EventType,
     GuildEffect, GuildId, MemberEffect, Nym, Reason, Role, TimeBounds, UserId,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
+use super::subjects::{PREFIX, subject};
 use crate::integer::read_integer;
 
-/// What the subject of every event begins with.
-pub const PREFIX: &str = "events.";
 /// The largest event in bytes, unless it is configured: 256 KiB.
 pub const DEFAULT_MAX_BYTES: usize = 256 * 1024;
-/// Between which sizes in bytes the largest event may be configured: 1 KiB and 4 MiB.
+/// The limits of the largest event in bytes, if it is configured: 1 KiB and 4 MiB.
 pub const MAX_BYTES: RangeInclusive<usize> = 1024..=4 * 1024 * 1024;
 /// The most characters of an event's type.
 const MAX_TYPE: usize = 64;
@@ -58,33 +58,33 @@ pub const fn help(event_type: EventType) -> EventHelp {
     EventHelp { data, effect }
 }
 
-/// What an event comes to.
+/// A decoded event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded {
     /// It changes something.
     Event(Event),
-    /// It changes nothing: the chat server is out for the moment, not gone.
+    /// It changes nothing: the chat server is unavailable for the moment, not gone.
     Outage,
-    /// Its type is not one of ours.
+    /// Its type is unknown.
     Unknown {
         /// The type.
         event_type: String,
     },
 }
 
-/// What an event must be within, as configured and as the clock stands.
+/// The bounds of an event, by the configuration and the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventBounds {
     /// The most bytes of its payload.
     pub max_bytes: usize,
-    /// When it can have happened.
+    /// The times at which it can have happened.
     pub times: TimeBounds,
 }
 
-/// Reads an event.
+/// Decodes an event.
 ///
 /// # Errors
-/// [`DecodeError`] names the field and the bound that it breaks.
+/// [`DecodeError`] names the field and the bound that it violates.
 pub fn decode(subject: &str, payload: &[u8], bounds: EventBounds) -> Result<Decoded, DecodeError> {
     if payload.len() > bounds.max_bytes {
         return Err(DecodeError::TooLarge { bytes: payload.len(), max: bounds.max_bytes });
@@ -105,7 +105,7 @@ pub fn decode(subject: &str, payload: &[u8], bounds: EventBounds) -> Result<Deco
     let data: Data<'_> = match envelope.data {
         None => Data::default(),
         Some(data) => serde_json::from_str(data.get()).map_err(|_| {
-            // The values are not read yet, so nothing else can be wrong with an object.
+            // The values are not parsed yet, so nothing else can be wrong with an object.
             let is_object = data.get().starts_with('{');
             let problem = if is_object { "must have each field once" } else { "must be an object or null" };
             field("data", problem)
@@ -154,7 +154,7 @@ pub fn decode(subject: &str, payload: &[u8], bounds: EventBounds) -> Result<Deco
     Ok(Decoded::Event(Event { id, at, guild, effect }))
 }
 
-/// The community that an event names, if it can be told without reading the rest.
+/// The community that an event names; the rest is not decoded.
 pub(super) fn guild_of(payload: &[u8], max_bytes: usize) -> Option<GuildId> {
     #[derive(Deserialize)]
     struct Owned<'a> {
@@ -168,8 +168,7 @@ pub(super) fn guild_of(payload: &[u8], max_bytes: usize) -> Option<GuildId> {
     required("guild_id", owned.guild_id, GuildId::parse).ok()
 }
 
-/// The fields that are read. Each is left as text at first, so that whatever is wrong with one is said with its name, and
-/// so that depth costs nothing.
+/// The fields that are read. Each is left as text at first, so that an error names its field, and depth costs nothing.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -265,7 +264,7 @@ fn required<T, E: fmt::Display>(
     parse(text).map_err(|cause| field(name, cause))
 }
 
-/// A text that may be absent, null, or one that `parse` takes for none.
+/// A text that may be absent, null, or one that `parse` takes as none.
 fn optional<T, E: fmt::Display>(
     name: &'static str,
     raw: Option<&RawValue>,
@@ -288,12 +287,12 @@ fn field(name: &'static str, problem: impl fmt::Display) -> DecodeError {
 /// Why an event can never be applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Over [`EventBounds::max_bytes`].
+    /// Larger than [`EventBounds::max_bytes`].
     #[error("the event has {bytes} bytes, at most {max} are allowed")]
     TooLarge {
-        /// How many it has.
+        /// Its size.
         bytes: usize,
-        /// How many it may have.
+        /// The limit.
         max: usize,
     },
     /// Not JSON, not an object, or a field twice.
@@ -304,7 +303,7 @@ pub enum DecodeError {
         /// The column, from 1.
         column: usize,
     },
-    /// A field is missing or breaks a bound.
+    /// A field is missing or violates a bound.
     #[error("{name} {problem}")]
     Field {
         /// Which.
@@ -314,104 +313,54 @@ pub enum DecodeError {
     },
 }
 
-/// The type that a subject names, if it is one of ours.
-pub(crate) fn event_type(subject: &str) -> Option<EventType> {
-    EventType::of(subject.strip_prefix(PREFIX)?)
-}
-
-/// Writes an event as the gateway does: its subject and its payload.
+/// Encodes an event as the gateway does: its subject and its payload.
 #[must_use]
 pub fn encode(event: &Event) -> (String, Vec<u8>) {
-    let none = DataOut::default();
     let event_type = event.effect.event_type();
     let (user_id, data) = match &event.effect {
         Effect::Guild(GuildEffect::Join { name } | GuildEffect::Update { name }) => {
-            (None, Some(DataOut { name: Some(name.as_ref().map_or("", CommunityName::as_str)), ..none }))
+            (None, json!({"name": name.as_ref().map_or("", CommunityName::as_str)}))
         }
-        Effect::Guild(GuildEffect::Leave) => (None, Some(DataOut { unavailable: Some(false), ..none })),
+        Effect::Guild(GuildEffect::Leave) => (None, json!({"unavailable": false})),
         Effect::Member { user, effect } => (Some(user.as_str()), member_data(effect)),
     };
-    let envelope = EnvelopeOut {
-        event_id: event.id,
-        event_type: event_type.as_str(),
-        shard_id: 0,
-        timestamp: event.at.millis(),
-        guild_id: event.guild.as_str(),
-        channel_id: None,
-        user_id,
-        data,
-    };
-    // Texts and numbers always have a JSON form.
-    (format!("{PREFIX}{}", event_type.as_str()), serde_json::to_vec(&envelope).unwrap_or_default())
+    let envelope = json!({
+        "event_id": event.id,
+        "event_type": event_type.as_str(),
+        "shard_id": 0,
+        "timestamp": event.at.millis(),
+        "guild_id": event.guild.as_str(),
+        "channel_id": null,
+        "user_id": user_id,
+        "data": data,
+    });
+    (subject(event_type), envelope.to_string().into_bytes())
 }
 
-fn member_data(effect: &MemberEffect) -> Option<DataOut<'_>> {
-    let none = DataOut::default();
-    Some(match effect {
+fn member_data(effect: &MemberEffect) -> Value {
+    let mut data = match effect {
         MemberEffect::Join { username } => {
-            let username = Some(username.as_ref().map_or("", Nym::as_str));
-            DataOut { username, discriminator: Some("0"), ..none }
+            json!({"username": username.as_ref().map_or("", Nym::as_str), "discriminator": "0"})
         }
         MemberEffect::Update { nick, roles } => {
-            let roles = Some(roles.iter().map(Role::as_str).collect());
-            DataOut { nick: nick.as_ref().map(Nym::as_str), roles, ..none }
+            let roles: Vec<&str> = roles.iter().map(Role::as_str).collect();
+            json!({"nick": nick.as_ref().map(Nym::as_str), "roles": roles})
         }
-        MemberEffect::Leave => return None,
-        MemberEffect::ScoreSet { conviction, activity } => DataOut {
-            conviction: conviction.map(Conviction::get),
-            activity: activity.map(Activity::get),
-            ..none
-        },
-        MemberEffect::ActivityAdd { amount } => DataOut { amount: Some(amount.get()), ..none },
+        MemberEffect::Leave => Value::Null,
+        MemberEffect::ScoreSet { conviction, activity } => {
+            json!({"conviction": conviction.map(Conviction::get), "activity": activity.map(Activity::get)})
+        }
+        MemberEffect::ActivityAdd { amount } => json!({"amount": amount.get()}),
         MemberEffect::BadgeAward { kind, reason, by } | MemberEffect::BadgeRevoke { kind, reason, by } => {
-            DataOut {
-                kind: Some(kind.as_str()),
-                reason: reason.as_ref().map(Reason::as_str),
-                by: by.as_ref().map(Awarder::as_str),
-                ..none
-            }
+            let (reason, by) = (reason.as_ref().map(Reason::as_str), by.as_ref().map(Awarder::as_str));
+            json!({"kind": kind.as_str(), "reason": reason, "by": by})
         }
-    })
-}
-
-#[derive(Serialize)]
-struct EnvelopeOut<'a> {
-    event_id: EventId,
-    event_type: &'a str,
-    shard_id: u32,
-    timestamp: i64,
-    guild_id: &'a str,
-    channel_id: Option<&'a str>,
-    user_id: Option<&'a str>,
-    data: Option<DataOut<'a>>,
-}
-
-#[derive(Default, Serialize)]
-struct DataOut<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unavailable: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    username: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    discriminator: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    roles: Option<Vec<&'a str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    nick: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conviction: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    activity: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    amount: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kind: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    by: Option<&'a str>,
+    };
+    if let Some(fields) = data.as_object_mut() {
+        // The gateway leaves out what is absent.
+        fields.retain(|_, value| !value.is_null());
+    }
+    data
 }
 
 #[cfg(test)]
@@ -481,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_events_of_members() {
+    fn each_member_event_decodes_to_its_effect() {
         assert_eq!(
             member("member.join", r#"{"username":"Chani","discriminator":"0","avatar":null}"#),
             MemberEffect::Join { username: Some(nym("Chani")) }
@@ -525,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn golden_events_of_guilds() {
+    fn each_guild_event_decodes_to_its_effect() {
         let guild = |event_type: &str, data: &str| match effect(event_type, data).unwrap() {
             Decoded::Event(Event { effect: Effect::Guild(effect), .. }) => Some(effect),
             Decoded::Outage => None,
@@ -544,14 +493,14 @@ mod tests {
     }
 
     #[test]
-    fn unknown_types_are_told_apart_from_broken_ones() {
+    fn an_unknown_type_is_not_an_error_but_a_wrong_subject_is() {
         let unknown = decode("events.message.create", br#"{"event_type":"message.create"}"#);
         assert_eq!(unknown, Ok(Decoded::Unknown { event_type: "message.create".to_owned() }));
         assert!(decode("events.message.create", br#"{"event_type":"member.join"}"#).is_err());
     }
 
     #[test]
-    fn what_is_refused_names_its_field() {
+    fn a_decode_error_names_the_field() {
         for (event_type, data, name, says) in [
             ("guild.join", "null", "data.name", "missing"),
             ("guild.join", r#"{"name":null}"#, "data.name", "missing"),
@@ -603,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_event_is_as_configured() {
+    fn an_event_larger_than_configured_is_refused() {
         let text = event("member.leave", "null");
         let decode = |max_bytes| {
             super::decode("events.member.leave", text.as_bytes(), EventBounds { max_bytes, ..bounds() })
@@ -615,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn size_and_depth_are_bounded() {
+    fn large_and_malformed_events_are_refused_and_depth_is_unlimited() {
         let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
         assert!(
             member("member.join", &format!(r#"{{"username":"a","x":{}}}"#, deep(60_000)))
@@ -665,7 +614,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_decodes(id: u128, millis in TimeBounds::EARLIEST..1_795_608_600_000, effect in member_effects()) {
+        fn an_encoded_event_decodes_to_itself(id: u128, millis in TimeBounds::EARLIEST..1_795_608_600_000, effect in member_effects()) {
             let event = Event {
                 id: EventId::new(Uuid::from_u128(id)),
                 at: EventTime::parse(millis, bounds().times).unwrap(),
@@ -677,12 +626,12 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_answered_not_panicked_at(payload: Vec<u8>, subject: String) {
+        fn decoding_any_bytes_does_not_panic(payload: Vec<u8>, subject: String) {
             let _ = decode(&subject, &payload);
         }
 
         #[test]
-        fn any_data_is_answered_not_panicked_at(
+        fn decoding_any_data_does_not_panic(
             data in "(null|\\{(\"(nick|roles|username|amount|conviction)\":(null|-?[0-9]{1,60}|\"x\"|\\[\\]|\\{\\}))?\\})",
             at in 0..4_usize,
         ) {

@@ -1,20 +1,20 @@
-//! Whose fault it is that events are not applied: the store's, that of one community's rows, or an event's own.
+//! What is at fault when events are not applied: the store, the rows of one community, or an event itself.
 //!
-//! The rule: what meets unrelated events alike is not theirs. A failure that is the server's by its kind
-//! ([`ApplyError::Unavailable`](super::consumer::ApplyError::Unavailable)) is the store's. After any other, the store is given a [probe](Probe): writes as events cause
-//! them, of each kind, for a community of the probe's own, that are then taken back.
+//! The rule: when unrelated events fail alike, neither is at fault. If the store's error says that the server is at fault
+//! (`ApplyError::Unavailable`), it is the store. After any other error the store is given a [probe](Probe): every kind of write
+//! that events cause, for a community of the probe's own, rolled back at the end.
 //!
-//! 1. The probe fails: it is the store's fault. Reading stalls, and the events are tried again until they are applied. None
-//!    of them is counted as failed.
-//! 2. The probe passes, and one for a new member of the event's own community fails: it is the fault of that community's
-//!    rows. Its events wait, nothing is counted, and the others go on. So do events that wait for a lock too long, without
-//!    being asked for ([`ApplyError::Busy`](super::consumer::ApplyError::Busy)).
-//! 3. Both pass, and the event fails alone: it is the event's own. It is delivered again with a growing delay and becomes a
-//!    dead letter after the bound.
+//! 1. The probe fails: the store is at fault. Reading stops, and the events are retried until they are applied. No failure
+//!    is counted against any of them.
+//! 2. The probe succeeds, and one for a new member of the event's own community fails: that community's rows are at fault.
+//!    Its events wait, no failure is counted, and the others go on. Events that wait too long for a lock
+//!    (`ApplyError::Busy`) wait likewise, without a probe of their community.
+//! 3. Both succeed, and the event fails alone: it is at fault itself. It is delivered again with a growing delay, and becomes
+//!    a dead letter after the limit.
 //!
-//! A probe decides, and not what becomes of other events, for there may be no others: of a few events that all fail, either
-//! all are poison or the store is at fault, and only another write can tell. It has to write all that events write, or a
-//! fault of a table that it passes over would be taken for the events'.
+//! A probe decides, not the fate of other events, since there may be none: if a few events all fail, either all are poison or
+//! the store is at fault, and only another write can tell. It must write everything that events write, or a fault of a table
+//! that it leaves out would be blamed on the events.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,29 +26,29 @@ use tokio::time::Instant;
 
 use crate::log_budget::LogBudget;
 
-/// How long a fault is told of after its last failure: the shortest time between two changes of state.
+/// How long a fault lasts after its last failure: the shortest time between two changes of state.
 const LINGER: Duration = Duration::from_secs(5);
-/// The same for a community: above the pause before its events are tried again.
+/// The same for a community: above the pause before its events are retried.
 const COMMUNITY_LINGER: Duration = Duration::from_secs(10);
-/// How often it is looked whether the state has changed.
-const LOOK: Duration = Duration::from_millis(250);
-/// How often a fault that lasts is told of.
-const REMIND: Duration = Duration::from_mins(1);
-/// The most communities at fault that are remembered, to be counted.
+/// How often the state is checked for a change.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often a fault that lasts is logged.
+const LOG_INTERVAL: Duration = Duration::from_mins(1);
+/// The most communities at fault that are remembered and counted.
 const MAX_COMMUNITIES: usize = 10_000;
-/// The most lines a minute about single events that failed, and about dead letters.
-const LINES: u32 = 15;
+/// The most log lines a minute about single events that failed, and about dead letters.
+const LINES_PER_MINUTE: u32 = 15;
 
-/// Asks the store for a write as events cause them, taken back: for a community of its own, or for a new member of this one.
+/// Tries the writes that events cause, and rolls them back: for a community of its own, or for a new member of this one.
 pub type Probe = Arc<dyn Fn(Option<GuildId>) -> BoxFuture<'static, Result<(), StoreFailure>> + Send + Sync>;
 
-/// What the store said.
+/// The store's error.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct StoreFailure {
-    /// Its own code of the failure, such as PostgreSQL's SQLSTATE.
+    /// Its code, such as PostgreSQL's SQLSTATE.
     pub code: Option<String>,
-    /// Its words.
+    /// Its message.
     pub why: String,
 }
 
@@ -58,23 +58,23 @@ impl From<&str> for StoreFailure {
     }
 }
 
-/// A fault that keeps events from being applied at the moment.
+/// A fault that currently keeps events from being applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// What it is a fault of.
+    /// What is at fault.
     pub scope: FaultScope,
-    /// The store's code of it.
+    /// The code of the store's error.
     pub code: Option<String>,
-    /// How many communities it is met in; 1 for the store.
+    /// How many communities have it; 1 for the store.
     pub count: usize,
 }
 
-/// What a fault is one of.
+/// What is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultScope {
-    /// Of the store: nothing is read meanwhile.
+    /// The store: nothing is read meanwhile.
     Store,
-    /// Of the rows of communities: their events wait.
+    /// The rows of communities: their events wait.
     Community,
 }
 
@@ -89,14 +89,14 @@ impl FaultScope {
     }
 }
 
-/// The faults that there are, shared by all lanes, and what of events is told of in the log.
+/// The current faults, shared by all lanes, and how much is logged of single events.
 #[derive(Debug)]
 pub(super) struct Faults {
     state: Mutex<State>,
-    /// Lines about an event that failed.
-    pub(super) failed_lines: LogBudget,
-    /// Lines about a dead letter.
-    pub(super) dead_lines: LogBudget,
+    /// Log lines about an event that failed.
+    pub(super) failure_log: LogBudget,
+    /// Log lines about a dead letter.
+    pub(super) dead_letter_log: LogBudget,
 }
 
 #[derive(Debug, Default)]
@@ -108,23 +108,22 @@ struct State {
 #[derive(Debug)]
 struct StoreFault {
     failure: StoreFailure,
-    since: Instant,
     last: Instant,
-    /// How many lanes cannot go on for it.
+    /// How many lanes wait for the store.
     lanes: usize,
 }
 
-/// A lane that cannot go on, until it is dropped.
-pub(super) struct AtFault<'a>(&'a Faults);
+/// A lane that waits for the store, until this is dropped.
+pub(super) struct WaitingLane<'a>(&'a Faults);
 
-impl AtFault<'_> {
-    /// It was tried again and failed.
-    pub(super) fn still(&self, failure: StoreFailure) {
-        self.0.lock().fail(failure, 0);
+impl WaitingLane<'_> {
+    /// Its batch was retried and failed again.
+    pub(super) fn failed_again(&self, failure: StoreFailure) {
+        self.0.lock().store_failed(failure, 0);
     }
 }
 
-impl Drop for AtFault<'_> {
+impl Drop for WaitingLane<'_> {
     fn drop(&mut self) {
         if let Some(store) = &mut self.0.lock().store {
             store.lanes = store.lanes.saturating_sub(1);
@@ -134,14 +133,14 @@ impl Drop for AtFault<'_> {
 }
 
 impl State {
-    fn fail(&mut self, failure: StoreFailure, lanes: usize) {
+    fn store_failed(&mut self, failure: StoreFailure, lanes: usize) {
         let now = Instant::now();
         let known = self.store.take().filter(|store| !store.is_over(now));
-        let (since, before) = known.map_or((now, 0), |store| (store.since, store.lanes));
-        self.store = Some(StoreFault { failure, since, last: now, lanes: before.saturating_add(lanes) });
+        let before = known.map_or(0, |store| store.lanes);
+        self.store = Some(StoreFault { failure, last: now, lanes: before.saturating_add(lanes) });
     }
 
-    /// Forgets what is over.
+    /// Forgets the faults that are over.
     fn refresh(&mut self, now: Instant) {
         self.store.take_if(|store| store.is_over(now));
         self.communities.retain(|_, (_, last)| now.duration_since(*last) < COMMUNITY_LINGER);
@@ -158,21 +157,21 @@ impl Default for Faults {
     fn default() -> Self {
         Self {
             state: Mutex::default(),
-            failed_lines: LogBudget::new(LINES),
-            dead_lines: LogBudget::new(LINES),
+            failure_log: LogBudget::new(LINES_PER_MINUTE),
+            dead_letter_log: LogBudget::new(LINES_PER_MINUTE),
         }
     }
 }
 
 impl Faults {
-    /// A lane has met a fault of the store and does not go on until what this answers is dropped.
-    pub(super) fn store(&self, failure: StoreFailure) -> AtFault<'_> {
-        self.lock().fail(failure, 1);
-        AtFault(self)
+    /// The store is at fault, and a lane waits for it until the returned value is dropped.
+    pub(super) fn store_failed(&self, failure: StoreFailure) -> WaitingLane<'_> {
+        self.lock().store_failed(failure, 1);
+        WaitingLane(self)
     }
 
-    /// The rows of a community were met by a fault.
-    pub(super) fn community(&self, guild: &GuildId, failure: StoreFailure) {
+    /// The rows of a community are at fault.
+    pub(super) fn community_failed(&self, guild: &GuildId, failure: StoreFailure) {
         let mut state = self.lock();
         if state.communities.len() < MAX_COMMUNITIES || state.communities.contains_key(guild) {
             state.communities.insert(guild.clone(), (failure, Instant::now()));
@@ -180,7 +179,7 @@ impl Faults {
     }
 
     /// Events of these communities were applied.
-    pub(super) fn work<'a>(&self, guilds: impl IntoIterator<Item = &'a GuildId>) {
+    pub(super) fn recovered<'a>(&self, guilds: impl IntoIterator<Item = &'a GuildId>) {
         let mut state = self.lock();
         if !state.communities.is_empty() {
             for guild in guilds {
@@ -189,8 +188,8 @@ impl Faults {
         }
     }
 
-    /// All of them, counted by scope and code.
-    pub(super) fn now(&self) -> Vec<Fault> {
+    /// The current faults, counted by scope and code.
+    pub(super) fn current(&self) -> Vec<Fault> {
         let mut state = self.lock();
         state.refresh(Instant::now());
         let mut counts: BTreeMap<(FaultScope, &Option<String>), usize> = BTreeMap::new();
@@ -203,96 +202,83 @@ impl Faults {
         counts.into_iter().map(|((scope, code), count)| Fault { scope, code: code.clone(), count }).collect()
     }
 
-    /// Tells of faults in the log, for ever: when one begins, when it ends, and once a minute between.
-    pub(super) async fn tell(&self) {
-        let mut looks = tokio::time::interval(LOOK);
-        let (mut store, mut communities) = (Told::default(), Told::default());
+    /// Logs faults, for ever: when one begins, when it ends, and once a minute in between.
+    pub(super) async fn log_changes(&self) {
+        let mut ticks = tokio::time::interval(CHECK_INTERVAL);
+        let (mut store, mut communities) = (FaultLog::default(), FaultLog::default());
         loop {
-            let now = looks.tick().await;
+            let now = ticks.tick().await;
             let (of_store, of_communities) = {
                 let mut state = self.lock();
                 state.refresh(now);
-                let one =
-                    state.communities.iter().next().map(|(guild, (failure, _))| {
-                        (state.communities.len(), guild.clone(), failure.clone())
-                    });
+                let communities = state.communities.len();
+                let first = state.communities.iter().next();
+                let one = first.map(|(guild, (failure, _))| (communities, guild.clone(), failure.clone()));
                 (state.store.as_ref().map(|store| store.failure.clone()), one)
             };
-            match (store.tell(of_store.is_some(), now), of_store) {
-                (Some(Tell::Begin), Some(StoreFailure { code, why })) => {
+            match (store.update(of_store.is_some(), now), of_store) {
+                (Some(Change::AtFault(since)), Some(StoreFailure { code, why })) => {
                     tracing::error!(
                         code,
                         error = why,
-                        "the store is at fault: no event is read until it is mended"
+                        since_s = since.as_secs(),
+                        "the store is at fault: no events are read until it works again"
                     );
                 }
-                (Some(Tell::Still(since)), Some(StoreFailure { code, why })) => {
-                    let since_s = since.as_secs();
-                    tracing::error!(
-                        code,
-                        error = why,
-                        since_s,
-                        "the store is still at fault: no event is read"
-                    );
-                }
-                (Some(Tell::End(since)), _) => {
-                    tracing::info!(since_s = since.as_secs(), "the store is mended: events are read again");
+                (Some(Change::Ended(since)), _) => {
+                    tracing::info!(since_s = since.as_secs(), "the store works again: events are read");
                 }
                 _ => {}
             }
-            match (communities.tell(of_communities.is_some(), now), of_communities) {
-                (
-                    Some(Tell::Begin | Tell::Still(_)),
-                    Some((communities, guild, StoreFailure { code, why })),
-                ) => {
+            match (communities.update(of_communities.is_some(), now), of_communities) {
+                (Some(Change::AtFault(_)), Some((communities, guild, StoreFailure { code, why }))) => {
                     tracing::error!(
                         code,
                         error = why,
                         guild.id = guild.as_str(),
                         communities,
-                        "the events of communities wait, for their rows cannot be changed; this is one of them"
+                        "events wait because the rows of their communities cannot be changed; this is one of the communities"
                     );
                 }
-                (Some(Tell::End(since)), _) => {
-                    tracing::info!(since_s = since.as_secs(), "the events of no community wait any longer");
+                (Some(Change::Ended(since)), _) => {
+                    tracing::info!(since_s = since.as_secs(), "no community's events wait any longer");
                 }
                 _ => {}
             }
         }
     }
 
-    // A panic with the lock held leaves a state that is whole.
+    // A panic with the lock held leaves a consistent state.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What was told of a fault: since when it is, and when that was told last.
+/// What was logged of a fault: since when it lasts, and when it was logged last.
 #[derive(Default)]
-struct Told(Option<(Instant, Instant)>);
+struct FaultLog(Option<(Instant, Instant)>);
 
-/// What is to be told, with how long the fault has lasted.
+/// What is to be logged, with how long the fault has lasted.
 #[derive(Debug, PartialEq, Eq)]
-enum Tell {
-    Begin,
-    Still(Duration),
-    End(Duration),
+enum Change {
+    AtFault(Duration),
+    Ended(Duration),
 }
 
-impl Told {
-    fn tell(&mut self, at_fault: bool, now: Instant) -> Option<Tell> {
+impl FaultLog {
+    fn update(&mut self, at_fault: bool, now: Instant) -> Option<Change> {
         match self.0 {
             None if at_fault => {
                 self.0 = Some((now, now));
-                Some(Tell::Begin)
+                Some(Change::AtFault(Duration::ZERO))
             }
             Some((since, _)) if !at_fault => {
                 self.0 = None;
-                Some(Tell::End(now.duration_since(since)))
+                Some(Change::Ended(now.duration_since(since)))
             }
-            Some((since, last)) if now.duration_since(last) >= REMIND => {
+            Some((since, last)) if now.duration_since(last) >= LOG_INTERVAL => {
                 self.0 = Some((since, now));
-                Some(Tell::Still(now.duration_since(since)))
+                Some(Change::AtFault(now.duration_since(since)))
             }
             _ => None,
         }
@@ -312,48 +298,51 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fault_of_the_store_lasts_until_every_lane_goes_on_and_a_little_longer() {
+    async fn a_store_fault_ends_some_seconds_after_the_last_lane_goes_on() {
         let faults = Faults::default();
-        let (one, two) = (faults.store(failure("42501")), faults.store(failure("42P01")));
+        let (one, two) = (faults.store_failed(failure("42501")), faults.store_failed(failure("42P01")));
         drop(one);
         tokio::time::advance(LINGER * 2).await;
-        assert_eq!(faults.now(), [fault(FaultScope::Store, "42P01", 1)]);
-        two.still(failure("53100"));
+        assert_eq!(faults.current(), [fault(FaultScope::Store, "42P01", 1)]);
+        two.failed_again(failure("53100"));
         drop(two);
         tokio::time::advance(LINGER / 2).await;
-        assert_eq!(faults.now(), [fault(FaultScope::Store, "53100", 1)]);
+        assert_eq!(faults.current(), [fault(FaultScope::Store, "53100", 1)]);
         tokio::time::advance(LINGER).await;
-        assert_eq!(faults.now(), []);
+        assert_eq!(faults.current(), []);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn communities_at_fault_are_counted_by_code_until_they_work_or_are_silent() {
+    async fn community_faults_are_counted_by_code_until_they_recover_or_expire() {
         let faults = Faults::default();
         let guild = |number: usize| GuildId::parse(number.to_string()).unwrap();
         for number in 0..MAX_COMMUNITIES * 2 {
-            faults.community(&guild(number), failure(if number == 0 { "23505" } else { "P0001" }));
+            faults.community_failed(&guild(number), failure(if number == 0 { "23505" } else { "P0001" }));
         }
         let counted = [
             fault(FaultScope::Community, "23505", 1),
             fault(FaultScope::Community, "P0001", MAX_COMMUNITIES - 1),
         ];
-        assert_eq!(faults.now(), counted);
-        faults.work([&guild(0)]);
-        assert_eq!(faults.now(), counted[1..]);
+        assert_eq!(faults.current(), counted);
+        faults.recovered([&guild(0)]);
+        assert_eq!(faults.current(), counted[1..]);
         tokio::time::advance(COMMUNITY_LINGER).await;
-        assert_eq!(faults.now(), []);
+        assert_eq!(faults.current(), []);
     }
 
     #[test]
-    fn a_change_is_told_once_and_what_lasts_once_a_minute() {
-        let mut told = Told::default();
+    fn a_fault_is_logged_when_it_begins_and_ends_and_once_a_minute_between() {
+        let mut log = FaultLog::default();
         let begin = Instant::now();
         let after = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!(told.tell(false, begin), None);
-        assert_eq!(told.tell(true, begin), Some(Tell::Begin));
-        let lines: Vec<_> = (1..=130).filter_map(|second| told.tell(true, after(second))).collect();
-        assert_eq!(lines, [Tell::Still(Duration::from_secs(60)), Tell::Still(Duration::from_secs(120))]);
-        assert_eq!(told.tell(false, after(131)), Some(Tell::End(Duration::from_secs(131))));
-        assert_eq!(told.tell(false, after(132)), None);
+        assert_eq!(log.update(false, begin), None);
+        assert_eq!(log.update(true, begin), Some(Change::AtFault(Duration::ZERO)));
+        let lines: Vec<_> = (1..=130).filter_map(|second| log.update(true, after(second))).collect();
+        assert_eq!(
+            lines,
+            [Change::AtFault(Duration::from_secs(60)), Change::AtFault(Duration::from_secs(120))]
+        );
+        assert_eq!(log.update(false, after(131)), Some(Change::Ended(Duration::from_secs(131))));
+        assert_eq!(log.update(false, after(132)), None);
     }
 }

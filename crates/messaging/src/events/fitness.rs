@@ -1,9 +1,8 @@
-//! Whether a stream or a consumer that is there already loses events: what each of its settings means, and which command
-//! mends it.
+//! Whether an existing stream or consumer can lose events: what each of its settings means, and which command corrects it.
 //!
-//! The rule, in one place: an event is *lost* when the stream took it and drops it before it was applied. A bound of the
-//! stream's size may refuse what comes (`discard=new`), it may not drop what is there. A bound of the age drops whatever
-//! nobody read in time, so it is at least [`LEAST_AGE`], which leaves operators a day after the alert for late events.
+//! The rule, in one place: an event is *lost* when the stream stored it and drops it before it was applied. At a limit of its size
+//! a stream may refuse new events (`discard=new`), but not drop stored ones. A limit of the age drops whatever was not read in
+//! time, so it is at least [`LEAST_AGE`], which leaves operators a day after the alert for late events.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,21 +12,21 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, Rete
 use muster_domain::EventType;
 
 use super::envelope::DEFAULT_MAX_BYTES;
-use super::stream::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS};
+use super::subjects::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS, subject};
 
-/// The least age that a stream may keep events for. One that keeps them for less is refused.
+/// The shortest time for which a stream may keep events. A shorter one is refused.
 pub const LEAST_AGE: Duration = Duration::from_hours(24);
-/// The age that a stream should keep events for, as the one that Muster makes does. Less is warned of.
+/// The time for which a stream should keep events, as one that Muster creates does. A shorter one is warned of.
 pub const ADVISED_AGE: Duration = Duration::from_hours(7 * 24);
-/// The least age that dead letters may be kept for: somebody has to decide on each.
+/// The shortest time for which dead letters may be kept: an operator has to decide on each.
 pub const LEAST_DEAD_AGE: Duration = Duration::from_hours(30 * 24);
-/// The least window in which the broker should know a repeated message.
+/// The shortest window in which the broker should recognise a repeated message.
 const ADVISED_WINDOW: Duration = Duration::from_mins(2);
 /// The fewest bytes and messages that a stream of events should have room for.
 const ADVISED_BYTES: i64 = 64 << 20;
 const ADVISED_MESSAGES: i64 = 100_000;
 
-/// What is looked at.
+/// What has the setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// The stream `EVENTS`.
@@ -66,398 +65,335 @@ impl fmt::Display for Place {
     }
 }
 
-/// How a setting is.
+/// The judgement of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// In order.
+    /// As it should be.
     Fine,
-    /// It loses no event by itself, but should be otherwise.
-    Unwise(Fault),
-    /// It can lose events, or keeps them from being taken or read.
-    Unfit(Fault),
+    /// It loses no event by itself, but should be different.
+    Unwise(Problem),
+    /// It can lose events, or prevents them from being stored or read.
+    Unfit(Problem),
 }
 
-/// What is wrong with a setting, and how it is mended.
+/// What is wrong with a setting, and how to correct it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    /// What comes of it.
+pub struct Problem {
+    /// The consequence.
     pub why: String,
-    /// The command, or what to do where no single command does it.
+    /// The command, or the steps if no single command does it.
     pub remedy: String,
 }
 
 /// One setting, as the server has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// Whose it is.
+    /// What has it.
     pub place: Place,
     /// Its name in the server's configuration.
     pub setting: &'static str,
     /// Its value.
     pub value: String,
-    /// How it is.
+    /// The judgement.
     pub verdict: Verdict,
 }
 
 impl Finding {
-    /// Whether it can lose events, or keeps them from being taken or read.
+    /// Whether it can lose events, or prevents them from being stored or read.
     #[must_use]
     pub const fn is_unfit(&self) -> bool {
         matches!(self.verdict, Verdict::Unfit(_))
     }
 
-    /// What is wrong, unless it is in order.
+    /// What is wrong, unless it is as it should be.
     #[must_use]
-    pub const fn fault(&self) -> Option<&Fault> {
+    pub const fn problem(&self) -> Option<&Problem> {
         match &self.verdict {
             Verdict::Fine => None,
-            Verdict::Unwise(fault) | Verdict::Unfit(fault) => Some(fault),
+            Verdict::Unwise(problem) | Verdict::Unfit(problem) => Some(problem),
         }
     }
 }
 
-/// `max_msgs_per_subject=1: why; mend it by command`.
+/// `max_msgs_per_subject=1: why; to correct it: command`.
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.setting, self.value)?;
-        match self.fault() {
-            Some(Fault { why, remedy }) => write!(f, ": {why}; mend it: {remedy}"),
+        match self.problem() {
+            Some(Problem { why, remedy }) => write!(f, ": {why}; to correct it: {remedy}"),
             None => Ok(()),
         }
     }
 }
 
 /// Collects the findings of one place.
-struct Look {
+struct Report {
     place: Place,
     findings: Vec<Finding>,
 }
 
-impl Look {
+impl Report {
     fn add(&mut self, setting: &'static str, value: impl fmt::Display, verdict: Verdict) {
         self.findings.push(Finding { place: self.place, setting, value: value.to_string(), verdict });
     }
 
-    /// A setting that need not be shown while it is in order.
-    fn only_if_wrong(&mut self, setting: &'static str, value: impl fmt::Display, verdict: Verdict) {
-        if verdict != Verdict::Fine {
-            self.add(setting, value, verdict);
+    /// Adds a setting that is fine or `wrong`.
+    fn check(&mut self, setting: &'static str, value: impl fmt::Display, is_wrong: bool, wrong: Verdict) {
+        self.add(setting, value, if is_wrong { wrong } else { Verdict::Fine });
+    }
+
+    /// Adds a setting only if it is wrong.
+    fn add_if(&mut self, is_wrong: bool, setting: &'static str, value: impl fmt::Display, wrong: Verdict) {
+        if is_wrong {
+            self.add(setting, value, wrong);
         }
     }
 
-    /// The command that changes the stream by these options.
+    /// The command that changes the stream with these options.
     fn edit(&self, options: &str) -> String {
         format!("nats stream edit {} {options}", self.place.stream())
     }
 
-    /// What to do about a setting that the server does not let anybody change.
-    fn make_anew(&self) -> String {
+    /// What to do about a setting that the server does not allow to be changed.
+    fn recreate(&self) -> String {
         let stream = self.place.stream();
         match self.place {
             Place::DeadLetters => format!(
-                "it cannot be changed: replay or drop every dead letter, then `nats stream rm {stream}`, and the worker \
-                 makes it anew"
+                "it cannot be changed: replay or drop every dead letter, then `nats stream rm {stream}`; the worker creates \
+                 it again"
             ),
             Place::Events | Place::Consumer => format!(
-                "it cannot be changed: stop the gateway, let the worker apply what is there, stop it, then `nats stream rm \
-                 {stream}`, and the worker makes it anew"
+                "it cannot be changed: stop the gateway, let the worker apply all events, stop it, then `nats stream rm \
+                 {stream}`; the worker creates it again"
             ),
         }
     }
 }
 
 fn unfit(why: impl Into<String>, remedy: impl Into<String>) -> Verdict {
-    Verdict::Unfit(Fault { why: why.into(), remedy: remedy.into() })
+    Verdict::Unfit(Problem { why: why.into(), remedy: remedy.into() })
 }
 
 fn unwise(why: impl Into<String>, remedy: impl Into<String>) -> Verdict {
-    Verdict::Unwise(Fault { why: why.into(), remedy: remedy.into() })
+    Verdict::Unwise(Problem { why: why.into(), remedy: remedy.into() })
 }
 
-/// What the settings of the stream of events come to.
-pub(crate) fn of_events(config: &Config) -> Vec<Finding> {
-    let mut look = Look { place: Place::Events, findings: Vec::new() };
-    takes_events(&mut look, config);
-    sizes(&mut look, config);
+/// Judges the settings of the stream of events.
+pub(super) fn judge_events(config: &Config) -> Vec<Finding> {
+    let mut report = Report { place: Place::Events, findings: Vec::new() };
+    judge_subjects(&mut report, config);
+    judge_size(&mut report, config);
+    let extend = report.edit(&format!("--max-age={}", days(ADVISED_AGE)));
     let age = match config.max_age {
         Duration::ZERO => Verdict::Fine,
         age if age < LEAST_AGE => unfit(
-            format!("an event that is not applied within it is lost; {} is the least", days(LEAST_AGE)),
-            look.edit(&format!("--max-age={}", days(ADVISED_AGE))),
+            format!("an event that is not applied in that time is lost; the minimum is {}", days(LEAST_AGE)),
+            extend,
         ),
-        age if age < ADVISED_AGE => unwise(
-            "an outage that lasts longer loses events",
-            look.edit(&format!("--max-age={}", days(ADVISED_AGE))),
-        ),
+        age if age < ADVISED_AGE => unwise("an outage that lasts longer loses events", extend),
         _ => Verdict::Fine,
     };
-    look.add("max_age", days(config.max_age), age);
+    report.add("max_age", days(config.max_age), age);
     let retention = match config.retention {
         RetentionPolicy::Limits => Verdict::Fine,
         RetentionPolicy::Interest => unfit(
-            "an event is dropped while no consumer is there, and nothing is left to read again after a restore",
-            look.edit("--retention=limits"),
+            "an event is dropped while there is no consumer, and nothing is left to read again after a restore",
+            report.edit("--retention=limits"),
         ),
         RetentionPolicy::WorkQueue => unfit(
-            "what was applied is dropped, and nothing is left to read again after a restore",
-            look.make_anew(),
+            "an applied event is dropped, and nothing is left to read again after a restore",
+            report.recreate(),
         ),
     };
-    look.add("retention", word(&config.retention), retention);
-    kept(&mut look, config);
-    let size = match config.max_message_size {
-        size if is_narrow(size) => {
-            unwise("the stream refuses a larger event of the gateway", look.edit("--max-msg-size=-1"))
-        }
-        _ => Verdict::Fine,
-    };
-    look.only_if_wrong("max_msg_size", config.max_message_size, size);
-    let window = if config.duplicate_window < ADVISED_WINDOW {
-        unwise(
-            "what the gateway publishes again is stored again, though it has no second effect",
-            look.edit("--dupe-window=2m"),
-        )
-    } else {
-        Verdict::Fine
-    };
-    look.add("duplicate_window", seconds(config.duplicate_window), window);
+    report.add("retention", word(&config.retention), retention);
+    judge_durability(&mut report, config);
+    let size = config.max_message_size;
+    let narrow = unwise("the stream refuses larger events of the gateway", report.edit("--max-msg-size=-1"));
+    report.add_if(is_narrow(size), "max_msg_size", size, narrow);
+    let short = unwise(
+        "an event that the gateway publishes twice is stored twice, though it has no second effect",
+        report.edit("--dupe-window=2m"),
+    );
+    let window = config.duplicate_window;
+    report.check("duplicate_window", seconds(window), window < ADVISED_WINDOW, short);
     if let Some(limits) =
         config.consumer_limits.as_ref().filter(|limits| !limits.inactive_threshold.is_zero())
     {
         let verdict = unwise(
-            "the server deletes the worker's consumer while no worker reads for so long, and the whole stream is read again",
-            look.make_anew(),
+            "the server deletes the worker's consumer when no worker reads for so long, and the whole stream is read again",
+            report.recreate(),
         );
-        look.add("consumer_limits.inactive_threshold", seconds(limits.inactive_threshold), verdict);
+        report.add("consumer_limits.inactive_threshold", seconds(limits.inactive_threshold), verdict);
     }
-    look.findings
+    report.findings
 }
 
-/// What the settings of the stream of dead letters come to.
-pub(crate) fn of_dead_letters(config: &Config) -> Vec<Finding> {
-    let mut look = Look { place: Place::DeadLetters, findings: Vec::new() };
+/// Judges the settings of the stream of dead letters.
+pub(super) fn judge_dead_letters(config: &Config) -> Vec<Finding> {
+    let mut report = Report { place: Place::DeadLetters, findings: Vec::new() };
     let takes = config.subjects.iter().any(|subject| covers(subject, DEAD_SUBJECT));
-    let subjects = if takes {
-        Verdict::Fine
-    } else {
-        unfit("no dead letter is kept", look.edit(&format!("--subjects={DEAD_SUBJECT}")))
-    };
-    look.add("subjects", config.subjects.join(","), subjects);
-    sizes(&mut look, config);
+    let missing = unfit("no dead letter is stored", report.edit(&format!("--subjects={DEAD_SUBJECT}")));
+    report.check("subjects", config.subjects.join(","), !takes, missing);
+    judge_size(&mut report, config);
+    let lost = "a dead letter that no operator decided on in that time is lost";
+    let unlimited = report.edit("--max-age=0");
     let age = match config.max_age {
         Duration::ZERO => Verdict::Fine,
-        age if age < LEAST_DEAD_AGE => unfit(
-            format!(
-                "a dead letter that nobody decided on within it is lost; {} is the least",
-                days(LEAST_DEAD_AGE)
-            ),
-            look.edit("--max-age=0"),
-        ),
-        _ => unwise("a dead letter that nobody decided on within it is lost", look.edit("--max-age=0")),
+        age if age < LEAST_DEAD_AGE => {
+            unfit(format!("{lost}; the minimum is {}", days(LEAST_DEAD_AGE)), unlimited)
+        }
+        _ => unwise(lost, unlimited),
     };
-    look.add("max_age", days(config.max_age), age);
+    report.add("max_age", days(config.max_age), age);
     let retention = match config.retention {
         RetentionPolicy::Limits => Verdict::Fine,
         RetentionPolicy::Interest => {
-            unfit("a dead letter is dropped while no consumer is there", look.edit("--retention=limits"))
+            unfit("a dead letter is dropped while there is no consumer", report.edit("--retention=limits"))
         }
         RetentionPolicy::WorkQueue => {
-            unfit("a dead letter is dropped when any consumer acknowledges it", look.make_anew())
+            unfit("a dead letter is dropped when any consumer acknowledges it", report.recreate())
         }
     };
-    look.add("retention", word(&config.retention), retention);
-    kept(&mut look, config);
-    let delete = if config.deny_delete {
-        unwise("a dead letter can be neither dropped nor replayed", look.make_anew())
-    } else {
-        Verdict::Fine
-    };
-    look.only_if_wrong("deny_delete", config.deny_delete, delete);
-    let size = match config.max_message_size {
-        size if is_narrow(size) => unwise(
-            "a larger event cannot become a dead letter and is tried for ever",
-            look.edit("--max-msg-size=-1"),
-        ),
-        _ => Verdict::Fine,
-    };
-    look.only_if_wrong("max_msg_size", config.max_message_size, size);
-    look.findings
+    report.add("retention", word(&config.retention), retention);
+    judge_durability(&mut report, config);
+    let denied = unwise("a dead letter can be neither dropped nor replayed", report.recreate());
+    report.add_if(config.deny_delete, "deny_delete", true, denied);
+    let narrow = unwise(
+        "a larger event cannot become a dead letter and is retried for ever",
+        report.edit("--max-msg-size=-1"),
+    );
+    report.add_if(is_narrow(config.max_message_size), "max_msg_size", config.max_message_size, narrow);
+    report.findings
 }
 
-/// Whether every event of the gateway comes into the stream, and is found there.
-fn takes_events(look: &mut Look, config: &Config) {
+/// Whether the stream stores every event of the gateway, on its own subject.
+fn judge_subjects(report: &mut Report, config: &Config) {
     let takes = |subject: &str| config.subjects.iter().any(|taken| covers(taken, subject));
-    let missing: Vec<String> = EventType::ALL
-        .into_iter()
-        .map(|event_type| format!("events.{}", event_type.as_str()))
-        .filter(|subject| !takes(subject))
-        .collect();
-    let is_alien = |subject: &String| !covers(EVENTS_SUBJECTS, subject);
-    let remedy = look.edit(&format!("--subjects='{EVENTS_SUBJECTS}'"));
+    let missing: Vec<String> =
+        EventType::ALL.into_iter().map(subject).filter(|subject| !takes(subject)).collect();
+    let is_foreign = |subject: &String| !covers(EVENTS_SUBJECTS, subject);
+    let remedy = report.edit(&format!("--subjects='{EVENTS_SUBJECTS}'"));
     let subjects = if !missing.is_empty() {
-        unfit(format!("it does not take {}", missing.join(", ")), remedy)
-    } else if config.subjects.iter().any(is_alien) {
+        unfit(format!("it does not store {}", missing.join(", ")), remedy)
+    } else if config.subjects.iter().any(is_foreign) {
         unwise(
-            "it takes what is no event, too, whose room it uses and which is counted as an event when it is dropped",
+            "it also stores messages that are no events: they take up room, and count as lost events when they are dropped",
             remedy,
         )
     } else if !takes(EVENTS_SUBJECTS) {
-        unwise("it does not take a type of event that a later version knows", remedy)
+        unwise("it does not store types of events that a later version knows", remedy)
     } else {
         Verdict::Fine
     };
-    look.add("subjects", config.subjects.join(","), subjects);
-    let transform = match &config.subject_transform {
-        Some(transform) if transform.source.is_empty() || overlap(&transform.source, EVENTS_SUBJECTS) => {
-            unfit(
-                "events are stored on another subject, where the worker does not find them",
-                look.edit("--no-transform"),
-            )
-        }
-        _ => Verdict::Fine,
-    };
-    let shown = config.subject_transform.as_ref().map(|it| format!("{} to {}", it.source, it.destination));
-    look.only_if_wrong("subject_transform", shown.unwrap_or_default(), transform);
+    report.add("subjects", config.subjects.join(","), subjects);
+    if let Some(transform) = &config.subject_transform {
+        let is_wrong = transform.source.is_empty() || overlap(&transform.source, EVENTS_SUBJECTS);
+        let shown = format!("{} to {}", transform.source, transform.destination);
+        let moved = unfit(
+            "events are stored on another subject, where the worker does not find them",
+            report.edit("--no-transform"),
+        );
+        report.add_if(is_wrong, "subject_transform", shown, moved);
+    }
     let sources = config.sources.as_ref().map_or(0, Vec::len);
-    let sourced = if sources > 0 {
-        unwise(
-            "what the other streams drop before it is here is seen by nobody",
-            "have the gateway publish to this stream, and take the sources away",
-        )
-    } else {
-        Verdict::Fine
-    };
-    look.only_if_wrong("sources", sources, sourced);
-    let counter = if config.allow_message_counter {
-        unfit("it takes counters only, and refuses events", look.make_anew())
-    } else {
-        Verdict::Fine
-    };
-    look.only_if_wrong("allow_msg_counter", config.allow_message_counter, counter);
+    let copied = unwise(
+        "events that the other streams drop before they are copied are lost unnoticed",
+        "have the gateway publish to this stream, and remove the sources",
+    );
+    report.add_if(sources > 0, "sources", sources, copied);
+    let counters = unfit("it stores only counters, and refuses events", report.recreate());
+    report.add_if(config.allow_message_counter, "allow_msg_counter", true, counters);
 }
 
-/// Bounds of the size.
-fn sizes(look: &mut Look, config: &Config) {
+/// Judges the limits of the size.
+fn judge_size(report: &mut Report, config: &Config) {
     let drops = config.discard == DiscardPolicy::Old;
     let bounded = |bound: i64| bound > 0;
-    let dropping = |look: &Look| {
-        unfit(
-            "full, it drops the oldest, read or not, in place of refusing the newest",
-            look.edit("--discard=new"),
-        )
-    };
+    let dropping = unfit(
+        "a full stream drops the oldest messages, read or not, instead of refusing new ones",
+        report.edit("--discard=new"),
+    );
     let is_bounded = bounded(config.max_bytes) || bounded(config.max_messages);
-    let discard = if drops && is_bounded { dropping(look) } else { Verdict::Fine };
-    look.add("discard", word(&config.discard), discard);
-    let of_events = look.place == Place::Events;
+    report.check("discard", word(&config.discard), drops && is_bounded, dropping.clone());
+    let of_events = report.place == Place::Events;
     for (setting, bound, least, option) in [
         ("max_bytes", config.max_bytes, ADVISED_BYTES, "--max-bytes=1GB"),
         ("max_msgs", config.max_messages, ADVISED_MESSAGES, "--max-msgs=-1"),
     ] {
         let verdict = if bounded(bound) && drops {
-            dropping(look)
+            dropping.clone()
         } else if bounded(bound) && of_events && bound < least {
-            unwise("it is full, and refuses the gateway, after few events", look.edit(option))
+            unwise("it is full after a few events, and refuses those of the gateway", report.edit(option))
         } else {
             Verdict::Fine
         };
-        look.add(setting, bound, verdict);
+        report.add(setting, bound, verdict);
     }
+    let per_subject = config.max_messages_per_subject;
     let refuses = config.discard == DiscardPolicy::New && config.discard_new_per_subject;
-    let per_subject = if !bounded(config.max_messages_per_subject) {
-        Verdict::Fine
-    } else if refuses {
-        unwise(
-            "it refuses events of a type of which it holds so many",
-            look.edit("--max-msgs-per-subject=-1"),
-        )
+    let unlimited = report.edit("--max-msgs-per-subject=-1");
+    let limited = if refuses {
+        unwise("it refuses events of a type when it has so many of it", unlimited)
     } else {
-        unfit(
-            "the oldest of a subject is dropped, read or not, when the next comes",
-            look.edit("--max-msgs-per-subject=-1"),
-        )
+        unfit("the oldest of a subject is dropped, read or not, when the next arrives", unlimited)
     };
-    look.add("max_msgs_per_subject", config.max_messages_per_subject, per_subject);
+    report.check("max_msgs_per_subject", per_subject, bounded(per_subject), limited);
 }
 
-/// Whether what was taken is really kept.
-fn kept(look: &mut Look, config: &Config) {
-    let storage = match config.storage {
-        StorageType::File => Verdict::Fine,
-        StorageType::Memory => unfit("what it holds is lost when the server stops", look.make_anew()),
-    };
-    look.add("storage", word(&config.storage), storage);
-    let replicas = if config.num_replicas < 2 {
-        unwise(
-            "what it holds is lost with that server's disk; on a cluster of three it wants three",
-            look.edit("--replicas=3"),
-        )
-    } else {
-        Verdict::Fine
-    };
-    look.add("num_replicas", config.num_replicas, replicas);
+/// Judges whether stored messages are safe.
+fn judge_durability(report: &mut Report, config: &Config) {
+    let in_memory = unfit("its messages are lost when the server stops", report.recreate());
+    report.check("storage", word(&config.storage), config.storage == StorageType::Memory, in_memory);
+    let single = unwise(
+        "its messages are lost with that server's disk; a cluster of three should store three copies",
+        report.edit("--replicas=3"),
+    );
+    report.check("num_replicas", config.num_replicas, config.num_replicas < 2, single);
     let flags = [
-        (
-            "no_ack",
-            config.no_ack,
-            "whoever publishes is not told whether it was taken, and takes what was refused for kept",
-            look.edit("--ack"),
-        ),
-        ("sealed", config.sealed, "it takes nothing any more", look.make_anew()),
-        (
-            "mirror",
-            config.mirror.is_some(),
-            "it holds what another stream holds, and takes nothing that is published",
-            look.make_anew(),
-        ),
+        ("no_ack", config.no_ack, "publishers are not told what was refused", report.edit("--ack")),
+        ("sealed", config.sealed, "it stores no new messages", report.recreate()),
+        ("mirror", config.mirror.is_some(), "it only copies another stream", report.recreate()),
         (
             "allow_rollup_hdrs",
             config.allow_rollup,
             "a header of one message (Nats-Rollup) drops all before it, read or not",
-            look.edit("--no-allow-rollup"),
+            report.edit("--no-allow-rollup"),
         ),
         (
             "allow_msg_ttl",
             config.allow_message_ttl,
-            "a header of a message (Nats-TTL) drops it after that time, read or not",
-            look.make_anew(),
+            "a header (Nats-TTL) drops unread messages",
+            report.recreate(),
         ),
         (
             "subject_delete_marker_ttl",
             config.subject_delete_marker_ttl.is_some_and(|ttl| !ttl.is_zero()),
-            "the server puts markers among the messages, which are none",
-            look.edit("--subject-del-markers-ttl=0s"),
-        ),
-        (
-            "persist_mode",
-            config.persist_mode == Some(PersistenceMode::Async),
-            "a message is acknowledged before it is stored, and lost when the server fails in between",
-            look.make_anew(),
+            "the server adds markers to the stream that are no events",
+            report.edit("--subject-del-markers-ttl=0s"),
         ),
     ];
     for (setting, is_set, why, remedy) in flags {
-        let value = match setting {
-            "persist_mode" => "async",
-            _ => "true",
-        };
-        look.only_if_wrong(setting, value, if is_set { unfit(why, remedy) } else { Verdict::Fine });
+        report.add_if(is_set, setting, true, unfit(why, remedy));
     }
+    let late = "a message is acknowledged before it is stored, and lost if the server fails in between";
+    let is_async = config.persist_mode == Some(PersistenceMode::Async);
+    report.add_if(is_async, "persist_mode", "async", unfit(late, report.recreate()));
 }
 
-/// What the settings of the durable consumer `name` come to, where it is there already. Those that only differ are set anew
-/// when the worker starts; those that the server does not let anybody change keep it from starting.
-pub(crate) fn of_consumer(name: &str, config: &consumer::Config) -> Vec<Finding> {
-    let mut look = Look { place: Place::Consumer, findings: Vec::new() };
+/// Judges the settings of the durable consumer `name`. When the worker starts it corrects those that the server allows to be
+/// changed; the others prevent it from starting.
+pub(super) fn judge_consumer(name: &str, config: &consumer::Config) -> Vec<Finding> {
+    let mut report = Report { place: Place::Consumer, findings: Vec::new() };
     // The whole stream is read again, to no second effect.
     let remove = format!(
-        "nats consumer rm {EVENTS} {name}, and the worker makes it anew and reads the whole stream again"
+        "nats consumer rm {EVENTS} {name}; the worker creates it again and reads the whole stream again"
     );
     let fixed = [
         (
             "deliver_policy",
             word(&config.deliver_policy),
             config.deliver_policy == DeliverPolicy::All,
-            "events that were there before it are passed over",
+            "events stored before it was created are skipped",
         ),
         (
             "ack_policy",
@@ -469,17 +405,17 @@ pub(crate) fn of_consumer(name: &str, config: &consumer::Config) -> Vec<Finding>
             "replay_policy",
             word(&config.replay_policy),
             config.replay_policy == ReplayPolicy::Instant,
-            "events are delivered as slowly as they came in",
+            "events are delivered as slowly as they were published",
         ),
         (
             "deliver_subject",
             config.deliver_subject.clone().unwrap_or_else(|| "none".to_owned()),
             config.deliver_subject.is_none(),
-            "events are pushed to a subject, and the worker asks for them",
+            "events are pushed to a subject, but the worker pulls them",
         ),
     ];
     for (setting, value, right, why) in fixed {
-        look.add(setting, value, if right { Verdict::Fine } else { unfit(why, remove.clone()) });
+        report.check(setting, value, !right, unfit(why, remove.clone()));
     }
     let whole = [EVENTS_SUBJECTS];
     let filters: Vec<&str> = config
@@ -488,13 +424,13 @@ pub(crate) fn of_consumer(name: &str, config: &consumer::Config) -> Vec<Finding>
         .chain(Some(&config.filter_subject).filter(|filter| !filter.is_empty()))
         .map(String::as_str)
         .collect();
-    let anew = "start the worker, which sets it anew";
+    let restart = "start the worker, which corrects it";
     let changed = [
         (
             "filter_subject",
             filters.join(","),
             filters == whole || filters.is_empty(),
-            "events of other subjects are passed over; those that were are lost unless the consumer is removed, too",
+            "events of other subjects are skipped; those that were are lost unless the consumer is also removed",
         ),
         (
             "max_deliver",
@@ -506,44 +442,38 @@ pub(crate) fn of_consumer(name: &str, config: &consumer::Config) -> Vec<Finding>
             "max_ack_pending",
             config.max_ack_pending.to_string(),
             config.max_ack_pending < 0 || config.max_ack_pending >= 10_000,
-            "a few events that wait hold up all others",
+            "a few waiting events delay all others",
         ),
         (
             "headers_only",
             config.headers_only.to_string(),
             !config.headers_only,
-            "events come without their content",
+            "events are delivered without their content",
         ),
         (
             "inactive_threshold",
             seconds(config.inactive_threshold),
             config.inactive_threshold.is_zero(),
-            "it is deleted while no worker reads for so long, and the whole stream is read again",
+            "it is deleted when no worker reads for so long, and the whole stream is read again",
         ),
     ];
     for (setting, value, right, why) in changed {
-        look.add(setting, value, if right { Verdict::Fine } else { unwise(why, anew) });
+        report.check(setting, value, !right, unwise(why, restart));
     }
-    let memory = if config.memory_storage {
-        unwise(
-            "how far it has read is lost when the server stops, and the whole stream is read again",
-            remove,
-        )
-    } else {
-        Verdict::Fine
-    };
-    look.only_if_wrong("mem_storage", config.memory_storage, memory);
+    let in_memory =
+        unwise("its position is lost when the server stops, and the whole stream is read again", remove);
+    report.add_if(config.memory_storage, "mem_storage", true, in_memory);
     if let Some(until) = config.pause_until.filter(|until| *until > time::OffsetDateTime::now_utc()) {
-        look.add(
+        report.add(
             "pause_until",
             until,
             unwise("nothing is delivered until then", format!("nats consumer resume {EVENTS} {name}")),
         );
     }
-    look.findings
+    report.findings
 }
 
-/// Whether every subject of `inner` is one of `outer`; both may hold wildcards.
+/// Whether every subject that `inner` matches is matched by `outer`; both may contain wildcards.
 fn covers(outer: &str, inner: &str) -> bool {
     let (mut outer, mut inner) = (outer.split('.'), inner.split('.'));
     loop {
@@ -556,7 +486,7 @@ fn covers(outer: &str, inner: &str) -> bool {
     }
 }
 
-/// Whether some subject is one of both; both may hold wildcards.
+/// Whether some subject is matched by both; both may contain wildcards.
 fn overlap(one: &str, other: &str) -> bool {
     let (mut one, mut other) = (one.split('.'), other.split('.'));
     loop {
@@ -569,12 +499,12 @@ fn overlap(one: &str, other: &str) -> bool {
     }
 }
 
-/// Whether a bound of the size of a message keeps out an event that may come; 0 and below are none.
+/// Whether a limit of the message size refuses an event that may be published; 0 and below are no limit.
 fn is_narrow(bound: i32) -> bool {
     usize::try_from(bound).is_ok_and(|bound| (1..DEFAULT_MAX_BYTES).contains(&bound))
 }
 
-/// A policy in the server's own words.
+/// A policy in the server's spelling.
 fn word(policy: &impl fmt::Debug) -> String {
     format!("{policy:?}").to_lowercase()
 }
@@ -583,7 +513,7 @@ fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs())
 }
 
-/// A duration as `nats` takes it: `7d`, `36h`, `90s`.
+/// A duration as the `nats` command takes it: `7d`, `36h`, `90s`.
 fn days(duration: Duration) -> String {
     match duration.as_secs() {
         0 if !duration.is_zero() => format!("{}ms", duration.as_millis()),
@@ -599,14 +529,23 @@ mod tests {
     use async_nats::jetstream::stream::{Source, SubjectTransform};
 
     use super::*;
-    use crate::events::stream::{StreamBounds, dead_letters_config, events_config};
 
     fn events() -> Config {
-        events_config(&StreamBounds { replicas: 3, ..StreamBounds::default() })
+        Config {
+            name: EVENTS.to_owned(),
+            subjects: vec![EVENTS_SUBJECTS.to_owned()],
+            max_bytes: 1 << 30,
+            max_age: ADVISED_AGE,
+            discard: DiscardPolicy::New,
+            num_replicas: 3,
+            duplicate_window: ADVISED_WINDOW,
+            ..Config::default()
+        }
     }
 
     fn dead() -> Config {
-        dead_letters_config(&StreamBounds { replicas: 3, ..StreamBounds::default() })
+        let subjects = vec![DEAD_SUBJECT.to_owned()];
+        Config { name: DEAD_LETTERS.to_owned(), subjects, max_age: Duration::ZERO, ..events() }
     }
 
     /// What is unfit and what is unwise.
@@ -627,15 +566,13 @@ mod tests {
     type Change = fn(&mut Config);
 
     #[test]
-    fn the_streams_that_are_made_here_are_in_order() {
-        assert_eq!(wrong(&of_events(&events())), (vec![], vec![]));
-        assert_eq!(wrong(&of_dead_letters(&dead())), (vec![], vec![]));
-        let alone = events_config(&StreamBounds::default());
-        assert_eq!(wrong(&of_events(&alone)), (vec![], vec!["num_replicas"]));
+    fn good_settings_have_no_problem() {
+        assert_eq!(wrong(&judge_events(&events())), (vec![], vec![]));
+        assert_eq!(wrong(&judge_dead_letters(&dead())), (vec![], vec![]));
     }
 
     #[test]
-    fn every_setting_that_can_lose_an_event_is_unfit_and_names_its_remedy() {
+    fn a_setting_that_can_lose_events_is_unfit_and_names_its_remedy() {
         let table: [(Change, &[&str], &str); 21] = [
             (
                 |c| c.max_messages_per_subject = 1,
@@ -696,7 +633,7 @@ mod tests {
         for (change, unfit, remedy) in table {
             let mut config = events();
             change(&mut config);
-            let findings = of_events(&config);
+            let findings = judge_events(&config);
             assert_eq!(wrong(&findings).0, unfit);
             for finding in findings.iter().filter(|finding| finding.is_unfit()) {
                 assert!(finding.to_string().contains(remedy), "{finding}");
@@ -706,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_refuses_or_is_unwise_is_let_pass() {
+    fn a_setting_that_only_refuses_events_or_is_unwise_is_not_unfit() {
         let table: [(Change, &[&str]); 14] = [
             (|c| c.max_bytes = 1 << 20, &["max_bytes"]),
             (|c| c.max_messages = 10, &["max_msgs"]),
@@ -729,13 +666,13 @@ mod tests {
         for (change, unwise) in table {
             let mut config = events();
             change(&mut config);
-            let found = of_events(&config);
+            let found = judge_events(&config);
             assert_eq!(wrong(&found), (vec![], unwise.to_vec()), "{found:?}");
         }
     }
 
     #[test]
-    fn a_stream_that_can_lose_a_dead_letter_is_unfit() {
+    fn a_setting_that_can_lose_dead_letters_is_unfit() {
         let table: [(Change, &[&str]); 9] = [
             (|c| c.max_messages_per_subject = 5, &["max_msgs_per_subject"]),
             (|c| c.discard = DiscardPolicy::Old, &["discard", "max_bytes"]),
@@ -750,16 +687,19 @@ mod tests {
         for (change, unfit) in table {
             let mut config = dead();
             change(&mut config);
-            let found = of_dead_letters(&config);
+            let found = judge_dead_letters(&config);
             assert_eq!(wrong(&found).0, unfit);
             assert!(
-                found.iter().filter_map(Finding::fault).all(|fault| fault.remedy.contains("DEAD_LETTERS"))
+                found
+                    .iter()
+                    .filter_map(Finding::problem)
+                    .all(|problem| problem.remedy.contains("DEAD_LETTERS"))
             );
         }
     }
 
     #[test]
-    fn a_consumer_that_passes_events_over_is_unfit_and_one_that_is_set_anew_is_not() {
+    fn a_consumer_setting_that_skips_events_is_unfit_unless_the_worker_corrects_it() {
         type Change = fn(&mut consumer::Config);
         let table: [(Change, &[&str], &[&str]); 10] = [
             (|_| {}, &[], &[]),
@@ -785,7 +725,7 @@ mod tests {
                 ..consumer::Config::default()
             };
             change(&mut config);
-            let found = of_consumer("muster-worker", &config);
+            let found = judge_consumer("muster-worker", &config);
             assert_eq!(wrong(&found), (unfit.to_vec(), unwise.to_vec()));
             assert!(
                 found
@@ -797,7 +737,7 @@ mod tests {
     }
 
     #[test]
-    fn subjects_are_compared_as_the_server_does() {
+    fn subjects_with_wildcards_are_compared_as_the_server_does() {
         for (outer, inner, covered, overlapping) in [
             ("events.>", "events.>", true, true),
             (">", "events.>", true, true),
@@ -816,7 +756,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_is_shown_as_the_command_takes_it() {
+    fn a_duration_is_written_as_the_nats_command_takes_it() {
         let shown = [7 * 86_400, 86_400, 5_400, 3_600, 0].map(|secs| days(Duration::from_secs(secs)));
         assert_eq!(shown, ["7d", "1d", "5400s", "1h", "0"]);
         assert_eq!(days(Duration::from_millis(20)), "20ms");

@@ -1,4 +1,4 @@
-//! Dead letters are given up only when the broker has taken their event again.
+//! A dead letter is dropped only after the broker has stored its event again.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context};
@@ -18,7 +18,7 @@ async fn stream(context: &Context, name: &str, subject: &str) -> jetstream::stre
     context.create_stream(config).await.unwrap()
 }
 
-async fn bury(context: &Context, headers: &[(&'static str, &str)]) -> u64 {
+async fn publish_dead_letter(context: &Context, headers: &[(&'static str, &str)]) -> u64 {
     let mut all = HeaderMap::new();
     for (name, value) in headers {
         all.insert(*name, *value);
@@ -28,18 +28,18 @@ async fn bury(context: &Context, headers: &[(&'static str, &str)]) -> u64 {
 }
 
 #[tokio::test]
-async fn a_dead_letter_stays_until_its_event_is_taken() {
+async fn a_replayed_dead_letter_stays_until_its_event_is_stored() {
     let broker = Broker::plain();
     let context = jetstream::new(broker.raw().await);
     let connection = broker.connect().await;
     assert!(matches!(DeadLetters::open(&connection).await, Err(DeadLetterError::Unreachable(_))));
     stream(&context, "DEAD_LETTERS", "dead.events").await;
     let letters = DeadLetters::open(&connection).await.unwrap();
-    let whole = bury(&context, &[(SUBJECT, "events.member.leave")]).await;
-    let cut = bury(&context, &[(SUBJECT, "events.member.leave"), (CUT_FROM, "9000000")]).await;
-    let strange = bury(&context, &[(SUBJECT, "muster.v1.communities.find")]).await;
+    let whole = publish_dead_letter(&context, &[(SUBJECT, "events.member.leave")]).await;
+    let cut = publish_dead_letter(&context, &[(SUBJECT, "events.member.leave"), (CUT_FROM, "9000000")]).await;
+    let strange = publish_dead_letter(&context, &[(SUBJECT, "muster.v1.communities.find")]).await;
 
-    // Nobody takes the event, then another stream than that of events does.
+    // No stream stores the event, then another one than that of events does.
     assert!(matches!(letters.replay(whole).await, Err(DeadLetterError::NotPublished { .. })));
     stream(&context, "OTHER", "events.>").await;
     assert!(matches!(letters.replay(whole).await, Err(DeadLetterError::NotPublished { .. })));
@@ -61,7 +61,7 @@ async fn a_dead_letter_stays_until_its_event_is_taken() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_that_was_cut_is_replayed_from_the_stream_of_events() {
+async fn a_cut_dead_letter_is_replayed_from_the_stream_of_events() {
     let broker = Broker::plain();
     let context = jetstream::new(broker.raw().await);
     let connection = broker.connect().await;
@@ -77,7 +77,7 @@ async fn a_dead_letter_that_was_cut_is_replayed_from_the_stream_of_events() {
         let sequence = sent.await.unwrap().sequence.to_string();
         let size = payload.len().to_string();
         let headers = [(SUBJECT, "events.member.leave"), (SEQUENCE, &sequence), (CUT_FROM, &size)];
-        cut.push(bury(&context, &headers).await);
+        cut.push(publish_dead_letter(&context, &headers).await);
     }
     events.delete_message(3).await.unwrap();
 

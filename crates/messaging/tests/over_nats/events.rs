@@ -14,7 +14,7 @@ use muster_domain::{
 use muster_messaging::client::EventPublisher;
 use muster_messaging::connection::Connection;
 use muster_messaging::events::consumer::{
-    ApplyError, Consumer, ConsumerConfig, ConsumerError, Delivered, Happening, Lag, Outcome,
+    ApplyError, Consumer, ConsumerConfig, ConsumerError, ConsumerEvent, Delivered, Lag, Outcome,
 };
 use muster_messaging::events::envelope::encode;
 use muster_messaging::events::fault::{Fault, FaultScope, Probe, StoreFailure};
@@ -39,15 +39,15 @@ pub(crate) fn event(n: u128) -> Event {
     }
 }
 
-/// A store that does whatever else is asked of it.
-pub(crate) fn works() -> Probe {
+/// The probe of a store that works.
+pub(crate) fn working_store() -> Probe {
     Arc::new(|_| Box::pin(std::future::ready(Ok(()))))
 }
 
 #[derive(Default)]
 pub(crate) struct Ledger {
     applied: Mutex<BTreeMap<u128, u32>>,
-    happenings: Mutex<Vec<Happening>>,
+    observed: Mutex<Vec<ConsumerEvent>>,
 }
 
 fn number(delivered: &Delivered) -> u128 {
@@ -59,9 +59,9 @@ impl Ledger {
         self.applied.lock().unwrap().keys().copied().collect()
     }
 
-    fn happened(&self, event_type: Option<EventType>, what: Outcome) -> usize {
-        let what = Happening::One(event_type, what);
-        self.happenings.lock().unwrap().iter().filter(|happening| **happening == what).count()
+    fn outcomes(&self, event_type: Option<EventType>, outcome: Outcome) -> usize {
+        let wanted = ConsumerEvent::Outcome(event_type, outcome);
+        self.observed.lock().unwrap().iter().filter(|observed| **observed == wanted).count()
     }
 
     /// Applies all or nothing: nothing when `refuse` has something against one of them.
@@ -100,7 +100,7 @@ impl Fixture {
     pub(crate) async fn open(&self, config: ConsumerConfig) -> Consumer {
         let ledger = Arc::clone(&self.ledger);
         let observe =
-            Arc::new(move |happening: &Happening| ledger.happenings.lock().unwrap().push(happening.clone()));
+            Arc::new(move |event: &ConsumerEvent| ledger.observed.lock().unwrap().push(event.clone()));
         Consumer::open(&self.connection, ConsumerConfig { observe, ..config }).await.unwrap()
     }
 
@@ -115,7 +115,7 @@ impl Fixture {
         move |events| std::future::ready(ledger.apply(&events, &refuse))
     }
 
-    async fn settled(&self, consumer: &Consumer) {
+    async fn all_acknowledged(&self, consumer: &Consumer) {
         until("everything is acknowledged", async || {
             consumer.lag().await.is_ok_and(|lag| lag == Lag::default())
         })
@@ -123,7 +123,7 @@ impl Fixture {
     }
 
     /// Every dead letter: its headers and its payload.
-    async fn dead(&self) -> Vec<(BTreeMap<String, String>, String)> {
+    async fn dead_letters(&self) -> Vec<(BTreeMap<String, String>, String)> {
         let context = jetstream::new(self.broker.raw().await);
         let stream = context.get_stream("DEAD_LETTERS").await.unwrap();
         let config = jetstream::consumer::pull::Config::default();
@@ -142,10 +142,10 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn many_events_are_applied_each_and_acknowledged() {
+async fn every_event_is_applied_and_acknowledged() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig::default()).await;
-    let reading = consumer.start(fixture.apply(|_| None), works());
+    let consuming = consumer.start(fixture.apply(|_| None), working_store());
     let told = Mutex::new(0);
     let published = fixture
         .publisher
@@ -154,25 +154,25 @@ async fn many_events_are_applied_each_and_acknowledged() {
         .unwrap();
     assert_eq!((published, *told.lock().unwrap()), (5000, 5000));
     until("all are applied", async || fixture.ledger.applied().len() == 5000).await;
-    fixture.settled(&consumer).await;
-    reading.stop(Duration::from_secs(10)).await.unwrap();
-    assert!(fixture.dead().await.is_empty());
+    fixture.all_acknowledged(&consumer).await;
+    consuming.stop(Duration::from_secs(10)).await.unwrap();
+    assert!(fixture.dead_letters().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_duplicate_is_given_twice_for_the_store_to_tell() {
+async fn a_duplicate_event_is_passed_to_the_store_twice() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig::default()).await;
     for _ in 0..2 {
         fixture.publisher.publish(&event(1)).await.unwrap();
     }
-    let _reading = consumer.start(fixture.apply(|_| None), works());
-    fixture.settled(&consumer).await;
+    let _consuming = consumer.start(fixture.apply(|_| None), working_store());
+    fixture.all_acknowledged(&consumer).await;
     assert_eq!(fixture.ledger.applied.lock().unwrap()[&1], 2);
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_dead_on_first_delivery_with_its_reason() {
+async fn a_malformed_event_becomes_a_dead_letter_at_its_first_delivery() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig::default()).await;
     let raw = |subject: &str, payload: &str| {
@@ -192,14 +192,14 @@ async fn what_cannot_be_read_is_dead_on_first_delivery_with_its_reason() {
     raw("events.guild.leave", outage).await.unwrap();
     fixture.publisher.publish(&event(9)).await.unwrap();
 
-    let reading = consumer.start(fixture.apply(|_| None), works());
-    fixture.settled(&consumer).await;
-    reading.stop(Duration::from_secs(10)).await.unwrap();
+    let consuming = consumer.start(fixture.apply(|_| None), working_store());
+    fixture.all_acknowledged(&consumer).await;
+    consuming.stop(Duration::from_secs(10)).await.unwrap();
     assert_eq!(fixture.ledger.applied(), BTreeSet::from([9]));
-    assert_eq!(fixture.ledger.happened(None, Outcome::Unknown), 1);
-    assert_eq!(fixture.ledger.happened(Some(EventType::GuildLeave), Outcome::Outage), 1);
-    assert_eq!(fixture.ledger.happened(Some(EventType::MemberLeave), Outcome::Malformed), 5);
-    let dead = fixture.dead().await;
+    assert_eq!(fixture.ledger.outcomes(None, Outcome::Unknown), 1);
+    assert_eq!(fixture.ledger.outcomes(Some(EventType::GuildLeave), Outcome::Outage), 1);
+    assert_eq!(fixture.ledger.outcomes(Some(EventType::MemberLeave), Outcome::Malformed), 5);
+    let dead = fixture.dead_letters().await;
     assert_eq!(dead.len(), 6);
     let (headers, payload) =
         dead.iter().find(|(headers, _)| headers["Muster-Sequence"] == sequence.to_string()).unwrap();
@@ -215,25 +215,25 @@ async fn what_cannot_be_read_is_dead_on_first_delivery_with_its_reason() {
 }
 
 #[tokio::test]
-async fn a_failure_that_passes_is_tried_again() {
+async fn an_event_that_fails_once_is_retried() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig::default()).await;
     fixture.publisher.publish_all((1..=20).map(event), |_| ()).await.unwrap();
-    let _reading = consumer.start(
+    let _consuming = consumer.start(
         fixture.apply(|delivered| {
             let fails = number(delivered) == 7 && delivered.deliveries == 1;
             fails.then(|| ApplyError::Failed("serialization failure".into()))
         }),
-        works(),
+        working_store(),
     );
-    fixture.settled(&consumer).await;
+    fixture.all_acknowledged(&consumer).await;
     assert_eq!(fixture.ledger.applied().len(), 20);
-    assert_eq!(fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::Delayed), 1);
-    assert!(fixture.dead().await.is_empty());
+    assert_eq!(fixture.ledger.outcomes(Some(EventType::ActivityAdd), Outcome::Retried), 1);
+    assert!(fixture.dead_letters().await.is_empty());
 }
 
 #[tokio::test]
-async fn an_outage_of_the_store_makes_events_wait_and_ends_none() {
+async fn events_wait_for_a_store_outage_and_none_becomes_a_dead_letter() {
     let fixture = Fixture::new().await;
     let config = ConsumerConfig {
         max_deliveries: 1,
@@ -243,44 +243,44 @@ async fn an_outage_of_the_store_makes_events_wait_and_ends_none() {
     let consumer = fixture.open(config).await;
     fixture.publisher.publish_all((1..=20).map(event), |_| ()).await.unwrap();
     let calls = AtomicU32::new(0);
-    let _reading = consumer.start(
+    let _consuming = consumer.start(
         fixture.apply(move |_| {
             let refused = calls.fetch_add(1, Ordering::SeqCst) < 4;
             refused.then(|| ApplyError::Unavailable("connection refused".into()))
         }),
-        works(),
+        working_store(),
     );
-    fixture.settled(&consumer).await;
+    fixture.all_acknowledged(&consumer).await;
     assert!(
         fixture.ledger.applied.lock().unwrap().values().all(|times| *times == 1),
-        "held, not delivered again"
+        "retried, not delivered again"
     );
     assert_eq!(fixture.ledger.applied().len(), 20);
-    assert!(fixture.dead().await.is_empty());
+    assert!(fixture.dead_letters().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_poison_event_is_dead_and_its_neighbours_are_not_held_up() {
+async fn a_poison_event_becomes_a_dead_letter_and_does_not_delay_its_neighbours() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig { max_deliveries: 2, ..ConsumerConfig::default() }).await;
     fixture.publisher.publish_all((1..=100).map(event), |_| ()).await.unwrap();
-    let _reading = consumer.start(
+    let _consuming = consumer.start(
         fixture.apply(|delivered| match number(delivered) {
             50 => Some(ApplyError::Failed("it always fails".into())),
             60 => Some(ApplyError::Poison(delivered.event.id, "it never will".to_owned())),
             70 => panic!("a defect in the store"),
             _ => None,
         }),
-        works(),
+        working_store(),
     );
     until("all but the poison are applied", async || fixture.ledger.applied().len() == 97).await;
     assert_eq!(
-        fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::GivenUp),
+        fixture.ledger.outcomes(Some(EventType::ActivityAdd), Outcome::GivenUp),
         1,
-        "the neighbours did not wait for those that are retried"
+        "the neighbours did not wait for the retried events"
     );
-    fixture.settled(&consumer).await;
-    let dead = fixture.dead().await;
+    fixture.all_acknowledged(&consumer).await;
+    let dead = fixture.dead_letters().await;
     let mut reasons: Vec<(&str, &str)> =
         dead.iter().map(|(h, _)| (h["Muster-Reason"].as_str(), h["Muster-Deliveries"].as_str())).collect();
     reasons.sort_unstable();
@@ -291,8 +291,8 @@ async fn a_poison_event_is_dead_and_its_neighbours_are_not_held_up() {
     assert_eq!(fixture.ledger.applied().len(), 97);
 }
 
-/// Fails while it is at fault; so does its probe, of all or of one community.
-fn probing(at_fault: &Arc<AtomicU32>, of: Option<&'static str>) -> Probe {
+/// The probe of a store that is at fault: every probe fails, or only that of one community.
+fn failing_probe(at_fault: &Arc<AtomicU32>, of: Option<&'static str>) -> Probe {
     let at_fault = Arc::clone(at_fault);
     Arc::new(move |guild: Option<GuildId>| {
         let is_meant = of.is_none() || guild.is_some_and(|guild| Some(guild.as_str()) == of);
@@ -303,7 +303,7 @@ fn probing(at_fault: &Arc<AtomicU32>, of: Option<&'static str>) -> Probe {
 }
 
 #[tokio::test]
-async fn a_fault_that_the_probe_meets_too_stalls_reading_and_counts_against_no_event() {
+async fn a_store_fault_found_by_the_probe_stops_reading_and_counts_against_no_event() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig { max_deliveries: 1, ..ConsumerConfig::default() }).await;
     fixture.publisher.publish_all((1..=200).map(event), |_| ()).await.unwrap();
@@ -314,24 +314,24 @@ async fn a_fault_that_the_probe_meets_too_stalls_reading_and_counts_against_no_e
         called.fetch_add(1, Ordering::SeqCst);
         (failing.load(Ordering::SeqCst) > 0).then(|| ApplyError::Failed("not permitted".into()))
     });
-    let reading = consumer.start(apply, probing(&at_fault, None));
+    let consuming = consumer.start(apply, failing_probe(&at_fault, None));
     let fault = Fault { scope: FaultScope::Store, code: Some("42501".to_owned()), count: 1 };
-    until("the fault is known", async || reading.faults() == [fault.clone()]).await;
+    until("the fault is known", async || consuming.faults() == [fault.clone()]).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(calls.load(Ordering::SeqCst) < 20, "nothing is split: {calls:?}");
     fixture.publisher.publish_all((201..=300).map(event), |_| ()).await.unwrap();
-    assert_eq!(reading.faults(), [fault]);
+    assert_eq!(consuming.faults(), [fault]);
     at_fault.store(0, Ordering::SeqCst);
-    fixture.settled(&consumer).await;
+    fixture.all_acknowledged(&consumer).await;
     assert!(fixture.ledger.applied.lock().unwrap().values().all(|times| *times == 1));
     assert_eq!(fixture.ledger.applied().len(), 300);
-    assert_eq!(fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::Delayed), 0);
-    until("the fault is over", async || reading.faults().is_empty()).await;
-    assert!(fixture.dead().await.is_empty());
+    assert_eq!(fixture.ledger.outcomes(Some(EventType::ActivityAdd), Outcome::Retried), 0);
+    until("the fault is over", async || consuming.faults().is_empty()).await;
+    assert!(fixture.dead_letters().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_fault_of_one_communitys_rows_holds_its_events_and_no_others() {
+async fn a_community_fault_pauses_its_events_and_no_others() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig { max_deliveries: 1, ..ConsumerConfig::default() }).await;
     let of = |guild: &str, number| Event { guild: GuildId::parse(guild).unwrap(), ..event(number) };
@@ -346,10 +346,10 @@ async fn a_fault_of_one_communitys_rows_holds_its_events_and_no_others() {
         let error = if busy { ApplyError::Busy } else { ApplyError::Failed };
         fails.then(|| error("not permitted".into()))
     });
-    let reading = consumer.start(apply, probing(&at_fault, Some("42")));
+    let consuming = consumer.start(apply, failing_probe(&at_fault, Some("42")));
     until("the others' are applied", async || fixture.ledger.applied().len() == 200).await;
     until("the fault is known", async || {
-        reading.faults().iter().any(|fault| fault.scope == FaultScope::Community && fault.count == 1)
+        consuming.faults().iter().any(|fault| fault.scope == FaultScope::Community && fault.count == 1)
     })
     .await;
     fixture.publisher.publish(&of("43", 301)).await.unwrap();
@@ -357,19 +357,20 @@ async fn a_fault_of_one_communitys_rows_holds_its_events_and_no_others() {
     tokio::time::sleep(Duration::from_secs(4)).await;
     assert_eq!(fixture.ledger.applied().len(), 201);
     at_fault.store(0, Ordering::SeqCst);
-    fixture.settled(&consumer).await;
+    fixture.all_acknowledged(&consumer).await;
     assert_eq!(fixture.ledger.applied().len(), 301);
-    assert_eq!(reading.faults(), []);
-    assert!(fixture.dead().await.is_empty());
+    assert_eq!(consuming.faults(), []);
+    assert!(fixture.dead_letters().await.is_empty());
 }
 
 #[tokio::test]
-async fn a_stream_that_is_deleted_or_made_again_is_an_alarm() {
+async fn a_deleted_or_replaced_stream_is_an_error() {
     let fixture = Fixture::new().await;
     let context = jetstream::new(fixture.broker.raw().await);
-    let mut reading = fixture.open(ConsumerConfig::default()).await.start(fixture.apply(|_| None), works());
+    let mut consuming =
+        fixture.open(ConsumerConfig::default()).await.start(fixture.apply(|_| None), working_store());
     context.delete_stream("EVENTS").await.unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(20), reading.ended()).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(20), consuming.ended()).await.unwrap();
     assert!(matches!(ended, ConsumerError::StreamGone), "{ended:?}");
 
     let first = fixture.open(ConsumerConfig::default()).await;
@@ -380,7 +381,7 @@ async fn a_stream_that_is_deleted_or_made_again_is_an_alarm() {
 }
 
 #[tokio::test]
-async fn what_is_there_already_is_used_as_it_is() {
+async fn an_existing_stream_is_used_unchanged() {
     let fixture = Fixture::new().await;
     let context = jetstream::new(fixture.broker.raw().await);
     let made = jetstream::stream::Config {
@@ -401,30 +402,30 @@ async fn what_is_there_already_is_used_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_killed_loses_nothing() {
+async fn a_killed_broker_loses_no_event() {
     let mut fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig::default()).await;
     fixture.publisher.publish_all((1..=500).map(event), |_| ()).await.unwrap();
-    let reading = consumer.start(fixture.apply(|_| None), works());
+    let consuming = consumer.start(fixture.apply(|_| None), working_store());
     until("the first are applied", async || !fixture.ledger.applied().is_empty()).await;
     let setup = crate::broker::Setup { tls: false, ..Default::default() };
     fixture.broker.restart(&setup);
     until("it is connected anew", async || fixture.connection.counts().reconnects >= 1).await;
     fixture.publisher.publish_all((501..=600).map(event), |_| ()).await.unwrap();
     until("all are applied", async || fixture.ledger.applied().len() == 600).await;
-    reading.stop(Duration::from_secs(10)).await.unwrap();
+    consuming.stop(Duration::from_secs(10)).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_flood_in_one_community_does_not_hold_up_another() {
     const FLOOD: u128 = 30_000;
     let fixture = Fixture::new().await;
-    // What is put off comes again only because it is asked for.
+    // Deferred events are delivered again only because they are requested.
     let config = ConsumerConfig { ack_wait: Duration::from_mins(5), ..ConsumerConfig::default() };
     let consumer = fixture.open(config).await;
     fixture.publisher.publish_all((1..=FLOOD).map(event), |_| ()).await.unwrap();
     let ledger = Arc::clone(&fixture.ledger);
-    let _reading = consumer.start(
+    let _consuming = consumer.start(
         move |events: Vec<Delivered>| {
             let ledger = Arc::clone(&ledger);
             async move {
@@ -433,7 +434,7 @@ async fn a_flood_in_one_community_does_not_hold_up_another() {
                 ledger.apply(&events, |_| None)
             }
         },
-        works(),
+        working_store(),
     );
     until("the flood is being applied", async || !fixture.ledger.applied().is_empty()).await;
     let other = Event { guild: GuildId::parse("43").unwrap(), ..event(FLOOD + 1) };
@@ -453,22 +454,22 @@ async fn a_flood_in_one_community_does_not_hold_up_another() {
         assert!(took < Duration::from_secs(2), "{took:?}");
         assert!(applied < 29_000, "{applied} applied: the flood was over before the other's event came");
     }
-    fixture.settled(&consumer).await;
+    fixture.all_acknowledged(&consumer).await;
     assert_eq!(fixture.ledger.applied().len(), 30_003);
-    let put_off = fixture.ledger.happened(Some(EventType::ActivityAdd), Outcome::PutOff);
-    assert!((5_000..14_000).contains(&put_off), "{put_off} were put off");
+    let deferred = fixture.ledger.outcomes(Some(EventType::ActivityAdd), Outcome::Deferred);
+    assert!((5_000..14_000).contains(&deferred), "{deferred} were deferred");
 }
 
 #[tokio::test]
-async fn what_waits_goes_back_at_once_when_reading_stops() {
-    // More than has room, so that some is put off.
+async fn queued_and_deferred_events_go_back_at_once_when_the_consumer_stops() {
+    // More than there is room for, so that some are deferred.
     const EVENTS: u128 = 20_000;
     let fixture = Fixture::new().await;
     let config = ConsumerConfig { batch: 10, ack_wait: Duration::from_mins(5), ..ConsumerConfig::default() };
     let first = fixture.open(config.clone()).await;
     fixture.publisher.publish_all((1..=EVENTS).map(event), |_| ()).await.unwrap();
     let ledger = Arc::clone(&fixture.ledger);
-    let reading = first.start(
+    let consuming = first.start(
         move |events: Vec<Delivered>| {
             let ledger = Arc::clone(&ledger);
             async move {
@@ -476,19 +477,19 @@ async fn what_waits_goes_back_at_once_when_reading_stops() {
                 ledger.apply(&events, |_| None)
             }
         },
-        works(),
+        working_store(),
     );
     until("some are applied", async || fixture.ledger.applied().len() >= 20).await;
-    reading.stop(Duration::from_secs(5)).await.unwrap();
+    consuming.stop(Duration::from_secs(5)).await.unwrap();
     assert!(fixture.ledger.applied().len() < 200, "the rest waits");
     let second = fixture.open(config).await;
-    let _reading = second.start(fixture.apply(|_| None), works());
-    fixture.settled(&second).await;
+    let _consuming = second.start(fixture.apply(|_| None), working_store());
+    fixture.all_acknowledged(&second).await;
     assert_eq!(fixture.ledger.applied().len(), 20_000);
 }
 
 #[tokio::test]
-async fn an_event_brings_its_trace_along() {
+async fn an_event_carries_its_traceparent() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig::default()).await;
     let context = jetstream::new(fixture.broker.raw().await);
@@ -501,14 +502,14 @@ async fn an_event_brings_its_trace_along() {
     }
     let seen = Arc::new(Mutex::new(BTreeMap::new()));
     let see = Arc::clone(&seen);
-    let _reading = consumer.start(
+    let _consuming = consumer.start(
         fixture.apply(move |delivered| {
             see.lock().unwrap().insert(number(delivered), delivered.traceparent.clone());
             None
         }),
-        works(),
+        working_store(),
     );
-    fixture.settled(&consumer).await;
+    fixture.all_acknowledged(&consumer).await;
     let seen = seen.lock().unwrap();
     assert_eq!(seen[&1].as_deref(), Some(parent));
     assert_eq!(seen[&2], None, "too long to be one");

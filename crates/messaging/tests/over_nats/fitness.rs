@@ -1,4 +1,4 @@
-//! Streams that are there already and are not as they should be.
+//! Existing streams whose settings are not as they should be.
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use async_nats::jetstream::{self, consumer};
@@ -20,7 +20,7 @@ fn events(change: impl FnOnce(&mut Config)) -> Config {
 }
 
 #[tokio::test]
-async fn a_stream_that_can_lose_events_is_refused_by_name_until_its_remedy_is_applied() {
+async fn a_stream_that_can_lose_events_is_refused_until_its_setting_is_corrected() {
     let fixture = Fixture::new().await;
     let context = jetstream::new(fixture.broker.raw().await);
     context.create_stream(events(|config| config.max_messages_per_subject = 1)).await.unwrap();
@@ -29,7 +29,7 @@ async fn a_stream_that_can_lose_events_is_refused_by_name_until_its_remedy_is_ap
     let said = refused.to_string();
     assert!(said.contains("the stream EVENTS: max_msgs_per_subject=1"), "{said}");
     assert!(said.contains("nats stream edit EVENTS --max-msgs-per-subject=-1"), "{said}");
-    let config = ConsumerConfig { unfit: Unfit::WarnedOf, ..ConsumerConfig::default() };
+    let config = ConsumerConfig { unfit: Unfit::Warn, ..ConsumerConfig::default() };
     Consumer::open(&fixture.connection, config).await.unwrap();
 
     context.update_stream(events(|config| config.max_messages_per_subject = -1)).await.unwrap();
@@ -37,7 +37,7 @@ async fn a_stream_that_can_lose_events_is_refused_by_name_until_its_remedy_is_ap
 }
 
 #[tokio::test]
-async fn the_server_says_what_is_wrong_with_each_place_and_nothing_of_what_is_not_there() {
+async fn existing_streams_and_consumers_are_judged_and_missing_ones_are_not() {
     let fixture = Fixture::new().await;
     assert_eq!(inspect(&fixture.connection, "muster-worker").await.unwrap(), []);
     let context = jetstream::new(fixture.broker.raw().await);

@@ -55,7 +55,7 @@ async fn a_stream_that_can_lose_events_is_refused_by_name_until_it_is_mended() -
         "events         REFUSED max_age=1h: ",
         "events         ok      storage=file",
         "events         warning num_replicas=1: ",
-        "consumer       ok      the consumer is not there yet",
+        "consumer       ok      the consumer does not exist yet",
     ] {
         ensure!(report.contains(wanted), "{wanted}: {report}");
     }

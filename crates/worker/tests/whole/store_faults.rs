@@ -227,9 +227,9 @@ async fn whatever_fails_the_log_stays_short() -> Result<()> {
         ensure!(asked.is_err(), "the table is gone");
     }
     psql(&setting, "ALTER TABLE moved RENAME TO tier_changes")?;
-    let counts = || worker.event_counts().map(|counts| (counts.lost(), counts.of("delayed")));
+    let counts = || worker.event_counts().map(|counts| (counts.lost(), counts.of("retried")));
     eventually("each to have failed", || async {
-        counts().is_ok_and(|(lost, delayed)| lost == 300 && delayed >= 300)
+        counts().is_ok_and(|(lost, retried)| lost == 300 && retried >= 300)
     })
     .await?;
     let told = lines(&worker) - before;

@@ -1,0 +1,104 @@
+//! A delivered message, and the event in it.
+
+use std::sync::Arc;
+
+use async_nats::jetstream::Message;
+use muster_domain::{Effect, Event, Stripe};
+
+use super::envelope::MAX_BYTES;
+use super::outcome::Delivered;
+use crate::request::TRACEPARENT;
+
+/// The longest `traceparent` that is passed on.
+const MAX_TRACEPARENT: usize = 128;
+
+/// One delivery of a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Delivery {
+    /// The message's sequence in the stream.
+    pub(super) stream_sequence: u64,
+    /// The delivery's sequence among all that the consumer made.
+    pub(super) consumer_sequence: u64,
+    /// How often the message was delivered, this time included.
+    pub(super) deliveries: u32,
+    pub(super) bytes: usize,
+}
+
+impl Delivery {
+    /// `None` if no stream delivered the message.
+    pub(super) fn of(message: &Message) -> Option<Self> {
+        let info = message.info().ok()?;
+        Some(Self {
+            stream_sequence: info.stream_sequence,
+            consumer_sequence: info.consumer_sequence,
+            deliveries: u32::try_from(info.delivered).unwrap_or(u32::MAX),
+            bytes: bytes_of(message),
+        })
+    }
+
+    /// Whether the message was delivered before.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.deliveries > 1
+    }
+}
+
+/// What waits in the queue.
+pub(super) enum Item {
+    /// An event to be applied.
+    Event(TakenEvent),
+    /// A message that can never be applied.
+    Malformed {
+        message: Arc<Message>,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// An event from the queue until it is acknowledged, and the message that it came in.
+pub(super) struct TakenEvent {
+    pub(super) delivered: Delivered,
+    pub(super) message: Arc<Message>,
+}
+
+impl TakenEvent {
+    pub(super) fn new(event: Event, delivery: Delivery, message: Message) -> Self {
+        let header = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
+        let traceparent = header.map(|value| value.as_str()).filter(|text| text.len() <= MAX_TRACEPARENT);
+        let delivered = Delivered {
+            event,
+            sequence: delivery.stream_sequence,
+            deliveries: delivery.deliveries,
+            traceparent: traceparent.map(str::to_owned),
+        };
+        Self { delivered, message: Arc::new(message) }
+    }
+}
+
+impl Item {
+    pub(super) fn message(&self) -> &Arc<Message> {
+        match self {
+            Self::Event(TakenEvent { message, .. }) | Self::Malformed { message, .. } => message,
+        }
+    }
+
+    /// The stripe of the member that it changes; the first if it changes none.
+    pub(super) fn stripe(&self) -> Stripe {
+        match self {
+            Self::Event(event) => match &event.delivered.event.effect {
+                Effect::Member { user, .. } => Stripe::of(user),
+                Effect::Guild(_) => Stripe::default(),
+            },
+            Self::Malformed { .. } => Stripe::default(),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        bytes_of(self.message())
+    }
+}
+
+/// What a message counts in the queue. One that is larger than any event is not parsed, and must not wait for room that there
+/// never is.
+fn bytes_of(message: &Message) -> usize {
+    message.length.min(*MAX_BYTES.end())
+}
