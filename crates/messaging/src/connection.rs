@@ -607,7 +607,7 @@ impl Monitor {
         self.state.send_if_modified(|state| match state {
             LinkState::Closed | LinkState::Failed(_) => false,
             _ => {
-                tracing::error!(error = %why, "the connection to NATS has failed for good");
+                tracing::error!(error = %why, "the connection to NATS failed permanently");
                 *state = LinkState::Failed(why);
                 true
             }

@@ -60,12 +60,9 @@ impl Consumer {
             .await?
             .ok_or_else(|| ConsumerError::Lag("the stream does not answer".into()))?;
         let unacknowledged = u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX);
-        let oldest_sequence = info.ack_floor.stream_sequence.saturating_add(1);
-        let oldest = if info.num_pending == 0 && unacknowledged == 0 {
-            None
-        } else {
-            self.age(oldest_sequence.max(stream.state.first_sequence)).await
-        };
+        let oldest = info.ack_floor.stream_sequence.saturating_add(1).max(stream.state.first_sequence);
+        let is_empty = info.num_pending == 0 && unacknowledged == 0;
+        let oldest = if is_empty { None } else { self.age(oldest).await };
         Ok(Lag {
             pending: info.num_pending,
             unacknowledged,

@@ -52,13 +52,11 @@ pub(super) async fn publish_dead_letter(
     put(SEQUENCE, &info.stream_sequence.to_string());
     put(TIME, &info.published.format(&Rfc3339).unwrap_or_default());
     put(DELIVERIES, &info.delivered.to_string());
-    let whole = &message.payload;
-    let payload = if bytes_of(&headers).saturating_add(whole.len()) > max_payload {
-        headers.insert(CUT_FROM, whole.len().to_string());
-        whole.slice(..max_payload.saturating_sub(bytes_of(&headers)).min(whole.len()))
-    } else {
-        whole.clone()
-    };
+    let mut payload = message.payload.clone();
+    if bytes_of(&headers).saturating_add(payload.len()) > max_payload {
+        headers.insert(CUT_FROM, payload.len().to_string());
+        payload.truncate(max_payload.saturating_sub(bytes_of(&headers)));
+    }
     let publish = async {
         let sent = durable.context.publish_with_headers(DEAD_SUBJECT, headers, payload).await?;
         sent.await

@@ -91,14 +91,10 @@ impl Item {
             Self::Malformed { .. } => Stripe::default(),
         }
     }
-
-    pub(super) fn bytes(&self) -> usize {
-        bytes_of(self.message())
-    }
 }
 
 /// What a message counts in the queue. One that is larger than any event is not parsed, and must not wait for room that there
 /// never is.
-fn bytes_of(message: &Message) -> usize {
+pub(super) fn bytes_of(message: &Message) -> usize {
     message.length.min(*MAX_BYTES.end())
 }

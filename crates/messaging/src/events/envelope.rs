@@ -243,10 +243,8 @@ fn roles(raw: Option<&RawValue>) -> Result<Vec<Role>, DecodeError> {
     let given: Vec<String> =
         serde_json::from_str(raw.get()).map_err(|_| field(NAME, "must be a list of texts"))?;
     if given.len() > MemberEffect::MAX_ROLES {
-        return Err(field(
-            NAME,
-            format!("has {} entries, at most {} are allowed", given.len(), MemberEffect::MAX_ROLES),
-        ));
+        let max = MemberEffect::MAX_ROLES;
+        return Err(field(NAME, format!("has {} entries, at most {max} are allowed", given.len())));
     }
     given.into_iter().map(|role| Role::parse(role).map_err(|cause| field(NAME, cause))).collect()
 }

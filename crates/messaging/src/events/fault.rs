@@ -12,9 +12,9 @@
 //! 3. Both succeed, and the event fails alone: it is at fault itself. It is delivered again with a growing delay, and becomes
 //!    a dead letter after the limit.
 //!
-//! A probe decides, not the fate of other events, since there may be none: if a few events all fail, either all are poison or
-//! the store is at fault, and only another write can tell. It must write everything that events write, or a fault of a table
-//! that it leaves out would be blamed on the events.
+//! A probe decides, not the fate of other events: if a few events all fail, only another write can tell whether all are poison
+//! or the store is at fault. It must write everything that events write, or a fault of a table that it leaves out would be
+//! blamed on the events.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -216,15 +216,13 @@ pub(super) fn judge_events(config: &Config) -> Vec<Finding> {
     );
     let window = config.duplicate_window;
     report.check("duplicate_window", seconds(window), window < ADVISED_WINDOW, short);
-    if let Some(limits) =
-        config.consumer_limits.as_ref().filter(|limits| !limits.inactive_threshold.is_zero())
-    {
-        let verdict = unwise(
-            "the server deletes the worker's consumer when no worker reads for so long, and the whole stream is read again",
-            report.recreate(),
-        );
-        report.add("consumer_limits.inactive_threshold", seconds(limits.inactive_threshold), verdict);
-    }
+    let threshold = config.consumer_limits.as_ref().map_or(Duration::ZERO, |it| it.inactive_threshold);
+    let deleted = unwise(
+        "the server deletes the worker's consumer when no worker reads for so long, and the whole stream is read again",
+        report.recreate(),
+    );
+    let setting = "consumer_limits.inactive_threshold";
+    report.add_if(!threshold.is_zero(), setting, seconds(threshold), deleted);
     report.findings
 }
 
@@ -464,11 +462,8 @@ pub(super) fn judge_consumer(name: &str, config: &consumer::Config) -> Vec<Findi
         unwise("its position is lost when the server stops, and the whole stream is read again", remove);
     report.add_if(config.memory_storage, "mem_storage", true, in_memory);
     if let Some(until) = config.pause_until.filter(|until| *until > time::OffsetDateTime::now_utc()) {
-        report.add(
-            "pause_until",
-            until,
-            unwise("nothing is delivered until then", format!("nats consumer resume {EVENTS} {name}")),
-        );
+        let resume = format!("nats consumer resume {EVENTS} {name}");
+        report.add("pause_until", until, unwise("nothing is delivered until then", resume));
     }
     report.findings
 }

@@ -194,9 +194,8 @@ where
 
     /// Makes the event a dead letter that can never be applied; the others of its part are retried.
     async fn remove_poison<'a>(&'a self, id: EventId, why: &str, work: &mut Work<'a>) -> ControlFlow<()> {
-        let part = work.parts.pop().unwrap_or_default();
-        let (poison, rest): (Vec<TakenEvent>, Vec<TakenEvent>) =
-            part.into_iter().partition(|event| event.delivered.event.id == id);
+        let mut rest = work.parts.pop().unwrap_or_default();
+        let poison: Vec<TakenEvent> = rest.extract_if(.., |event| event.delivered.event.id == id).collect();
         let is_there = !poison.is_empty();
         if !rest.is_empty() {
             work.parts.push(rest);

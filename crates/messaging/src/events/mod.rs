@@ -1,6 +1,6 @@
 //! What the chat gateway publishes: each event is read, its effect applied, then acknowledged.
 //!
-//! The files are layers, lowest first. Each uses only those above it in this list:
+//! The files are layers, the lowest first. Each uses only files that stand before it in this list:
 //!
 //! 1. `subjects`: the names of the streams and their subjects
 //! 2. [`envelope`]: events as JSON

@@ -1,4 +1,4 @@
-//! What an event is given to be applied as, and what becomes of it.
+//! An event as it is applied, and what becomes of it.
 
 use std::sync::Arc;
 use std::time::Duration;

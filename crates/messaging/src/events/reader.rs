@@ -17,7 +17,6 @@ use super::envelope::{self, Decoded, EventBounds};
 use super::error::ConsumerError;
 use super::loss_watch::watch_losses;
 use super::outcome::Outcome;
-use super::queue::Owner;
 use super::shared_queue::SharedQueue;
 use super::subjects::event_type;
 use crate::connection::LinkState;
@@ -163,7 +162,7 @@ impl Reader {
             // A message that no stream delivered was not requested.
             let Some(delivery) = Delivery::of(&message) else { continue };
             durable.losses.delivered(delivery);
-            let owner: Owner = envelope::guild_of(&message.payload, max_bytes);
+            let owner = envelope::guild_of(&message.payload, max_bytes);
             if !self.queue.lock().has_room(&owner, delivery) {
                 // Most of a flood ends here, so only its community is decoded.
                 if !delivery.is_repeated() {

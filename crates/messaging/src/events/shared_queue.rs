@@ -8,7 +8,7 @@ use muster_domain::{GuildId, Stripe};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::delivery::{Item, TakenEvent};
+use super::delivery::{Item, TakenEvent, bytes_of};
 use super::queue::{FairQueue, Owner, Taken};
 
 /// The most bytes of a batch.
@@ -82,7 +82,7 @@ impl SharedQueue {
     /// Puts back events of a community whose rows are at fault. None of its events is taken until the time has come.
     pub(super) fn pause(&self, guild: &GuildId, events: Vec<TakenEvent>, until: Instant) {
         let items = events.into_iter().map(Item::Event);
-        let items = items.map(|item| (item.stripe(), item.bytes(), item)).collect();
+        let items = items.map(|item| (item.stripe(), bytes_of(item.message()), item)).collect();
         self.lock().pause(Some(guild.clone()), items, until);
     }
 
