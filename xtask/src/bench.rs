@@ -68,7 +68,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let worker = build(&cargo::root(), arguments).await?;
     let settings = load::SETTINGS.map(|(name, value)| format!("{name} = {value}")).join(", ");
-    println!("PostgreSQL: shared_buffers = {}, fsync = on, {settings}", load::SHARED_BUFFERS);
+    println!("PostgreSQL: fsync = on, {settings}");
     let mut communities = Vec::new();
     for members in &arguments.members {
         let this = Community::start("this", *members, &cargo::root(), &worker).await?;

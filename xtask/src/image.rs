@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::{Table, presets};
+use muster_messaging::api::ErrorCode;
 use muster_messaging::client::Client;
-use muster_messaging::wire::error::ErrorCode;
 use xtask::worker::{free_address, get};
 
 use crate::cargo;

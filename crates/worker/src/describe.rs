@@ -3,9 +3,8 @@
 
 use clap::Command;
 use muster_domain::EventType;
-use muster_messaging::endpoint::Endpoint;
-use muster_messaging::events::{envelope, stream};
-use muster_messaging::wire::error::ErrorCode;
+use muster_messaging::api::{ENDPOINTS, ErrorCode};
+use muster_messaging::events::{envelope, subjects};
 use serde_json::{Value, json};
 
 use crate::keys;
@@ -19,28 +18,22 @@ pub(crate) fn worker(mut command: Command) -> Result<Value, SettingsError> {
     let metrics = METRICS.iter().map(|Metric { name, kind, unit, labels, help }| {
         json!({"name": name, "kind": kind.as_str(), "unit": unit, "labels": labels, "help": help})
     });
-    let endpoints = Endpoint::ALL.iter().map(|endpoint| {
-        json!({
-            "name": endpoint.name(), "pattern": endpoint.pattern(), "admin": endpoint.is_admin(),
-            "repeatable": endpoint.is_repeatable(),
-        })
-    });
     let errors = ErrorCode::ALL
         .iter()
         .map(|code| json!({"code": code.as_str(), "number": code.number(), "when": code.help()}));
     let events = EventType::ALL.iter().map(|&event_type| {
         let envelope::EventHelp { data, effect } = envelope::help(event_type);
         let name = event_type.as_str();
-        json!({"type": name, "subject": format!("{}{name}", envelope::PREFIX), "data": data, "effect": effect})
+        json!({"type": name, "subject": subjects::subject(event_type), "data": data, "effect": effect})
     });
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "keys": keys::described()?,
         "metrics": metrics.collect::<Vec<_>>(),
-        "endpoints": endpoints.collect::<Vec<_>>(),
+        "endpoints": ENDPOINTS,
         "errors": errors.collect::<Vec<_>>(),
         "events": events.collect::<Vec<_>>(),
-        "subjects": {"events": stream::EVENTS_SUBJECTS, "dead_letters": stream::DEAD_SUBJECT},
+        "subjects": {"events": subjects::EVENTS_SUBJECTS, "dead_letters": subjects::DEAD_SUBJECT},
         "commands": commands(&command, command.get_name()),
     }))
 }

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use async_nats::jetstream;
 use bytes::Bytes;
 use muster_domain::{CommunityId, Environment, TlsPolicy};
-use muster_messaging::endpoint::Endpoint;
-use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
+use muster_messaging::api::{Endpoint, community};
+use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_storage::{Store, StoreConfig};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -29,7 +29,8 @@ use super::{ideal, seed};
 use crate::cargo;
 
 /// How the measured PostgreSQL is set: the buffers are a quarter of a machine with 24 GiB, as its manual advises.
-pub(super) const SETTINGS: [(&str, &str); 6] = [
+pub(super) const SETTINGS: [(&str, &str); 7] = [
+    ("shared_buffers", "6GB"),
     ("effective_cache_size", "12GB"),
     ("random_page_cost", "1.1"),
     ("max_wal_size", "8GB"),
@@ -37,7 +38,6 @@ pub(super) const SETTINGS: [(&str, &str); 6] = [
     ("maintenance_work_mem", "512MB"),
     ("log_min_duration_statement", "1000"),
 ];
-pub(super) const SHARED_BUFFERS: &str = "6GB";
 /// The database of the worker.
 const DATABASE: &str = "postgres";
 /// How long a worker may apply nothing while events wait.
@@ -93,21 +93,16 @@ impl Community {
         // What is only being made need not survive a crash.
         options.durable = kept.is_some();
         options.copy_of = kept;
-        options.shared_buffers = SHARED_BUFFERS.to_owned();
         options.settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let postgres = Postgres::start(&directory, "postgres", options)?;
         let mut options =
             NatsOptions::new(nats_server()?, authority.server("nats")?, authority.certificate_file());
         let user = NatsUser::new("bench");
-        options.logins = vec![user.clone()];
+        options.log_in(std::slice::from_ref(&user))?;
         // The worker is measured, not the broker's disk.
-        options.synced_late = true;
+        options.change("sync_interval: always", "sync_interval: \"2m\"")?;
         let nats = Nats::start(&directory, "nats", options)?;
-        let files = TlsFiles {
-            ca: Some(authority.certificate_file().to_owned()),
-            certificate: Some(clients.operator.certificate_file.clone()),
-            key: Some(clients.operator.key_file.clone()),
-        };
+        let files = authority.files(&clients.operator);
         let trust = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
         let services = Services { nats, postgres, clients, authority, directory };
         let password = services.directory.secret_file("password", &user.password)?;
@@ -118,13 +113,11 @@ impl Community {
             .with("MUSTER__LIMITS__COMMUNITY_PER_SECOND", "1000000")
             .with("MUSTER__LIMITS__COMMUNITY_BURST", "1000000")
             .with("MUSTER__LOG__FILTER", "warn");
-        let mut options = async_nats::ConnectOptions::new()
+        let options = async_nats::ConnectOptions::new()
             .require_tls(true)
+            .tls_first()
             .tls_client_config(trust.client_config().as_ref().clone())
             .user_and_password(user.name, user.password);
-        if services.nats.tls_first() {
-            options = options.tls_first();
-        }
         let nats = options.connect(services.nats.url()).await.context("cannot connect to NATS")?;
         Ok(Self { name, members, configuration, services, nats, trust })
     }
@@ -184,7 +177,7 @@ impl Community {
     /// The measured community's id, by a worker that serves.
     pub(super) async fn id(&self) -> Result<CommunityId> {
         let body = json!({"guild_id": seed::GUILD}).to_string();
-        let answer = self.ask(Endpoint::CommunitiesFind.pattern(), body.into()).await?;
+        let answer = self.ask(community::Find::DESCRIPTION.pattern(), body.into()).await?;
         let answer: Value = serde_json::from_slice(&answer)?;
         let id = answer.get("community_id").and_then(Value::as_str).context("no community_id")?;
         Ok(CommunityId::new(id.parse()?))

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
-use muster_messaging::endpoint::Endpoint;
+use muster_messaging::api::{Endpoint, profiles};
 use serde_json::json;
 
 use super::load::Community;
@@ -26,7 +26,7 @@ pub(super) async fn measure(community: &Community, time: Duration) -> Result<Mea
     let memory = || worker.memory().context("the system does not tell a process's memory");
     let (idle, _) = memory()?;
     let begun = Instant::now();
-    let subject = Endpoint::ProfilesRanked.subject(community.id().await?);
+    let subject = profiles::Ranked::DESCRIPTION.subject(community.id().await?);
     let asking = try_join_all((0..CALLERS).map(|_| async {
         let mut pages = 0;
         while begun.elapsed() < time {

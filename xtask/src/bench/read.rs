@@ -8,9 +8,10 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use muster_domain::{CommunityId, Page};
-use muster_messaging::endpoint::Endpoint;
-use muster_messaging::wire::answer::Answer;
-use muster_messaging::wire::query::{DirectoryPlace, Query, Question as Asked};
+use muster_messaging::api::directory::{DirectoryPage, Start};
+use muster_messaging::api::{
+    Description, ENDPOINTS, Endpoint, Query, Question as Asked, Reply, community, profiles,
+};
 use muster_storage::{DirectoryStart, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -142,7 +143,7 @@ impl<'a> Asker<'a> {
         for side in [this].into_iter().chain(other) {
             workers.push(side.configuration.serve(&side.services)?);
             let id = side.id().await?;
-            let page = side.ask(Endpoint::ProfilesRanked.subject(id), "{}".into()).await?;
+            let page = side.ask(profiles::Ranked::DESCRIPTION.subject(id), "{}".into()).await?;
             sides.push((side, id, serde_json::from_slice::<Rows>(&page)?.items));
         }
         Ok(Self { members: this.members, store, ideal, sides, _workers: workers })
@@ -150,7 +151,7 @@ impl<'a> Asker<'a> {
 
     /// One question with all that it takes to ask it; `None` where there is no deep page.
     async fn prepare(&'a self, question: &'a Question, deep: bool) -> Result<Option<Ask<'a>>> {
-        let endpoint = Endpoint::ALL.iter().find(|endpoint| question.name.starts_with(endpoint.name()));
+        let endpoint = ENDPOINTS.iter().find(|endpoint| question.name.starts_with(endpoint.name));
         let endpoint = *endpoint.context("a question without an endpoint")?;
         let mut sides = Vec::new();
         for (side, id, members) in &self.sides {
@@ -167,7 +168,7 @@ impl<'a> Asker<'a> {
         let (nats, echo) = (this.nats.clone(), this.nats.new_inbox());
         let ideal = ideal::statement(&self.ideal, question.rows).await?;
         let ask = Ask { asker: self, question, deep, endpoint, ideal, sides, echo: echo.clone() };
-        let answer = call(&self.store, ask.asked(0)?).await?.to_json()?;
+        let answer = call(&self.store, ask.asked(0)?).await?.into_json()?;
         ensure!(ask.whole(0, 0).await? == answer, "{}: worker and storage crate differ", question.name);
         let mut requests = nats.subscribe(echo).await?;
         tokio::spawn(async move {
@@ -212,7 +213,7 @@ struct Ask<'a> {
     asker: &'a Asker<'a>,
     question: &'a Question,
     deep: bool,
-    endpoint: Endpoint,
+    endpoint: &'static Description,
     ideal: Statement,
     /// Of each side that can be asked: subject and bodies, asked one after the other.
     sides: Vec<(&'a Community, String, Vec<Bytes>)>,
@@ -239,7 +240,7 @@ impl Ask<'_> {
 
     fn asked(&self, round: usize) -> Result<Asked> {
         let id = self.asker.sides.first().map(|(_, id, _)| *id);
-        Ok(Asked::parse(self.endpoint, id, self.side(0, round)?.2)?.0)
+        Ok(Asked::parse(self.endpoint, id, self.side(0, round)?.2)?)
     }
 
     /// Asks once; answers how long that took.
@@ -261,51 +262,61 @@ impl Ask<'_> {
 }
 
 /// The storage crate's call for a request, as the worker makes it.
-async fn call(store: &Store, asked: Asked) -> Result<Answer> {
+async fn call(store: &Store, asked: Asked) -> Result<Reply> {
     let (id, query) = match asked {
         Asked::Within(id, query) => (id, query),
-        Asked::Find(guild) => {
-            let found = store.community_find(&guild).await?;
-            let (community, name, active) = (found.community_id, found.name, found.active);
-            return Ok(Answer::Community { community, name, active });
+        Asked::Find(ask) => {
+            let found = store.community_find(&ask.guild_id).await?;
+            let (community_id, name, active) = (found.community_id, found.name, found.active);
+            return Ok(ask.reply(community::Community { community_id, name, active }));
         }
     };
     let of = store.community(id).await?;
     Ok(match query {
-        Query::ProfilesRanked(p) => Answer::Ranked(of.profile_list_ranked(p.limit, p.cursor.as_ref()).await?),
-        Query::ProfilesGet(lookup) => Answer::Detail(Box::new(of.profile_get(&lookup).await?)),
-        Query::ProfilesPosition(profile) => Answer::Position(of.profile_position(profile).await?),
-        Query::ProfilesAround { profile, limit } => {
-            Answer::Ranked(of.profile_list_around(profile, limit).await?)
+        Query::ProfilesRanked(ask) => {
+            ask.reply(of.profile_list_ranked(ask.limit.applied(), ask.cursor.as_ref()).await?)
         }
-        Query::ProfilesActive(p) => {
-            Answer::Profiles(of.profile_list_active(p.limit, p.cursor.as_ref()).await?)
+        Query::ProfilesGet(ask) => ask.reply(of.profile_get(&ask.clone().into()).await?),
+        Query::ProfilesPosition(ask) => ask.reply(of.profile_position(ask.profile_id).await?),
+        Query::ProfilesAround(ask) => {
+            ask.reply(of.profile_list_around(ask.profile_id, ask.limit.applied()).await?)
         }
-        Query::ProfilesSearch { query, limit } => {
-            let items = of.profile_search(&query, limit).await?;
-            Answer::Profiles(Page { items, next: None, limit: limit.get() })
+        Query::ProfilesActive(ask) => {
+            ask.reply(of.profile_list_active(ask.limit.applied(), ask.cursor.as_ref()).await?)
         }
-        Query::ProfilesBadges { profile, page: p } => {
-            Answer::Badges(of.badge_list_by_profile(profile, p.limit, p.cursor.as_ref()).await?)
+        Query::ProfilesSearch(ask) => {
+            let limit = ask.limit.applied();
+            let items = of.profile_search(&ask.query, limit).await?;
+            ask.reply(Page { items, next: None, limit: limit.get() })
         }
-        Query::BadgesLeaderboard(p) => {
-            Answer::Leaderboard(of.badge_leaderboard(p.limit, p.cursor.as_ref()).await?)
+        Query::ProfilesBadges(ask) => {
+            let (limit, cursor) = (ask.limit.applied(), ask.cursor.as_ref());
+            ask.reply(of.badge_list_by_profile(ask.profile_id, limit, cursor).await?)
         }
-        Query::BadgesKinds(p) => Answer::Kinds(of.badge_kind_list(p.limit, p.cursor.as_ref()).await?),
-        Query::TiersProgression(p) => {
-            Answer::Progression(of.tier_list_progression(p.limit, p.cursor.as_ref()).await?)
+        Query::BadgesLeaderboard(ask) => {
+            ask.reply(of.badge_leaderboard(ask.limit.applied(), ask.cursor.as_ref()).await?)
         }
-        Query::TiersChanges(p) => Answer::Changes(of.tier_change_list(p.limit, p.cursor.as_ref()).await?),
-        Query::TiersThreshold => Answer::Threshold(of.tier_threshold().await?),
-        Query::DirectoryList(list) => {
-            let DirectoryPlace::Cursor(cursor) = list.place else {
-                bail!("pages by number are not measured")
-            };
-            let (tier, start) = (list.tier.as_ref(), DirectoryStart::Cursor(cursor));
-            let page = of.directory_list(tier, list.sort, list.direction, list.limit, &start).await?;
-            Answer::Directory { page, number: None }
+        Query::BadgesKinds(ask) => {
+            ask.reply(of.badge_kind_list(ask.limit.applied(), ask.cursor.as_ref()).await?)
         }
-        Query::CommunityStats => Answer::Stats(of.stats().await?),
+        Query::TiersProgression(ask) => {
+            ask.reply(of.tier_list_progression(ask.limit.applied(), ask.cursor.as_ref()).await?)
+        }
+        Query::TiersChanges(ask) => {
+            ask.reply(of.tier_change_list(ask.limit.applied(), ask.cursor.as_ref()).await?)
+        }
+        Query::TiersThreshold(ask) => ask.reply(of.tier_threshold().await?),
+        Query::DirectoryList(ask) => {
+            let start = DirectoryStart::Cursor(match &ask.start {
+                Some(Start::Page(_)) => bail!("pages by number are not measured"),
+                Some(Start::Cursor(cursor)) => Some(cursor.clone()),
+                None => None,
+            });
+            let (tier, sort) = (ask.tier.as_ref(), ask.sort.unwrap_or_default());
+            let page = of.directory_list(tier, sort, ask.direction(), ask.limit.applied(), &start).await?;
+            ask.reply(DirectoryPage::new(page, None))
+        }
+        Query::CommunityStats(ask) => ask.reply(of.stats().await?),
         _ => bail!("a question that is not measured"),
     })
 }

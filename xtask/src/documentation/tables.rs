@@ -10,7 +10,8 @@ use crate::description::Description;
 use crate::observability::{RULES, read};
 
 /// The tables: the part of the description, the file, and the columns, which are fields of the entries.
-const TABLES: [(&str, &str, &[&str]); 4] = [
+const TABLES: [(&str, &str, &[&str]); 5] = [
+    ("endpoints", "docs/api.md", &["name", "fields", "answer"]),
     ("keys", "docs/configuration.md", &["key", "variable", "form", "default"]),
     ("metrics", "docs/metrics.md", &["name", "kind", "unit", "labels", "help"]),
     ("errors", "docs/api.md", &["code", "number", "when"]),

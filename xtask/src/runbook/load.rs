@@ -4,13 +4,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use muster_domain::{
     Activity, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect, GuildId,
-    MaxClockSkew, MemberEffect, Nym, SearchQuery, TimeBounds, UserId,
+    MaxClockSkew, MemberEffect, Nym, TimeBounds, UserId,
 };
-use muster_messaging::api::{Caller, Rows, badges, community, directory, profiles, tiers};
+use muster_messaging::api::{Caller, badges, profiles, tiers};
 use muster_messaging::client::{Client, ClientError, CommunityClient, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig};
-use muster_messaging::wire::query::Caller;
-use muster_messaging::wire::request::{PageRequest, SearchRequest};
 use time::OffsetDateTime;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -119,15 +117,12 @@ async fn work(sibling: NatsConfig, gateway: NatsConfig, seen: &Mutex<Seen>) -> R
 
 async fn ask(asking: &CommunityClient, round: i64) -> Result<(), ClientError> {
     match round % 5 {
-        0 => asking.profiles_ranked(PageRequest::first(100)).await.map(drop),
+        0 => asking.ask(&profiles::Ranked::first(100)).await.map(drop),
         // More than the cap, which is brought down to it.
-        1 => asking.profiles_active(PageRequest::first(5000)).await.map(drop),
-        2 => {
-            let request = SearchRequest { query: "member 1".to_owned(), limit: None };
-            asking.profiles_search(request).await.map(drop)
-        }
-        3 => asking.badges_leaderboard(PageRequest::default()).await.map(drop),
-        _ => asking.tiers_threshold().await.map(drop),
+        1 => asking.ask(&profiles::Active::first(5000)).await.map(drop),
+        2 => asking.ask(&tiers::Progression::default()).await.map(drop),
+        3 => asking.ask(&badges::Leaderboard::default()).await.map(drop),
+        _ => asking.ask(&tiers::Threshold {}).await.map(drop),
     }
 }
 

@@ -14,7 +14,8 @@ pub const DEAD_SUBJECT: &str = "dead.events";
 pub(super) const PREFIX: &str = "events.";
 
 /// The subject of events of this type.
-pub(super) fn subject(event_type: EventType) -> String {
+#[must_use]
+pub fn subject(event_type: EventType) -> String {
     format!("{PREFIX}{}", event_type.as_str())
 }
 
