@@ -237,7 +237,7 @@ impl Faults {
                         error = why,
                         guild.id = guild.as_str(),
                         communities,
-                        "events wait because the rows of their communities cannot be changed; this is one of the communities"
+                        "events of communities wait, because their rows cannot be changed; this is one of the communities"
                     );
                 }
                 (Some(Change::Ended(since)), _) => {
