@@ -64,6 +64,39 @@ fn every_endpoint_reads_each_field_that_it_lists_and_needs_those_that_are_requir
     }
 }
 
+#[test]
+fn an_endpoint_as_json_says_all_of_itself() {
+    let limit = json!({
+        "name": "limit", "form": "integer", "required": false, "default": 10, "cap": 1000,
+        "help": "How many at most, that one among them.",
+    });
+    let profile_id = json!({
+        "name": "profile_id", "form": "UUID", "required": true, "default": null, "cap": null,
+        "help": "Around whom.",
+    });
+    let around = json!({
+        "name": "profiles.around", "pattern": "muster.v1.*.profiles.around", "admin": false, "repeatable": true,
+        "help": "The members ranked around one.", "fields": [profile_id, limit],
+        "answer": "page of the profiles ranked around that one, itself among them, each with `rank`",
+    });
+    assert_eq!(serde_json::to_value(profiles::Around::DESCRIPTION).unwrap(), around);
+    let all = serde_json::to_value(ENDPOINTS).unwrap();
+    let of = |name: &str, key: &str| {
+        let endpoint = all.as_array().unwrap().iter().find(|endpoint| endpoint["name"] == name).unwrap();
+        endpoint[key].clone()
+    };
+    assert_eq!(of("directory.list", "fields")[1]["default"], "nym");
+    assert_eq!(of("communities.find", "pattern"), "muster.v1.communities.find");
+    for (name, admin, repeatable) in [
+        ("admin.badges.award", true, true),
+        ("admin.badges.revoke", true, false),
+        ("admin.profiles.erase", true, false),
+        ("admin.ratelimit.clear", true, false),
+    ] {
+        assert_eq!((of(name, "admin"), of(name, "repeatable")), (admin.into(), repeatable.into()), "{name}");
+    }
+}
+
 /// An answer with every field that it may have, by its endpoint's name.
 fn sample<E: Endpoint>(answer: impl Into<E::Answer>) -> (&'static str, Value) {
     (E::NAME, serde_json::to_value(answer.into()).unwrap())
