@@ -1,4 +1,5 @@
 //! What each endpoint answers about one community whose events are known, over the real wire.
+#![expect(clippy::indexing_slicing, reason = "a field that JSON lacks is null, so it cannot panic")]
 
 use std::collections::HashMap;
 
