@@ -4,15 +4,16 @@
 use std::num::NonZeroU32;
 
 use muster_domain::{
-    Award, Awarder, BadgeKind, BadgeStanding, CommunityId, CommunityName, Conviction, Cursor, Direction,
-    DirectoryPage, DirectorySort, Export, GuildId, Keys, KindCount, Lookup, Nym, Page, Position,
-    ProfileDetail, ProfileId, Progress, Rank, RankedProfile, Reason, ScoreTier, SearchQuery, Stats, Tenure,
-    TenuredProfile, TierCount, TierThreshold, UserId, Wallet,
+    Award, Awarder, Badge, BadgeKind, BadgeStanding, CommunityId, CommunityName, Conviction, Cursor,
+    Direction, DirectoryPage, DirectorySort, Export, GuildId, Keys, KindCount, Lookup, Nym, Page, Position,
+    Profile, ProfileDetail, ProfileId, Progress, Rank, RankedProfile, Reason, ScoreTier, SearchQuery, Stats,
+    Tenure, TenuredProfile, TierChange, TierCount, TierThreshold, UserId, Wallet,
 };
 use muster_messaging::api::{
     Caller, Description, ENDPOINTS, Endpoint, ErrorCode, Query, Question, Rows, ServiceError, admin, badges,
     community, directory, profiles, tiers,
 };
+use muster_messaging::service::LEAST_PAYLOAD;
 use proptest::prelude::*;
 use time::macros::datetime;
 use uuid::Uuid;
@@ -162,6 +163,38 @@ fn the_directory_and_the_community() {
         },
         r#"{"community_id":"00000000-0000-0000-0000-0000000000c0","name":"Arrakis","active":true}"#,
     );
+}
+
+/// The largest text of a type: few characters, of as many bytes as it may have.
+fn largest(max_bytes: usize) -> String {
+    format!("x{}", "\u{300}".repeat((max_bytes - 1) / 2))
+}
+
+#[test]
+fn the_largest_answer_of_one_row_fits_into_the_least_payload() {
+    let nym = Nym::parse(largest(Nym::MAX_BYTES)).unwrap();
+    let by = || Some(Awarder::parse(largest(Awarder::MAX_BYTES)).unwrap());
+    let reason = || Some(Reason::parse(largest(Reason::MAX_BYTES)).unwrap());
+    let kind = BadgeKind::parse(largest(BadgeKind::MAX_BYTES)).unwrap();
+    let wallet = Some(Wallet::parse("\"".repeat(Wallet::MAX)).unwrap());
+    let user_id = UserId::parse("\"".repeat(UserId::MAX)).unwrap();
+    let cursor = Some(Cursor::parse("A".repeat(Cursor::MAX)).unwrap());
+    let badge = Badge {
+        kind,
+        awarded_by: by(),
+        reason: reason(),
+        revoked_by: by(),
+        revoke_reason: reason(),
+        ..badge()
+    };
+    let export = Export {
+        profile: Profile { user_id, wallet, nym: nym.clone(), ..profile() },
+        badges: vec![badge],
+        tier_changes: vec![TierChange { nym, ..change() }],
+        next: cursor,
+    };
+    let answer = serde_json::to_string(&admin::PersonalData::from(export)).unwrap();
+    assert!(answer.len() < LEAST_PAYLOAD, "{} bytes", answer.len());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 # install PACKAGE: installs a Debian package; needs root.
-# unpack PACKAGE DIRECTORY: unpacks a package without installing it, for those that would start a service.
+# unpack PACKAGE DIRECTORY: unpacks a package without installing it, for those that would start a service. The shared libraries
+# that it depends on are installed.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 case $1 in
@@ -14,11 +15,13 @@ install)
     ;;
 unpack)
     cd "$3"
-    # The lists of packages may be missing or old; only root may renew them.
-    apt-get -qq download "$2" || {
-        if [ "$(id -u)" = 0 ]; then apt-get -qq update; else sudo -n apt-get -qq update; fi
-        apt-get -qq download "$2"
-    }
+    as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+    # The lists of packages may be missing or old.
+    apt-get -qq download "$2" || { as_root apt-get -qq update && apt-get -qq download "$2"; }
     dpkg-deb --extract "$2"_*.deb unpacked
+    if ldd unpacked/usr/*bin/* 2>/dev/null | grep -q 'not found'; then
+        dpkg-deb --field "$2"_*.deb Depends | tr ',' '\n' | sed -En '/^ *libjs-/d; s/^ *(lib[^ ]*).*/\1/p' |
+            as_root xargs apt-get -qq install -y --no-install-recommends >&2
+    fi
     ;;
 esac
