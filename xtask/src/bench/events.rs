@@ -1,119 +1,103 @@
-//! Events end to end beside ideal events: how many a second, and what each costs PostgreSQL and the worker.
+//! Events end to end beside ideal events: how many a second, and PostgreSQL's processor time of each.
 
 use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use futures_util::future::try_join_all;
-use serde::Serialize;
-use serde_json::json;
-use xtask::worker::Worker;
+use tokio_postgres::Client;
+use uuid::Uuid;
 
-use super::load::Community;
-use super::report::{Limit, Measured, float, number, table};
-use super::seed::{SKEWED, UNIFORM};
-use super::{ideal, seed};
+use super::load::{Community, DATABASE, IDEAL_DATABASE};
+use super::report::{Limit, Measured, float};
+use super::seed;
 
-/// How each round draws members, how many times the wanted number of events it applies, and by how many workers.
-///
-/// The first change of a page after a checkpoint writes the whole page to the log. The first round, longer and of members drawn
-/// evenly, pays for most pages; the others show what lasts.
-const ROUNDS: [(&str, u32, usize, usize); 4] = [
-    ("uniform draw, after a checkpoint", UNIFORM, 3, 1),
-    ("skewed draw", SKEWED, 1, 1),
-    ("uniform draw", UNIFORM, 1, 1),
-    ("skewed draw, two workers", SKEWED, 1, 2),
-];
+/// How each round draws members.
+const ROUNDS: [(&str, u32); 2] = [("skewed draw", seed::SKEWED), ("uniform draw", seed::UNIFORM)];
 
-/// How fast events were applied.
-#[derive(Debug, Serialize)]
-struct Rate {
-    /// How members were drawn, and who applied their events.
-    name: String,
-    events: usize,
-    a_second: f64,
-    /// Processor time an event, in microseconds.
-    postgres_us: f64,
-    worker_us: f64,
-}
+/// Ideal events in one transaction: as many as the worker applies in one.
+const BATCH: usize = 1000;
 
-/// Measures so many events of each round, on this checkout's community and on the other's.
-pub(super) async fn measure(this: &Community, other: Option<&Community>, events: usize) -> Result<Measured> {
-    let (mut rates, mut rows, mut limits) = (Vec::new(), Vec::new(), Vec::new());
-    for (seed, (round, draw, times, workers)) in (1..).zip(ROUNDS) {
+/// PostgreSQL's processor time of an event in microseconds, and events a second.
+type Rate = [f64; 2];
+
+/// Applies so many events a round: ideal ones beside the first community, then each community's.
+pub(super) async fn measure(communities: &[&Community], events: usize) -> Result<Measured> {
+    let this = communities.first().context("no community")?;
+    let (mut rows, mut limits) = (Vec::new(), Vec::new());
+    for (seed, (round, draw)) in (1..).zip(ROUNDS) {
         println!("  {round}");
-        let mix = || Ok::<_, anyhow::Error>(seed::mix(seed, draw, this.members)?.take(events * times));
-        let client = this.connect(ideal::DATABASE).await?;
-        let events: Vec<seed::Event> = mix()?.collect();
-        let ideal = metered(this, &[], events.len(), ideal::apply(&client, &events)).await?;
-        let mut round_rates = vec![Rate { name: format!("{round}: ideal"), ..ideal }];
-        for side in [this].into_iter().chain(other) {
-            let rate = end_to_end(side, mix()?, workers).await?;
-            round_rates.push(Rate { name: format!("{round}: {}", side.name), ..rate });
+        let mix = || Ok::<_, anyhow::Error>(seed::mix(seed, draw, this.members)?.take(events).collect());
+        let client = this.connect(IDEAL_DATABASE).await?;
+        let ((), ideal) = metered(this, events, apply_ideal(&client, mix()?)).await?;
+        let mut rates = vec![("ideal", ideal)];
+        for community in communities {
+            rates.push((community.name, end_to_end(community, mix()?).await?));
         }
-        let bases = [round_rates.first(), round_rates.get(2)];
-        rows.extend(round_rates.iter().map(|rate| row(rate, bases)));
-        if let ([ideal, this, ..], 1, 1) = (round_rates.as_slice(), times, workers) {
-            let name = format!("events, {round}: PostgreSQL's processor time / the ideal's");
-            limits.push(Limit::new(name, this.postgres_us / ideal.postgres_us, 2.5));
+        let [ideal_postgres, ideal_a_second] = ideal;
+        for (who, [postgres, a_second]) in rates {
+            let (of_postgres, of_rate) = (postgres / ideal_postgres, a_second / ideal_a_second);
+            rows.push((format!("{round}: {who}"), vec![postgres, a_second, of_postgres, of_rate]));
+            if who == this.name {
+                let name = format!("events, {round}: PostgreSQL's processor time / the ideal's");
+                limits.push(Limit::new(name, of_postgres, 2.5));
+            }
         }
-        rates.extend(round_rates);
     }
-    println!("{}", table(HEADER, rows));
-    let bars = rates.iter().map(|rate| (rate.name.clone(), vec![rate.postgres_us, rate.worker_us]));
-    let title =
-        format!("Processor time an event in µs: PostgreSQL blue, worker red; {} members", this.members);
-    Ok(Measured { limits, figures: json!(rates), title, bars: bars.collect() })
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1";
+    let deadlocks: i64 =
+        this.connect(DATABASE).await?.query_one(deadlocks, &[&DATABASE]).await?.try_get(0)?;
+    limits.push(Limit::new("events: deadlocks", float(deadlocks), 0.0));
+    let title = format!("Processor time of an event, {} members", this.members);
+    let columns = vec!["PostgreSQL, µs", "events a second", "PostgreSQL/ideal", "rate/ideal"];
+    Ok(Measured { title, columns, charted: rows.len(), rows, limits })
 }
 
-/// Publishes events, then starts so many workers and waits until the broker has all acknowledgements.
-async fn end_to_end(
-    side: &Community,
-    mix: impl Iterator<Item = seed::Event>,
-    workers: usize,
-) -> Result<Rate> {
-    // The worker makes the stream where it is missing.
-    side.configuration.serve(&side.services)?.stop()?;
-    side.stream().await?.purge().await.context("the stream cannot be purged")?;
-    seed::publish(&side.nats, mix).await?;
-    let mut serving = vec![side.configuration.serve(&side.services)?];
-    for _ in 1..workers {
-        serving.push(side.configuration.elsewhere()?.serve(&side.services)?);
+/// Applies events: of each its id is inserted and its member's score updated, in transactions of [`BATCH`].
+async fn apply_ideal(client: &Client, events: Vec<seed::Event>) -> Result<()> {
+    let statement = "WITH recorded AS (INSERT INTO events SELECT unnest($1::uuid[]))
+         UPDATE members AS m SET score = n.score
+         FROM unnest($2::bigint[], $3::bigint[]) AS n (id, score) WHERE m.id = n.id";
+    let statement = client.prepare(statement).await?;
+    for batch in events.chunks(BATCH) {
+        let ids: Vec<Uuid> = batch.iter().map(|event| event.id).collect();
+        let (members, scores): (Vec<i64>, Vec<i64>) =
+            batch.iter().map(|event| (event.member, event.score)).unzip();
+        client.execute(&statement, &[&ids, &members, &scores]).await?;
     }
-    // A worker that is ready has begun already: what was applied before is not counted.
-    let left = side.waiting().await?;
-    let ids: Vec<u32> = serving.iter().map(Worker::id).collect();
-    let applying =
-        async { try_join_all(serving.iter().map(|worker| side.applied(0, worker))).await.map(drop) };
-    let rate = metered(side, &ids, left, applying).await?;
-    for worker in serving {
-        worker.stop()?;
-    }
+    Ok(())
+}
+
+/// Publishes events, then starts a worker and waits until it has acknowledged all of them.
+async fn end_to_end(community: &Community, events: Vec<seed::Event>) -> Result<Rate> {
+    let count = events.len();
+    // The worker creates the stream if it is missing.
+    community.configuration.serve(&community.services)?.stop()?;
+    community.stream().await?.purge().await.context("the stream cannot be purged")?;
+    seed::publish(&community.nats, events.into_iter()).await?;
+    let applying = async {
+        let worker = community.configuration.serve(&community.services)?;
+        community.applied(&worker).await?;
+        Ok(worker)
+    };
+    let (worker, rate) = metered(community, count, applying).await?;
+    worker.stop()?;
     Ok(rate)
 }
 
-/// The rate of some work, and its processor time by the system's account.
-async fn metered(
+/// The rate of some work, and PostgreSQL's processor time by the system's account.
+async fn metered<T>(
     community: &Community,
-    workers: &[u32],
     events: usize,
-    work: impl Future<Output = Result<()>>,
-) -> Result<Rate> {
+    work: impl Future<Output = Result<T>>,
+) -> Result<(T, Rate)> {
     let server = community.services.postgres.id().context("PostgreSQL is stopped")?;
-    let used = || {
-        let workers: f64 = workers.iter().map(|id| processor_time(*id)).sum();
-        [processor_time(server), workers]
-    };
-    let (begun, [postgres, worker]) = (Instant::now(), used());
-    work.await?;
-    let a_second = float(events) / begun.elapsed().as_secs_f64();
-    let [postgres_now, worker_now] = used();
-    let (postgres_us, worker_us) =
-        ((postgres_now - postgres) / float(events), (worker_now - worker) / float(events));
-    Ok(Rate { name: String::new(), events, a_second, postgres_us, worker_us })
+    let (begun, used) = (Instant::now(), processor_time(server));
+    let done = work.await?;
+    let (seconds, used) = (begun.elapsed().as_secs_f64(), processor_time(server) - used);
+    Ok((done, [used / float(events), float(events) / seconds]))
 }
 
-/// The processor time of a process and its children in microseconds, with what they have waited for.
+/// The processor time of a process, its children and those that have ended, in microseconds.
 fn processor_time(id: u32) -> f64 {
     let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
     let ids = children.split_whitespace().map(str::to_owned).chain([id.to_string()]);
@@ -125,17 +109,4 @@ fn processor_time(id: u32) -> f64 {
     });
     // Linux counts a hundred ticks a second here.
     float(ticks.sum::<u32>()) * 10_000.0
-}
-
-const HEADER: &str = "members drawn: who|events|a second|PostgreSQL µs each|worker µs each|rate/ideal|PostgreSQL/ideal|\
-                      rate/other|PostgreSQL/other";
-
-/// A rate, and its ratios to the ideal and to the other of the round.
-fn row(rate: &Rate, bases: [Option<&Rate>; 2]) -> Vec<String> {
-    let numbers = [rate.a_second, rate.postgres_us, rate.worker_us].map(|figure| number(figure, 0));
-    let ratios = bases.into_iter().flat_map(|base| {
-        let [a_second, postgres_us] = base.map_or([f64::NAN; 2], |base| [base.a_second, base.postgres_us]);
-        [rate.a_second / a_second, rate.postgres_us / postgres_us].map(|ratio| number(ratio, 2))
-    });
-    [rate.name.clone(), rate.events.to_string()].into_iter().chain(numbers).chain(ratios).collect()
 }

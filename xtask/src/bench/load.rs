@@ -7,47 +7,46 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use async_nats::jetstream;
 use bytes::Bytes;
-use muster_domain::{CommunityId, Environment, TlsPolicy};
-use muster_messaging::api::{Endpoint, community};
+use futures_util::StreamExt;
+use muster_domain::{CommunityId, Environment, GuildId, TlsPolicy};
+use muster_messaging::client::Client as NatsClient;
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_storage::{Store, StoreConfig};
-use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio_postgres::Client;
-use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use xtask::services::{
-    Authority, Clients, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, RunDirectory, Services,
-    cache, nats_server, postgres_server,
+    Authority, Clients, Nats, NatsOptions, Postgres, PostgresOptions, RunDirectory, Services, cache,
+    nats_server, postgres_server,
 };
 use xtask::worker::{Configuration, Worker};
 
-use super::{ideal, seed};
+use super::seed;
 use crate::cargo;
 
-/// How the measured PostgreSQL is set: the buffers are a quarter of a machine with 24 GiB, as its manual advises.
-pub(super) const SETTINGS: [(&str, &str); 7] = [
-    ("shared_buffers", "6GB"),
-    ("effective_cache_size", "12GB"),
-    ("random_page_cost", "1.1"),
-    ("max_wal_size", "8GB"),
-    ("checkpoint_timeout", "15min"),
-    ("maintenance_work_mem", "512MB"),
-    ("log_min_duration_statement", "1000"),
-];
 /// The database of the worker.
-const DATABASE: &str = "postgres";
-/// How long a worker may apply nothing while events wait.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How many events are published before the worker has to catch up with half of them.
+pub(super) const DATABASE: &str = "postgres";
+/// The database of the yardstick that does not move with Muster's schema, on the same server (`ideal.sql`).
+pub(super) const IDEAL_DATABASE: &str = "ideal";
+/// How long a worker may take to apply what was published.
+const PATIENCE: Duration = Duration::from_secs(1800);
+/// How many events are published before the worker has to apply them.
 const AHEAD: usize = 50_000;
+
+/// A version of Muster.
+pub(super) struct Checkout {
+    /// `this` or `other`.
+    pub(super) name: &'static str,
+    pub(super) root: PathBuf,
+    pub(super) worker: PathBuf,
+}
 
 /// One community, with a checkout's worker and servers of its own.
 pub(super) struct Community {
-    /// `this` or `other`: whose worker.
+    /// Whose worker.
     pub(super) name: &'static str,
     pub(super) members: i64,
     pub(super) configuration: Configuration,
@@ -56,36 +55,29 @@ pub(super) struct Community {
     trust: Arc<Material>,
 }
 
-/// This checkout's community, and the other's of the same size.
-pub(super) type Pair = (Community, Option<Community>);
-
 impl Community {
     /// Starts its servers on a copy of what is kept, which is made when it is missing.
-    pub(super) async fn start(
-        name: &'static str,
-        members: i64,
-        checkout: &Path,
-        worker: &Path,
-    ) -> Result<Self> {
-        let kept = cache()?.join(format!("bench-{members}-{}", digest(checkout)?));
+    pub(super) async fn start(checkout: &Checkout, members: i64) -> Result<Self> {
+        let kept = cache()?.join(format!("bench-{members}-{}", digest(&checkout.root)?));
         if !kept.is_dir() {
-            println!("making a community of {members} members by {name} worker");
-            let mut making = Self::open(name, None, members, worker).await?;
+            println!("making a community of {members} members by {} worker", checkout.name);
+            let mut making = Self::open(checkout, None, members).await?;
             making.fill().await?;
             let client = making.connect(DATABASE).await?;
-            client.batch_execute(&format!("CREATE DATABASE {}", ideal::DATABASE)).await?;
-            ideal::make(&making.connect(ideal::DATABASE).await?, members).await?;
-            for database in [DATABASE, ideal::DATABASE] {
+            client.batch_execute("CREATE DATABASE ideal").await?;
+            let ideal = include_str!("ideal.sql").replace(":members", &members.to_string());
+            making.connect(IDEAL_DATABASE).await?.batch_execute(&ideal).await?;
+            for database in [DATABASE, IDEAL_DATABASE] {
                 making.connect(database).await?.batch_execute("VACUUM (FREEZE, ANALYZE)").await?;
             }
             client.batch_execute("CHECKPOINT").await?;
             making.services.postgres.stop();
             keep(making.services.postgres.data(), &kept)?;
         }
-        Self::open(name, Some(kept), members, worker).await
+        Self::open(checkout, Some(kept), members).await
     }
 
-    async fn open(name: &'static str, kept: Option<PathBuf>, members: i64, worker: &Path) -> Result<Self> {
+    async fn open(checkout: &Checkout, kept: Option<PathBuf>, members: i64) -> Result<Self> {
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
         let clients = Clients::issue(&authority)?;
@@ -93,22 +85,20 @@ impl Community {
         // What is only being made need not survive a crash.
         options.durable = kept.is_some();
         options.copy_of = kept;
-        options.settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let settings = include_str!("postgresql.conf").lines().filter_map(|line| line.split_once(" = "));
+        options.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let postgres = Postgres::start(&directory, "postgres", options)?;
         let mut options =
             NatsOptions::new(nats_server()?, authority.server("nats")?, authority.certificate_file());
-        let user = NatsUser::new("bench");
-        options.log_in(std::slice::from_ref(&user))?;
+        // Whoever has a certificate may do everything.
+        options.log_in(&[])?;
         // The worker is measured, not the broker's disk.
         options.change("sync_interval: always", "sync_interval: \"2m\"")?;
         let nats = Nats::start(&directory, "nats", options)?;
         let files = authority.files(&clients.operator);
         let trust = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
         let services = Services { nats, postgres, clients, authority, directory };
-        let password = services.directory.secret_file("password", &user.password)?;
-        let configuration = Configuration::new(worker.to_owned(), &services)?
-            .with("MUSTER__NATS__USER", user.name.clone())
-            .with("MUSTER__NATS__PASSWORD_FILE", password.display().to_string())
+        let configuration = Configuration::new(checkout.worker.clone(), &services)?
             // Work is measured, not its refusal.
             .with("MUSTER__LIMITS__COMMUNITY_PER_SECOND", "1000000")
             .with("MUSTER__LIMITS__COMMUNITY_BURST", "1000000")
@@ -116,42 +106,32 @@ impl Community {
         let options = async_nats::ConnectOptions::new()
             .require_tls(true)
             .tls_first()
-            .tls_client_config(trust.client_config().as_ref().clone())
-            .user_and_password(user.name, user.password);
+            .tls_client_config(trust.client_config().as_ref().clone());
         let nats = options.connect(services.nats.url()).await.context("cannot connect to NATS")?;
-        Ok(Self { name, members, configuration, services, nats, trust })
+        Ok(Self { name: checkout.name, members, configuration, services, nats, trust })
     }
 
     /// Makes the community by events alone.
     async fn fill(&self) -> Result<()> {
-        let begun = Instant::now();
         let migrated = self.configuration.run("migrate").await?;
         ensure!(migrated.status.success(), "migrate fails: {}", String::from_utf8_lossy(&migrated.stderr));
         let worker = self.configuration.serve(&self.services)?;
-        let (mut events, mut published) = (seed::community(self.members)?.peekable(), 0);
+        let mut events = seed::community(self.members)?.peekable();
         while events.peek().is_some() {
-            published += seed::publish(&self.nats, events.by_ref().take(AHEAD)).await?;
-            self.applied(AHEAD / 2, &worker).await?;
-            // A full stream takes no more, and what was applied need not stay.
-            let stream = self.stream().await?;
-            let floor = stream.consumer_info("muster-worker").await?.ack_floor.stream_sequence;
-            stream.purge().sequence(floor + 1).await.context("the stream cannot be purged")?;
+            seed::publish(&self.nats, events.by_ref().take(AHEAD)).await?;
+            self.applied(&worker).await?;
+            // A full stream takes no more.
+            self.stream().await?.purge().await.context("the stream cannot be purged")?;
         }
-        self.applied(0, &worker).await?;
         worker.stop()?;
-        println!("  {published} events applied in {:.0} s", begun.elapsed().as_secs_f64());
         Ok(())
     }
 
     /// A bare connection to one of the server's databases, over TLS as the worker's.
     pub(super) async fn connect(&self, database: &str) -> Result<Client> {
-        let postgres = &self.services.postgres;
-        let mut host = tokio_postgres::Config::new();
-        host.host("localhost").port(postgres.port()).dbname(database).ssl_mode(SslMode::Require);
-        host.user(postgres.user()).password(postgres.password());
-        host.options("-c plan_cache_mode=force_generic_plan -c jit=off");
+        let url = self.services.postgres.url(database).replace("verify-full", "require");
         let tls = MakeRustlsConnect::new(self.trust.client_config().as_ref().clone());
-        let (client, connection) = host.connect(tls).await.context("cannot connect to PostgreSQL")?;
+        let (client, connection) = tokio_postgres::connect(&url, tls).await?;
         // Its errors are those of the statements that it carries.
         tokio::spawn(connection);
         Ok(client)
@@ -174,13 +154,24 @@ impl Community {
         Ok(answer.payload)
     }
 
+    /// The subject of a bare responder that answers every request with `answer`.
+    pub(super) async fn echo(&self, answer: Bytes) -> Result<String> {
+        let (nats, subject) = (self.nats.clone(), self.nats.new_inbox());
+        let mut requests = nats.subscribe(subject.clone()).await?;
+        tokio::spawn(async move {
+            while let Some(reply) = requests.next().await.and_then(|request| request.reply) {
+                nats.publish(reply, answer.clone()).await?;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        Ok(subject)
+    }
+
     /// The measured community's id, by a worker that serves.
     pub(super) async fn id(&self) -> Result<CommunityId> {
-        let body = json!({"guild_id": seed::GUILD}).to_string();
-        let answer = self.ask(community::Find::DESCRIPTION.pattern(), body.into()).await?;
-        let answer: Value = serde_json::from_slice(&answer)?;
-        let id = answer.get("community_id").and_then(Value::as_str).context("no community_id")?;
-        Ok(CommunityId::new(id.parse()?))
+        let config = self.services.nats_config(&self.services.clients.operator, "bench")?;
+        let client = NatsClient::connect(config).await?;
+        Ok(client.find_community(GuildId::parse(seed::GUILD)?).await?.community_id)
     }
 
     /// The stream of events, which the worker makes when it first serves.
@@ -188,26 +179,15 @@ impl Community {
         Ok(jetstream::new(self.nats.clone()).get_stream("EVENTS").await?)
     }
 
-    /// How many events are not acknowledged, by the broker's account.
-    pub(super) async fn waiting(&self) -> Result<usize> {
-        let info = self.stream().await?.consumer_info("muster-worker").await?;
-        Ok(usize::try_from(info.num_pending)?.saturating_add(info.num_ack_pending))
-    }
-
-    /// Waits until at most `left` events are not acknowledged.
-    pub(super) async fn applied(&self, left: usize, worker: &Worker) -> Result<()> {
-        let (mut before, mut moved) = (usize::MAX, Instant::now());
+    /// Waits until all events are acknowledged, by the broker's account.
+    pub(super) async fn applied(&self, worker: &Worker) -> Result<()> {
+        let (stream, begun) = (self.stream().await?, Instant::now());
         loop {
-            let now = self.waiting().await?;
-            if now <= left {
+            let info = stream.consumer_info("muster-worker").await?;
+            if info.num_pending == 0 && info.num_ack_pending == 0 {
                 return Ok(());
             }
-            if now != before {
-                (before, moved) = (now, Instant::now());
-            }
-            if moved.elapsed() > PATIENCE {
-                bail!("the worker stands still, {now} events wait; its log ends:\n{}", worker.log_tail());
-            }
+            ensure!(begun.elapsed() < PATIENCE, "events wait; the log ends:\n{}", worker.log_tail());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -1,24 +1,25 @@
-//! What a part of the benchmark comes to: limits, figures and a chart; and tables for the terminal.
+//! The result of a part of the benchmark, as a table and as a chart.
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
-use serde_json::Value;
 
-/// What one part comes to.
+/// The result of one part.
+#[derive(Serialize)]
 pub(super) struct Measured {
-    pub(super) limits: Vec<Limit>,
-    /// All of it, for `latest.json`.
-    pub(super) figures: Value,
-    /// A chart of groups of horizontal bars: in each the first is blue, the second red.
     pub(super) title: String,
-    pub(super) bars: Vec<(String, Vec<f64>)>,
+    /// The names of the columns of figures. The chart shows the first one.
+    pub(super) columns: Vec<&'static str>,
+    pub(super) rows: Vec<(String, Vec<f64>)>,
+    /// How many rows the chart shows.
+    pub(super) charted: usize,
+    pub(super) limits: Vec<Limit>,
 }
 
-/// A ratio or a size that may be so much at most.
-#[derive(Debug, Serialize)]
+/// A figure and its upper limit.
+#[derive(Clone, Serialize)]
 pub(super) struct Limit {
     pub(super) name: String,
-    measured: f64,
+    pub(super) measured: f64,
     at_most: f64,
 }
 
@@ -27,38 +28,26 @@ impl Limit {
         Self { name: name.into(), measured, at_most }
     }
 
-    /// A figure that is missing (NaN) is no pass.
+    /// A missing figure (NaN) misses its limit.
     pub(super) fn is_kept(&self) -> bool {
         self.measured <= self.at_most
     }
+
+    pub(super) fn row(&self) -> (String, Vec<f64>) {
+        let verdict = if self.is_kept() { "kept" } else { "MISSED" };
+        (format!("{verdict}: {}", self.name), vec![self.measured, self.at_most])
+    }
 }
 
-/// The limits and how each was kept, those that were missed at the end.
-pub(super) fn limits(limits: &mut [Limit]) -> Table {
-    limits.sort_by_key(|limit| !limit.is_kept());
-    let rows = limits.iter().map(|limit| {
-        let verdict = if limit.is_kept() { "kept" } else { "MISSED" };
-        vec![
-            limit.name.clone(),
-            number(limit.measured, 2),
-            format!("≤ {}", limit.at_most),
-            verdict.to_owned(),
-        ]
-    });
-    table("limit|measured|bound|verdict", rows)
-}
-
-/// A table with a header whose cells are separated by `|`.
-pub(super) fn table(header: &str, rows: impl IntoIterator<Item = Vec<String>>) -> Table {
+/// A table of named rows.
+pub(super) fn table(columns: &[&str], rows: &[(String, Vec<f64>)]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.split('|')).add_rows(rows);
+    table.set_header([""].iter().chain(columns));
+    for (name, figures) in rows {
+        table.add_row([name.clone()].into_iter().chain(figures.iter().map(|figure| format!("{figure:.2}"))));
+    }
     table
-}
-
-/// A number with so many digits behind the point, or a dash where there is none.
-pub(super) fn number(number: f64, digits: usize) -> String {
-    if number.is_nan() { "–".to_owned() } else { format!("{number:.digits$}") }
 }
 
 /// A count as a number to divide by.
@@ -66,25 +55,23 @@ pub(super) fn float(count: impl TryInto<u32>) -> f64 {
     f64::from(count.try_into().unwrap_or(u32::MAX))
 }
 
-/// Draws the chart as SVG, with the value at each bar.
+/// The first column as horizontal bars, in SVG.
 pub(super) fn chart(measured: &Measured) -> String {
-    const COLOURS: [&str; 2] = ["blue", "red"];
-    let most = measured.bars.iter().flat_map(|(_, values)| values).copied().fold(0.0, f64::max);
-    let (mut bars, mut y) = (String::new(), 40);
-    for (name, values) in &measured.bars {
-        bars += &format!("<text x='10' y='{}'>{name}</text>\n", y + 18);
-        y += 8;
-        for (colour, value) in COLOURS.iter().zip(values).filter(|(_, value)| !value.is_nan()) {
-            let width = 550.0 * value / most;
-            bars += &format!("<rect x='300' y='{y}' width='{width:.0}' height='12' fill='{colour}'/>");
-            bars += &format!("<text x='{:.0}' y='{}'>{value:.1}</text>\n", 306.0 + width, y + 10);
-            y += 15;
-        }
+    let bars = measured.rows.iter().take(measured.charted);
+    let bars: Vec<(&String, f64)> =
+        bars.filter_map(|(name, figures)| Some((name, *figures.first()?))).collect();
+    let longest = bars.iter().map(|(_, figure)| *figure).fold(0.0, f64::max);
+    let mut svg = format!(
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 920 {}' font-family='sans-serif' font-size='12'>
+<rect width='100%' height='100%' fill='white'/><text x='10' y='24' font-size='16'>{}: {}</text>\n",
+        60 + 20 * bars.len(),
+        measured.title,
+        measured.columns.first().unwrap_or(&"")
+    );
+    for (place, (name, figure)) in (0..).zip(bars) {
+        let (y, width) = (56 + 20 * place, 500.0 * figure / longest);
+        svg += &format!("<text x='10' y='{y}'>{name}</text><text x='840' y='{y}'>{figure:.1}</text>");
+        svg += &format!("<rect x='330' y='{}' width='{width:.0}' height='12' fill='blue'/>\n", y - 10);
     }
-    format!(
-        "<svg xmlns='http://www.w3.org/2000/svg' width='920' height='{}' font-family='sans-serif' font-size='12'>
-<rect width='100%' height='100%' fill='white'/><text x='10' y='24' font-size='16'>{}</text>\n{bars}</svg>\n",
-        y + 20,
-        measured.title
-    )
+    svg + "</svg>\n"
 }

@@ -3,7 +3,8 @@
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
-use futures_util::{StreamExt, stream};
+use fastrand::Rng;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -46,48 +47,27 @@ struct Template {
     data: String,
 }
 
-/// Numbers that look random (splitmix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: i64) -> i64 {
-        i64::try_from(self.next() >> 1).unwrap_or(0) % bound.max(1)
-    }
-
-    fn pick(&mut self, choices: &[String]) -> String {
-        let place = self.below(i64::try_from(choices.len()).unwrap_or(1));
-        usize::try_from(place).ok().and_then(|place| choices.get(place)).cloned().unwrap_or_default()
-    }
-
-    fn event(&mut self, templates: &Templates, template: &Template, member: i64, at: i64) -> Event {
-        let id = Uuid::from_u64_pair(self.next(), self.next());
-        // Most scores are small, a few very large.
-        let score = 40_000_000 / (self.below(1_000_000) + 1) - 40;
-        let values = [
-            ("$nick", self.pick(&templates.nicks)),
-            ("$first", self.pick(&templates.syllables)),
-            ("$second", self.pick(&templates.syllables)),
-            ("$number", self.below(1000).to_string()),
-            ("$score", score.to_string()),
-            ("$amount", (1 + self.below(20)).to_string()),
-            ("$kind", self.below(64).to_string()),
-        ];
-        let filled_in = |text: String, (name, value): (&str, String)| text.replace(name, &value);
-        let data = values.into_iter().fold(template.data.clone(), filled_in);
-        let (event_type, user) = (&template.event_type, 100_000_000_000_000_000 + member * 7919);
-        let payload = format!(
-            r#"{{"event_id":"{id}","event_type":"{event_type}","shard_id":0,"timestamp":{at},"guild_id":"{GUILD}","#
-        ) + &format!(r#""channel_id":null,"user_id":"{user}","data":{data}}}"#);
-        Event { id, member, score, subject: format!("events.{event_type}"), payload }
-    }
+fn event(random: &mut Rng, templates: &Templates, template: &Template, member: i64, at: i64) -> Event {
+    let id = Uuid::from_u128(random.u128(..));
+    // Most scores are small, a few very large.
+    let score = 40_000_000 / random.i64(1..=1_000_000) - 40;
+    let mut pick = |choices: &[String]| random.choice(choices).cloned().unwrap_or_default();
+    let values = [
+        ("$nick", pick(&templates.nicks)),
+        ("$first", pick(&templates.syllables)),
+        ("$second", pick(&templates.syllables)),
+        ("$number", random.u16(..1000).to_string()),
+        ("$score", score.to_string()),
+        ("$amount", random.u16(1..=20).to_string()),
+        ("$kind", random.u16(..64).to_string()),
+    ];
+    let filled_in = |text: String, (name, value): (&str, String)| text.replace(name, &value);
+    let data = values.into_iter().fold(template.data.clone(), filled_in);
+    let (event_type, user) = (&template.event_type, 100_000_000_000_000_000 + member * 7919);
+    let payload = format!(
+        r#"{{"event_id":"{id}","event_type":"{event_type}","shard_id":0,"timestamp":{at},"guild_id":"{GUILD}","#
+    ) + &format!(r#""channel_id":null,"user_id":"{user}","data":{data}}}"#);
+    Event { id, member, score, subject: format!("events.{event_type}"), payload }
 }
 
 /// In milliseconds since 1970.
@@ -98,13 +78,13 @@ fn now() -> i64 {
 /// The events that make a community of so many members: about four a member.
 pub(super) fn community(members: i64) -> Result<impl Iterator<Item = Event>> {
     let templates: Templates = toml::from_str(include_str!("seed.toml"))?;
-    let (mut numbers, start) = (Numbers(1), now() - HISTORY);
+    let (mut random, start) = (Rng::with_seed(1), now() - HISTORY);
     Ok((1..=members).flat_map(move |member| {
-        let joined = start + numbers.below(HISTORY - 60_000);
+        let joined = start + random.i64(0..HISTORY - 60_000);
         let mut events = Vec::new();
         for (second, template) in (0..).zip(&templates.community) {
-            if numbers.below(100) < template.share {
-                events.push(numbers.event(&templates, template, member, joined + 1000 * second));
+            if random.i64(0..100) < template.share {
+                events.push(event(&mut random, &templates, template, member, joined + 1000 * second));
             }
         }
         events
@@ -114,11 +94,11 @@ pub(super) fn community(members: i64) -> Result<impl Iterator<Item = Event>> {
 /// The measured mix, without end, from a minute ago on: ten events a millisecond.
 pub(super) fn mix(seed: u16, power: u32, members: i64) -> Result<impl Iterator<Item = Event>> {
     let templates: Templates = toml::from_str(include_str!("seed.toml"))?;
-    let (mut numbers, since) = (Numbers(seed.into()), now() - 60_000);
+    let (mut random, since) = (Rng::with_seed(seed.into()), now() - 60_000);
     Ok((0..).filter_map(move |number: i64| {
-        let share = i128::from(numbers.below(1 << 24)).pow(power);
+        let share = i128::from(random.u32(..1 << 24)).pow(power);
         let mut member = 1 + i64::try_from((i128::from(members) * share) >> (24 * power)).unwrap_or(0);
-        let mut drawn = numbers.below(100);
+        let mut drawn = random.i64(0..100);
         let template = templates.mix.iter().find(|template| {
             drawn -= template.share;
             drawn < 0
@@ -127,25 +107,19 @@ pub(super) fn mix(seed: u16, power: u32, members: i64) -> Result<impl Iterator<I
         if template.event_type == "member.join" && number % 2 == 0 {
             member = members + 10_000_000 * i64::from(seed) + number;
         }
-        Some(numbers.event(&templates, template, member, since + number / 10))
+        Some(event(&mut random, &templates, template, member, since + number / 10))
     }))
 }
 
-/// Publishes events, many at once, and waits until the stream has acknowledged all of them. Answers how many.
-pub(super) async fn publish(nats: &async_nats::Client, events: impl Iterator<Item = Event>) -> Result<u64> {
+/// Publishes events, many at once, and waits until the stream has acknowledged all of them.
+pub(super) async fn publish(nats: &async_nats::Client, events: impl Iterator<Item = Event>) -> Result<()> {
     let context = jetstream::new(nats.clone());
-    let mut publishing = stream::iter(events)
-        .map(|event| async {
-            let sent = context.publish(event.subject, event.payload.into()).await;
-            sent.context("an event was not sent")?.await.context("the stream did not take an event")
-        })
-        .buffered(PUBLISHED_AT_ONCE);
-    let mut published = 0;
-    while let Some(acknowledged) = publishing.next().await {
-        acknowledged?;
-        published += 1;
-    }
-    Ok(published)
+    let publish = |event: Event| async {
+        let sent = context.publish(event.subject, event.payload.into()).await;
+        sent.context("an event was not sent")?.await.context("the stream did not take an event")?;
+        Ok(())
+    };
+    stream::iter(events).map(Ok).try_for_each_concurrent(PUBLISHED_AT_ONCE, publish).await
 }
 
 #[cfg(test)]
