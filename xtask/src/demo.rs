@@ -2,7 +2,7 @@
 #![expect(clippy::indexing_slicing, reason = "a field that JSON lacks is null, so it cannot panic")]
 
 mod chapters;
-mod community;
+pub(crate) mod community;
 mod story;
 
 use std::process::ExitCode;

@@ -18,18 +18,12 @@ impl Description {
         Ok(Self(serde_json::from_slice(&output.stdout).context("muster-worker describe prints no JSON")?))
     }
 
-    /// The entries of one part, such as `keys`.
-    pub(crate) fn entries(&self, part: &str) -> impl Iterator<Item = &Value> {
-        list(&self.0, part)
-    }
-
     /// The names that Prometheus has series under, each with its labels. A histogram has three.
     pub(crate) fn series(&self) -> BTreeMap<String, BTreeSet<&str>> {
-        let series = self.entries("metrics").flat_map(|metric| {
+        let series = list(&self.0, "/metrics").iter().flat_map(|metric| {
             let is_histogram = text(metric, "/kind") == "histogram";
             let ends: &[&str] = if is_histogram { &["_bucket", "_sum", "_count"] } else { &[""] };
-            let labels = list(metric, "labels").filter_map(Value::as_str);
-            let labels: BTreeSet<&str> = labels.collect();
+            let labels: BTreeSet<&str> = list(metric, "/labels").iter().filter_map(Value::as_str).collect();
             ends.iter().map(move |end| (text(metric, "/name").to_owned() + end, labels.clone()))
         });
         series.collect()
@@ -42,12 +36,12 @@ impl Description {
     }
 }
 
-/// The elements of a list in an object; none where it has no such list.
-pub(crate) fn list<'a>(object: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    object.get(name).and_then(Value::as_array).into_iter().flatten()
+/// The elements at a JSON pointer; none where there is no list.
+pub(crate) fn list<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
+    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// A text in an object; an empty one where it has none there.
-pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
-    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+/// The text at a JSON pointer; an empty one where there is none.
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }

@@ -55,29 +55,18 @@ enum Command {
     Scan(scan::Arguments),
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+#[tokio::main]
+async fn main() -> ExitCode {
+    let command = Arguments::parse().command;
     // What a command started is stopped when its future is dropped, however it ends.
-    let ended = runtime.block_on(async {
-        tokio::select! {
-            ended = run(arguments.command) => ended,
-            interrupted = interrupted() => interrupted,
-        }
-    });
-    match ended {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let ended = tokio::select! {
+        ended = run(command) => ended,
+        interrupted = interrupted() => interrupted,
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 async fn run(command: Command) -> Result<ExitCode> {

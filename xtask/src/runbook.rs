@@ -46,9 +46,6 @@ pub(crate) struct Arguments {
     /// and delete in it.
     #[arg(long)]
     cluster: bool,
-    /// Print every block with what it printed.
-    #[arg(long)]
-    verbose: bool,
 }
 
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -57,7 +54,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 /// Runs every block of every runbook.
 pub(crate) async fn check(arguments: &Arguments) -> Result<Verdict> {
-    let verbose = arguments.verbose;
     if arguments.cluster && env::var_os("KUBECONFIG").is_none_or(|file| file.is_empty()) {
         println!("NOT RUN: --cluster needs KUBECONFIG, the file that says how to reach the cluster");
         return Ok(Verdict::NotRun);
@@ -85,7 +81,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Verdict> {
     }
     let worker = cargo::build_worker().await?;
     let setting = Setting::new(&worker, 1, Some(&programs))?;
-    let mut shell = Shell::start(setting.variables(), setting.directory().path())?;
+    let mut shell = setting.shell()?;
     let load = Load::start(&setting)?;
     let started = Instant::now();
     let (mut ran, mut missed, mut without_cluster) = (0_usize, 0_usize, 0_usize);
@@ -104,7 +100,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Verdict> {
                 }
                 Kind::Run | Kind::OnACluster => ran += 1,
             }
-            if let Err(error) = one(&mut shell, block, verbose).await {
+            if let Err(error) = one(&mut shell, block).await {
                 println!("{path}:{} {}:\n{}", block.line, block.section, block.script.trim_end());
                 println!("{error:#}");
                 println!("FAILED: {ran} ran, the last of them as above; what follows was not reached");
@@ -112,8 +108,7 @@ pub(crate) async fn check(arguments: &Arguments) -> Result<Verdict> {
             }
         }
         if *path == WITHOUT_DOWNTIME {
-            let answered =
-                load.answered_without_failure(&before).with_context(|| format!("during {path}"))?;
+            let answered = load.answered_without_failure(before).with_context(|| format!("during {path}"))?;
             println!("{answered} requests were made and answered during {path}");
         }
     }
@@ -134,13 +129,8 @@ pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
     Ok(scripts)
 }
 
-async fn one(shell: &mut Shell, block: &Block, verbose: bool) -> Result<()> {
-    let started = Instant::now();
+async fn one(shell: &mut Shell, block: &Block) -> Result<()> {
     let ran = shell.run(&block.script, PATIENCE).await?;
-    if verbose {
-        let took = started.elapsed().as_secs_f64();
-        println!("== line {} ({took:.1} s)\n{}-- printed\n{}", block.line, block.script, ran.printed);
-    }
     ensure!(ran.succeeded, "it failed, having printed:\n{}", ran.printed);
     block::compare(block.outcome.as_deref().unwrap_or_default(), &ran.printed)
 }

@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cargo;
-use crate::description::text;
-use crate::manifests::render::{self, list_at};
-use crate::runbook::{Setting, Shell, section};
+use crate::description::{list, text};
+use crate::manifests::{parse, render};
+use crate::runbook::{Setting, section};
 
 const OVERLAY: &str = "infra/k8s/overlays/production";
 /// The runbook, and those of its sections that come before the first start.
@@ -48,22 +48,21 @@ pub(crate) struct Pod {
 impl Shipped {
     /// Starts the servers, runs what the runbook has an operator do before the first start, and renders the overlay.
     pub(crate) async fn start(worker: &Path) -> Result<Self> {
-        let kubectl = render::kubectl().context("kubectl is not on this machine")?;
         let root = cargo::root();
         let setting = Setting::new(worker, NODES, None)?;
         let runbook = fs::read_to_string(root.join(RUNBOOK))?;
         let directory = setting.directory().path().to_owned();
-        let mut shell = Shell::start(setting.variables(), &directory)?;
+        let mut shell = setting.shell()?;
         for title in BEFORE_THE_START {
             for script in section(&runbook, title)? {
                 let ran = shell.run(&script, PATIENCE).await?;
                 ensure!(ran.succeeded, "{RUNBOOK}, {title}: it failed, having printed:\n{}", ran.printed);
             }
         }
-        let mut objects = render::parse(&render::text(&kubectl, &root.join(OVERLAY))?)?;
+        let mut objects = parse(&render(&root.join(OVERLAY))?)?;
         let secrets = directory.join("kubernetes-secrets");
         for file in fs::read_dir(secrets).context("the runbook made no Secrets")? {
-            objects.extend(render::parse(&fs::read_to_string(file?.path())?)?);
+            objects.extend(parse(&fs::read_to_string(file?.path())?)?);
         }
         Ok(Self { objects, setting })
     }
@@ -79,11 +78,11 @@ impl Shipped {
         let pod: Value = at(self.find(kind, name)?, "/spec/template/spec")?;
         let container: Value = at(&pod, "/containers/0")?;
         let mut environment: BTreeMap<String, String> = BTreeMap::new();
-        for source in list_at(&container, "/envFrom") {
+        for source in list(&container, "/envFrom") {
             let map = self.find("ConfigMap", text(source, "/configMapRef/name"))?;
             environment.append(&mut at(map, "/data")?);
         }
-        for variable in list_at(&container, "/env") {
+        for variable in list(&container, "/env") {
             environment.insert(text(variable, "/name").to_owned(), text(variable, "/value").to_owned());
         }
         if let Some(urls) = environment.get_mut("MUSTER__NATS__URLS") {
@@ -93,12 +92,12 @@ impl Shipped {
             *urls = self.setting.nats_urls().join(",");
         }
         let mut files = Vec::new();
-        for mount in list_at(&container, "/volumeMounts") {
-            let volume = list_at(&pod, "/volumes").iter().find(|volume| volume["name"] == mount["name"]);
+        for mount in list(&container, "/volumeMounts") {
+            let volume = list(&pod, "/volumes").iter().find(|volume| volume["name"] == mount["name"]);
             let projected = &volume.context("a mount without a volume")?["projected"];
-            for source in list_at(projected, "/sources") {
+            for source in list(projected, "/sources") {
                 let secret = self.find("Secret", text(source, "/secret/name"))?;
-                for item in list_at(source, "/secret/items") {
+                for item in list(source, "/secret/items") {
                     let content: String = at(secret, &format!("/data/{}", text(item, "/key")))?;
                     let path = Path::new(text(mount, "/mountPath")).join(text(item, "/path"));
                     files.push((path, at(projected, "/defaultMode")?, STANDARD.decode(content)?));
@@ -149,10 +148,12 @@ mod tests {
     use std::process::Command;
 
     use nix::sys::signal::Signal;
+    use xtask::Verdict;
     use xtask::services::Process;
     use xtask::worker::{free_address, get};
 
     use super::*;
+    use crate::manifests::has_kubectl;
 
     /// The pod as a process of the pod's user, its files below a root of its own.
     fn command(program: &Path, pod: &Pod, root: &Path) -> Command {
@@ -172,7 +173,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_production_overlay_gets_ready_beside_the_shipped_nats() {
-        if render::kubectl_of_this_test().is_none() {
+        if !has_kubectl() {
+            assert_eq!(Verdict::NotRun.enforced(), Verdict::NotRun);
             return;
         }
         let worker = cargo::worker_of_this_test().await;

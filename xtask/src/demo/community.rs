@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// The chat server that the community belongs to.
-pub(super) const GUILD: &str = "881207955029110855";
-pub(super) const NAME: &str = "Sietch Tabr";
+pub(crate) const GUILD: &str = "881207955029110855";
+pub(crate) const NAME: &str = "Sietch Tabr";
 
 const NAMES: [&str; 8] = ["Alia", "Chani", "Duncan", "Gurney", "Irulan", "Jessica", "Leto", "Stilgar"];
 /// The highest scores, some of them equal.
@@ -17,15 +17,15 @@ const LEADERS: [i64; 6] = [40_000, 30_000, 30_000, 30_000, 25_000, 25_000];
 
 /// A member as the events make them.
 #[derive(Clone)]
-pub(super) struct Member {
-    pub(super) user_id: String,
-    pub(super) nym: String,
-    pub(super) conviction: i64,
-    pub(super) activity: i64,
+pub(crate) struct Member {
+    pub(crate) user_id: String,
+    pub(crate) nym: String,
+    pub(crate) conviction: i64,
+    pub(crate) activity: i64,
 }
 
 /// The same members every time. One has a name that a search could take for a pattern.
-pub(super) fn members(number: u32) -> Vec<Member> {
+pub(crate) fn members(number: u32) -> Vec<Member> {
     let scores = LEADERS.into_iter().chain((6..).map(|n| n * 7919 % 3000 - 100));
     let members = (0..i64::from(number)).zip(scores).zip(NAMES.into_iter().cycle());
     members
@@ -39,7 +39,7 @@ pub(super) fn members(number: u32) -> Vec<Member> {
 }
 
 /// The events that make the community and its members.
-pub(super) fn founding(members: &[Member]) -> Vec<Value> {
+pub(crate) fn founding(members: &[Member]) -> Vec<Value> {
     let mut events = vec![event("guild.join", None, json!({"name": NAME}))];
     for Member { user_id, nym, conviction, activity } in members {
         events.push(event("member.join", Some(user_id), json!({"username": nym})));
@@ -53,7 +53,7 @@ pub(super) fn founding(members: &[Member]) -> Vec<Value> {
 }
 
 /// An event that happens now.
-pub(super) fn event(event_type: &str, user: Option<&str>, data: Value) -> Value {
+pub(crate) fn event(event_type: &str, user: Option<&str>, data: Value) -> Value {
     let timestamp = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
     json!({
         "event_id": Uuid::new_v4(), "event_type": event_type, "shard_id": 0, "timestamp": timestamp,
@@ -62,12 +62,12 @@ pub(super) fn event(event_type: &str, user: Option<&str>, data: Value) -> Value 
 }
 
 /// The subject that an event is published on.
-pub(super) fn subject(event: &Value) -> String {
+pub(crate) fn subject(event: &Value) -> String {
     format!("events.{}", event["event_type"].as_str().unwrap_or_default())
 }
 
 /// Publishes events in their order, and waits until the broker has stored all of them.
-pub(super) async fn publish(publisher: EventPublisher, events: Vec<Value>) -> Result<()> {
+pub(crate) async fn publish(publisher: EventPublisher, events: Vec<Value>) -> Result<()> {
     let stored = stream::iter(events)
         .map(|event| publisher.publish_raw(subject(&event), event.to_string().into_bytes()))
         .buffered(EventPublisher::MAX_IN_FLIGHT)

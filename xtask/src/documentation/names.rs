@@ -42,8 +42,8 @@ impl Names {
         let mut known: BTreeSet<String> = alerts.chain(OTHERS).map(str::to_owned).collect();
         add_texts(&description.0, &mut known);
         known.extend(description.series().into_keys());
-        for command in description.entries("commands") {
-            let options = list(command, "options").filter_map(Value::as_str);
+        for command in list(&description.0, "/commands") {
+            let options = list(command, "/options").iter().filter_map(Value::as_str);
             known.extend(options.map(|option| format!("{} {option}", text(command, "/name"))));
         }
         let mut xtask = crate::Arguments::command();

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::description::Description;
+use crate::description::{Description, list};
 use crate::observability::{RULES, read};
 
 /// The tables: the part of the description, the file, and the columns, which are fields of the entries.
@@ -23,7 +23,8 @@ const BEGIN: &str = "made by cargo xtask documentation --write: ";
 
 /// Answers which parts are stale, or writes them.
 pub(super) fn renew(root: &Path, description: &Description, write: bool) -> Result<Vec<String>> {
-    let tables = TABLES.map(|(part, file, columns)| (part, file, table(description.entries(part), columns)));
+    let tables = TABLES
+        .map(|(part, file, columns)| (part, file, table(list(&description.0, &format!("/{part}")), columns)));
     let groups = read(root, RULES)?;
     let groups = groups.lines().skip_while(|line| !line.starts_with("groups:"));
     let groups = groups.map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
@@ -52,9 +53,9 @@ fn replaced(text: &str, part: &str, content: &str) -> Option<String> {
 }
 
 /// A table of the entries, whose columns are their fields.
-fn table<'a>(entries: impl Iterator<Item = &'a Value>, columns: &[&str]) -> String {
+fn table(entries: &[Value], columns: &[&str]) -> String {
     let mut lines = vec![columns.join(" | "), vec!["---"; columns.len()].join(" | ")];
-    lines.extend(entries.map(|entry| {
+    lines.extend(entries.iter().map(|entry| {
         let cells = columns.iter().zip(0..).map(|(column, number)| cell(entry.get(column), number == 0));
         cells.collect::<Vec<_>>().join(" | ")
     }));
@@ -87,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_part_is_replaced_and_the_text_around_it_stays() {
-        let new = table(Description::for_tests().entries("endpoints"), &["name", "fields", "answer"]);
+        let new = table(list(&Description::for_tests().0, "/endpoints"), &["name", "fields", "answer"]);
         let rows = "| name | fields | answer |\n| --- | --- | --- |\n\
                     | `profiles.ranked` | `limit` (100; 1000), `cursor` | page of profiles |\n";
         assert!(new.starts_with(rows), "{new}");

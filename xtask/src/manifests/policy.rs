@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, anyhow};
 use cel::{Context, Env, Program, Value as Cel, extensions};
 use serde_json::{Map, Value};
 
-use super::render::{list_at, name};
-use crate::description::text;
+use super::render::name;
+use crate::description::{list, text};
 
 /// The policies among some objects, and what their expressions know as `params`.
 pub(super) struct Policies {
@@ -58,18 +58,18 @@ impl Policies {
 
 impl Policy {
     fn read(env: &Env, policy: &Value) -> Result<Self> {
-        let compile = |list: &str, label: &str| -> Result<Vec<(String, Program)>> {
+        let compile = |pointer: &str, label: &str| -> Result<Vec<(String, Program)>> {
             let compile = |it| {
                 let source = text(it, "/expression");
                 let program = env.compile(source).map_err(|error| anyhow!("{error}"));
                 Ok((text(it, label).to_owned(), program.with_context(|| source.to_owned())?))
             };
-            list_at(policy, list).iter().map(compile).collect()
+            list(policy, pointer).iter().map(compile).collect()
         };
-        let rules = list_at(policy, "/spec/matchConstraints/resourceRules").iter();
+        let rules = list(policy, "/spec/matchConstraints/resourceRules").iter();
         Ok(Self {
             name: text(policy, "/metadata/name").to_owned(),
-            resources: rules.flat_map(|rule| list_at(rule, "/resources")).cloned().collect(),
+            resources: rules.flat_map(|rule| list(rule, "/resources")).cloned().collect(),
             conditions: compile("/spec/matchConditions", "/name")?,
             variables: compile("/spec/variables", "/name")?,
             validations: compile("/spec/validations", "/message")?,

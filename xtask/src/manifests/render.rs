@@ -1,39 +1,31 @@
 //! Manifests as they would be applied, rendered by kubectl.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
+use xtask::Verdict;
 
-/// The program that renders, if it is there.
-pub(crate) fn kubectl() -> Option<PathBuf> {
-    which::which("kubectl").ok()
-}
+use crate::description::text;
 
-/// The same for a test, which says where it cannot run, and fails where continuous integration decides.
-#[cfg(test)]
-pub(crate) fn kubectl_of_this_test() -> Option<PathBuf> {
-    let kubectl = kubectl();
-    if kubectl.is_none() {
-        println!("NOT RUN: no kubectl");
-        assert!(std::env::var_os("GITHUB_ACTIONS").is_none(), "no kubectl");
+/// Whether kubectl is on this machine. Says so where it is not.
+pub(crate) fn has_kubectl() -> bool {
+    let found = which::which("kubectl").is_ok();
+    if !found {
+        println!("{}: kubectl is not on this machine, which renders the manifests", Verdict::NotRun);
     }
-    kubectl
+    found
 }
 
 /// A kustomization as it would be applied.
-pub(crate) fn text(kubectl: &Path, kustomization: &Path) -> Result<String> {
-    let mut command = Command::new(kubectl);
+pub(crate) fn render(kustomization: &Path) -> Result<String> {
+    let mut command = Command::new("kubectl");
     command.arg("kustomize").arg(kustomization).stdin(Stdio::null());
     let output = command.output().context("cannot run kubectl")?;
-    ensure!(
-        output.status.success(),
-        "{} does not render: {}",
-        kustomization.display(),
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{} does not render: {}", kustomization.display(), stderr.trim());
     String::from_utf8(output.stdout).context("kubectl's output is not text")
 }
 
@@ -46,13 +38,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Value>> {
 
 /// An object's kind and name, without the hash that kustomize gives a ConfigMap.
 pub(super) fn name(object: &Value) -> String {
-    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-    let (kind, name) = (text("/kind"), text("/metadata/name"));
+    let (kind, name) = (text(object, "/kind"), text(object, "/metadata/name"));
     let stem = name.rsplit_once('-').filter(|(_, hash)| kind == "ConfigMap" && hash.len() == 10);
     format!("{kind} {}", stem.map_or(name, |(stem, _)| stem))
-}
-
-/// The elements at a JSON pointer; none where there is no list.
-pub(crate) fn list_at<'v>(value: &'v Value, pointer: &str) -> &'v [Value] {
-    value.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }

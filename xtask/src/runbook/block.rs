@@ -6,8 +6,6 @@ use regex::Regex;
 const MARK: &str = "not run here: ";
 /// The mark of a block that runs where there is a cluster.
 const ON_A_CLUSTER: &str = "on a cluster";
-/// The names of a shell that would keep a block from being seen.
-const OTHER_SHELLS: [&str; 4] = ["bash", "shell", "console", "zsh"];
 /// Stands for any text within a line, and alone on a line for any number of lines.
 const ANY: &str = "…";
 
@@ -79,10 +77,7 @@ fn take(blocks: &mut Vec<Block>, info: &str, line: usize, section: &str, content
             ensure!(block.outcome.is_none(), "line {line}: a second outcome for line {}", block.line);
             block.outcome = Some(content);
         }
-        _ => ensure!(
-            !OTHER_SHELLS.contains(&language) && !language.is_empty(),
-            "line {line}: a block {language:?} would not be run: write sh for commands, text for what they print"
-        ),
+        _ => bail!("line {line}: a block {language:?} is not run: write sh for commands, text for outcomes"),
     }
     Ok(())
 }

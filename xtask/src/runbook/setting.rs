@@ -13,19 +13,21 @@ use xtask::services::{
     PrometheusPrograms, RunDirectory, free_address, nats_config, nats_server, postgres_server,
 };
 
+use super::Shell;
+use crate::demo::community::GUILD;
 use crate::{cargo, observability};
 
-/// The chat server of the community that the load keeps.
-pub(super) const GUILD: &str = "881207955029110855";
+/// What an operator's shell knows of the servers.
+const PROFILE: &str = "xtask/src/runbook/profile.sh";
 
-/// What the runbooks' commands stand on: the servers as they are shipped, and what an operator's shell knows of them. The
-/// worker is started by the commands themselves.
+/// What the runbooks' commands stand on: the servers as they are shipped. The worker is started by the commands themselves.
 pub(crate) struct Setting {
+    /// What differs from run to run in the operator's shell.
     variables: BTreeMap<&'static str, OsString>,
     // In the order in which they are stopped.
     prometheus: Option<Prometheus>,
     nats: Vec<Nats>,
-    _logins: Option<Nats>,
+    _logins: Nats,
     _postgres: Postgres,
     clients: Clients,
     authority: Authority,
@@ -35,99 +37,56 @@ pub(crate) struct Setting {
 impl Setting {
     /// Starts PostgreSQL and this many nodes of NATS, and Prometheus where its programs are given.
     pub(crate) fn new(worker: &Path, nodes: usize, programs: Option<&PrometheusPrograms>) -> Result<Self> {
-        let postgres_server = postgres_server()?;
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
-        let mut path = vec![
-            worker.parent().context("the worker's program has no directory")?.to_owned(),
-            postgres_server.bin.clone(),
-        ];
-        let options = PostgresOptions::new(postgres_server, authority.server("postgres")?);
-        let postgres = Postgres::start(&directory, "postgres", options)?;
-        let nats = Nats::start_nodes(&directory, &authority, nodes)?;
-        let first_node = nats.first().context("no NATS server")?;
-        path.extend(first_node.server().program.parent().map(Path::to_owned));
-
-        let secrets = directory.path().join("secrets");
-        fs::create_dir(&secrets)?;
-        let clients = Clients::issue(&authority)?;
-        for (identity, name) in [
-            (&clients.worker, "worker"),
-            (&clients.repair, "repair"),
-            (&clients.streams, "streams"),
-            (&clients.gateway, "gateway"),
-            (&clients.operator, "operator"),
-        ] {
-            fs::copy(&identity.certificate_file, secrets.join(format!("{name}.pem")))?;
-            fs::copy(&identity.key_file, secrets.join(format!("{name}.key")))?;
-        }
-        fs::copy(authority.certificate_file(), secrets.join("ca.pem"))?;
         directory.secret_file("ca.key", &authority.key_pem())?;
+        let clients = Clients::issue(&authority)?;
+        fs::create_dir(directory.path().join("secrets"))?;
+        let server = postgres_server()?;
+        let postgres_programs = server.bin.clone();
+        let options = PostgresOptions::new(server, authority.server("postgres")?);
+        let postgres = Postgres::start(&directory, "postgres", options)?;
         directory.secret_file("pgpass", &format!("*:*:*:*:{}\n", postgres.password()))?;
+        let nats = Nats::start_nodes(&directory, &authority, nodes)?;
+        let node = nats.first().context("no NATS server")?;
+        let logins = with_logins(&directory, &authority)?;
 
         let (first, second) = (free_address()?, free_address()?);
-        let at = |name: &str| directory.path().join(name).into_os_string();
-        let secret = |name: &str| secrets.join(name).into_os_string();
-        let urls: Vec<String> = nats.iter().map(Nats::url).collect();
+        let rules = cargo::root().join(observability::RULES);
+        let targets = [("worker-0", first), ("worker-1", second)];
+        let prometheus = programs.map(|programs| Prometheus::start(&directory, programs, &targets, &rules));
+        let prometheus = prometheus.transpose()?;
+
+        let promtool = programs.map(|programs| programs.promtool.as_path());
+        let beside = [Some(worker), Some(&node.server().program), promtool].into_iter().flatten();
+        let path = env::join_paths(beside.filter_map(Path::parent).chain([postgres_programs.as_path()]))?;
         let mut variables = BTreeMap::from([
+            ("BASH_ENV", cargo::root().join(PROFILE).into()),
             ("STATE", directory.path().into()),
-            ("SECRETS", secrets.clone().into()),
+            ("PROGRAMS", path),
             ("WORKER", format!("http://{first}").into()),
             ("WORKER_2", format!("http://{second}").into()),
             ("GUILD", GUILD.into()),
-            // Of no release: for the commands that do not fetch the image.
-            ("IMAGE", "registry.example/muster/muster-worker".into()),
-            ("DIGEST", format!("sha256:{:064x}", uuid::Uuid::new_v4().as_u128()).into()),
-            ("CA", secret("ca.pem")),
-            ("CA_KEY", at("ca.key")),
-            ("NATS", format!("localhost:{}", first_node.port()).into()),
-            ("NATS_CONF", first_node.configuration().into()),
+            ("NATS_PORT", node.port().to_string().into()),
+            ("NATS_URLS", urls(&nats).join(",").into()),
             ("NATS_NODES", nodes.to_string().into()),
-            ("NATS_PID", at("nats-0.pid")),
-            ("POSTGRES_DATA", at("postgres")),
-            ("PGHOST", "localhost".into()),
-            ("PGPORT", postgres.port().to_string().into()),
-            ("PGUSER", postgres.user().into()),
-            ("PGPASSFILE", at("pgpass")),
-            ("PGDATABASE", "postgres".into()),
-            ("PGSSLMODE", "verify-full".into()),
-            ("PGSSLROOTCERT", secret("ca.pem")),
-            ("MUSTER__NATS__URLS", urls.join(",").into()),
-            ("MUSTER__NATS__TLS_FIRST", "true".into()),
-            ("MUSTER__NATS__CA_FILE", secret("ca.pem")),
-            ("MUSTER__NATS__CERTIFICATE_FILE", secret("worker.pem")),
-            ("MUSTER__NATS__KEY_FILE", secret("worker.key")),
-            ("MUSTER__DATABASE__URL_FILE", secret("database-url")),
-            ("MUSTER__DATABASE__CA_FILE", secret("ca.pem")),
-            ("MUSTER__HTTP__ADDRESS", first.to_string().into()),
+            ("NATS_CONF", node.configuration().into()),
+            ("LOGINS", format!("localhost:{}", logins.port()).into()),
+            ("LOGINS_USERS", logins.accounts_file().into()),
+            ("POSTGRES_PORT", postgres.port().to_string().into()),
+            ("POSTGRES_USER", postgres.user().into()),
         ]);
         // What the server's own check of its configuration reads.
-        variables.extend(first_node.variables().into_iter().map(|(name, value)| (name, value.into())));
-        let (mut prometheus, mut logins) = (None, None);
-        if let Some(programs) = programs {
-            let rules = cargo::root().join(observability::RULES);
-            let targets = [("worker-0", first), ("worker-1", second)];
-            let started = Prometheus::start(&directory, programs, &targets, &rules)?;
-            path.extend(programs.promtool.parent().map(Path::to_owned));
-            let server = with_logins(&directory, &authority)?;
-            variables.extend([
-                ("PROMETHEUS", format!("http://{}", started.address()).into()),
-                ("LOGINS", format!("localhost:{}", server.port()).into()),
-                ("LOGINS_USERS", server.accounts_file().into()),
-                ("LOGINS_PID", at("logins.pid")),
-                ("ISSUED_NKEY", at("issued-nkey")),
-                ("NEXT_NKEY", at("next-nkey")),
-            ]);
-            (prometheus, logins) = (Some(started), Some(server));
-        }
-        path.extend(env::var_os("PATH").iter().flat_map(env::split_paths));
-        variables.insert("PATH", env::join_paths(path)?);
+        variables.extend(node.variables().into_iter().map(|(name, value)| (name, value.into())));
+        let address = prometheus.as_ref().map(|started| format!("http://{}", started.address()));
+        variables.extend(address.map(|address| ("PROMETHEUS", address.into())));
         let (_logins, _postgres) = (logins, postgres);
         Ok(Self { variables, prometheus, nats, _logins, _postgres, clients, authority, directory })
     }
 
-    pub(crate) fn variables(&self) -> &BTreeMap<&'static str, OsString> {
-        &self.variables
+    /// An operator's shell.
+    pub(crate) fn shell(&self) -> Result<Shell> {
+        Shell::start(&self.variables, self.directory.path())
     }
 
     pub(crate) fn directory(&self) -> &RunDirectory {
@@ -136,7 +95,7 @@ impl Setting {
 
     /// The URLs of the nodes of NATS.
     pub(crate) fn nats_urls(&self) -> Vec<String> {
-        self.nats.iter().map(Nats::url).collect()
+        urls(&self.nats)
     }
 
     pub(super) fn prometheus(&self) -> Result<SocketAddr> {
@@ -148,6 +107,10 @@ impl Setting {
         let config = |client, name| nats_config(&self.nats_urls(), &self.authority, client, name);
         Ok([config(&self.clients.operator, "sibling")?, config(&self.clients.gateway, "gateway")?])
     }
+}
+
+fn urls(nats: &[Nats]) -> Vec<String> {
+    nats.iter().map(Nats::url).collect()
 }
 
 /// A server that differs from what is shipped in that its users log in by password or NKey, with the files for that.

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -33,11 +32,6 @@ impl Shell {
     /// Starts one that knows these variables and keeps what blocks print in this directory.
     pub(crate) fn start(variables: &BTreeMap<&'static str, OsString>, directory: &Path) -> Result<Self> {
         let mut command = cargo::command("bash", &["--noprofile", "--norc", "-euo", "pipefail"]);
-        for (name, _) in env::vars_os() {
-            if ["MUSTER_", "PG"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
-                command.env_remove(name);
-            }
-        }
         command.envs(variables).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut group = Group::spawn(&mut command)?;
         let input = group.0.stdin.take().context("bash has no input")?;
