@@ -28,7 +28,7 @@ pub(crate) async fn run() -> Result<ExitCode> {
     steps.run("manifests", manifests::check()).await;
     steps.run("alerts and dashboard", observability::check()).await;
     steps.run("documents: what they name", documentation::check(false)).await;
-    steps.run("documents: runbooks", runbook::check(&runbook::Arguments::default())).await;
+    steps.run("documents: runbooks", runbook::check(false)).await;
     for (name, scan) in [
         ("exceptions: reason and expiry", "exceptions"),
         ("Dockerfile: Hadolint", "dockerfile"),

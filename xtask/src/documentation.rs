@@ -5,53 +5,42 @@ mod tables;
 
 use std::fs;
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
-
 use xtask::Verdict;
 
 use crate::description::{Description, text};
 use crate::{cargo, observability};
 use names::Names;
 
-/// What `cargo xtask documentation` takes.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    /// Write the tables anew.
-    #[arg(long)]
-    write: bool,
-}
+/// Lists the workspace's files.
+const FILES: [&str; 4] = ["ls-files", "--cached", "--others", "--exclude-standard"];
 
-pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    Ok(check(arguments.write).await?.into())
-}
-
-/// Checks every document and prints what is wrong.
+/// Checks every document and prints what is wrong. With `write`, the tables are written anew first.
 pub(crate) async fn check(write: bool) -> Result<Verdict> {
     let root = cargo::root();
     let description = Description::of(&cargo::build_worker().await?)?;
-    let mut problems = tables::renew(&root, &description, write)?;
-    let alerts = observability::alerts(&root)?;
+    let mut problems = tables::renew(&description, write)?;
+    let alerts = observability::alerts()?;
     let readme = root.join("README.md");
     let no_runbook = alerts.iter().filter(|alert| !exists(&readme, text(alert, "/annotations/runbook")));
     problems
         .extend(no_runbook.map(|alert| format!("{} names no section of a runbook", text(alert, "/alert"))));
-    let names = Names::new(&root, &description, &alerts)?;
-    let documents =
-        names::git(&root, &["ls-files", "--cached", "--others", "--exclude-standard", "--", "*.md"])?;
-    let mut looked_up = 0;
-    for document in documents.lines() {
-        let (number, faults) = faults(&names, &root.join(document))?;
-        looked_up += number;
+    let files = names::git(&FILES)?;
+    let names = Names::new(&description, &alerts, &files)?;
+    let documents = files.lines().filter(|file| file.ends_with(".md"));
+    let (mut number, mut looked_up) = (0, 0);
+    for document in documents {
+        number += 1;
+        let (names_of_it, faults) = faults(&names, &root.join(document))?;
+        looked_up += names_of_it;
         problems.extend(faults.iter().map(|(line, fault)| format!("{document}:{line}: there is no {fault}")));
     }
     for problem in &problems {
         println!("{problem}");
     }
-    let (documents, number) = (documents.lines().count(), problems.len());
-    println!("{looked_up} names in {documents} documents are looked up; {number} problems");
+    println!("{looked_up} names in {number} documents are looked up; {} problems", problems.len());
     Ok(Verdict::of(problems.is_empty()))
 }
 
@@ -121,8 +110,8 @@ mod tests {
     #[test]
     fn every_planted_fault_is_found_and_nothing_else() {
         let root = cargo::root();
-        let alerts = observability::alerts(&root).unwrap();
-        let names = Names::new(&root, &Description::for_tests(), &alerts).unwrap();
+        let (alerts, files) = (observability::alerts().unwrap(), names::git(&FILES).unwrap());
+        let names = Names::new(&Description::for_tests(), &alerts, &files).unwrap();
         let planted = root.join("xtask/src/documentation/planted.markdown");
         let (_, found) = faults(&names, &planted).unwrap();
         let text = fs::read_to_string(planted).unwrap();

@@ -123,7 +123,8 @@ async fn ask(image: &str) -> Result<Vec<Row>> {
     ));
     let health = engine(&["exec_inside", &container.0, "/muster-worker", "health"]);
     rows.push(("muster-worker health, inside", health.is_ok(), either(health)));
-    let [sibling, _] = shipped.setting.sibling_and_gateway()?;
+    let services = &shipped.setting.services;
+    let sibling = services.nats_config(&services.clients.operator, "sibling")?;
     let client = Client::connect(sibling).await.context("cannot connect to NATS")?;
     let answer = client.find_community(muster_domain::GuildId::parse("1")?).await;
     let unknown = matches!(&answer, Err(error) if error.code() == Some(ErrorCode::NotFound));
@@ -150,7 +151,7 @@ impl Drop for Container {
 /// Runs a workload of the overlay with these options and the image; answers what it says.
 fn launch(shipped: &Shipped, kind: &str, name: &str, options: &[&str]) -> Result<String> {
     let pod = shipped.pod(kind, name)?;
-    let files = tempfile::tempdir_in(shipped.setting.directory().path())?.keep();
+    let files = tempfile::tempdir_in(shipped.setting.services.directory.path())?.keep();
     pod.lay_out(&files)?;
     let mut arguments =
         vec!["run".to_owned(), pod.user.to_string(), files.join("etc/muster").display().to_string()];

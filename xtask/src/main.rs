@@ -19,7 +19,7 @@ mod test;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -42,13 +42,25 @@ enum Command {
     /// Run every check that a change must pass, and print one table of verdicts.
     Ci,
     /// Render the Kubernetes manifests and check them against the schema and Muster's rules.
-    Manifests(manifests::Arguments),
+    Manifests {
+        /// Try the admission policies, planted faults and production on the cluster that kubectl speaks to.
+        #[arg(long)]
+        cluster: bool,
+    },
     /// Check the alerts and the dashboard.
     Observability,
     /// Run every command of the runbooks against real servers and check its stated outcome.
-    Runbooks(runbook::Arguments),
+    Runbooks {
+        /// Run the blocks that need a cluster, too, on the one that KUBECONFIG names: an empty one, since they change it.
+        #[arg(long)]
+        cluster: bool,
+    },
     /// Check that what the documents name exists, and that their tables are current.
-    Documentation(documentation::Arguments),
+    Documentation {
+        /// Write the tables anew.
+        #[arg(long)]
+        write: bool,
+    },
     /// Build the worker's image and run it as the manifests would.
     Image(image::Arguments),
     /// Scan image, manifests, workflows and repository; a finding fails.
@@ -75,10 +87,11 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Test(arguments) => test::run(&arguments).await,
         Command::Bench(arguments) => bench::run(&arguments).await,
         Command::Ci => ci::run().await,
-        Command::Manifests(arguments) => manifests::run(&arguments).await,
-        Command::Observability => observability::run().await,
-        Command::Runbooks(arguments) => runbook::run(&arguments).await,
-        Command::Documentation(arguments) => documentation::run(&arguments).await,
+        Command::Manifests { cluster: true } => manifests::on_cluster().await.map(Into::into),
+        Command::Manifests { cluster: false } => manifests::check().await.map(Into::into),
+        Command::Observability => observability::check().await.map(Into::into),
+        Command::Runbooks { cluster } => runbook::check(cluster).await.map(Into::into),
+        Command::Documentation { write } => documentation::check(write).await.map(Into::into),
         Command::Image(arguments) => image::run(&arguments).await,
         Command::Scan(arguments) => scan::run(&arguments),
     }
@@ -86,12 +99,9 @@ async fn run(command: Command) -> Result<ExitCode> {
 
 /// Waits for SIGINT or SIGTERM, and answers the exit code that shells give to a process that one of them ended.
 async fn interrupted() -> Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (name, code) = tokio::select! {
-        caught = tokio::signal::ctrl_c() => {
-            caught.context("cannot listen for SIGINT")?;
-            ("SIGINT", 130)
-        }
+        _ = interrupt.recv() => ("SIGINT", 130),
         _ = terminate.recv() => ("SIGTERM", 143),
     };
     eprintln!("\n{name}: stopping what was started");

@@ -1,3 +1,5 @@
+//! The Kubernetes manifests, rendered, against Kubernetes' schema, the admission policies and the rules of infra/expected.
+
 mod policy;
 mod render;
 mod schema;
@@ -5,7 +7,7 @@ mod schema;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -24,17 +26,6 @@ const PRODUCTION: &str = "overlays/production";
 const ADMISSION: &str = "../k8s/admission";
 /// Tries faults on a cluster.
 const TRY: &str = "infra/k8s/admission/try.sh";
-
-/// What `cargo xtask manifests` takes.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    /// Print production as it renders, in the form of infra/expected/production.yaml.
-    #[arg(long)]
-    print: bool,
-    /// On the cluster that kubectl speaks to, apply the admission policies and try planted faults and production on it.
-    #[arg(long)]
-    cluster: bool,
-}
 
 /// A fault of production, from infra/expected/faults.yaml.
 #[derive(Deserialize)]
@@ -73,10 +64,10 @@ fn policies(worker: &Path) -> Result<Policies> {
     let keys = list(&described, "/keys").iter();
     let keys = keys.map(|key| (text(key, "/variable").to_owned(), key["default"].clone()));
     params.insert("defaults".to_owned(), keys.collect());
-    params.insert("dockerfile".to_owned(), fs::read_to_string(expected("../docker/Dockerfile"))?.into());
-    params.insert("alerts".to_owned(), observability::alerts(&cargo::root())?.into());
+    params.insert("dockerfile".to_owned(), cargo::read("infra/docker/Dockerfile")?.into());
+    params.insert("alerts".to_owned(), observability::alerts()?.into());
     params.insert("alert_tests".to_owned(), read("../observability/rules_test.yaml")?);
-    policies.extend(parse(&fs::read_to_string(expected("rules.yaml"))?)?);
+    policies.extend(parse(&cargo::read("infra/expected/rules.yaml")?)?);
     Policies::read(&policies, params)
 }
 
@@ -95,14 +86,6 @@ fn problems(policies: &Policies, overlay: &str, rendered: &str) -> Result<Vec<St
         problems.extend(lines.map(|line| format!("production.yaml: {line}")));
     }
     Ok(problems)
-}
-
-pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if arguments.print {
-        print!("{}", render(&expected(PRODUCTION))?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    Ok(if arguments.cluster { on_cluster().await? } else { check().await? }.into())
 }
 
 /// Renders every overlay of infra/expected/overlays.yaml and prints what is wrong with it.
@@ -139,7 +122,7 @@ pub(crate) async fn check() -> Result<Verdict> {
 }
 
 /// Tries every planted fault that the admission policies must refuse, and production itself, on the cluster.
-async fn on_cluster() -> Result<Verdict> {
+pub(crate) async fn on_cluster() -> Result<Verdict> {
     let production = render(&expected(PRODUCTION))?;
     let directory = tempfile::tempdir()?;
     fs::write(directory.path().join("production.yaml"), &production)?;

@@ -2,9 +2,6 @@
 //! for memory follows the container's limit, is in infra/expected/rules.yaml.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use regex::Regex;
@@ -23,16 +20,11 @@ const DASHBOARD: &str = "infra/observability/dashboard.json";
 /// Labels that Kubernetes' service discovery adds to every metric, and the one of a histogram's buckets.
 const GIVEN: [&str; 5] = ["job", "namespace", "pod", "instance", "le"];
 
-pub(crate) async fn run() -> Result<ExitCode> {
-    Ok(check().await?.into())
-}
-
 /// Checks all of it, and prints what is wrong. That the dashboard's queries can be parsed and have an answer is for the
 /// runbooks, which ask them.
 pub(crate) async fn check() -> Result<Verdict> {
-    let root = cargo::root();
     let description = Description::of(&cargo::build_worker().await?)?;
-    let (alerts, panels) = (alerts(&root)?, panel_queries(&root, "1m")?);
+    let (alerts, panels) = (alerts()?, panel_queries("1m")?);
     let of_alerts = alerts.iter().map(|alert| (text(alert, "/alert"), text(alert, "/expr")));
     let of_panels = panels.iter().map(|(panel, query)| (panel.as_str(), query.as_str()));
     let mut number = 0;
@@ -44,12 +36,9 @@ pub(crate) async fn check() -> Result<Verdict> {
     }
     println!("{} alerts and {} queries of panels: {number} problems", alerts.len(), panels.len());
     let mut passed = number == 0;
-    let programs = match prometheus_programs() {
-        Ok(programs) => programs,
-        Err(error) => {
-            println!("NOT RUN: promtool: {error:#}");
-            return Ok(if passed { Verdict::NotRun } else { Verdict::Failed });
-        }
+    let Ok(programs) = prometheus_programs().inspect_err(|error| println!("NOT RUN: promtool: {error:#}"))
+    else {
+        return Ok(if passed { Verdict::NotRun } else { Verdict::Failed });
     };
     for (command, file) in [("check", RULES), ("test", TESTS)] {
         let mut promtool = cargo::command(&programs.promtool, &[command, "rules", file]);
@@ -59,15 +48,15 @@ pub(crate) async fn check() -> Result<Verdict> {
 }
 
 /// The rules of all alerts.
-pub(crate) fn alerts(root: &Path) -> Result<Vec<Value>> {
-    let rules = read_yaml(root, RULES)?;
+pub(crate) fn alerts() -> Result<Vec<Value>> {
+    let rules = read_yaml(RULES)?;
     Ok(list(&rules, "/groups").iter().flat_map(|group| list(group, "/rules")).cloned().collect())
 }
 
 /// The queries of the dashboard, each behind its panel's title, with Grafana's variables replaced.
-pub(crate) fn panel_queries(root: &Path, rate_interval: &str) -> Result<Vec<(String, String)>> {
+pub(crate) fn panel_queries(rate_interval: &str) -> Result<Vec<(String, String)>> {
     // JSON is YAML.
-    let dashboard = read_yaml(root, DASHBOARD)?;
+    let dashboard = read_yaml(DASHBOARD)?;
     // A row that is folded up holds its panels itself.
     let panels =
         list(&dashboard, "/panels").iter().flat_map(|panel| list(panel, "/panels").iter().chain([panel]));
@@ -79,12 +68,8 @@ pub(crate) fn panel_queries(root: &Path, rate_interval: &str) -> Result<Vec<(Str
     Ok(queries.collect())
 }
 
-pub(crate) fn read(root: &Path, path: &str) -> Result<String> {
-    fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))
-}
-
-fn read_yaml(root: &Path, path: &str) -> Result<Value> {
-    serde_norway::from_str(&read(root, path)?).with_context(|| format!("{path} is not YAML"))
+fn read_yaml(path: &str) -> Result<Value> {
+    serde_norway::from_str(&cargo::read(path)?).with_context(|| format!("{path} is not YAML"))
 }
 
 /// What a query asks for and the worker does not have: metrics, and labels by which they are chosen or grouped.

@@ -11,18 +11,15 @@ mod setting;
 mod shell;
 
 use std::env;
-use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtask::Verdict;
 use xtask::services::{postgres_server, prometheus_programs};
 
 use crate::{cargo, observability};
-use block::{Block, Kind};
 use load::Load;
 pub(crate) use setting::Setting;
 pub(crate) use shell::Shell;
@@ -39,116 +36,77 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Over how long the dashboard's rates are taken: the whole run.
 const RATE_INTERVAL: &str = "600s";
 
-/// What `cargo xtask runbooks` takes.
-#[derive(Default, clap::Args)]
-pub(crate) struct Arguments {
-    /// Run the blocks that need a cluster, too, against the one that KUBECONFIG names: an empty one, since they apply, scale
-    /// and delete in it.
-    #[arg(long)]
-    cluster: bool,
-}
-
-pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    Ok(check(arguments).await?.into())
-}
-
-/// Runs every block of every runbook.
-pub(crate) async fn check(arguments: &Arguments) -> Result<Verdict> {
-    if arguments.cluster && env::var_os("KUBECONFIG").is_none_or(|file| file.is_empty()) {
-        println!("NOT RUN: --cluster needs KUBECONFIG, the file that says how to reach the cluster");
+/// Runs every block of every runbook, with `cluster` also those that need one.
+pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
+    if let Some(missing) = missing(cluster)? {
+        println!("NOT RUN: the runbooks' commands need {missing}, not on this machine");
         return Ok(Verdict::NotRun);
     }
-    let root = cargo::root();
-    let mut documents = Vec::new();
-    for path in RUNBOOKS {
-        let text = fs::read_to_string(root.join(path)).with_context(|| format!("cannot read {path}"))?;
-        documents.push((path, block::read(&text).with_context(|| path.to_owned())?));
-    }
-    let programs = match prometheus_programs() {
-        Ok(programs) => programs,
-        Err(error) => {
-            println!("NOT RUN: {error:#}");
-            return Ok(Verdict::NotRun);
-        }
+    let Ok(programs) = prometheus_programs().inspect_err(|error| println!("NOT RUN: {error:#}")) else {
+        return Ok(Verdict::NotRun);
     };
-    // A server that came as a wheel has not all of PostgreSQL's programs beside it.
-    let beside = postgres_server()?.bin;
-    let is_missing = |tool: &&str| which::which(tool).is_err() && !beside.join(tool).is_file();
-    let missing: Vec<&str> = TOOLS.into_iter().filter(is_missing).collect();
-    if !missing.is_empty() {
-        println!("NOT RUN: the runbooks' commands need {}, not on this machine", missing.join(", "));
-        return Ok(Verdict::NotRun);
-    }
     let worker = cargo::build_worker().await?;
     let setting = Setting::new(&worker, 1, Some(&programs))?;
     let mut shell = setting.shell()?;
     let load = Load::start(&setting)?;
-    let started = Instant::now();
-    let (mut ran, mut missed, mut without_cluster) = (0_usize, 0_usize, 0_usize);
-    for (path, blocks) in &documents {
+    let (mut ran, mut left_out) = (0, 0);
+    for path in RUNBOOKS {
         let before = load.seen();
-        for block in blocks {
-            match &block.kind {
-                Kind::NotRunHere(reason) => {
-                    missed += 1;
-                    println!("not run here: {path}:{} {}: {reason}", block.line, block.section);
-                    continue;
-                }
-                Kind::OnACluster if !arguments.cluster => {
-                    without_cluster += 1;
-                    continue;
-                }
-                Kind::Run | Kind::OnACluster => ran += 1,
+        for block in block::read(&cargo::read(path)?).context(path)? {
+            let place = format!("{path}:{} {}", block.line, block.section);
+            if !(block.mark.is_empty() || cluster && block.mark == block::ON_A_CLUSTER) {
+                println!("not run: {place}: {}", block.mark);
+                left_out += 1;
+                continue;
             }
-            if let Err(error) = one(&mut shell, block).await {
-                println!("{path}:{} {}:\n{}", block.line, block.section, block.script.trim_end());
-                println!("{error:#}");
-                println!("FAILED: {ran} ran, the last of them as above; what follows was not reached");
-                return Ok(Verdict::Failed);
-            }
+            let printed = shell.run(&block.script, PATIENCE).await;
+            printed
+                .and_then(|printed| block::compare(&block.outcome, &printed))
+                .with_context(|| format!("{place}:\n{}", block.script))?;
+            ran += 1;
         }
-        if *path == WITHOUT_DOWNTIME {
+        if path == WITHOUT_DOWNTIME {
             let answered = load.answered_without_failure(before).with_context(|| format!("during {path}"))?;
             println!("{answered} requests were made and answered during {path}");
         }
     }
-    let queries = every_panel_shows_something(&programs.promtool, setting.prometheus()?)?;
-    println!(
-        "{ran} ran, {missed} not run here, {without_cluster} left out for want of --cluster, in {:.1} s; {queries} queries of the dashboard have an answer",
-        started.elapsed().as_secs_f64()
-    );
+    let queries = every_panel_shows_something(&programs.promtool, &setting)?;
+    println!("{ran} blocks ran, {left_out} did not; {queries} queries of the dashboard have an answer");
     Ok(Verdict::Passed)
+}
+
+/// What the commands need and this machine lacks.
+fn missing(cluster: bool) -> Result<Option<String>> {
+    // A server that came as a wheel has not all of PostgreSQL's programs beside it.
+    let beside = postgres_server()?.bin;
+    let is_missing = |tool: &&str| which::which(tool).is_err() && !beside.join(tool).is_file();
+    let mut missing: Vec<&str> = TOOLS.into_iter().filter(is_missing).collect();
+    if cluster && env::var_os("KUBECONFIG").is_none_or(|file| file.is_empty()) {
+        missing.push("a cluster that KUBECONFIG names");
+    }
+    Ok((!missing.is_empty()).then(|| missing.join(", ")))
 }
 
 /// The commands of one section of a runbook that are run here.
 pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
     let blocks = block::read(runbook)?.into_iter();
-    let of_it = blocks.filter(|block| block.section == title && block.kind == Kind::Run);
+    let of_it = blocks.filter(|block| block.section == title && block.mark.is_empty());
     let scripts: Vec<String> = of_it.map(|block| block.script).collect();
     ensure!(!scripts.is_empty(), "the runbook has no commands in a section {title:?}");
     Ok(scripts)
 }
 
-async fn one(shell: &mut Shell, block: &Block) -> Result<()> {
-    let ran = shell.run(&block.script, PATIENCE).await?;
-    ensure!(ran.succeeded, "it failed, having printed:\n{}", ran.printed);
-    block::compare(block.outcome.as_deref().unwrap_or_default(), &ran.printed)
-}
-
 /// Every query of the dashboard has an answer, after a run that made use of everything.
-fn every_panel_shows_something(promtool: &Path, prometheus: SocketAddr) -> Result<usize> {
-    let queries = observability::panel_queries(&cargo::root(), RATE_INTERVAL)?;
-    let mut empty = Vec::new();
+fn every_panel_shows_something(promtool: &Path, setting: &Setting) -> Result<usize> {
+    let prometheus = setting.prometheus.as_ref().context("no Prometheus was started")?.address();
+    let queries = observability::panel_queries(RATE_INTERVAL)?;
     for (panel, query) in &queries {
         let mut command = Command::new(promtool);
         command.args(["query", "instant"]).arg(format!("http://{prometheus}")).arg(query);
         let output = command.output().context("cannot run promtool")?;
         ensure!(output.status.success(), "{panel}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        if output.stdout.trim_ascii().is_empty() {
-            empty.push(format!("{panel}: {query}"));
-        }
+        ensure!(!output.stdout.trim_ascii().is_empty(), "{panel}: {query} has no answer");
     }
     ensure!(!queries.is_empty(), "the dashboard has no queries");
-    ensure!(empty.is_empty(), "these queries of the dashboard have no answer:\n{}", empty.join("\n"));
     Ok(queries.len())
 }

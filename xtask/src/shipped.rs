@@ -48,18 +48,17 @@ pub(crate) struct Pod {
 impl Shipped {
     /// Starts the servers, runs what the runbook has an operator do before the first start, and renders the overlay.
     pub(crate) async fn start(worker: &Path) -> Result<Self> {
-        let root = cargo::root();
         let setting = Setting::new(worker, NODES, None)?;
-        let runbook = fs::read_to_string(root.join(RUNBOOK))?;
-        let directory = setting.directory().path().to_owned();
+        let runbook = cargo::read(RUNBOOK)?;
+        let directory = setting.services.directory.path().to_owned();
         let mut shell = setting.shell()?;
         for title in BEFORE_THE_START {
             for script in section(&runbook, title)? {
-                let ran = shell.run(&script, PATIENCE).await?;
-                ensure!(ran.succeeded, "{RUNBOOK}, {title}: it failed, having printed:\n{}", ran.printed);
+                let ran = shell.run(&script, PATIENCE).await;
+                ran.with_context(|| format!("{RUNBOOK}, {title}"))?;
             }
         }
-        let mut objects = parse(&render(&root.join(OVERLAY))?)?;
+        let mut objects = parse(&render(&cargo::root().join(OVERLAY))?)?;
         let secrets = directory.join("kubernetes-secrets");
         for file in fs::read_dir(secrets).context("the runbook made no Secrets")? {
             objects.extend(parse(&fs::read_to_string(file?.path())?)?);
@@ -89,7 +88,7 @@ impl Shipped {
             let nodes: Vec<String> =
                 (0..NODES).map(|node| format!("tls://nats-{node}.nats.nats.svc:4222")).collect();
             ensure!(*urls == nodes.join(","), "the overlay names {urls}, the nodes are {nodes:?}");
-            *urls = self.setting.nats_urls().join(",");
+            *urls = self.setting.nats_urls.join(",");
         }
         let mut files = Vec::new();
         for mount in list(&container, "/volumeMounts") {
@@ -179,7 +178,7 @@ mod tests {
         }
         let worker = cargo::worker_of_this_test().await;
         let shipped = Shipped::start(&worker).await.unwrap();
-        let directory = shipped.setting.directory();
+        let directory = &shipped.setting.services.directory;
         // Where the pod's user can run it, too.
         let program = directory.path().join("muster-worker");
         fs::copy(&worker, &program).unwrap();

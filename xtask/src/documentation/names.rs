@@ -9,6 +9,7 @@ use clap::CommandFactory;
 use regex::Regex;
 use serde_json::Value;
 
+use crate::cargo;
 use crate::description::{Description, list, text};
 
 /// Roles of PostgreSQL, which are named as metrics are, and cargo, the one command that is nobody's here.
@@ -37,10 +38,12 @@ pub(super) struct Names {
 
 impl Names {
     /// What the worker says, alerts, commands of `cargo xtask`, files, and what Rust sources define.
-    pub(super) fn new(root: &Path, description: &Description, alerts: &[Value]) -> Result<Self> {
+    pub(super) fn new(description: &Description, alerts: &[Value], files: &str) -> Result<Self> {
         let alerts = alerts.iter().map(|alert| text(alert, "/alert"));
         let mut known: BTreeSet<String> = alerts.chain(OTHERS).map(str::to_owned).collect();
-        add_texts(&description.0, &mut known);
+        let strings = Regex::new(r#""((?:[^"\\]|\\.)*)""#)?;
+        let json = description.0.to_string();
+        known.extend(strings.captures_iter(&json).map(|found| found.extract::<1>().1.concat()));
         known.extend(description.series().into_keys());
         for command in list(&description.0, "/commands") {
             let options = list(command, "/options").iter().filter_map(Value::as_str);
@@ -49,13 +52,13 @@ impl Names {
         let mut xtask = crate::Arguments::command();
         xtask.build();
         add_commands(&xtask, "cargo xtask", &mut known);
-        for file in git(root, &["ls-files", "--cached", "--others", "--exclude-standard"])?.lines() {
+        for file in files.lines() {
             known.extend(Path::new(file).ancestors().map(|path| path.display().to_string()));
             known.extend(file.rsplit('/').next().map(str::to_owned));
         }
         // Functions, fields and modules.
         let defined = r"\bfn [a-z0-9_]+|\b[a-z0-9_]+:";
-        let defined = git(root, &["grep", "--untracked", "-hoE", defined, "--", "*.rs"])?;
+        let defined = git(&["grep", "--untracked", "-hoE", defined, "--", "*.rs"])?;
         known.extend(defined.lines().map(|it| it.trim_start_matches("fn ").trim_end_matches(':').to_owned()));
         let kinds = KINDS.into_iter().map(|(kind, pattern)| Ok((kind, Regex::new(pattern)?)));
         Ok(Self { kinds: kinds.collect::<Result<_>>()?, known })
@@ -116,16 +119,6 @@ impl Names {
     }
 }
 
-/// Every text of a JSON value.
-fn add_texts(value: &Value, known: &mut BTreeSet<String>) {
-    match value {
-        Value::String(text) => known.extend([text.clone()]),
-        Value::Array(values) => values.iter().for_each(|value| add_texts(value, known)),
-        Value::Object(fields) => fields.values().for_each(|value| add_texts(value, known)),
-        _ => {}
-    }
-}
-
 /// A command, its options and the commands below it, each as it is written.
 fn add_commands(command: &clap::Command, name: &str, known: &mut BTreeSet<String>) {
     known.insert(name.to_owned());
@@ -136,8 +129,10 @@ fn add_commands(command: &clap::Command, name: &str, known: &mut BTreeSet<String
     }
 }
 
-pub(super) fn git(root: &Path, arguments: &[&str]) -> Result<String> {
-    let output = Command::new("git").args(arguments).current_dir(root).output().context("cannot run git")?;
+/// What git says of the workspace.
+pub(super) fn git(arguments: &[&str]) -> Result<String> {
+    let mut git = Command::new("git");
+    let output = git.args(arguments).current_dir(cargo::root()).output().context("cannot run git")?;
     ensure!(output.status.success(), "git {} fails", arguments.join(" "));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,13 +1,13 @@
 //! The parts of files that are generated. Each stands between two comments, of which the first names it.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::cargo;
 use crate::description::{Description, list};
-use crate::observability::{RULES, read};
+use crate::observability::RULES;
 
 /// The tables: the part of the description, the file, and the columns, which are fields of the entries.
 const TABLES: [(&str, &str, &[&str]); 5] = [
@@ -22,19 +22,19 @@ const OPERATOR: &str = "infra/k8s/monitoring/rules.yaml";
 const BEGIN: &str = "made by cargo xtask documentation --write: ";
 
 /// Answers which parts are stale, or writes them.
-pub(super) fn renew(root: &Path, description: &Description, write: bool) -> Result<Vec<String>> {
+pub(super) fn renew(description: &Description, write: bool) -> Result<Vec<String>> {
     let tables = TABLES
         .map(|(part, file, columns)| (part, file, table(list(&description.0, &format!("/{part}")), columns)));
-    let groups = read(root, RULES)?;
+    let groups = cargo::read(RULES)?;
     let groups = groups.lines().skip_while(|line| !line.starts_with("groups:"));
     let groups = groups.map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
     let mut stale = Vec::new();
     for (part, file, content) in tables.into_iter().chain([("alerts", OPERATOR, groups)]) {
-        let text = read(root, file)?;
+        let text = cargo::read(file)?;
         let renewed =
             replaced(&text, part, &content).with_context(|| format!("{file} has no part {part}"))?;
         if renewed != text && write {
-            fs::write(root.join(file), renewed).with_context(|| format!("cannot write {file}"))?;
+            fs::write(cargo::root().join(file), renewed).with_context(|| format!("cannot write {file}"))?;
             println!("wrote {part} in {file}");
         } else if renewed != text {
             stale.push(format!("{file}: {part} is stale: run `cargo xtask documentation --write`"));

@@ -9,6 +9,7 @@ use muster_messaging::connection::{Connection, NatsConfig};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use xtask::services::Services;
 
 use super::setting::Setting;
 use crate::demo::community::{self, GUILD, Member};
@@ -30,7 +31,9 @@ type Outcomes = Arc<Mutex<Vec<Option<String>>>>;
 
 impl Load {
     pub(super) fn start(setting: &Setting) -> Result<Self> {
-        let [sibling, gateway] = setting.sibling_and_gateway()?;
+        let Services { clients, .. } = &setting.services;
+        let sibling = setting.services.nats_config(&clients.operator, "sibling")?;
+        let gateway = setting.services.nats_config(&clients.gateway, "gateway")?;
         let outcomes = Outcomes::default();
         let kept = Arc::clone(&outcomes);
         let mut task = JoinSet::new();

@@ -2,15 +2,13 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use muster_messaging::connection::NatsConfig;
 use nkeys::KeyPair;
 use xtask::services::{
     Authority, Clients, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, Prometheus,
-    PrometheusPrograms, RunDirectory, free_address, nats_config, nats_server, postgres_server,
+    PrometheusPrograms, RunDirectory, Services, free_address, nats_server, postgres_server,
 };
 
 use super::Shell;
@@ -24,14 +22,14 @@ const PROFILE: &str = "xtask/src/runbook/profile.sh";
 pub(crate) struct Setting {
     /// What differs from run to run in the operator's shell.
     variables: BTreeMap<&'static str, OsString>,
+    /// The URLs of the nodes of NATS.
+    pub(crate) nats_urls: Vec<String>,
     // In the order in which they are stopped.
-    prometheus: Option<Prometheus>,
-    nats: Vec<Nats>,
+    pub(super) prometheus: Option<Prometheus>,
     _logins: Nats,
-    _postgres: Postgres,
-    clients: Clients,
-    authority: Authority,
-    directory: RunDirectory,
+    _other_nodes: Vec<Nats>,
+    /// The first node of NATS, and PostgreSQL.
+    pub(crate) services: Services,
 }
 
 impl Setting {
@@ -40,15 +38,15 @@ impl Setting {
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
         directory.secret_file("ca.key", &authority.key_pem())?;
-        let clients = Clients::issue(&authority)?;
         fs::create_dir(directory.path().join("secrets"))?;
         let server = postgres_server()?;
         let postgres_programs = server.bin.clone();
         let options = PostgresOptions::new(server, authority.server("postgres")?);
         let postgres = Postgres::start(&directory, "postgres", options)?;
         directory.secret_file("pgpass", &format!("*:*:*:*:{}\n", postgres.password()))?;
-        let nats = Nats::start_nodes(&directory, &authority, nodes)?;
-        let node = nats.first().context("no NATS server")?;
+        let mut other_nodes = Nats::start_nodes(&directory, &authority, nodes)?;
+        let nats_urls: Vec<String> = other_nodes.iter().map(Nats::url).collect();
+        let node = other_nodes.remove(0);
         let logins = with_logins(&directory, &authority)?;
 
         let (first, second) = (free_address()?, free_address()?);
@@ -58,7 +56,7 @@ impl Setting {
         let prometheus = prometheus.transpose()?;
 
         let promtool = programs.map(|programs| programs.promtool.as_path());
-        let beside = [Some(worker), Some(&node.server().program), promtool].into_iter().flatten();
+        let beside = [Some(worker), Some(node.server().program.as_path()), promtool].into_iter().flatten();
         let path = env::join_paths(beside.filter_map(Path::parent).chain([postgres_programs.as_path()]))?;
         let mut variables = BTreeMap::from([
             ("BASH_ENV", cargo::root().join(PROFILE).into()),
@@ -68,7 +66,7 @@ impl Setting {
             ("WORKER_2", format!("http://{second}").into()),
             ("GUILD", GUILD.into()),
             ("NATS_PORT", node.port().to_string().into()),
-            ("NATS_URLS", urls(&nats).join(",").into()),
+            ("NATS_URLS", nats_urls.join(",").into()),
             ("NATS_NODES", nodes.to_string().into()),
             ("NATS_CONF", node.configuration().into()),
             ("LOGINS", format!("localhost:{}", logins.port()).into()),
@@ -80,37 +78,16 @@ impl Setting {
         variables.extend(node.variables().into_iter().map(|(name, value)| (name, value.into())));
         let address = prometheus.as_ref().map(|started| format!("http://{}", started.address()));
         variables.extend(address.map(|address| ("PROMETHEUS", address.into())));
-        let (_logins, _postgres) = (logins, postgres);
-        Ok(Self { variables, prometheus, nats, _logins, _postgres, clients, authority, directory })
+        let clients = Clients::issue(&authority)?;
+        let services = Services { nats: node, postgres, clients, authority, directory };
+        let (_logins, _other_nodes) = (logins, other_nodes);
+        Ok(Self { variables, nats_urls, prometheus, _logins, _other_nodes, services })
     }
 
     /// An operator's shell.
     pub(crate) fn shell(&self) -> Result<Shell> {
-        Shell::start(&self.variables, self.directory.path())
+        Shell::start(&self.variables, self.services.directory.path())
     }
-
-    pub(crate) fn directory(&self) -> &RunDirectory {
-        &self.directory
-    }
-
-    /// The URLs of the nodes of NATS.
-    pub(crate) fn nats_urls(&self) -> Vec<String> {
-        urls(&self.nats)
-    }
-
-    pub(super) fn prometheus(&self) -> Result<SocketAddr> {
-        Ok(self.prometheus.as_ref().context("no Prometheus was started")?.address())
-    }
-
-    /// How who asks connects, and how the gateway does, by certificates that no runbook changes.
-    pub(crate) fn sibling_and_gateway(&self) -> Result<[NatsConfig; 2]> {
-        let config = |client, name| nats_config(&self.nats_urls(), &self.authority, client, name);
-        Ok([config(&self.clients.operator, "sibling")?, config(&self.clients.gateway, "gateway")?])
-    }
-}
-
-fn urls(nats: &[Nats]) -> Vec<String> {
-    nats.iter().map(Nats::url).collect()
 }
 
 /// A server that differs from what is shipped in that its users log in by password or NKey, with the files for that.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 
@@ -21,13 +21,6 @@ pub(crate) struct Shell {
     _group: Group,
 }
 
-/// What became of one block.
-pub(crate) struct Ran {
-    pub(crate) succeeded: bool,
-    /// On standard output and standard error, as a terminal would show it.
-    pub(crate) printed: String,
-}
-
 impl Shell {
     /// Starts one that knows these variables and keeps what blocks print in this directory.
     pub(crate) fn start(variables: &BTreeMap<&'static str, OsString>, directory: &Path) -> Result<Self> {
@@ -41,8 +34,8 @@ impl Shell {
         Ok(Self { input, ended: BufReader::new(output).lines(), directory, blocks: 0, _group: group })
     }
 
-    /// Runs one block. After one that fails the shell is gone.
-    pub(crate) async fn run(&mut self, script: &str, patience: Duration) -> Result<Ran> {
+    /// Runs one block, and answers what it printed, as a terminal would show it. After one that fails the shell is gone.
+    pub(crate) async fn run(&mut self, script: &str, patience: Duration) -> Result<String> {
         self.blocks += 1;
         let file = self.directory.join(format!("{}.sh", self.blocks));
         let output = file.with_extension("out");
@@ -51,10 +44,9 @@ impl Shell {
         self.input.write_all(line.as_bytes()).await.context("the shell has ended")?;
         let ended = tokio::time::timeout(patience, self.ended.next_line()).await;
         let printed = String::from_utf8_lossy(&fs::read(&output).unwrap_or_default()).into_owned();
-        match ended {
-            Ok(ended) => Ok(Ran { succeeded: ended?.is_some(), printed }),
-            Err(_) => bail!("it takes longer than {patience:?}, having printed:\n{printed}"),
-        }
+        let ended = ended.with_context(|| format!("not done in {patience:?}, having printed:\n{printed}"))?;
+        ensure!(ended?.is_some(), "it failed, having printed:\n{printed}");
+        Ok(printed)
     }
 }
 
@@ -68,15 +60,14 @@ mod tests {
         let patience = Duration::from_secs(20);
         let mut shell = Shell::start(&BTreeMap::from([("GIVEN", "given".into())]), directory.path()).unwrap();
         let set = shell.run("now=$GIVEN\nsay() { echo \"$now\"; }\n", patience).await.unwrap();
-        assert!(set.succeeded && set.printed.is_empty());
-        let said = shell.run("say\nsay >&2\n", patience).await.unwrap();
-        assert!(said.succeeded && said.printed == "given\ngiven\n", "{}", said.printed);
-        let error = shell.run("echo begun\nsleep 5\n", Duration::from_secs(1)).await.err().unwrap();
+        assert_eq!(set, "");
+        assert_eq!(shell.run("say\nsay >&2\n", patience).await.unwrap(), "given\ngiven\n");
+        let error = shell.run("echo begun\nsleep 5\n", Duration::from_secs(1)).await.unwrap_err();
         assert!(error.to_string().contains("begun"), "{error:#}");
 
         let mut shell = Shell::start(&BTreeMap::new(), &directory.path().join("blocks")).unwrap();
-        let failed = shell.run("echo before\nfalse | true\necho after\n", patience).await.unwrap();
-        assert!(!failed.succeeded && failed.printed == "before\n", "{}", failed.printed);
-        assert!(!shell.run("true", patience).await.is_ok_and(|ran| ran.succeeded));
+        let error = shell.run("echo before\nfalse | true\necho after\n", patience).await.unwrap_err();
+        assert!(error.to_string().ends_with("printed:\nbefore\n"), "{error:#}");
+        assert!(shell.run("true", patience).await.is_err());
     }
 }
