@@ -6,7 +6,7 @@ mod tables;
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use xtask::Verdict;
 
@@ -19,36 +19,31 @@ const FILES: [&str; 4] = ["ls-files", "--cached", "--others", "--exclude-standar
 
 /// Checks every document and prints what is wrong. With `write`, the tables are written anew first.
 pub(crate) async fn check(write: bool) -> Result<Verdict> {
-    let root = cargo::root();
     let description = Description::of(&cargo::build_worker().await?)?;
     let mut problems = tables::renew(&description, write)?;
     let alerts = observability::alerts()?;
-    let readme = root.join("README.md");
-    let no_runbook = alerts.iter().filter(|alert| !exists(&readme, text(alert, "/annotations/runbook")));
-    problems
-        .extend(no_runbook.map(|alert| format!("{} names no section of a runbook", text(alert, "/alert"))));
+    let readme = cargo::root().join("README.md");
+    for alert in alerts.iter().filter(|alert| !exists(&readme, text(alert, "/annotations/runbook"))) {
+        problems.push(format!("{} names no section of a runbook", text(alert, "/alert")));
+    }
     let files = names::git(&FILES)?;
     let names = Names::new(&description, &alerts, &files)?;
-    let documents = files.lines().filter(|file| file.ends_with(".md"));
-    let (mut number, mut looked_up) = (0, 0);
-    for document in documents {
-        number += 1;
-        let (names_of_it, faults) = faults(&names, &root.join(document))?;
-        looked_up += names_of_it;
+    let documents: Vec<&str> = files.lines().filter(|file| file.ends_with(".md")).collect();
+    for document in &documents {
+        let faults = faults(&names, document)?;
         problems.extend(faults.iter().map(|(line, fault)| format!("{document}:{line}: there is no {fault}")));
     }
     for problem in &problems {
         println!("{problem}");
     }
-    println!("{looked_up} names in {number} documents are looked up; {} problems", problems.len());
+    println!("{} documents: {} problems", documents.len(), problems.len());
     Ok(Verdict::of(problems.is_empty()))
 }
 
-/// How many names a document has, and those that do not exist, each with its line.
-fn faults(names: &Names, document: &Path) -> Result<(usize, Vec<(usize, String)>)> {
-    let markdown =
-        fs::read_to_string(document).with_context(|| format!("cannot read {}", document.display()))?;
-    let (mut looked_up, mut faults) = (0, Vec::new());
+/// The names in a document that do not exist, each behind its line.
+fn faults(names: &Names, document: &str) -> Result<Vec<(usize, String)>> {
+    let (markdown, path) = (cargo::read(document)?, cargo::root().join(document));
+    let mut faults = Vec::new();
     let (mut in_block, mut is_skipped) = (false, false);
     for (event, place) in Parser::new_ext(&markdown, Options::ENABLE_TABLES).into_offset_iter() {
         let line = markdown.get(..place.start).unwrap_or_default().matches('\n').count() + 1;
@@ -59,27 +54,22 @@ fn faults(names: &Names, document: &Path) -> Result<(usize, Vec<(usize, String)>
                 is_skipped = ["rust", "text", "mermaid"].iter().any(|language| info.starts_with(language));
             }
             Event::End(TagEnd::CodeBlock) => (in_block, is_skipped) = (false, false),
-            Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
-                looked_up += 1;
-                if !exists(document, &dest_url) {
-                    faults.push((line, format!("path or section {dest_url}")));
-                }
+            Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. })
+                if !exists(&path, &dest_url) =>
+            {
+                faults.push((line, format!("path or section {dest_url}")));
             }
             Event::Text(ref content) | Event::Code(ref content) if !is_skipped => {
                 let is_code = in_block || matches!(event, Event::Code(_));
                 for (content, line) in content.lines().zip(line..) {
-                    for (kind, name) in names.in_line(content, is_code) {
-                        looked_up += 1;
-                        if !names.has(kind, name) {
-                            faults.push((line, format!("{kind} {name}")));
-                        }
-                    }
+                    let unknown = names.unknown(content, is_code);
+                    faults.extend(unknown.map(|(kind, name)| (line, format!("{kind} {name}"))));
                 }
             }
             _ => {}
         }
     }
-    Ok((looked_up, faults))
+    Ok(faults)
 }
 
 /// Whether there is what a document links to, unless that lies elsewhere.
@@ -107,14 +97,14 @@ mod tests {
 
     use super::*;
 
+    const PLANTED: &str = "xtask/src/documentation/planted.markdown";
+
     #[test]
     fn every_planted_fault_is_found_and_nothing_else() {
-        let root = cargo::root();
         let (alerts, files) = (observability::alerts().unwrap(), names::git(&FILES).unwrap());
         let names = Names::new(&Description::for_tests(), &alerts, &files).unwrap();
-        let planted = root.join("xtask/src/documentation/planted.markdown");
-        let (_, found) = faults(&names, &planted).unwrap();
-        let text = fs::read_to_string(planted).unwrap();
+        let found = faults(&names, PLANTED).unwrap();
+        let text = cargo::read(PLANTED).unwrap();
         let expected = text.lines().zip(1..).filter_map(|(line, number)| {
             let (_, comment) = line.rsplit_once("<!-- ")?;
             Some((number, comment.trim_end_matches(" -->").to_owned()))

@@ -20,7 +20,6 @@ use crate::description::{Description, list, text};
 use crate::{cargo, observability};
 use policy::Policies;
 pub(crate) use render::{has_kubectl, parse, render};
-use schema::Schema;
 
 const PRODUCTION: &str = "overlays/production";
 const ADMISSION: &str = "../k8s/admission";
@@ -93,7 +92,7 @@ pub(crate) async fn check() -> Result<Verdict> {
     if !has_kubectl() {
         return Ok(Verdict::NotRun);
     }
-    let schemas = match Schema::load_all() {
+    let schemas = match schema::load() {
         // A file that is not the pinned one is worse than none.
         Err(error) if error.is::<WrongDigest>() => return Err(error),
         loaded => loaded,
@@ -103,8 +102,8 @@ pub(crate) async fn check() -> Result<Verdict> {
     for (overlay, wanted) in read::<BTreeMap<String, Vec<String>>>("overlays.yaml")? {
         let rendered = render(&expected(&overlay))?;
         let mut found = problems(&policies, &overlay, &rendered)?;
-        for schema in schemas.iter().flatten() {
-            found.extend(schema.problems(&rendered)?);
+        if let Ok(schemas) = &schemas {
+            found.extend(schema::problems(schemas, &rendered)?);
         }
         println!("{overlay}: {}", if found == wanted { "as expected" } else { "NOT AS EXPECTED" });
         found.iter().filter(|problem| !wanted.contains(problem)).for_each(|it| println!("  {it}"));
@@ -156,8 +155,7 @@ mod tests {
             let planted = fault.plant(&production).unwrap();
             let mut problems = problems(&policies, PRODUCTION, &planted).unwrap();
             if fault.found.iter().any(|problem| problem.starts_with("Kubernetes")) {
-                let schemas = Schema::load_all().unwrap();
-                problems.extend(schemas.iter().flat_map(|schema| schema.problems(&planted).unwrap()));
+                problems.extend(schema::problems(&schema::load().unwrap(), &planted).unwrap());
             }
             let is_found = |wanted: &String| problems.iter().any(|problem| problem.starts_with(wanted));
             missed.extend(fault.found.into_iter().filter(|wanted| !is_found(wanted)));

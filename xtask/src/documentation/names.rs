@@ -64,20 +64,21 @@ impl Names {
         Ok(Self { kinds: kinds.collect::<Result<_>>()?, known })
     }
 
-    /// The names in a line of a document, each behind its kind.
-    pub(super) fn in_line<'a>(
+    /// The names in a line of a document that do not exist, each behind its kind.
+    pub(super) fn unknown<'a>(
         &'a self,
         line: &'a str,
         is_code: bool,
     ) -> impl Iterator<Item = (&'static str, &'a str)> {
         let kinds = self.kinds.iter().filter(move |(kind, _)| is_code || *kind == ALERT);
-        kinds.flat_map(move |(kind, pattern)| {
+        let names = kinds.flat_map(move |(kind, pattern)| {
             pattern.captures_iter(line).map(|found| found.extract()).map(|(_, [name])| (*kind, name))
-        })
+        });
+        names.filter(|(kind, name)| !self.has(kind, name))
     }
 
     /// Whether a name of this kind exists.
-    pub(super) fn has(&self, kind: &str, name: &str) -> bool {
+    fn has(&self, kind: &str, name: &str) -> bool {
         match kind {
             _ if self.known.contains(name) => true,
             COMMAND => self.has_command(name),

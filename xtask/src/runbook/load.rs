@@ -1,4 +1,4 @@
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -22,50 +22,38 @@ const RETRY: Duration = Duration::from_millis(200);
 
 /// A sibling service at work while the runbooks are run: it asks, and events come in. Ended when dropped.
 pub(super) struct Load {
-    outcomes: Outcomes,
+    outcomes: Receiver<Outcome>,
     _task: JoinSet<()>,
 }
 
-/// Why each request failed, `None` for one that was answered. Those that met a rate limit are left out.
-type Outcomes = Arc<Mutex<Vec<Option<String>>>>;
+/// Whether a request was answered, else why not. Those that met a rate limit are left out.
+type Outcome = Result<(), String>;
 
 impl Load {
     pub(super) fn start(setting: &Setting) -> Result<Self> {
         let Services { clients, .. } = &setting.services;
         let sibling = setting.services.nats_config(&clients.operator, "sibling")?;
         let gateway = setting.services.nats_config(&clients.gateway, "gateway")?;
-        let outcomes = Outcomes::default();
-        let kept = Arc::clone(&outcomes);
+        let (sender, outcomes) = channel();
         let mut task = JoinSet::new();
         task.spawn(async move {
-            if let Err(error) = work(sibling, gateway, &kept).await {
-                locked(&kept).push(Some(format!("{error:#}")));
+            if let Err(error) = work(sibling, gateway, &sender).await {
+                sender.send(Err(format!("{error:#}"))).ok();
             }
         });
         Ok(Self { outcomes, _task: task })
     }
 
-    /// How many outcomes there are.
-    pub(super) fn seen(&self) -> usize {
-        locked(&self.outcomes).len()
-    }
-
-    /// How many requests were answered behind the first outcomes; none may have failed.
-    pub(super) fn answered_without_failure(&self, first: usize) -> Result<usize> {
-        let outcomes = locked(&self.outcomes);
-        let outcomes = outcomes.get(first..).unwrap_or_default();
-        let failures: Vec<&String> = outcomes.iter().flatten().collect();
+    /// How many requests were answered since this was asked last; none may have failed.
+    pub(super) fn answered_without_failure(&self) -> Result<usize> {
+        let (answered, failures): (Vec<_>, Vec<_>) = self.outcomes.try_iter().partition(Result::is_ok);
         ensure!(failures.is_empty(), "{} requests failed, and none should: {failures:?}", failures.len());
-        ensure!(!outcomes.is_empty(), "no request was made, which proves nothing");
-        Ok(outcomes.len())
+        ensure!(!answered.is_empty(), "no request was made, which proves nothing");
+        Ok(answered.len())
     }
 }
 
-fn locked(outcomes: &Outcomes) -> MutexGuard<'_, Vec<Option<String>>> {
-    outcomes.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &Outcomes) -> Result<()> {
+async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &Sender<Outcome>) -> Result<()> {
     let client = Client::new(Connection::open(sibling).await?);
     let publisher = EventPublisher::new(&Connection::open(gateway).await?);
     let members = community::members(MEMBERS);
@@ -86,9 +74,9 @@ async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &Outcomes) -> 
     let asking = client.on_behalf_of(Caller::parse("stilgar")?).community(community);
     for (round, member) in members.iter().cycle().enumerate() {
         match asking.ask(&profiles::Ranked::first(100)).await {
-            Ok(_) => locked(outcomes).push(None),
+            Ok(_) => outcomes.send(Ok(()))?,
             Err(error) if error.code().is_some_and(|code| code.number() == 429) => {}
-            Err(error) => locked(outcomes).push(Some(error.to_string())),
+            Err(error) => outcomes.send(Err(error.to_string()))?,
         }
         if round % 5 == 0 {
             let active = community::event("activity.add", Some(&member.user_id), json!({"amount": 1}));
