@@ -11,7 +11,7 @@ use crate::observability::RULES;
 
 /// The tables: the part of the description, the file, and the columns, which are fields of the entries.
 const TABLES: [(&str, &str, &[&str]); 5] = [
-    ("endpoints", "docs/api.md", &["name", "fields", "answer"]),
+    ("endpoints", "docs/api.md", &["name", "help", "fields", "answer"]),
     ("keys", "docs/configuration.md", &["key", "variable", "form", "default"]),
     ("metrics", "docs/metrics.md", &["name", "kind", "unit", "labels", "help"]),
     ("errors", "docs/api.md", &["code", "number", "when"]),
@@ -62,7 +62,7 @@ fn table(entries: &[Value], columns: &[&str]) -> String {
     lines.iter().map(|line| format!("| {line} |")).collect::<Vec<_>>().join("\n")
 }
 
-/// A field of an entry. A list is one of names, or of a request's fields with their defaults and caps.
+/// A field of an entry. A list is one of names, or of a request's fields with their default and cap, or else their form.
 fn cell(value: Option<&Value>, is_name: bool) -> String {
     match value {
         Some(Value::String(text)) if is_name || text.starts_with("MUSTER__") => format!("`{text}`"),
@@ -71,10 +71,15 @@ fn cell(value: Option<&Value>, is_name: bool) -> String {
             entries.iter().map(|entry| cell(Some(entry), true)).collect::<Vec<_>>().join(", ")
         }
         Some(Value::Object(field)) => {
-            let bounds = ["default", "cap"].iter().filter_map(|bound| field.get(*bound));
-            let bounds: Vec<String> = bounds.filter(|it| !it.is_null()).map(Value::to_string).collect();
-            let name = cell(field.get("name"), true);
-            if bounds.is_empty() { name } else { format!("{name} ({})", bounds.join("; ")) }
+            let given = |name: &str| field.get(name).filter(|value| !value.is_null());
+            let form = given("form").and_then(Value::as_str).unwrap_or_default();
+            let form = match (given("default"), given("cap")) {
+                (Some(default), Some(cap)) => format!("{default}; {cap}"),
+                (Some(default), None) => format!("{form}; {}", default.as_str().unwrap_or_default()),
+                (None, _) => form.to_owned(),
+            };
+            let mark = if field.get("required") == Some(&Value::Bool(true)) { "**" } else { "" };
+            format!("{mark}{}{mark} ({form})", cell(field.get("name"), true))
         }
         Some(Value::Number(number)) => number.to_string(),
         Some(Value::Bool(switch)) => switch.to_string(),
@@ -90,7 +95,7 @@ mod tests {
     fn a_part_is_replaced_and_the_text_around_it_stays() {
         let new = table(list(&Description::for_tests().0, "/endpoints"), &["name", "fields", "answer"]);
         let rows = "| name | fields | answer |\n| --- | --- | --- |\n\
-                    | `profiles.ranked` | `limit` (100; 1000), `cursor` | page of profiles |\n";
+                    | `profiles.ranked` | **`query`** (text), `limit` (100; 1000), `sort` (a or b; a) | page of profiles |\n";
         assert!(new.starts_with(rows), "{new}");
         let text = format!("a\n<!-- {BEGIN}endpoints -->\nold\n<!-- end -->\nb\n");
         assert_eq!(replaced(&text, "endpoints", &new), Some(text.replace("old", &new)));
