@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use comfy_table::{Table, presets};
-use xtask::{Verdict, pin, services};
+use xtask::{Verdict, services, tool};
 
 use crate::{cargo, documentation, manifests, observability, runbook, scan, test};
 
@@ -116,7 +116,7 @@ async fn database_date() -> Option<String> {
 
 /// The pinned cargo-deny: from PATH if it is there in that version, else built into the cache once.
 async fn cargo_deny() -> Result<PathBuf> {
-    let pin = pin::crate_named("cargo-deny")?;
+    let pin = tool::crate_named("cargo-deny")?;
     if let Ok(found) = which::which(&pin.name) {
         let output = cargo::command(&found, &["--version"]).output().await?;
         if String::from_utf8_lossy(&output.stdout).split_whitespace().any(|word| word == pin.version) {

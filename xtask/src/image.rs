@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::{Table, presets};
 use muster_messaging::api::ErrorCode;
 use muster_messaging::client::Client;
-use xtask::worker::{free_address, get};
+use xtask::services::{free_address, get};
 
 use crate::cargo;
 use crate::shipped::Shipped;

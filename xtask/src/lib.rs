@@ -4,7 +4,6 @@
 
 #![expect(clippy::print_stdout, reason = "the person at the terminal is told what is fetched")]
 
-pub mod pin;
 pub mod services;
 pub mod tool;
 mod verdict;

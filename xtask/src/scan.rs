@@ -72,7 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     println!("\n{table}");
     if let Some(file) = &arguments.sbom {
-        let mut sbom = script(&tool::find("trivy", false)?, &root)?;
+        let mut sbom = script(&tool::find("trivy")?, &root)?;
         ensure!(
             sbom.arg("sbom").arg(root.join(file)).status()?.success(),
             "the image's content could not be listed"
@@ -98,7 +98,7 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<(String, Verdict)> {
             return Ok((name.to_owned(), Verdict::of(problems.is_empty())));
         }
         "diff" => Tool { program: which::which(name)?, version: "any".to_owned(), origin: "PATH".to_owned() },
-        _ => match tool::find(name, false) {
+        _ => match tool::find(name) {
             Ok(tool) => tool,
             // A tool that cannot be fetched is one thing, a file that is not the pinned one another.
             Err(error) if error.is::<WrongDigest>() => return Err(error),

@@ -3,11 +3,9 @@
 //! Everything lies in one [`RunDirectory`], and goes with it: processes and files, whether the run ends well, fails,
 //! panics or is killed.
 
-mod address;
 mod certificates;
 mod find;
 mod nats;
-mod owner;
 mod postgres;
 mod process;
 mod prometheus;
@@ -21,14 +19,12 @@ use muster_messaging::connection::{NatsConfig, Transport};
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_messaging::tls::server::Servers;
 
-pub use crate::tool::{WrongDigest, by_wheel, cache};
-pub use address::{free_address, get};
+pub use crate::tool::{WrongDigest, by_wheel, cache, packaged};
 pub use certificates::{Authority, Identity, current};
-pub use find::{NatsServer, PostgresServer, nats_server, packaged, postgres_server};
-pub use nats::{Nats, NatsOptions, NatsUser};
-pub use owner::Owner;
-pub use postgres::{Postgres, PostgresOptions};
-pub use process::Process;
+pub use find::{Server, nats_server, postgres_server};
+pub use nats::{Nats, NatsOptions};
+pub use postgres::{Owner, Postgres, PostgresOptions};
+pub use process::{Process, free_address, get};
 pub use prometheus::{Prometheus, PrometheusPrograms, prometheus_programs};
 pub use run_directory::RunDirectory;
 

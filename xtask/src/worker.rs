@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -12,8 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::services::{Identity, Process, Services};
-pub use crate::services::{free_address, get};
+use crate::services::{Identity, Process, Services, free_address, get};
 
 /// How long the worker may take until it is ready, and until it has stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -21,9 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How the worker is configured: by variables, as a container would be.
 #[derive(Clone)]
 pub struct Configuration {
+    /// Where the worker's health and metrics are.
+    pub address: SocketAddr,
     program: PathBuf,
     variables: BTreeMap<&'static str, String>,
-    address: SocketAddr,
 }
 
 impl Configuration {
@@ -105,61 +105,37 @@ impl Configuration {
         let process = Process::start(&services.directory, "worker", &mut command, Signal::SIGTERM)?;
         Ok(Worker { process, address: self.address })
     }
-
-    /// Where the worker's health and metrics are.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
 }
 
-/// How many events came to each outcome so far, by the worker's metrics.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EventCounts(BTreeMap<String, u64>);
-
-impl EventCounts {
-    /// How many came to this outcome.
-    pub fn of(&self, outcome: &str) -> u64 {
-        self.0.get(outcome).copied().unwrap_or(0)
-    }
-
-    /// How many had their effect.
-    pub fn applied(&self) -> u64 {
-        self.of("applied")
-    }
-
-    /// How many came again and had none.
-    pub fn duplicates(&self) -> u64 {
-        self.of("duplicate")
-    }
-
-    /// How many were not understood, or given up.
-    pub fn lost(&self) -> u64 {
-        ["unknown_type", "malformed", "given_up", "dead_letter_failed"]
-            .map(|outcome| self.of(outcome))
-            .iter()
-            .sum()
-    }
-}
-
-impl fmt::Display for EventCounts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = self.0.iter().map(|(outcome, number)| format!("{outcome} {number}"));
-        f.write_str(&words.collect::<Vec<_>>().join(", "))
-    }
+/// What came of the events so far, by the worker's metrics.
+#[derive(Debug, Default)]
+pub struct EventCounts {
+    /// Had their effect.
+    pub applied: u64,
+    /// Came again and had none.
+    pub duplicates: u64,
+    /// Are to come again.
+    pub retried: u64,
+    /// Were not understood, or given up.
+    pub lost: u64,
 }
 
 /// The worker at work. It is stopped when this value is dropped.
 pub struct Worker {
+    /// Where its health and metrics are.
+    pub address: SocketAddr,
     process: Process,
-    address: SocketAddr,
+}
+
+impl Deref for Worker {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
 }
 
 impl Worker {
-    /// Where its health and metrics are.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// Asks it for a path by HTTP; answers the status and the body.
     pub fn get(&self, path: &str) -> Result<(u16, String)> {
         get(self.address, path)
@@ -173,14 +149,16 @@ impl Worker {
         for line in text.lines().filter_map(|line| line.strip_prefix("muster_events_total{")) {
             let (labels, number) = line.split_once("} ").context("a metric without a number")?;
             let outcome = labels.split("outcome=\"").nth(1).and_then(|rest| rest.split('"').next());
-            *counts.0.entry(outcome.unwrap_or_default().to_owned()).or_default() += number.parse::<u64>()?;
+            let count = match outcome.context("events without an outcome")? {
+                "applied" => &mut counts.applied,
+                "duplicate" => &mut counts.duplicates,
+                "retried" => &mut counts.retried,
+                "unknown_type" | "malformed" | "given_up" | "dead_letter_failed" => &mut counts.lost,
+                _ => continue,
+            };
+            *count += number.parse::<u64>()?;
         }
         Ok(counts)
-    }
-
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.process.id()
     }
 
     /// Its memory now and at most so far, in MiB, where the system tells.
@@ -192,16 +170,6 @@ impl Worker {
             kibibytes.parse::<u64>().ok().map(|kibibytes| kibibytes / 1024)
         };
         Some((mebibytes("VmRSS:")?, mebibytes("VmHWM:")?))
-    }
-
-    /// The file that its log goes to.
-    pub fn log(&self) -> &Path {
-        self.process.log()
-    }
-
-    /// The end of its log.
-    pub fn log_tail(&self) -> String {
-        self.process.log_tail()
     }
 
     /// Kills it, as a crash would.

@@ -37,7 +37,7 @@ const START: &[u8] = b"\0\0\0\x27\0\x03\0\0user\0muster\0database\0postgres\0\0"
 
 /// Asks with psql, if this machine has it.
 fn psql(services: &Services, sql: &str) -> Option<String> {
-    let beside = services.postgres.server().bin.join("psql");
+    let beside = services.postgres.options.server.bin().join("psql");
     let psql = if beside.is_file() { beside } else { which::which("psql").ok()? };
     let output = Command::new(psql)
         .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command", sql])
@@ -52,7 +52,7 @@ fn psql(services: &Services, sql: &str) -> Option<String> {
 #[test]
 fn both_speak_tls_only_and_come_back_with_their_data_after_a_kill() {
     let mut services = Services::start(false).unwrap();
-    let (postgres, nats) = (services.postgres.port(), services.nats.port());
+    let (postgres, nats) = (services.postgres.port, services.nats.port);
     assert_eq!(answer(postgres, &SSL_REQUEST), "S");
     let refused = answer(postgres, START);
     assert!(refused.contains("no pg_hba.conf entry") && refused.contains("no encryption"), "{refused}");
@@ -67,7 +67,7 @@ fn both_speak_tls_only_and_come_back_with_their_data_after_a_kill() {
     assert!(refuses(postgres) && refuses(nats));
     services.postgres.restart().unwrap();
     services.nats.restart().unwrap();
-    assert_eq!((services.postgres.port(), services.nats.port()), (postgres, nats));
+    assert_eq!((services.postgres.port, services.nats.port), (postgres, nats));
     assert!(psql(&services, "SELECT seven FROM kept").is_none_or(|answer| answer == "7"));
 
     let directory = services.directory.path().to_owned();
@@ -96,7 +96,7 @@ fn a_cluster_without_a_certificate_refuses_tls_and_one_that_does_not_start_shows
     let mut options = PostgresOptions::new(postgres_server().unwrap(), authority.server("unused").unwrap());
     options.tls = None;
     let postgres = Postgres::start(&directory, "postgres", options.clone()).unwrap();
-    assert_eq!(answer(postgres.port(), &SSL_REQUEST), "N");
+    assert_eq!(answer(postgres.port, &SSL_REQUEST), "N");
     options.settings = vec![("no_such_setting".to_owned(), "on".to_owned())];
     let error = format!("{:#}", Postgres::start(&directory, "broken", options).unwrap_err());
     assert!(error.contains("no_such_setting"), "{error}");
@@ -110,7 +110,7 @@ fn a_killed_run_leaves_nothing_behind() {
     if std::env::var_os(KILLED).is_some() {
         let services = Services::start(false).unwrap();
         let directory = services.directory.path().display();
-        println!("started {} {} {directory}", services.postgres.port(), services.nats.port());
+        println!("started {} {} {directory}", services.postgres.port, services.nats.port);
         std::thread::sleep(Duration::from_secs(600));
     }
     let mut run = Command::new(std::env::current_exe().unwrap())

@@ -72,7 +72,7 @@ impl Community {
             }
             client.batch_execute("CHECKPOINT").await?;
             making.services.postgres.stop();
-            keep(making.services.postgres.data(), &kept)?;
+            keep(&making.services.postgres.data, &kept)?;
         }
         Self::open(checkout, Some(kept), members).await
     }

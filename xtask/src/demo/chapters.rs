@@ -40,7 +40,10 @@ impl Demo {
         story.chapter("A worker starts")?;
         let services = Services::start(true)?;
         let (postgres, nats) = (&services.postgres, &services.nats);
-        show(format!("PostgreSQL {}, nats-server {}", postgres.server().version, nats.server().version));
+        show(format!(
+            "PostgreSQL {}, nats-server {}",
+            postgres.options.server.version, nats.options.server.version
+        ));
         let configuration = Configuration::new(program, &services)?;
         for command in ["migrate", "check"] {
             show(format!("$ muster-worker {command}"));
@@ -52,7 +55,7 @@ impl Demo {
         }
         show("$ muster-worker serve");
         let worker = configuration.serve(&services)?;
-        show(format!("ready at http://{}/readyz", worker.address()));
+        show(format!("ready at http://{}/readyz", worker.address));
         let connect = async |user| anyhow::Ok(Connection::open(services.nats_config(user, "demo")?).await?);
         Ok(Self {
             story,
@@ -74,7 +77,7 @@ impl Demo {
         let total = u64::try_from(events.len())?;
         self.publish(events).await?;
         let counts = self.worker.event_counts()?;
-        let came = (counts.applied(), counts.duplicates(), counts.lost());
+        let came = (counts.applied, counts.duplicates, counts.lost);
         let what = format!("after {:.1} s, each was applied once", started.elapsed().as_secs_f64());
         self.story.check(what, came, (total, 0, 0))?;
         let request = json!({"guild_id": GUILD});
@@ -183,9 +186,9 @@ impl Demo {
             member.activity += 10;
             events.push(event("activity.add", Some(&member.user_id), json!({"amount": 10})));
         }
-        let (total, before) = (events.len(), self.worker.event_counts()?.applied());
+        let (total, before) = (events.len(), self.worker.event_counts()?.applied);
         let publishing = tokio::spawn(publish(self.gateway.clone(), events));
-        while self.worker.event_counts()?.applied() == before {
+        while self.worker.event_counts()?.applied == before {
             tokio::time::sleep(POLL).await;
         }
         show(format!("$ kill -KILL {}   # the first of {total} events are applied", self.worker.id()));
@@ -194,7 +197,7 @@ impl Demo {
         self.worker = self.configuration.serve(&self.services)?;
         publishing.await??;
         self.until_acknowledged().await?;
-        show(format!("the second worker applied {} events", self.worker.event_counts()?.applied()));
+        show(format!("the second worker applied {} events", self.worker.event_counts()?.applied));
         self.check_activity("nothing is lost or applied twice: the activity of all members is").await?;
         show("$ muster-worker verify --all");
         let verified = self.configuration.run("verify --all").await?;
@@ -224,7 +227,7 @@ impl Demo {
         let stream = answer(&self.streams, "$JS.API.STREAM.INFO.EVENTS", &json!({})).await?;
         let read = stream["state"]["messages"].as_u64().context("no number of events")? - 1;
         let what = format!("{read} events are read again, and none is applied again");
-        self.story.check(what, (counts.applied(), counts.duplicates()), (0, read))?;
+        self.story.check(what, (counts.applied, counts.duplicates), (0, read))?;
         let gone = self.ask("profiles.get", json!({"user_id": user_id})).await?;
         show(&gone);
         self.story.check(format!("{nym} stays erased"), gone["error"]["code"].as_str(), Some("not_found"))?;
@@ -248,7 +251,7 @@ impl Demo {
         let (program, id) = (command.get_program().display(), &self.community);
         show(format!("source {}", file.display()));
         show(format!("{program} ask muster.v1.{id}.profiles.ranked '{{\"limit\":3}}'"));
-        show(format!("The worker's log: {}", self.worker.log().display()));
+        show(format!("The worker's log: {}", self.worker.log.display()));
         Ok(())
     }
 

@@ -92,8 +92,6 @@ impl Setting {
 
 /// A server that differs from what is shipped in that its users log in by password or NKey, with the files for that.
 fn with_logins(directory: &RunDirectory, authority: &Authority) -> Result<Nats> {
-    let user = NatsUser::new("worker");
-    directory.secret_file("secrets/worker-nats-password", &user.password)?;
     for name in ["issued-nkey", "next-nkey"] {
         let pair = KeyPair::new_user();
         directory.secret_file(&format!("{name}.nk"), &pair.seed().context("an NKey without a seed")?)?;
@@ -101,6 +99,6 @@ fn with_logins(directory: &RunDirectory, authority: &Authority) -> Result<Nats> 
     }
     let mut options =
         NatsOptions::new(nats_server()?, authority.server("logins")?, authority.certificate_file());
-    options.log_in(&[user])?;
+    directory.secret_file("secrets/worker-nats-password", &options.log_in("worker")?)?;
     Nats::start(directory, "logins", options)
 }

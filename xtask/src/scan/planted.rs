@@ -46,7 +46,7 @@ fn every_planted_fault_fails_its_scan() {
 #[test]
 fn a_vulnerability_fails_the_scan_when_it_has_a_fix_and_no_scan_passes_without_a_database() {
     let root = tempfile::tempdir().unwrap();
-    let Ok(trivy) = tool::find("trivy", false) else {
+    let Ok(trivy) = tool::find("trivy") else {
         return assert!(Verdict::NotRun.enforced() == Verdict::NotRun, "no trivy");
     };
     fs::copy(cargo::root().join(".trivyignore.yaml"), root.path().join(".trivyignore.yaml")).unwrap();

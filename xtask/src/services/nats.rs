@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use serde::Deserialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::run_directory::write_secret;
-use super::{Authority, Identity, NatsServer, Process, RunDirectory, free_address, nats_server};
+use super::{Authority, Identity, Process, RunDirectory, Server, free_address, nats_server};
 
 /// How long a start may take; recovery of JetStream after a kill is part of it.
 const START: Duration = Duration::from_secs(30);
@@ -20,7 +20,7 @@ const ACCOUNTS: &str = "accounts.conf";
 #[derive(Debug, Clone)]
 pub struct NatsOptions {
     /// The program.
-    pub server: NatsServer,
+    pub server: Server,
     /// The server's certificate.
     pub tls: Identity,
     /// The CA that client certificates must come from.
@@ -33,25 +33,9 @@ pub struct NatsOptions {
     pub accounts: String,
 }
 
-/// Somebody who logs in by password.
-#[derive(Debug, Clone)]
-pub struct NatsUser {
-    /// The name.
-    pub name: String,
-    /// The password.
-    pub password: String,
-}
-
-impl NatsUser {
-    /// One with a generated password.
-    pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), password: Uuid::new_v4().simple().to_string() }
-    }
-}
-
 impl NatsOptions {
     /// One node, as it is shipped.
-    pub fn new(server: NatsServer, tls: Identity, client_ca: &Path) -> Self {
+    pub fn new(server: Server, tls: Identity, client_ca: &Path) -> Self {
         let node = include_str!("../../../infra/nats/node.conf").to_owned();
         let accounts = include_str!("../../../infra/nats/accounts.conf").to_owned();
         Self { server, tls, client_ca: client_ca.to_owned(), cluster: None, node, accounts }
@@ -64,27 +48,28 @@ impl NatsOptions {
         Ok(())
     }
 
-    /// Has these users, each of whom may do everything, log in by password in place of those of `accounts.conf`.
+    /// Has one user, who may do everything, log in by the password that it answers, in place of those of `accounts.conf`.
     /// Certificates are asked for all the same.
-    pub fn log_in(&mut self, users: &[NatsUser]) -> Result<()> {
-        let user =
-            |user: &NatsUser| format!("    {{ user: {:?}, password: {:?} }}\n", user.name, user.password);
-        let users: String = users.iter().map(user).collect();
-        self.accounts = format!("authorization {{\n  users: [\n{users}  ]\n}}\n");
-        self.change("verify_and_map: true", "verify: true")
+    pub fn log_in(&mut self, user: &str) -> Result<String> {
+        let password = Uuid::new_v4().simple().to_string();
+        self.accounts =
+            format!("authorization {{ users: [ {{ user: {user:?}, password: {password:?} }} ] }}\n");
+        self.change("verify_and_map: true", "verify: true")?;
+        Ok(password)
     }
 }
 
 /// A private NATS server on a free port of 127.0.0.1. It is stopped when this value is dropped.
 #[derive(Debug)]
 pub struct Nats {
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// What it was started with; [`Nats::restart`] takes what is changed here.
+    pub options: NatsOptions,
     // `None` while it is stopped.
     process: Option<Process>,
-    options: NatsOptions,
     directory: RunDirectory,
     name: String,
-    // `None` until it has been started.
-    port: Option<u16>,
 }
 
 impl Nats {
@@ -92,7 +77,7 @@ impl Nats {
     /// its log.
     pub fn start(directory: &RunDirectory, name: &str, options: NatsOptions) -> Result<Self> {
         let (directory, name) = (directory.clone(), name.to_owned());
-        let mut nats = Self { process: None, options, directory, name, port: None };
+        let mut nats = Self { port: 0, options, process: None, directory, name };
         for directory in [nats.store(), nats.configuration()] {
             fs::create_dir(directory).context("cannot make the NATS server's directories")?;
         }
@@ -133,12 +118,12 @@ impl Nats {
     /// The variables that its configuration takes from the environment, as infra/nats/README.md lists them.
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let quoted = |path: &Path| format!("{:?}", path.display().to_string());
-        let listen = |port: Option<u16>| {
-            format!("\"127.0.0.1:{}\"", port.map_or_else(|| "-1".to_owned(), |port| port.to_string()))
-        };
+        let listen = |port: i32| format!("\"127.0.0.1:{port}\"");
+        // The server finds a free port by itself when it first starts.
+        let port = if self.port == 0 { -1 } else { self.port.into() };
         let mut variables = vec![
             ("NATS_SERVER_NAME", self.name.clone()),
-            ("NATS_LISTEN", listen(self.port)),
+            ("NATS_LISTEN", listen(port)),
             ("NATS_STORE", quoted(&self.store())),
             ("NATS_TLS_CERTIFICATE", quoted(&self.options.tls.certificate_file)),
             ("NATS_TLS_KEY", quoted(&self.options.tls.key_file)),
@@ -147,7 +132,7 @@ impl Nats {
         if let Some((port, routes)) = &self.options.cluster {
             let routes: Vec<String> =
                 routes.iter().map(|port| format!("\"tls://127.0.0.1:{port}\"")).collect();
-            variables.push(("NATS_CLUSTER_LISTEN", listen(Some(*port))));
+            variables.push(("NATS_CLUSTER_LISTEN", listen((*port).into())));
             variables.push(("NATS_ROUTES", format!("[{}]", routes.join(", "))));
         }
         variables
@@ -168,34 +153,19 @@ impl Nats {
         let store = self.store();
         let end_of_name = format!("_{}.ports", process.id());
         // The server writes this file once it accepts connections.
-        self.port = Some(process.wait_until(START, || {
+        self.port = process.wait_until(START, || {
             let mut paths = fs::read_dir(&store).ok()?.flatten().map(|entry| entry.path());
             let file = paths.find(|path| path.to_string_lossy().ends_with(&end_of_name))?;
-            let written: Listening = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
-            written.nats.first()?.rsplit(':').next()?.parse().ok()
-        })?);
+            let written: Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+            written.pointer("/nats/0")?.as_str()?.rsplit(':').next()?.parse().ok()
+        })?;
         self.process = Some(process);
         Ok(())
     }
 
-    /// The options, to be changed before [`Nats::restart`].
-    pub fn options_mut(&mut self) -> &mut NatsOptions {
-        &mut self.options
-    }
-
-    /// The program that it runs.
-    pub fn server(&self) -> &NatsServer {
-        &self.options.server
-    }
-
-    /// Its port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
-        self.port.unwrap_or(0)
-    }
-
     /// Its URL, without credentials.
     pub fn url(&self) -> String {
-        format!("tls://localhost:{}", self.port())
+        format!("tls://localhost:{}", self.port)
     }
 
     /// Makes it read its configuration and certificates again.
@@ -223,10 +193,4 @@ impl Nats {
     pub fn kill(&mut self) -> Result<()> {
         self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
-}
-
-/// The file in which a server says on what it listens.
-#[derive(Deserialize)]
-struct Listening {
-    nats: Vec<String>,
 }

@@ -1,19 +1,18 @@
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::{Uid, User};
 use uuid::Uuid;
 
-use super::owner::Owner;
 use super::run_directory::write_secret;
-use super::{Identity, PostgresServer, Process, RunDirectory, free_address};
+use super::{Identity, Process, RunDirectory, Server, free_address};
 use crate::tool::output;
 
-/// The superuser of a private cluster.
-const USER: &str = "muster";
 /// How long a start may take; recovery after a kill is part of it.
 const START: Duration = Duration::from_secs(60);
 /// In the data directory: the superuser's password.
@@ -24,8 +23,8 @@ const LOCALE: &str = if cfg!(target_os = "macos") { "en_US.UTF-8" } else { "C.UT
 /// How a private cluster is to be.
 #[derive(Debug, Clone)]
 pub struct PostgresOptions {
-    /// The programs.
-    pub server: PostgresServer,
+    /// The program.
+    pub server: Server,
     /// The server's certificate; `None` makes one that answers `N` to a request for TLS, for tests of the refusal.
     pub tls: Option<Identity>,
     /// Syncs to disk, as production must; off is faster, and loses data only when the machine crashes.
@@ -35,14 +34,15 @@ pub struct PostgresOptions {
     /// The data directory of a stopped cluster of the same major version, to begin with a copy of it and its password.
     /// `None` begins with an empty cluster.
     pub copy_of: Option<PathBuf>,
-    /// The superuser's password, for clusters that one URL is to fit; a new one unless given.
-    pub password: Option<String>,
+    /// The superuser's password; that of another cluster if one URL is to fit both.
+    pub password: String,
 }
 
 impl PostgresOptions {
     /// TLS with this certificate, not durable.
-    pub fn new(server: PostgresServer, tls: Identity) -> Self {
-        Self { server, tls: Some(tls), durable: false, settings: Vec::new(), copy_of: None, password: None }
+    pub fn new(server: Server, tls: Identity) -> Self {
+        let password = Uuid::new_v4().simple().to_string();
+        Self { server, tls: Some(tls), durable: false, settings: Vec::new(), copy_of: None, password }
     }
 }
 
@@ -50,62 +50,65 @@ impl PostgresOptions {
 /// the cluster has a certificate, over TLS only. It is stopped when this value is dropped.
 #[derive(Debug)]
 pub struct Postgres {
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// What it was started with.
+    pub options: PostgresOptions,
+    /// Where its data lies.
+    pub data: PathBuf,
     // `None` while it is stopped.
     process: Option<Process>,
-    server: PostgresServer,
     directory: RunDirectory,
     name: String,
-    data: PathBuf,
     owner: Owner,
-    port: u16,
-    password: String,
-    tls: bool,
 }
 
 impl Postgres {
+    /// The superuser's name.
+    pub const USER: &str = "muster";
+
     /// Makes a cluster in the run's directory under `name` and starts it. When it does not start, the error holds the end of
     /// its log.
     pub fn start(directory: &RunDirectory, name: &str, options: PostgresOptions) -> Result<Self> {
-        let password = options.password.clone();
         let mut cluster = Self {
+            port: 0,
+            options,
+            data: directory.path().join(name),
             process: None,
             directory: directory.clone(),
             name: name.to_owned(),
-            data: directory.path().join(name),
             owner: Owner::new()?,
-            port: 0,
-            password: password.unwrap_or_else(|| Uuid::new_v4().simple().to_string()),
-            tls: options.tls.is_some(),
-            server: options.server.clone(),
         };
-        match &options.copy_of {
+        match &cluster.options.copy_of {
             None => cluster.init()?,
             Some(original) => {
                 let mut copy = Command::new("cp");
                 output(copy.args(["--archive", "--reflink=auto"]).arg(original).arg(&cluster.data))?;
-                cluster.password = fs::read_to_string(cluster.data.join(PASSWORD))?;
+                cluster.options.password = fs::read_to_string(cluster.data.join(PASSWORD))?;
             }
         }
-        cluster.configure(&options)?;
+        cluster.configure()?;
         cluster.launch(true)?;
         Ok(cluster)
     }
 
     fn init(&self) -> Result<()> {
-        let password = self.directory.secret_file(&format!("{}-password", self.name), &self.password)?;
+        let password =
+            self.directory.secret_file(&format!("{}-password", self.name), &self.options.password)?;
         fs::create_dir(&self.data)?;
         self.owner.give(&password)?;
         self.owner.give(&self.data)?;
         let mut initdb = self.command("initdb");
-        initdb.args(["--no-sync", "--encoding=UTF8", "--auth=scram-sha-256", "--username", USER]);
+        initdb.args(["--no-sync", "--encoding=UTF8", "--auth=scram-sha-256", "--username", Self::USER]);
         initdb.args(["--locale", LOCALE, "--pgdata"]).arg(&self.data).arg("--pwfile").arg(&password);
         output(&mut initdb)?;
         fs::rename(password, self.data.join(PASSWORD)).context("cannot keep the password")
     }
 
-    fn configure(&self, options: &PostgresOptions) -> Result<()> {
+    fn configure(&self) -> Result<()> {
+        let options = &self.options;
         let on = |on: bool| if on { "on" } else { "off" };
-        let (durable, ssl) = (on(options.durable), on(self.tls));
+        let (durable, ssl) = (on(options.durable), on(options.tls.is_some()));
         let switches = format!(
             "fsync = {durable}\nfull_page_writes = {durable}\nsynchronous_commit = {durable}\nssl = {ssl}\n"
         );
@@ -114,7 +117,7 @@ impl Postgres {
         let further: String = options.settings.iter().map(setting).collect();
         let text = [include_str!("postgresql.conf"), &switches, &further].concat();
         write_secret(&self.data.join("postgresql.auto.conf"), &text)?;
-        let host = if self.tls { "hostssl" } else { "host" };
+        let host = if options.tls.is_some() { "hostssl" } else { "host" };
         let rule = format!("{host} all all 127.0.0.1/32 scram-sha-256\n");
         write_secret(&self.data.join("pg_hba.conf"), &rule)?;
         options.tls.as_ref().map_or(Ok(()), |identity| self.install_identity(identity))?;
@@ -132,7 +135,7 @@ impl Postgres {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.server.bin.join(program));
+        let mut command = Command::new(self.options.server.bin().join(program));
         // The working directory may be one that the other user cannot enter.
         command.current_dir(&self.data).env_remove("PGDATA").env_remove("PGPORT");
         self.owner.runs(&mut command);
@@ -172,40 +175,16 @@ impl Postgres {
         Ok(())
     }
 
-    /// Where its data lies.
-    pub fn data(&self) -> &Path {
-        &self.data
-    }
-
     /// The process id of its postmaster, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
     }
 
-    /// The programs that it runs.
-    pub fn server(&self) -> &PostgresServer {
-        &self.server
-    }
-
-    /// Its port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// The superuser's name.
-    pub fn user(&self) -> &'static str {
-        USER
-    }
-
-    /// The superuser's password.
-    pub fn password(&self) -> &str {
-        &self.password
-    }
-
     /// The superuser's URL of a database, password included. It asks for a verified certificate if the cluster has one.
     pub fn url(&self, database: &str) -> String {
-        let mode = if self.tls { "verify-full" } else { "disable" };
-        format!("postgres://{USER}:{}@localhost:{}/{database}?sslmode={mode}", self.password, self.port)
+        let mode = if self.options.tls.is_some() { "verify-full" } else { "disable" };
+        let (user, password) = (Self::USER, &self.options.password);
+        format!("postgres://{user}:{password}@localhost:{}/{database}?sslmode={mode}", self.port)
     }
 
     /// Makes it read its configuration and certificates again.
@@ -227,5 +206,36 @@ impl Postgres {
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "PostgreSQL runs: stop or kill it first");
         self.launch(false)
+    }
+}
+
+/// Who runs PostgreSQL and PgBouncer, and whom their files belong to: this user, but another where this one is root, as
+/// whom they refuse to run.
+#[derive(Debug)]
+pub struct Owner(Option<User>);
+
+impl Owner {
+    /// The user of this machine that it is.
+    pub fn new() -> Result<Self> {
+        if !Uid::effective().is_root() {
+            return Ok(Self(None));
+        }
+        let mut users = ["postgres", "nobody"].into_iter().filter_map(|name| User::from_name(name).ok()?);
+        let user = users.next().context("this is root, and there is no user postgres or nobody")?;
+        Ok(Self(Some(user)))
+    }
+
+    /// Has a command run as the owner.
+    pub fn runs(&self, command: &mut Command) {
+        if let Some(user) = &self.0 {
+            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+        }
+    }
+
+    /// Makes a file, or a directory with all in it, the owner's.
+    pub fn give(&self, path: &Path) -> Result<()> {
+        let Some(user) = &self.0 else { return Ok(()) };
+        let owner = format!("{}:{}", user.uid, user.gid);
+        output(Command::new("chown").args(["-R", &owner]).arg(path)).map(drop)
     }
 }

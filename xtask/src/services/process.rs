@@ -1,6 +1,7 @@
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,15 +16,33 @@ use super::RunDirectory;
 const GRACE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(10);
 
+/// An address of this machine whose port nobody listens on now.
+pub fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
+    Ok(listener.local_addr()?)
+}
+
+/// Asks for a path by HTTP; answers the status and the body. It fails when there is no answer within five seconds.
+pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let agent = ureq::Agent::config_builder()
+        .timeout_global(Some(Duration::from_secs(5)))
+        .http_status_as_error(false)
+        .build()
+        .new_agent();
+    let mut answer = agent.get(format!("http://{address}{path}")).call()?;
+    Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
+}
+
 /// A server process of a run. It is in a process group of its own, so that Ctrl-C in the terminal does not reach it, and
 /// it is stopped when this value is dropped.
 #[derive(Debug)]
 pub struct Process {
+    /// The file that its output goes to.
+    pub log: PathBuf,
     name: String,
     child: Child,
     stop_signal: Signal,
     pid_file: PathBuf,
-    log: PathBuf,
     // Held so that the directory outlives what runs in it.
     _directory: RunDirectory,
 }
@@ -55,11 +74,6 @@ impl Process {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
-    }
-
-    /// The file that its output goes to.
-    pub fn log(&self) -> &Path {
-        &self.log
     }
 
     /// The last 4,000 bytes of its log.

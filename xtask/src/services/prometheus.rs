@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::find::packaged;
 use super::{Process, RunDirectory, free_address, get};
+use crate::tool::packaged;
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(30);
@@ -33,7 +33,8 @@ pub fn prometheus_programs() -> Result<PrometheusPrograms> {
 /// is dropped.
 #[derive(Debug)]
 pub struct Prometheus {
-    address: SocketAddr,
+    /// Where it is asked.
+    pub address: SocketAddr,
     _process: Process,
 }
 
@@ -48,18 +49,14 @@ impl Prometheus {
     ) -> Result<Self> {
         let home = directory.path().join("prometheus");
         fs::create_dir(&home).context("cannot make Prometheus' directory")?;
-        let target = |&(pod, address): &(&str, SocketAddr)| json!({"targets": [address], "labels": {"namespace": "muster", "pod": pod}});
+        let target = |(pod, address): &(&str, SocketAddr)| json!({"targets": [address], "labels": {"namespace": "muster", "pod": pod}});
+        let targets: Value = targets.iter().map(target).collect();
         // JSON is YAML.
-        let configuration = json!({
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [rules],
-            "scrape_configs": [{
-                "job_name": "muster-worker",
-                "static_configs": targets.iter().map(target).collect::<Vec<_>>(),
-            }],
-        });
+        let configuration = include_str!("prometheus.yml")
+            .replace("RULES", &json!(rules).to_string())
+            .replace("TARGETS", &targets.to_string());
         let file = home.join("prometheus.yml");
-        fs::write(&file, configuration.to_string()).context("cannot write Prometheus' configuration")?;
+        fs::write(&file, configuration).context("cannot write Prometheus' configuration")?;
         let address = free_address()?;
         let mut command = Command::new(&programs.server);
         command
@@ -69,10 +66,5 @@ impl Prometheus {
         let mut process = Process::start(directory, "prometheus", &mut command, Signal::SIGTERM)?;
         process.wait_until(START, || get(address, "/-/ready").ok().filter(|(status, _)| *status == 200))?;
         Ok(Self { address, _process: process })
-    }
-
-    /// Where it is asked.
-    pub fn address(&self) -> SocketAddr {
-        self.address
     }
 }

@@ -90,7 +90,7 @@ impl Broker {
         let mut options = NatsOptions::new(nats_server().unwrap(), server, authority.certificate_file());
         options.node = setup.configuration();
         let nats = Nats::start(&directory, "nats", options).unwrap();
-        let (port, ws_port) = (nats.port(), websocket_port(&directory.path().join("nats")));
+        let (port, ws_port) = (nats.port, websocket_port(&directory.path().join("nats")));
         Self { nats, port, ws_port, client, authority, directory }
     }
 
@@ -101,7 +101,7 @@ impl Broker {
     /// Kills the server, if it runs, and starts it again on the same port for clients.
     pub(crate) fn restart(&mut self, setup: &Setup) {
         self.kill();
-        self.nats.options_mut().node = setup.configuration();
+        self.nats.options.node = setup.configuration();
         self.nats.restart().unwrap();
     }
 

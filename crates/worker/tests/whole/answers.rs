@@ -82,9 +82,9 @@ async fn each_endpoint_answers_what_the_events_come_to() -> Result<()> {
     let events = events(&mut tabr);
     let total = u64::try_from(events.len())?;
     publisher.publish_all(events, |_| {}).await?;
-    eventually("the events' effect", || async { worker.event_counts().is_ok_and(|c| c.applied() == total) })
+    eventually("the events' effect", || async { worker.event_counts().is_ok_and(|c| c.applied == total) })
         .await?;
-    ensure!(worker.event_counts()?.lost() == 0 && worker.event_counts()?.duplicates() == 0);
+    ensure!(worker.event_counts()?.lost == 0 && worker.event_counts()?.duplicates == 0);
 
     let id = community(&client, "tabr").await?;
     let service = Asking { client: client.clone(), prefix: "muster.v1".to_owned() };

@@ -91,7 +91,7 @@ async fn an_empty_filter_shows_what_none_shows() -> Result<()> {
         empty.into_iter().fold(setting.configuration.with(empty[0], ""), |all, name| all.with(name, ""));
     let worker = configuration.serve(&setting.services)?;
     let told =
-        || std::fs::read_to_string(worker.log()).is_ok_and(|log| log.contains("muster-worker is ready"));
+        || std::fs::read_to_string(&worker.log).is_ok_and(|log| log.contains("muster-worker is ready"));
     eventually("the line of readiness", async || told()).await
 }
 

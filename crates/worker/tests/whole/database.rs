@@ -113,8 +113,8 @@ fn url(setting: &Setting, ports: &[u16], more: &str) -> String {
     let hosts: Vec<String> = ports.iter().map(|port| format!("localhost:{port}")).collect();
     format!(
         "postgres://{}:{}@{}/postgres?sslmode=verify-full&hostaddr={}&{more}",
-        postgres.user(),
-        postgres.password(),
+        Postgres::USER,
+        postgres.options.password,
         hosts.join(","),
         vec!["127.0.0.1"; ports.len()].join(","),
     )
@@ -131,8 +131,8 @@ fn config(setting: &Setting, url: &str) -> Result<StoreConfig> {
 fn cluster(setting: &Setting, name: &str, settings: &[(&str, &str)]) -> Result<Postgres> {
     let services = &setting.services;
     let mut options =
-        PostgresOptions::new(services.postgres.server().clone(), services.authority.server(name)?);
-    options.password = Some(services.postgres.password().to_owned());
+        PostgresOptions::new(services.postgres.options.server.clone(), services.authority.server(name)?);
+    options.password.clone_from(&services.postgres.options.password);
     options.settings = [("shared_buffers", "16MB")]
         .iter()
         .chain(settings)
@@ -155,10 +155,9 @@ fn orders<T: Copy + PartialEq>(things: &[T]) -> Vec<Vec<T>> {
 async fn whichever_hosts_stand_before_the_good_one_are_passed_over_in_every_order() -> Result<()> {
     let setting = Setting::new().await?;
     let read_only = cluster(&setting, "read-only", &[("default_transaction_read_only", "on")])?;
-    let silent = Way::to(setting.services.postgres.port(), Does::Holds).await?;
-    let (hole, refusing, good) =
-        (BlackHole::new().await?, refusing().await?, setting.services.postgres.port());
-    let bad = [silent.port, hole.port, refusing, read_only.port()];
+    let silent = Way::to(setting.services.postgres.port, Does::Holds).await?;
+    let (hole, refusing, good) = (BlackHole::new().await?, refusing().await?, setting.services.postgres.port);
+    let bad = [silent.port, hole.port, refusing, read_only.port];
     let more = "connect_timeout=3&target_session_attrs=read-write";
     // What stands behind the good one is never tried.
     let orders = orders(&bad);
@@ -186,12 +185,12 @@ async fn whichever_hosts_stand_before_the_good_one_are_passed_over_in_every_orde
         (silent.port, "no answer within 3 s"),
         (hole.port, "no answer within 3 s"),
         (refusing, "Connection refused"),
-        (read_only.port(), "passed over: it is read-only, and target_session_attrs is read-write"),
+        (read_only.port, "passed over: it is read-only, and target_session_attrs is read-write"),
     ] {
         let host = said.split("; ").find(|part| part.starts_with(&format!("localhost:{port}: ")));
         ensure!(host.is_some_and(|host| host.contains(cause)), "{port} {cause}: {said}");
     }
-    ensure!(!said.contains(setting.services.postgres.password()), "{said}");
+    ensure!(!said.contains(&setting.services.postgres.options.password), "{said}");
     // Without the attribute the read-only one is as good as any.
     let any = Store::open(config(&setting, &url(&setting, &bad, "connect_timeout=3"))?).await.map(drop);
     ensure!(matches!(any, Err(Error::Outdated(_))), "{any:?}");
@@ -204,10 +203,10 @@ async fn target_session_attrs_tells_a_primary_from_a_standby() -> Result<()> {
     let mut standby = cluster(&setting, "standby", &[])?;
     standby.stop();
     // A standby that stays one: it takes no writes and waits for a primary that never comes.
-    std::fs::write(standby.data().join("standby.signal"), "")?;
+    std::fs::write(standby.data.join("standby.signal"), "")?;
     standby.restart()?;
     let read_only = cluster(&setting, "read-only", &[("default_transaction_read_only", "on")])?;
-    let primary = setting.services.postgres.port();
+    let primary = setting.services.postgres.port;
     // Each of the three hosts comes first, and the wanted one is found. Only the primary has a schema.
     for (attrs, found) in [
         ("any", [true, false, false]),
@@ -217,7 +216,7 @@ async fn target_session_attrs_tells_a_primary_from_a_standby() -> Result<()> {
         ("standby", [false, false, false]),
         ("prefer-standby", [false, false, false]),
     ] {
-        let hosts = [primary, standby.port(), read_only.port()];
+        let hosts = [primary, standby.port, read_only.port];
         let shifted = [[0, 1, 2], [1, 0, 2], [2, 0, 1]];
         for (order, found) in shifted.into_iter().zip(found) {
             let ports = order.map(|number| hosts[number]);
@@ -233,7 +232,7 @@ async fn target_session_attrs_tells_a_primary_from_a_standby() -> Result<()> {
     // Where there is no standby, what is preferred is done without.
     let preferring = url(&setting, &[primary], "target_session_attrs=prefer-standby");
     Store::open(config(&setting, &preferring)?).await?;
-    let nowhere = url(&setting, &[primary, read_only.port()], "target_session_attrs=standby");
+    let nowhere = url(&setting, &[primary, read_only.port], "target_session_attrs=standby");
     let error = Store::open(config(&setting, &nowhere)?).await.map(drop).unwrap_err().to_string();
     ensure!(error.matches("it is no standby, and target_session_attrs is standby").count() == 2, "{error}");
 
@@ -244,15 +243,15 @@ async fn target_session_attrs_tells_a_primary_from_a_standby() -> Result<()> {
         let output = configuration.run("check").await?;
         Ok((output.status.code(), text(&output.stdout)))
     };
-    let (code, report) = check(&[standby.port(), primary], "target_session_attrs=read-write").await?;
+    let (code, report) = check(&[standby.port, primary], "target_session_attrs=read-write").await?;
     ensure!(code == Some(0), "{report}");
-    let passed = format!("postgres       ok      localhost:{}: is a standby, passed over", standby.port());
+    let passed = format!("postgres       ok      localhost:{}: is a standby, passed over", standby.port);
     ensure!(report.contains(&passed), "{report}");
     ensure!(
         report.contains(&format!("postgres       ok      localhost:{primary}: is a primary\n")),
         "{report}"
     );
-    let (code, report) = check(&[read_only.port()], "").await?;
+    let (code, report) = check(&[read_only.port], "").await?;
     ensure!(
         code == Some(1) && report.contains("the worker must write: see default_transaction_read_only"),
         "{report}"
@@ -272,7 +271,7 @@ async fn target_session_attrs_tells_a_primary_from_a_standby() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_starts_past_a_silent_host_and_goes_over_when_its_host_dies() -> Result<()> {
     let setting = Setting::new().await?;
-    let server = setting.services.postgres.port();
+    let server = setting.services.postgres.port;
     let first = Way::to(server, Does::Holds).await?;
     let second = Way::to(server, Does::Passes).await?;
     let url = url(&setting, &[first.port, second.port], "target_session_attrs=read-write");
@@ -309,7 +308,7 @@ async fn a_worker_starts_past_a_silent_host_and_goes_over_when_its_host_dies() -
     publisher.publish(&guild.join("user2")).await?;
     eventually("the third member", || members(3)).await?;
     eventually("readiness", || async { ready(&worker) }).await?;
-    ensure!(worker.event_counts()?.lost() == 0, "a host that dies makes no dead letters");
+    ensure!(worker.event_counts()?.lost == 0, "a host that dies makes no dead letters");
     ensure!(worker.stop()? == Some(0), "it stops in good order");
     Ok(())
 }
@@ -347,7 +346,7 @@ async fn pgbouncer_in_session_mode_is_as_good_as_postgresql() -> Result<()> {
             .is_ok_and(|it| it.members == 200 && it.conviction_total == 19_900)
     })
     .await?;
-    ensure!(worker.event_counts()?.lost() == 0);
+    ensure!(worker.event_counts()?.lost == 0);
     // The sessions of another client that went through the pooler do not change the worker's.
     let other = config(&setting, pooler.url())?;
     Store::open(other).await?.close();
@@ -367,7 +366,7 @@ async fn pgbouncer_in_another_mode_is_refused_with_what_to_do() -> Result<()> {
             let said = text(&output.stdout) + &text(&output.stderr);
             ensure!(!output.status.success(), "{mode} {command}: {said}");
             ensure!(said.contains("give it pool_mode = session"), "{mode} {command}: {said}");
-            ensure!(!said.contains(setting.services.postgres.password()), "{said}");
+            ensure!(!said.contains(&setting.services.postgres.options.password), "{said}");
         }
         // However busy the pooler is, and whoever's connections it has at hand, a session is never taken for a good one.
         let asked = (0..4).map(async |_| {

@@ -45,7 +45,7 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() -> Result<()> {
         );
         publisher.publish_raw("events.member.join".to_owned(), event.into_bytes()).await?;
         // One after the other, since batches at once may bury theirs in any order.
-        let buried = || async { worker.event_counts().is_ok_and(|counts| counts.lost() == n + 1) };
+        let buried = || async { worker.event_counts().is_ok_and(|counts| counts.lost == n + 1) };
         eventually("a dead letter", buried).await?;
     }
 

@@ -15,7 +15,7 @@ use crate::setting::{Guild, Setting, community, eventually};
 fn backup(setting: &Setting) -> Result<Configuration> {
     let postgres = &setting.services.postgres;
     let ca = setting.services.authority.certificate_file();
-    let output = Command::new(postgres.server().bin.join("psql"))
+    let output = Command::new(postgres.options.server.bin().join("psql"))
         .arg(format!("{}&sslrootcert={}", postgres.url("template1"), ca.display()))
         .args(["-v", "ON_ERROR_STOP=1", "-c", "CREATE DATABASE backup TEMPLATE postgres"])
         .output()?;
@@ -34,7 +34,7 @@ async fn output(configuration: &Configuration, command: &str) -> Result<String> 
 
 async fn handled(worker: &Worker, count: u64) -> Result<()> {
     eventually("the events' effect", || async {
-        worker.event_counts().is_ok_and(|counts| counts.applied() + counts.duplicates() == count)
+        worker.event_counts().is_ok_and(|counts| counts.applied + counts.duplicates == count)
     })
     .await
 }

@@ -112,7 +112,7 @@ async fn what_has_expired_beside_what_is_valid_is_warned_of_and_ends_nothing() -
     ensure!(report.contains(&format!("NOT USED {chain}: the certificate of CN=old in line ")), "{report}");
     let worker = configuration.serve(&setting.services)?;
     let told = || {
-        let log = fs::read_to_string(worker.log()).unwrap_or_default();
+        let log = fs::read_to_string(&worker.log).unwrap_or_default();
         log.lines().filter(|line| line.contains("is passed over") && line.contains("CN=old")).count()
     };
     eventually("both warnings", async || told() == 2).await?;

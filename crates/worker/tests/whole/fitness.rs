@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use muster_domain::Version;
-use xtask::services::NatsServer;
+use xtask::services::Server;
 use xtask::worker::Worker;
 
 use crate::setting::{Guild, Setting, eventually};
@@ -65,7 +65,7 @@ async fn a_stream_that_can_lose_events_is_refused_by_name_until_it_is_mended() -
     ensure!(report.status.success(), "{}", text(&report.stdout));
     ensure!(text(&report.stdout).contains("events         warning max_msgs_per_subject=1: "));
     let worker = development.serve(&setting.services)?;
-    ensure!(fs::read_to_string(worker.log())?.contains("max_msgs_per_subject"), "it is warned of");
+    ensure!(fs::read_to_string(&worker.log)?.contains("max_msgs_per_subject"), "it is warned of");
     ensure!(worker.stop()? == Some(0));
 
     events(&setting, "UPDATE", r#""discard":"old","max_msgs_per_subject":-1,"max_age":604800000000000"#)
@@ -91,10 +91,10 @@ async fn what_the_stream_drops_unread_is_in_the_metrics_and_in_the_log() -> Resu
     let worker = development.serve(&setting.services)?;
     eventually("it is counted", || async { has_metric(&worker, "muster_events_dropped 30") }).await?;
     eventually("the rest is applied", || async {
-        worker.event_counts().is_ok_and(|counts| counts.applied() == 50)
+        worker.event_counts().is_ok_and(|counts| counts.applied == 50)
     })
     .await?;
-    let log = fs::read_to_string(worker.log())?;
+    let log = fs::read_to_string(&worker.log)?;
     let lines = log.lines().filter(|line| line.contains("dropped events before they were applied"));
     ensure!(lines.count() == 1, "one line for it: {log}");
     Ok(())
@@ -108,8 +108,8 @@ async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -
     }
     let mut setting = Setting::new().await?;
     setting.services.nats.stop();
-    let options = setting.services.nats.options_mut();
-    options.server = NatsServer { program: OLD_NATS.into(), version: Version([2, 9, 10]) };
+    let options = &mut setting.services.nats.options;
+    options.server = Server { program: OLD_NATS.into(), version: Version([2, 9, 10]) };
     for unknown in ["min_version: \"1.3\"", "handshake_first: true", "sync_interval: always"] {
         options.change(unknown, "")?;
     }
@@ -135,7 +135,7 @@ async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -
         text(&report.stdout)
     );
     let worker = development.serve(&setting.services)?;
-    ensure!(fs::read_to_string(worker.log())?.contains("2.10.4 is the least"));
+    ensure!(fs::read_to_string(&worker.log)?.contains("2.10.4 is the least"));
     Ok(())
 }
 
@@ -143,11 +143,11 @@ async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -
 async fn a_broker_that_carries_too_little_is_warned_of() -> Result<()> {
     let mut setting = Setting::new().await?;
     setting.services.nats.stop();
-    setting.services.nats.options_mut().change("max_payload: 1MB", "max_payload: 1024")?;
+    setting.services.nats.options.change("max_payload: 1MB", "max_payload: 1024")?;
     setting.services.nats.restart()?;
     let report = text(&setting.configuration.run("check").await?.stdout);
     ensure!(report.contains("max_payload=1024: an answer of one row may need"), "{report}");
     let worker = setting.serve()?;
-    ensure!(fs::read_to_string(worker.log())?.contains("max_payload=1024"));
+    ensure!(fs::read_to_string(&worker.log)?.contains("max_payload=1024"));
     Ok(())
 }

@@ -53,7 +53,7 @@ async fn who_holds_the_port_open_delays_no_probe_no_rotation_and_no_stop() -> Re
     let worker = setting.serve()?;
     let mut holding = JoinSet::new();
     for n in 0..1000 {
-        holding.spawn(hold(worker.address(), n));
+        holding.spawn(hold(worker.address, n));
     }
     sleep(Duration::from_secs(2)).await;
     let mut took = Vec::new();
@@ -84,7 +84,7 @@ async fn a_request_and_its_answer_are_bounded_in_time_and_size() -> Result<()> {
     let setting = Setting::new().await?;
     let worker = setting.serve()?;
     // By itself it stays until its time is over, and no longer.
-    let mut half_open = TcpStream::connect(worker.address()).await?;
+    let mut half_open = TcpStream::connect(worker.address).await?;
     half_open.write_all(b"GET /livez HT").await?;
     let begun = Instant::now();
     let mut rest = Vec::new();
@@ -93,7 +93,7 @@ async fn a_request_and_its_answer_are_bounded_in_time_and_size() -> Result<()> {
     ensure!(took > Duration::from_secs(3) && took < Duration::from_secs(9), "closed after {took:?}");
 
     let answer = async |request: Vec<u8>| -> Result<String> {
-        let mut stream = TcpStream::connect(worker.address()).await?;
+        let mut stream = TcpStream::connect(worker.address).await?;
         // It may answer and close before all was sent.
         let _ = stream.write_all(&request).await;
         let mut answer = Vec::new();
@@ -149,7 +149,7 @@ fn leave(worker: &Worker, descriptors: u64) -> Result<()> {
 async fn used_up_descriptors_are_a_state_that_is_seen_and_no_fault_of_a_file() -> Result<()> {
     let setting = Setting::new().await?;
     let worker = setting.serve()?;
-    let log = || fs::read_to_string(worker.log()).unwrap_or_default();
+    let log = || fs::read_to_string(&worker.log).unwrap_or_default();
     leave(&worker, 0)?;
     let seen = async || worker.get("/readyz").is_ok_and(|(_, body)| body.contains("\"descriptors\":false"));
     eventually("readiness to say so", seen).await?;

@@ -10,7 +10,7 @@ use muster_domain::GuildId;
 use muster_messaging::api::community;
 use muster_messaging::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
-use xtask::worker::get;
+use xtask::services::get;
 
 use crate::setting::{Guild, Setting, community, eventually};
 
@@ -44,7 +44,7 @@ async fn nothing_waits_for_who_reads_the_log_and_what_is_missing_is_counted() ->
     let mut command = configuration.command("serve");
     let mut worker = Unread(command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?);
     let log = worker.0.stderr.take().context("a pipe")?;
-    let address = configuration.address();
+    let address = configuration.address;
     let is_ready = async || get(address, "/readyz").is_ok_and(|(status, _)| status == 200);
     eventually("readiness", is_ready).await?;
     let dropped = || -> u64 {

@@ -25,7 +25,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     let setting = Setting::new().await?;
     let key = fs::read_to_string(&setting.services.clients.worker.key_file)?;
     let line = key.lines().nth(1).context("a key without lines")?.to_owned();
-    let passwords = [line, setting.services.postgres.password().to_owned()];
+    let passwords = [line, setting.services.postgres.options.password.clone()];
     let loud = setting
         .configuration
         .with("MUSTER__LOG__FILTER", "trace")
@@ -82,7 +82,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
         publisher.publish_raw(subject.to_owned(), payload.into_bytes()).await?;
     }
     eventually("the events' effect", || async {
-        worker.event_counts().is_ok_and(|counts| counts.applied() == 9 && counts.lost() == 6)
+        worker.event_counts().is_ok_and(|counts| counts.applied == 9 && counts.lost == 6)
     })
     .await?;
 
@@ -172,9 +172,10 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     let metrics = worker.get("/metrics")?.1;
     let secret = setting.services.directory.path().join("worker-database-url");
     let right = fs::read(&secret)?;
-    let url = setting.services.postgres.url("postgres").replace(setting.services.postgres.password(), MARK);
+    let url =
+        setting.services.postgres.url("postgres").replace(&setting.services.postgres.options.password, MARK);
     fs::write(&secret, &url)?;
-    let log = || fs::read_to_string(worker.log()).unwrap_or_default();
+    let log = || fs::read_to_string(&worker.log).unwrap_or_default();
     eventually("the refusal", async || log().contains("are refused: what was in use stays")).await?;
     fs::write(&secret, right)?;
     let mut said = String::new();
@@ -202,7 +203,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     services.postgres.kill()?;
     let refused = client.community(id).ask(&profiles::Get::UserId(UserId::parse(USER)?)).await;
     ensure!(refused.is_err(), "the database is away");
-    let log_file = worker.log().to_owned();
+    let log_file = worker.log.clone();
     ensure!(worker.stop()? == Some(0));
 
     let log = fs::read_to_string(log_file)?;
@@ -252,7 +253,7 @@ async fn a_line_is_readable_alone_and_a_person_is_found_by_the_pseudonym() -> Re
     let pseudonym = String::from_utf8(output.stdout)?;
     let pseudonym = pseudonym.split(' ').next().unwrap_or_default();
     ensure!(pseudonym.len() == 16, "{pseudonym}");
-    let log = fs::read_to_string(worker.log())?;
+    let log = fs::read_to_string(&worker.log)?;
     let line = log.lines().find(|line| line.contains(pseudonym));
     let line: serde_json::Value = serde_json::from_str(line.unwrap_or_default())?;
     ensure!(line["message"] == "an administrator's request was answered", "{line}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use xtask::services::{Owner, Process, Services, free_address, packaged};
+use xtask::services::{Owner, Postgres, Process, Services, free_address, packaged};
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(20);
@@ -28,10 +28,10 @@ impl PgBouncer {
         fs::copy(&identity.certificate_file, place.join("server.pem"))?;
         fs::copy(&identity.key_file, place.join("server.key"))?;
         fs::copy(authority.certificate_file(), place.join("ca.pem"))?;
-        let login = format!("\"{}\" \"{}\"\n", postgres.user(), postgres.password());
+        let login = format!("\"{}\" \"{}\"\n", Postgres::USER, postgres.options.password);
         directory.secret_file(&format!("{name}/users"), &login)?;
         let address = free_address()?;
-        let (port, server_port) = (address.port(), postgres.port());
+        let (port, server_port) = (address.port(), postgres.port);
         let configuration = include_str!("pgbouncer.ini")
             .replace("PLACE", &place.display().to_string())
             .replace("POOL_MODE", pool_mode)

@@ -120,7 +120,7 @@ async fn a_rotation_fails_no_request_and_loses_no_event_and_a_bad_file_changes_n
     setting.services.authority.client("muster-worker")?;
     let new = serial(&fs::read(&files.certificate_file)?)?;
     ensure!(new != serial(&old_certificate)?, "a new certificate has a new serial");
-    let log = || fs::read_to_string(worker.log());
+    let log = || fs::read_to_string(&worker.log);
     eventually("the rotation", async || {
         log().is_ok_and(|log| log.lines().any(|line| line.contains("are in use") && line.contains(&new)))
     })
@@ -199,7 +199,7 @@ async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_loa
     let new_serial = serial(&renewed[0])?;
     mount("..2", &[old_ca, new_ca.clone()].concat(), renewed)?;
     rotations(&worker, "taken", 1).await?;
-    ensure!(fs::read_to_string(worker.log())?.contains(&new_serial), "the new serial is the one in use");
+    ensure!(fs::read_to_string(&worker.log)?.contains(&new_serial), "the new serial is the one in use");
     load.goes_on().await?;
 
     // The servers move to the new authority, and then the old one is trusted no more.
@@ -215,7 +215,7 @@ async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_loa
     // A secret without authorities is refused for both, and nothing changes.
     mount("..4", b"", own(&setting)?)?;
     rotations(&worker, "refused", 1).await?;
-    ensure!(fs::read_to_string(worker.log())?.contains("ca.crt is empty"), "the log says why");
+    ensure!(fs::read_to_string(&worker.log)?.contains("ca.crt is empty"), "the log says why");
     ensure!(worker.get("/readyz")?.0 == 200, "what was in use stays");
     load.end().await?;
     ensure!(worker.stop()? == Some(0), "it stops in good order");

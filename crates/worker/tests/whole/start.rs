@@ -59,7 +59,7 @@ async fn servers_and_schema_may_come_after_the_worker_in_any_order() -> Result<(
         ensure!(migrated.status.success(), "{}", stderr(&migrated));
         eventually("readiness", async || worker.get("/readyz").is_ok_and(|(status, _)| status == 200))
             .await?;
-        let log = std::fs::read_to_string(worker.log())?;
+        let log = std::fs::read_to_string(&worker.log)?;
         for line in ["something is missing, and is waited for", "what was missing is there", "is ready"] {
             ensure!(log.matches(line).count() == 1, "{line}: {log}");
         }
@@ -129,7 +129,7 @@ async fn a_start_is_stopped_at_once_by_any_signal_whatever_it_waits_for() -> Res
     let silent = TcpListener::bind("127.0.0.1:0")?;
     let port = silent.local_addr()?.port();
     let url = setting.services.postgres.url("postgres");
-    let url = url.replace(&setting.services.postgres.port().to_string(), &port.to_string());
+    let url = url.replace(&setting.services.postgres.port.to_string(), &port.to_string());
     let file = setting.services.directory.secret_file("silent-url", &url)?;
     let silent_database =
         setting.configuration.with("MUSTER__DATABASE__URL_FILE", file.display().to_string());

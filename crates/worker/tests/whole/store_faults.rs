@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use muster_domain::{BadgeKind, Event, MemberEffect};
 use muster_messaging::api::tiers;
 use tokio::time::{Instant, sleep};
+use xtask::services::Postgres;
 use xtask::worker::Worker;
 
 use crate::setting::{Guild, Setting, eventually};
@@ -32,7 +33,7 @@ fn faults(worker: &Worker, scope: &str, code: &str) -> (u64, bool) {
 }
 
 fn lines(worker: &Worker) -> usize {
-    fs::read_to_string(worker.log()).unwrap_or_default().lines().count()
+    fs::read_to_string(&worker.log).unwrap_or_default().lines().count()
 }
 
 /// Joins, scores and a badge of so many members.
@@ -64,7 +65,7 @@ async fn confined(setting: &Setting) -> Result<Worker> {
          GRANT ALL ON ALL TABLES IN SCHEMA public TO confined",
     )?;
     let postgres = &setting.services.postgres;
-    let own = format!("{}:{}@", postgres.user(), postgres.password());
+    let own = format!("{}:{}@", Postgres::USER, postgres.options.password);
     let url = postgres.url("postgres").replace(&own, "confined:of-the-confined@");
     let file = setting.services.directory.secret_file("confined-url", &url)?;
     let file = file.display().to_string();
@@ -114,13 +115,13 @@ async fn a_fault_of_the_whole_store_stalls_reading_and_costs_no_event() -> Resul
         psql(&setting, mended)?;
         let mended = Instant::now();
         eventually("every event's effect", || async {
-            worker.event_counts().is_ok_and(|counts| counts.applied() == published)
+            worker.event_counts().is_ok_and(|counts| counts.applied == published)
         })
         .await?;
         ensure!(mended.elapsed() < MENDED, "{fails}: all was applied after {:?}", mended.elapsed());
         eventually("readiness", || async { consumer_ready(&worker) }).await?;
         eventually("no fault to be shown", || async { faults(&worker, "store", code) == (0, false) }).await?;
-        ensure!(worker.event_counts()?.lost() == 0, "{fails}: there are dead letters");
+        ensure!(worker.event_counts()?.lost == 0, "{fails}: there are dead letters");
     }
     ensure!(worker.stop()? == Some(0));
     Ok(())
@@ -142,10 +143,10 @@ async fn an_event_that_fails_while_others_pass_is_a_dead_letter_and_delays_nobod
     let good = u64::try_from(all.len())? - 1;
     publisher.publish_all(all, |_| {}).await?;
     let began = Instant::now();
-    let applied = |number| worker.event_counts().is_ok_and(|counts| counts.applied() == number);
+    let applied = |number| worker.event_counts().is_ok_and(|counts| counts.applied == number);
     eventually("its neighbours' effect", || async { applied(good) }).await?;
-    ensure!(worker.event_counts()?.lost() == 0, "they waited for it: {:?}", began.elapsed());
-    let lost = |number| worker.event_counts().is_ok_and(|counts| counts.lost() == number);
+    ensure!(worker.event_counts()?.lost == 0, "they waited for it: {:?}", began.elapsed());
+    let lost = |number| worker.event_counts().is_ok_and(|counts| counts.lost == number);
     eventually("a dead letter", || async { lost(1) }).await?;
     ensure!(consumer_ready(&worker) && faults(&worker, "store", "P0001").0 == 0);
 
@@ -155,7 +156,7 @@ async fn an_event_that_fails_while_others_pass_is_a_dead_letter_and_delays_nobod
     }
     eventually("their dead letters", || async { lost(4) }).await?;
     ensure!(consumer_ready(&worker) && applied(good));
-    let told = fs::read_to_string(worker.log())?;
+    let told = fs::read_to_string(&worker.log)?;
     ensure!(!told.contains("the store is at fault") && !told.contains("rows cannot be changed"), "{told}");
     ensure!(worker.stop()? == Some(0));
     Ok(())
@@ -167,7 +168,7 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
     let configuration = setting.configuration.with("MUSTER__EVENTS__MAX_DELIVERIES", "2");
     let worker = configuration.serve(&setting.services)?;
     let (_, publisher) = setting.client().await?;
-    let applied = |number| worker.event_counts().is_ok_and(|counts| counts.applied() == number);
+    let applied = |number| worker.event_counts().is_ok_and(|counts| counts.applied == number);
     let mut broken = Guild::new("broken");
     publisher.publish(&broken.join_guild()).await?;
     eventually("the community", || async { applied(1) }).await?;
@@ -199,7 +200,7 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
     let mended = Instant::now();
     eventually("its events' effect", || async { applied(2 + goes_on + waits) }).await?;
     ensure!(mended.elapsed() < MENDED, "all was applied after {:?}", mended.elapsed());
-    ensure!(worker.event_counts()?.lost() == 0, "there are dead letters");
+    ensure!(worker.event_counts()?.lost == 0, "there are dead letters");
     eventually("no fault to be shown", || async { faults(&worker, "community", "P0001").0 == 0 }).await?;
     ensure!(worker.stop()? == Some(0));
     Ok(())
@@ -227,7 +228,7 @@ async fn whatever_fails_the_log_stays_short() -> Result<()> {
         ensure!(asked.is_err(), "the table is gone");
     }
     psql(&setting, "ALTER TABLE moved RENAME TO tier_changes")?;
-    let counts = || worker.event_counts().map(|counts| (counts.lost(), counts.of("retried")));
+    let counts = || worker.event_counts().map(|counts| (counts.lost, counts.retried));
     eventually("each to have failed", || async {
         counts().is_ok_and(|(lost, retried)| lost == 300 && retried >= 300)
     })

@@ -48,7 +48,7 @@ async fn nyms_are_cleaned_counted_and_found_as_a_reader_sees_them() -> Result<()
         publisher.publish_raw(subject, payload).await?;
     }
     eventually("all but a nick that is too long", || async {
-        worker.event_counts().is_ok_and(|counts| counts.applied() == total - 1 && counts.lost() == 1)
+        worker.event_counts().is_ok_and(|counts| counts.applied == total - 1 && counts.lost == 1)
     })
     .await?;
     let tabr = client.community(community(&client, "tabr").await?);
@@ -97,7 +97,7 @@ async fn a_badge_kind_is_one_however_it_is_composed_and_never_blank() -> Result<
         publisher.publish_raw(subject, payload).await?;
     }
     eventually("all but the blank kind", || async {
-        worker.event_counts().is_ok_and(|counts| counts.applied() == 4 && counts.lost() == 1)
+        worker.event_counts().is_ok_and(|counts| counts.applied == 4 && counts.lost == 1)
     })
     .await?;
     let id = community(&client, "tabr").await?;

@@ -77,7 +77,7 @@ async fn no_time_beyond_the_bounds_moves_a_score_a_rank_or_presence() -> Result<
     publisher.publish_raw(subject, payload).await?;
     let expected = u64::try_from(times.len())? + 2;
     eventually("a dead letter of each", || async {
-        worker.event_counts().is_ok_and(|counts| counts.lost() == expected)
+        worker.event_counts().is_ok_and(|counts| counts.lost == expected)
     })
     .await?;
     let after = get().await?;
@@ -103,7 +103,7 @@ async fn a_time_ahead_is_a_dead_letter_that_names_it_until_its_time_has_come() -
     let at = now()? + ahead;
     let (subject, payload) = raw(1, "guild.join", "tabr", at.into(), r#"{"name":"Sietch Tabr"}"#);
     publisher.publish_raw(subject, payload).await?;
-    let lost = |number| worker.event_counts().is_ok_and(|counts| counts.lost() == number);
+    let lost = |number| worker.event_counts().is_ok_and(|counts| counts.lost == number);
     eventually("a dead letter", || async { lost(1) }).await?;
     let repair = configuration.as_client(&setting.services.clients.repair);
     let listed = repair.run("deadletters list --json").await?;

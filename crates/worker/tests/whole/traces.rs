@@ -147,7 +147,7 @@ async fn a_collector_that_cannot_be_trusted_gets_nothing_and_harms_nothing() -> 
     let (client, publisher) = setting.client().await?;
     publisher.publish(&Guild::new("tabr").join_guild()).await?;
     community(&client, "tabr").await?;
-    let log = || std::fs::read_to_string(worker.log()).unwrap_or_default();
+    let log = || std::fs::read_to_string(&worker.log).unwrap_or_default();
     eventually("the refusal in the log", async || log().contains("the collector does not take traces"))
         .await?;
     ensure!(collector.0.lock().unwrap().is_empty());

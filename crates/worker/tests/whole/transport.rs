@@ -44,11 +44,11 @@ async fn the_policy_and_its_reason_are_shown_wherever_somebody_looks() -> Result
         (&in_test, "optional: test"),
     ] {
         let worker = configuration.serve(&setting.services)?;
-        let log = fs::read_to_string(worker.log())?;
+        let log = fs::read_to_string(&worker.log)?;
         ensure!(log.lines().nth(seen).context("no log")?.contains(policy), "{log}");
         let series = format!("muster_tls_policy_info{{policy=\"{policy}\"}} ");
         ensure!(metric(&worker, &series) == Some(1.0), "{policy} is in the metrics");
-        let log = worker.log().to_owned();
+        let log = worker.log.clone();
         ensure!(worker.stop()? == Some(0), "it stops in good order");
         seen = fs::read_to_string(log)?.lines().count();
         let report = text(&configuration.run("check").await?.stdout);
@@ -65,7 +65,7 @@ async fn the_policy_and_its_reason_are_shown_wherever_somebody_looks() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_of_each_server_what_it_showed_and_why_it_is_refused() -> Result<()> {
     let setting = Setting::new().await?;
-    let port = setting.services.nats.port();
+    let port = setting.services.nats.port;
     // The certificate is good for localhost and 127.0.0.1, and nobody is at 127.0.0.9.
     let urls = format!("tls://localhost:{port},tls://127.0.0.9:{port},tls://127.0.0.1:{port}");
     let output = setting.configuration.with("MUSTER__NATS__URLS", urls).run("check").await?;
@@ -126,7 +126,7 @@ async fn an_old_or_open_database_is_refused() -> Result<()> {
     let services = &setting.services;
     let start = |name: &str, tls: bool| {
         let identity = services.authority.server(name)?;
-        let mut options = PostgresOptions::new(services.postgres.server().clone(), identity);
+        let mut options = PostgresOptions::new(services.postgres.options.server.clone(), identity);
         options.tls = options.tls.filter(|_| tls);
         options.settings = vec![("ssl_max_protocol_version".to_owned(), "TLSv1.2".to_owned())];
         Postgres::start(&services.directory, name, options)
@@ -167,7 +167,7 @@ async fn a_certificate_that_ends_soon_is_counted_down_and_warned_of() -> Result<
     for other in ["nats_authority", "nats_server", "postgres_authority", "postgres_server"] {
         ensure!(days(other).is_some_and(|days| (29.0..30.0).contains(&days)), "{other}: {:?}", days(other));
     }
-    let log = fs::read_to_string(worker.log())?;
+    let log = fs::read_to_string(&worker.log)?;
     let warnings: Vec<&str> = log.lines().filter(|line| line.contains("ends soon: renew it")).collect();
     ensure!(warnings.len() == 1, "one certificate ends within 14 days, and it is told once: {log}");
     ensure!(
@@ -184,7 +184,7 @@ async fn an_expired_server_is_refused_and_the_log_and_the_metrics_say_why() -> R
     let refused = |place: &str| {
         metric(&worker, &format!("muster_tls_handshakes_total{{place=\"{place}\",verdict=\"refused\"}} "))
     };
-    let logged = || fs::read_to_string(worker.log()).unwrap_or_default();
+    let logged = || fs::read_to_string(&worker.log).unwrap_or_default();
 
     setting.services.nats.kill()?;
     expired(&setting.services.authority, "nats")?;
@@ -217,7 +217,7 @@ async fn a_revoked_user_is_not_tried_for_ever() -> Result<()> {
     let mut worker = setting.serve()?;
     setting.services.nats.rename_user("muster-worker", "muster-worker-2")?;
     ensure!(worker.wait()? == Some(1), "it ends, to be started anew with what it lacks");
-    let log = fs::read_to_string(worker.log())?;
+    let log = fs::read_to_string(&worker.log)?;
     let off = log.find("not ready").context("readiness goes off")?;
     let end = log.find("refuse the credentials").context("the log says why")?;
     ensure!(off < end || log.contains("\"part\":\"nats\""), "{log}");
@@ -233,7 +233,7 @@ async fn a_server_that_comes_back_without_tls_is_waited_out() -> Result<()> {
         .with("MUSTER__SHUTDOWN__DEADLINE_MS", "2000")
         .serve(&setting.services)?;
     setting.services.nats.kill()?;
-    let options = setting.services.nats.options_mut();
+    let options = &mut setting.services.nats.options;
     let (before, block) = options.node.split_once("\ntls {\n").context("no block tls")?;
     let (_, after) = block.split_once("\n}\n").context("an endless block tls")?;
     options.node = format!("{before}\n{after}");
@@ -243,7 +243,7 @@ async fn a_server_that_comes_back_without_tls_is_waited_out() -> Result<()> {
     ensure!(parts.contains("\"nats\":false") && parts.contains("\"running\":true"), "{parts}");
     ensure!(worker.get("/livez")?.0 == 200, "liveness stays on");
     ensure!(worker.wait()? == Some(1), "it ends when it has waited long enough");
-    let log = fs::read_to_string(worker.log())?;
+    let log = fs::read_to_string(&worker.log)?;
     ensure!(log.contains("no NATS server was reached for too long"), "{log}");
     Ok(())
 }

@@ -11,7 +11,7 @@ pub(crate) fn psql(setting: &Setting, sql: &str) -> Result<()> {
     let postgres = &setting.services.postgres;
     let url = postgres.url("postgres");
     let ca = setting.services.authority.certificate_file();
-    let output = Command::new(postgres.server().bin.join("psql"))
+    let output = Command::new(postgres.options.server.bin().join("psql"))
         .args([&format!("{url}&sslrootcert={}", ca.display()), "-v", "ON_ERROR_STOP=1", "-c", sql])
         .output()?;
     ensure!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
@@ -50,10 +50,8 @@ async fn an_operator_finds_drift_and_repairs_it_while_events_go_on() -> Result<(
         }
     }
     let applied = async |sent: u64| {
-        eventually("applying", || async {
-            worker.event_counts().is_ok_and(|counts| counts.applied() >= sent)
-        })
-        .await
+        eventually("applying", || async { worker.event_counts().is_ok_and(|counts| counts.applied >= sent) })
+            .await
     };
     applied(sent).await?;
     let id = community(&client, "verified").await?;
