@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use comfy_table::{Table, presets};
-use xtask::{Verdict, services, tool};
+use xtask::{Verdict, tool};
 
 use crate::{cargo, documentation, manifests, observability, runbook, scan, test};
 
@@ -76,13 +76,13 @@ async fn documents() -> Result<Verdict> {
 }
 
 async fn deny(checks: &[&str]) -> Result<Verdict> {
-    let mut deny = cargo::command(cargo_deny().await?, &["check"]);
+    let mut deny = cargo::command(tool::find("cargo-deny")?.program, &["check"]);
     Ok(Verdict::of(cargo::run(deny.args(checks)).await?.success()))
 }
 
 /// Checks against the RustSec database: as it is now, or else the newest snapshot at hand, whose date is shown.
 async fn advisories() -> Result<Verdict> {
-    let mut fetch = cargo::command(cargo_deny().await?, &["fetch", "db"]);
+    let mut fetch = cargo::command(tool::find("cargo-deny")?.program, &["fetch", "db"]);
     if let Some(snapshot) = env::var_os(SNAPSHOT) {
         let from = format!("url.{}.insteadOf", Path::new(&snapshot).display());
         fetch
@@ -112,25 +112,4 @@ async fn database_date() -> Option<String> {
     let mut git = cargo::command("git", &["log", "-1", "--format=%cd", "--date=short"]);
     let output = git.current_dir(database).output().await.ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-/// The pinned cargo-deny: from PATH if it is there in that version, else built into the cache once.
-async fn cargo_deny() -> Result<PathBuf> {
-    let pin = tool::crate_named("cargo-deny")?;
-    if let Ok(found) = which::which(&pin.name) {
-        let output = cargo::command(&found, &["--version"]).output().await?;
-        if String::from_utf8_lossy(&output.stdout).split_whitespace().any(|word| word == pin.version) {
-            return Ok(found);
-        }
-    }
-    let kept = services::cache()?.join(format!("{}-{}", pin.name, pin.version));
-    let program = kept.join("bin").join(&pin.name);
-    if !program.is_file() {
-        println!("building {} {} into {}: a few minutes, once", pin.name, pin.version, kept.display());
-        let mut install =
-            cargo::command(cargo::program(), &["install", "--locked", "--version", &pin.version]);
-        install.arg("--root").arg(&kept).arg(&pin.name).env_remove("CARGO_TARGET_DIR");
-        ensure!(cargo::run(&mut install).await?.success(), "cargo-deny does not build");
-    }
-    Ok(program)
 }

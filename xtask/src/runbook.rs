@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtask::Verdict;
-use xtask::services::{postgres_server, prometheus_programs};
+use xtask::services::{packaged, postgres_server};
 
 use crate::{cargo, observability};
 use load::Load;

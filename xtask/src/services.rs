@@ -19,13 +19,13 @@ use muster_messaging::connection::{NatsConfig, Transport};
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_messaging::tls::server::Servers;
 
-pub use crate::tool::{WrongDigest, by_wheel, cache, packaged};
+pub use crate::tool::{WrongDigest, cache, fetched, packaged};
 pub use certificates::{Authority, Identity, current};
 pub use find::{Server, nats_server, postgres_server};
 pub use nats::{Nats, NatsOptions};
 pub use postgres::{Owner, Postgres, PostgresOptions};
 pub use process::{Process, free_address, get};
-pub use prometheus::{Prometheus, PrometheusPrograms, prometheus_programs};
+pub use prometheus::Prometheus;
 pub use run_directory::RunDirectory;
 
 /// PostgreSQL and NATS of one run with the certificates that both know.

@@ -1,5 +1,6 @@
 //! Gets a program: from this machine in the version that is wanted, else from a pinned wheel or a Debian package.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::env::consts::{ARCH, OS};
 use std::fs;
@@ -39,55 +40,33 @@ pub struct Tool {
     pub origin: String,
 }
 
-/// `pins.toml`, which says what the fields mean.
+/// A tool of `pins.toml`, which says what the fields mean.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Pins {
-    tool: Vec<Wheel>,
-    #[serde(rename = "crate")]
-    crates: Vec<Crate>,
-}
-
-/// A pinned Python wheel that holds a tool's programs.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Wheel {
+struct Pin {
     name: String,
     version: String,
-    wheel: String,
+    from: String,
+    package: String,
     platform: String,
+    #[serde(default)]
     sha256: String,
     inside: String,
     checked: String,
 }
 
-/// A pinned crate whose program cargo builds.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Crate {
-    /// The crate, and its program.
-    pub name: String,
-    /// Its version.
-    pub version: String,
-    /// Where the version can be seen again.
-    pub checked: String,
+fn pins() -> Result<Vec<Pin>> {
+    let mut pins: BTreeMap<String, Vec<Pin>> =
+        toml::from_str(include_str!("../pins.toml")).context("cannot read xtask/pins.toml")?;
+    pins.remove("tool").context("xtask/pins.toml pins nothing")
 }
 
-fn pins() -> Result<Pins> {
-    toml::from_str(include_str!("../pins.toml")).context("cannot read xtask/pins.toml")
-}
-
-/// The pinned crate `name`.
-pub fn crate_named(name: &str) -> Result<Crate> {
-    let pin = pins()?.crates.into_iter().find(|pin| pin.name == name);
-    pin.with_context(|| format!("xtask/pins.toml names no crate {name}"))
-}
-
-fn wheel_of(tool: &str) -> Result<Wheel> {
+/// The pin of a tool for this machine.
+fn pin_of(tool: &str) -> Result<Pin> {
     let platform = format!("{OS} {ARCH}");
-    let fits = |pin: &Wheel| pin.platform == platform || pin.platform == "any";
-    let pin = pins()?.tool.into_iter().find(|pin| pin.name == tool && fits(pin));
-    pin.with_context(|| format!("no wheel of {tool} is pinned for this machine"))
+    let fits = |pin: &Pin| pin.platform == platform || pin.platform == "any";
+    let pin = pins()?.into_iter().find(|pin| pin.name == tool && fits(pin));
+    pin.with_context(|| format!("no {tool} is pinned for this machine"))
 }
 
 /// Where fetched tools are kept: `$XDG_CACHE_HOME/muster`, else `~/.cache/muster`; for root `/var/cache/muster`, since
@@ -101,31 +80,32 @@ pub fn cache() -> Result<PathBuf> {
     Ok(cache.join("muster"))
 }
 
-/// Finds a tool in its pinned version on PATH, else gets it by its wheel.
+/// Finds a tool in its pinned version on PATH, else fetches it.
 pub fn find(name: &str) -> Result<Tool> {
-    let pin = wheel_of(name)?;
+    let pin = pin_of(name)?;
     let is_pinned = |program: &PathBuf| {
         let printed = output(Command::new(program).arg("--version")).unwrap_or_default();
         printed.split_whitespace().any(|word| word.trim_start_matches('v') == pin.version)
     };
     let (program, origin) = match which::which(name).ok().filter(is_pinned) {
         Some(program) => (program, "PATH".to_owned()),
-        None => (by_wheel(name)?.join(name), format!("wheel {}", pin.wheel)),
+        None => (fetched(name)?.join(name), format!("{} {}", pin.from, pin.package)),
     };
     Ok(Tool { program, version: pin.version, origin })
 }
 
-/// Fetches the pinned wheel of a tool into the cache, unless it is there; answers the directory of its programs.
-pub fn by_wheel(tool: &str) -> Result<PathBuf> {
-    let pin = wheel_of(tool)?;
-    fetch(&pin, &format!("{}=={}", pin.wheel, pin.version), &cache()?)
+/// Fetches a pinned tool into the cache, unless it is there; answers the directory of its programs.
+pub fn fetched(tool: &str) -> Result<PathBuf> {
+    let pin = pin_of(tool)?;
+    fetch(&pin, &format!("{}=={}", pin.package, pin.version), &cache()?)
 }
 
-/// Has pip fetch `package`, if its digest is the pinned one.
-fn fetch(pin: &Wheel, package: &str, cache: &Path) -> Result<PathBuf> {
+/// Has pip or cargo fetch `package`; pip takes a wheel only if its digest is the pinned one.
+fn fetch(pin: &Pin, package: &str, cache: &Path) -> Result<PathBuf> {
     let digest: String = pin.sha256.chars().take(12).collect();
-    let name = format!("wheel-{}-{}-{digest}", pin.name, pin.version);
-    match unpacked("wheel", &format!("{package} --hash=sha256:{}", pin.sha256), &cache.join(name)) {
+    let name = format!("{}-{}-{}-{digest}", pin.from, pin.name, pin.version);
+    let place = cache.join(name.trim_end_matches('-'));
+    match unpacked(&pin.from, &[package, &pin.sha256], &place) {
         Err(error) if error.to_string().contains(MISMATCH) => {
             Err(error.context(WrongDigest { tool: pin.name.clone(), checked: pin.checked.clone() }))
         }
@@ -139,7 +119,7 @@ pub fn packaged(package: &str, program: &str) -> Result<PathBuf> {
         return Ok(found);
     }
     let place = cache()?.join(format!("debian-{package}"));
-    let unpacked = unpacked("unpack", package, &place).with_context(|| {
+    let unpacked = unpacked("debian", &[package], &place).with_context(|| {
         format!("{program} is missing: install it (on Debian and Ubuntu `sudo apt-get install {package}`), then run this again")
     })?;
     let mut programs = ["usr/bin", "usr/sbin"].map(|bin| unpacked.join(bin).join(program)).into_iter();
@@ -147,13 +127,15 @@ pub fn packaged(package: &str, program: &str) -> Result<PathBuf> {
 }
 
 /// Unpacks a package to `place` in the cache, unless it is there.
-fn unpacked(kind: &str, package: &str, place: &Path) -> Result<PathBuf> {
+fn unpacked(kind: &str, package: &[&str], place: &Path) -> Result<PathBuf> {
     if !place.is_dir() {
-        println!("fetching {package} into {}", place.display());
+        println!("fetching {} ({kind}) into {}", package.first().unwrap_or(&""), place.display());
         let cache = place.parent().context("no cache")?;
         fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
         let scratch = tempfile::Builder::new().prefix("fetch-").tempdir_in(cache)?;
-        output(Command::new("sh").args(["-c", FETCH, "fetch", kind, package]).current_dir(scratch.path()))?;
+        output(
+            Command::new("sh").args(["-c", FETCH, "fetch", kind]).args(package).current_dir(scratch.path()),
+        )?;
         let renamed = fs::rename(scratch.path().join("unpacked"), place);
         // Another process may have been faster, with the same content.
         ensure!(renamed.is_ok() || place.is_dir(), "cannot make {}: {renamed:?}", place.display());
@@ -187,13 +169,13 @@ mod tests {
 
     #[test]
     fn every_pin_has_a_whole_digest_and_says_where_it_was_seen() {
-        let Pins { tool, crates } = pins().unwrap();
-        for Wheel { name, sha256, checked, .. } in tool {
+        for Pin { name, from, sha256, checked, .. } in pins().unwrap() {
             let is_hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-            assert!(sha256.len() == 64 && sha256.bytes().all(is_hexadecimal), "{name}");
+            let is_whole = sha256.len() == 64 && sha256.bytes().all(is_hexadecimal);
+            // Cargo has a crate's digest from the index.
+            assert!(is_whole || (from == "crate" && sha256.is_empty()), "{name}");
             assert!(!checked.is_empty(), "{name}");
         }
-        assert!(crates.iter().all(|pin| !pin.checked.is_empty()));
     }
 
     #[test]
@@ -202,7 +184,7 @@ mod tests {
         let wheel = cache.path().join("planted-1.0-py3-none-any.whl");
         let make = include_str!("tool/make_wheel.py");
         let digest = output(Command::new("python3").args(["-c", make]).arg(&wheel)).unwrap();
-        let mut pin = wheel_of("kubernetes-validate").unwrap();
+        let mut pin = pin_of("kubernetes-validate").unwrap();
         pin.inside = "bin".to_owned();
         let package = wheel.to_str().unwrap();
         let error = fetch(&pin, package, cache.path()).unwrap_err();

