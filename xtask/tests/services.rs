@@ -35,40 +35,21 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 /// The start of a session without TLS.
 const START: &[u8] = b"\0\0\0\x27\0\x03\0\0user\0muster\0database\0postgres\0\0";
 
-/// Asks with psql, if this machine has it.
-fn psql(services: &Services, sql: &str) -> Option<String> {
-    let beside = services.postgres.options.server.bin().join("psql");
-    let psql = if beside.is_file() { beside } else { which::which("psql").ok()? };
-    let output = Command::new(psql)
-        .args(["--no-psqlrc", "--tuples-only", "--no-align", "--command", sql])
-        .arg(services.postgres.url("postgres"))
-        .env("PGSSLROOTCERT", services.authority.certificate_file())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
 #[test]
-fn both_speak_tls_only_and_come_back_with_their_data_after_a_kill() {
+fn both_speak_tls_only_and_come_back_after_a_kill() {
     let mut services = Services::start(false).unwrap();
     let (postgres, nats) = (services.postgres.port, services.nats.port);
     assert_eq!(answer(postgres, &SSL_REQUEST), "S");
     let refused = answer(postgres, START);
     assert!(refused.contains("no pg_hba.conf entry") && refused.contains("no encryption"), "{refused}");
     assert_eq!(answer(nats, b""), "", "nothing is said before the handshake");
-    let tls = "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-    assert!(psql(&services, tls).is_none_or(|answer| answer == "t|TLSv1.3"));
 
-    psql(&services, "CREATE TABLE kept AS SELECT 7 AS seven");
-    psql(&services, "CHECKPOINT");
     services.postgres.kill().unwrap();
     services.nats.kill().unwrap();
     assert!(refuses(postgres) && refuses(nats));
     services.postgres.restart().unwrap();
     services.nats.restart().unwrap();
     assert_eq!((services.postgres.port, services.nats.port), (postgres, nats));
-    assert!(psql(&services, "SELECT seven FROM kept").is_none_or(|answer| answer == "7"));
 
     let directory = services.directory.path().to_owned();
     drop(services);
