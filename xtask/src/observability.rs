@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use regex::Regex;
 use serde_json::Value;
 use xtask::Verdict;
-use xtask::services::prometheus_programs;
+use xtask::services::packaged;
 
 use crate::cargo;
 use crate::description::{Description, list, text};
@@ -36,12 +36,12 @@ pub(crate) async fn check() -> Result<Verdict> {
     }
     println!("{} alerts and {} queries of panels: {number} problems", alerts.len(), panels.len());
     let mut passed = number == 0;
-    let Ok(programs) = prometheus_programs().inspect_err(|error| println!("NOT RUN: promtool: {error:#}"))
+    let Ok(program) = packaged("prometheus", "promtool").inspect_err(|error| println!("NOT RUN: {error:#}"))
     else {
         return Ok(if passed { Verdict::NotRun } else { Verdict::Failed });
     };
     for (command, file) in [("check", RULES), ("test", TESTS)] {
-        let mut promtool = cargo::command(&programs.promtool, &[command, "rules", file]);
+        let mut promtool = cargo::command(&program, &[command, "rules", file]);
         passed &= cargo::run(&mut promtool).await?.success();
     }
     Ok(Verdict::of(passed))

@@ -42,11 +42,12 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
         println!("NOT RUN: the runbooks' commands need {missing}, not on this machine");
         return Ok(Verdict::NotRun);
     }
-    let Ok(programs) = prometheus_programs().inspect_err(|error| println!("NOT RUN: {error:#}")) else {
+    let program = |name| packaged("prometheus", name);
+    let Ok(prometheus) = program("prometheus").inspect_err(|error| println!("NOT RUN: {error:#}")) else {
         return Ok(Verdict::NotRun);
     };
     let worker = cargo::build_worker().await?;
-    let setting = Setting::new(&worker, 1, Some(&programs))?;
+    let setting = Setting::new(&worker, 1, Some(&prometheus))?;
     let mut shell = setting.shell()?;
     let load = Load::start(&setting)?;
     let (mut ran, mut left_out) = (0, 0);
@@ -70,7 +71,7 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
             println!("{answered} requests were made and answered during {path}");
         }
     }
-    let queries = every_panel_shows_something(&programs.promtool, &setting)?;
+    let queries = every_panel_shows_something(&program("promtool")?, &setting)?;
     println!("{ran} blocks ran, {left_out} did not; {queries} queries of the dashboard have an answer");
     Ok(Verdict::Passed)
 }
@@ -78,7 +79,8 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
 /// What the commands need and this machine lacks.
 fn missing(cluster: bool) -> Result<Option<String>> {
     // A server that came as a wheel has not all of PostgreSQL's programs beside it.
-    let beside = postgres_server()?.bin;
+    let beside = postgres_server()?;
+    let beside = beside.bin();
     let is_missing = |tool: &&str| which::which(tool).is_err() && !beside.join(tool).is_file();
     let mut missing: Vec<&str> = TOOLS.into_iter().filter(is_missing).collect();
     if cluster && env::var_os("KUBECONFIG").is_none_or(|file| file.is_empty()) {
@@ -98,7 +100,7 @@ pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
 
 /// Every query of the dashboard has an answer, after a run that made use of everything.
 fn every_panel_shows_something(promtool: &Path, setting: &Setting) -> Result<usize> {
-    let prometheus = setting.prometheus.as_ref().context("no Prometheus was started")?.address();
+    let prometheus = setting.prometheus.as_ref().context("no Prometheus was started")?.address;
     let queries = observability::panel_queries(RATE_INTERVAL)?;
     for (panel, query) in &queries {
         let mut command = Command::new(promtool);

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use nkeys::KeyPair;
 use xtask::services::{
-    Authority, Clients, Nats, NatsOptions, NatsUser, Postgres, PostgresOptions, Prometheus,
-    PrometheusPrograms, RunDirectory, Services, free_address, nats_server, postgres_server,
+    Authority, Clients, Nats, NatsOptions, Postgres, PostgresOptions, Prometheus, RunDirectory, Services,
+    free_address, nats_server, postgres_server,
 };
 
 use super::Shell;
@@ -33,17 +33,17 @@ pub(crate) struct Setting {
 }
 
 impl Setting {
-    /// Starts PostgreSQL and this many nodes of NATS, and Prometheus where its programs are given.
-    pub(crate) fn new(worker: &Path, nodes: usize, programs: Option<&PrometheusPrograms>) -> Result<Self> {
+    /// Starts PostgreSQL and this many nodes of NATS, and Prometheus where its program is given.
+    pub(crate) fn new(worker: &Path, nodes: usize, program: Option<&Path>) -> Result<Self> {
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
         directory.secret_file("ca.key", &authority.key_pem())?;
         fs::create_dir(directory.path().join("secrets"))?;
         let server = postgres_server()?;
-        let postgres_programs = server.bin.clone();
+        let postgres_programs = server.bin().to_owned();
         let options = PostgresOptions::new(server, authority.server("postgres")?);
         let postgres = Postgres::start(&directory, "postgres", options)?;
-        directory.secret_file("pgpass", &format!("*:*:*:*:{}\n", postgres.password()))?;
+        directory.secret_file("pgpass", &format!("*:*:*:*:{}\n", postgres.options.password))?;
         let mut other_nodes = Nats::start_nodes(&directory, &authority, nodes)?;
         let nats_urls: Vec<String> = other_nodes.iter().map(Nats::url).collect();
         let node = other_nodes.remove(0);
@@ -52,11 +52,11 @@ impl Setting {
         let (first, second) = (free_address()?, free_address()?);
         let rules = cargo::root().join(observability::RULES);
         let targets = [("worker-0", first), ("worker-1", second)];
-        let prometheus = programs.map(|programs| Prometheus::start(&directory, programs, &targets, &rules));
+        let prometheus = program.map(|program| Prometheus::start(&directory, program, &targets, &rules));
         let prometheus = prometheus.transpose()?;
 
-        let promtool = programs.map(|programs| programs.promtool.as_path());
-        let beside = [Some(worker), Some(node.server().program.as_path()), promtool].into_iter().flatten();
+        let beside =
+            [Some(worker), Some(node.options.server.program.as_path()), program].into_iter().flatten();
         let path = env::join_paths(beside.filter_map(Path::parent).chain([postgres_programs.as_path()]))?;
         let mut variables = BTreeMap::from([
             ("BASH_ENV", cargo::root().join(PROFILE).into()),
@@ -65,18 +65,18 @@ impl Setting {
             ("WORKER", format!("http://{first}").into()),
             ("WORKER_2", format!("http://{second}").into()),
             ("GUILD", GUILD.into()),
-            ("NATS_PORT", node.port().to_string().into()),
+            ("NATS_PORT", node.port.to_string().into()),
             ("NATS_URLS", nats_urls.join(",").into()),
             ("NATS_NODES", nodes.to_string().into()),
             ("NATS_CONF", node.configuration().into()),
-            ("LOGINS", format!("localhost:{}", logins.port()).into()),
+            ("LOGINS", format!("localhost:{}", logins.port).into()),
             ("LOGINS_USERS", logins.accounts_file().into()),
-            ("POSTGRES_PORT", postgres.port().to_string().into()),
-            ("POSTGRES_USER", postgres.user().into()),
+            ("POSTGRES_PORT", postgres.port.to_string().into()),
+            ("POSTGRES_USER", Postgres::USER.into()),
         ]);
         // What the server's own check of its configuration reads.
         variables.extend(node.variables().into_iter().map(|(name, value)| (name, value.into())));
-        let address = prometheus.as_ref().map(|started| format!("http://{}", started.address()));
+        let address = prometheus.as_ref().map(|started| format!("http://{}", started.address));
         variables.extend(address.map(|address| ("PROMETHEUS", address.into())));
         let clients = Clients::issue(&authority)?;
         let services = Services { nats: node, postgres, clients, authority, directory };

@@ -1,5 +1,6 @@
 # install PACKAGE: installs a Debian package.
-# debian PACKAGE: unpacks one into ./unpacked without installing it, for those that would start a service.
+# debian PACKAGE: unpacks one into ./unpacked without installing it, for those that would start a service. Shared libraries that
+# the machine lacks are installed.
 # wheel PACKAGE SHA256: installs a Python wheel into ./unpacked, if that is its digest.
 # crate PACKAGE==VERSION: builds a crate's programs into ./unpacked; cargo knows its digest from the index.
 set -eu
@@ -33,6 +34,10 @@ debian)
         apt-get -qq download "$2"
     }
     dpkg-deb --extract "$2"_*.deb unpacked
+    if ldd unpacked/usr/*bin/* 2>/dev/null | grep -q 'not found'; then
+        dpkg-deb --field "$2"_*.deb Depends | tr ',' '\n' | sed -En '/^ *libjs-/d; s/^ *(lib[^ ]*).*/\1/p' >libraries
+        as_root xargs -a libraries apt-get -qq install -y --no-install-recommends >&2
+    fi
     ;;
 wheel)
     python3 -m pip --version >/dev/null || install python3-pip
