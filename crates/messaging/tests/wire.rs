@@ -382,6 +382,7 @@ fn what_is_refused_names_its_field() {
         format!("{{{}}}", (0..40).map(|n| format!(r#""f{n}":1"#)).collect::<Vec<_>>().join(","));
     let crowd = format!(r#"{{"user_ids":["u"{}]}}"#, r#","u""#.repeat(100));
     let deep = format!(r#"{{"limit":{}{}}}"#, "[".repeat(20_000), "]".repeat(20_000));
+    const BOTH: &str = r#"{"profile_ids":["00000000-0000-0000-0000-000000000001"],"user_ids":["1"]}"#;
     const RANKED: &Description = profiles::Ranked::DESCRIPTION;
     const SEARCH: &Description = profiles::Search::DESCRIPTION;
     const STATS: &Description = community::Stats::DESCRIPTION;
@@ -428,6 +429,7 @@ fn what_is_refused_names_its_field() {
         ),
         (GET, r#"{"nym":"  "}"#, ErrorCode::InvalidRequest, Some("nym"), "1 to 32"),
         (MANY, "{}", ErrorCode::InvalidRequest, Some("profile_ids, user_ids"), "exactly one"),
+        (MANY, BOTH, ErrorCode::InvalidRequest, Some("profile_ids, user_ids"), "exactly one"),
         (MANY, r#"{"profile_ids":"x"}"#, ErrorCode::InvalidRequest, Some("profile_ids"), "list"),
         (MANY, r#"{"profile_ids":["x"]}"#, ErrorCode::InvalidRequest, Some("profile_ids"), "UUID"),
         (MANY, r#"{"profile_ids":[null]}"#, ErrorCode::InvalidRequest, Some("profile_ids"), "texts"),
@@ -475,6 +477,7 @@ fn a_question_is_halved_down_to_one_row() {
         let body = match endpoint.name {
             "profiles.around" | "profiles.badges" | "admin.profiles.export" => BY_ID,
             "profiles.search" => r#"{"query":"a"}"#,
+            "profiles.many" => r#"{"user_ids":["1","2"]}"#,
             _ => "{}",
         };
         let Ok(mut question) = read(endpoint, body) else { continue };
@@ -483,8 +486,10 @@ fn a_question_is_halved_down_to_one_row() {
             rounds += 1;
         }
         assert!(rounds <= 10, "{endpoint}");
-        let has_limit =
-            !matches!(endpoint.name, "community.stats" | "tiers.threshold" | "admin.ratelimit.clear");
+        let has_limit = !matches!(
+            endpoint.name,
+            "community.stats" | "tiers.threshold" | "admin.ratelimit.clear" | "profiles.many"
+        );
         assert_eq!(rounds > 0, has_limit, "{endpoint}");
     }
 }

@@ -226,7 +226,7 @@ pub struct ErasedProfile {
 endpoint! {
     "admin.ratelimit.clear" -> ClearedCounters, "`cleared`: how many counters";
 
-    /// Forgets rate limits' counters.
+    /// Forgets rate limits' counters: one caller's, or the whole community's where none is given.
     #[derive(Default)]
     pub struct ClearRateLimit {
         /// Whose; the whole community's where none is given.

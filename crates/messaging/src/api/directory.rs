@@ -69,7 +69,7 @@ impl List {
 
 impl Endpoint for List {
     const NAME: &'static str = "directory.list";
-    const HELP: &'static str = "The members, sorted and filtered.";
+    const HELP: &'static str = "The members, sorted and filtered, from `cursor` or `page`, not both.";
     const FIELDS: &'static [Field] = &[
         Field::of::<Option<Tier>>("tier", "Only the members of this tier."),
         Field::of::<Option<DirectorySort>>("sort", "What they are sorted by."),

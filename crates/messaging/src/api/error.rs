@@ -22,7 +22,7 @@ pub enum ErrorCode {
     Forbidden,
     /// No such community, profile or badge.
     NotFound,
-    /// The request is over 64 KiB, or one row of the answer is over what the NATS server carries.
+    /// The request is over 64 KiB, or the answer is over what the NATS server carries, and cannot be cut to fewer rows.
     PayloadTooLarge,
     /// Asked too often.
     RateLimited,
@@ -59,8 +59,8 @@ impl ErrorCode {
             Self::Forbidden => "the caller may not",
             Self::NotFound => "no such community, profile or badge",
             Self::PayloadTooLarge => {
-                "the request is over 64 KiB, or one row of the answer is over what the NATS server carries in one message \
-                 (16 KiB are always enough)"
+                "the request is over 64 KiB, or the answer is over what the NATS server carries in one message and cannot be \
+                 cut to fewer rows (16 KiB are always enough for one row)"
             }
             Self::RateLimited => "ask again after `retry_after_ms`",
             Self::Unavailable => {
@@ -162,14 +162,14 @@ impl ServiceError {
         Self::new(ErrorCode::PayloadTooLarge, format!("a request has at most {MAX_REQUEST} bytes"))
     }
 
-    /// One row of the answer needs more bytes than the server carries in a message.
+    /// The answer, which cannot be cut to fewer rows, needs more bytes than the server carries in a message.
     #[must_use]
     pub fn answer_too_large(needed: usize, room: usize) -> Self {
         Self::new(
             ErrorCode::PayloadTooLarge,
             format!(
-                "one row of the answer needs {needed} bytes, and the NATS server carries {room}: its operator must raise \
-                 max_payload"
+                "the answer needs {needed} bytes, and the NATS server carries {room}: ask for fewer at once, or have its \
+                 operator raise max_payload"
             ),
         )
     }

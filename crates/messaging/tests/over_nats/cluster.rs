@@ -185,7 +185,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     assert!(Connection::open(cluster.config("stranger")).await.is_err(), "a name that nobody knows");
     assert!(applied.lock().unwrap().is_empty());
 
-    // What the worker needs it may: to hear other replicas, to see how far it is behind, to bury what it cannot read.
+    // What the worker needs it may: to hear other replicas, to see how far it is behind, to make dead letters of what it cannot read.
     let _listening = listen(&worker, |_, _| 7).await.unwrap();
     let replica = cluster.connect("muster-worker").await;
     assert_eq!(clear_everywhere(&replica, own, None).await.unwrap(), 7);
@@ -194,7 +194,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     let streams = async_nats::jetstream::new(raw.clone());
     let garbage = async_nats::jetstream::new(cluster.raw("muster-gateway").await.0);
     garbage.publish("events.member.join", "{".into()).await.unwrap().await.unwrap();
-    until("it is buried", async || {
+    until("it is a dead letter", async || {
         streams.get_stream("DEAD_LETTERS").await.is_ok_and(|it| it.cached_info().state.messages == 1)
     })
     .await;

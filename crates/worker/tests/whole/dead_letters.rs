@@ -44,9 +44,9 @@ async fn dead_letters_are_listed_shown_replayed_and_dropped() -> Result<()> {
                 "guild_id":"tabr","user_id":"user{n}","data":{{"username":"{nym}"}}}}"#
         );
         publisher.publish_raw("events.member.join".to_owned(), event.into_bytes()).await?;
-        // One after the other, since batches at once may bury theirs in any order.
-        let buried = || async { worker.event_counts().is_ok_and(|counts| counts.lost == n + 1) };
-        eventually("a dead letter", buried).await?;
+        // One after the other, since batches at once may make theirs in any order.
+        let is_there = || async { worker.event_counts().is_ok_and(|counts| counts.lost == n + 1) };
+        eventually("a dead letter", is_there).await?;
     }
 
     // A list has a bound, and says where it goes on.

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use muster_domain::{
-    Activity, Awarder, BadgeKind, Conviction, Cursor, GuildId, MemberEffect, Nym, Reason, SearchQuery,
+    Activity, Awarder, BadgeKind, Conviction, Cursor, GuildId, Keys, MemberEffect, Nym, Reason, SearchQuery,
     UserId, Wallet,
 };
 use muster_messaging::api::{
@@ -112,6 +112,8 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
             revoked_by: by.clone(),
         };
         let _ = tabr.ask(&profiles::Get::ProfileId(profile_id)).await;
+        let _ = tabr.ask(&profiles::Many::ProfileIds(Keys::parse(vec![profile_id])?)).await;
+        let _ = tabr.ask(&profiles::Many::UserIds(Keys::parse(vec![UserId::parse(USER)?])?)).await;
         let _ = tabr.ask(&profiles::Position { profile_id }).await;
         let _ = tabr.ask(&profiles::Around { profile_id, limit: Rows::default() }).await;
         for cursor in cursors.clone() {
