@@ -10,6 +10,7 @@ use regex::Regex;
 use serde_json::Value;
 
 use crate::cargo;
+use crate::commands::Arguments;
 use crate::description::{Description, list, text};
 
 /// Roles of PostgreSQL, which are named as metrics are, and cargo, the one command that is nobody's here.
@@ -49,7 +50,7 @@ impl Names {
             let options = list(command, "/options").iter().filter_map(Value::as_str);
             known.extend(options.map(|option| format!("{} {option}", text(command, "/name"))));
         }
-        let mut xtask = crate::Arguments::command();
+        let mut xtask = Arguments::command();
         xtask.build();
         add_commands(&xtask, "cargo xtask", &mut known);
         for file in files.lines() {
