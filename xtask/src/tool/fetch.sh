@@ -15,11 +15,13 @@ as_root() {
 
 install() {
     as_root apt-get -qq update
-    # Keeps PostgreSQL's package from making and starting a cluster: only the programs are wanted.
-    guard=/etc/postgresql-common/createcluster.d/muster.conf
-    as_root mkdir -p "${guard%/*}"
-    trap 'as_root rm -f "$guard"' EXIT
-    echo 'create_main_cluster = false' | as_root tee "$guard" >/dev/null
+    if [ "$1" = postgresql ]; then
+        # Keeps the package from making and starting a cluster: only the programs are wanted.
+        guard=/etc/postgresql-common/createcluster.d/muster.conf
+        as_root mkdir -p "${guard%/*}"
+        trap 'as_root rm -f "$guard"' EXIT
+        echo 'create_main_cluster = false' | as_root tee "$guard" >/dev/null
+    fi
     as_root apt-get -qq install -y --no-install-recommends "$1" >&2
 }
 
@@ -40,9 +42,14 @@ debian)
     fi
     ;;
 wheel)
-    python3 -m pip --version >/dev/null || install python3-pip
+    if ! python3 -m pip --version >/dev/null 2>&1; then
+        command -v apt-get >/dev/null || { echo "install Python 3 with pip, then run this again" >&2; exit 1; }
+        install python3-pip
+    fi
+    # As variables, since an old pip refuses an option that it does not know.
+    export PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1
     echo "$2 --hash=sha256:$3" >requirements.txt
-    python3 -m pip install --quiet --root-user-action=ignore --require-hashes --requirement requirements.txt \
+    python3 -m pip install --quiet --require-hashes --requirement requirements.txt \
         --no-deps --only-binary :all: --no-compile --target unpacked
     # PostgreSQL runs as another user when this one is root.
     chmod -R a+rX unpacked
