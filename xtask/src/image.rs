@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::{Table, presets};
 use muster_messaging::api::ErrorCode;
 use muster_messaging::client::Client;
+use xtask::Verdict;
 use xtask::services::{free_address, get};
 
 use crate::cargo;
@@ -66,8 +67,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !runs {
         println!("NOT RUN: running it, which takes docker or podman");
     }
-    let held = runs && rows.iter().all(|(_, holds, _)| *holds);
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let held = rows.iter().all(|(_, holds, _)| *holds);
+    Ok(if held && !runs { Verdict::NotRun } else { Verdict::of(held) }.into())
 }
 
 /// Builds the image into the archive, and answers its digest.

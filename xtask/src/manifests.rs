@@ -80,7 +80,9 @@ fn problems(policies: &Policies, overlay: &str, rendered: &str) -> Result<Vec<St
         fs::write(&file, rendered)?;
         let mut diff = Command::new("diff");
         diff.arg("--unified=0").arg(expected("production.yaml")).arg(file.path());
-        let differences = String::from_utf8(diff.output().context("cannot run diff")?.stdout)?;
+        let output = diff.output().context("cannot run diff")?;
+        ensure!(output.status.code().is_some_and(|code| code < 2), "diff cannot compare production.yaml");
+        let differences = String::from_utf8(output.stdout)?;
         let lines = differences.lines().skip(2).filter(|line| !line.starts_with("@@"));
         problems.extend(lines.map(|line| format!("production.yaml: {line}")));
     }

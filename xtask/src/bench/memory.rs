@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures_util::future::join_all;
 use muster_messaging::api::{Endpoint, profiles};
 
@@ -21,18 +21,21 @@ pub(super) async fn measure(community: &Community, time: Duration) -> Result<Mea
     tokio::time::sleep(Duration::from_secs(3)).await;
     let memory = || worker.memory().context("the system does not tell a process's memory");
     let (idle, _) = memory()?;
-    let (begun, mut samples) = (Instant::now(), Vec::new());
+    let (begun, mut samples, mut answered) = (Instant::now(), Vec::new(), 0);
     let mut mix = seed::mix(5, seed::SKEWED, community.members)?;
     while begun.elapsed() < time {
         let asking = (0..CALLERS).map(|_| community.ask(subject.clone(), r#"{"limit":1000}"#.into()));
         let publishing = seed::publish(&community.nats, mix.by_ref().take(EVENTS));
         // Under this load the worker may refuse some requests.
-        let (_, published) = tokio::join!(join_all(asking), publishing);
+        let (pages, published) = tokio::join!(join_all(asking), publishing);
         published?;
+        answered += pages.iter().filter(|page| page.is_ok()).count();
         samples.push(float(memory()?.0));
     }
     let (_, most) = memory()?;
     worker.stop()?;
+    let asked = samples.len() * CALLERS;
+    ensure!(answered * 2 > asked, "{answered} of {asked} pages were answered: this is no load");
     let quarters = samples.chunks_exact((samples.len() / 4).max(1)).take(4);
     let quarters: Vec<f64> = quarters.map(|quarter| quarter.iter().copied().fold(0.0, f64::max)).collect();
     // Memory that does not grow is no higher in the last quarter of the time than in the second.
