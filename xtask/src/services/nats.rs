@@ -52,8 +52,9 @@ impl NatsOptions {
     /// Certificates are asked for all the same.
     pub fn log_in(&mut self, user: &str) -> Result<String> {
         let password = Uuid::new_v4().simple().to_string();
-        self.accounts =
-            format!("authorization {{ users: [ {{ user: {user:?}, password: {password:?} }} ] }}\n");
+        self.accounts = format!(
+            "authorization {{\n  users: [\n    {{ user: {user:?}, password: {password:?} }}\n  ]\n}}\n"
+        );
         self.change("verify_and_map: true", "verify: true")?;
         Ok(password)
     }
