@@ -1,9 +1,9 @@
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use muster_domain::GuildId;
-use muster_messaging::api::{Caller, profiles};
+use muster_messaging::api::{Caller, ErrorCode, profiles};
 use muster_messaging::client::{Client, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig};
 use serde_json::json;
@@ -19,6 +19,8 @@ const MEMBERS: u32 = 300;
 /// Between two questions: well below what a community may ask, since the runbooks ask as well.
 const PAUSE: Duration = Duration::from_millis(40);
 const RETRY: Duration = Duration::from_millis(200);
+/// How many outcomes wait at most to be counted: those of forty minutes.
+const OUTCOMES: usize = 1 << 16;
 
 /// A sibling service at work while the runbooks are run: it asks, and events come in. Ended when dropped.
 pub(super) struct Load {
@@ -34,11 +36,11 @@ impl Load {
         let Services { clients, .. } = &setting.services;
         let sibling = setting.services.nats_config(&clients.operator, "sibling")?;
         let gateway = setting.services.nats_config(&clients.gateway, "gateway")?;
-        let (sender, outcomes) = channel();
+        let (sender, outcomes) = sync_channel(OUTCOMES);
         let mut task = JoinSet::new();
         task.spawn(async move {
             if let Err(error) = work(sibling, gateway, &sender).await {
-                sender.send(Err(format!("{error:#}"))).ok();
+                sender.try_send(Err(format!("{error:#}"))).ok();
             }
         });
         Ok(Self { outcomes, _task: task })
@@ -53,7 +55,7 @@ impl Load {
     }
 }
 
-async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &Sender<Outcome>) -> Result<()> {
+async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &SyncSender<Outcome>) -> Result<()> {
     let client = Client::new(Connection::open(sibling).await?);
     let publisher = EventPublisher::new(&Connection::open(gateway).await?);
     let members = community::members(MEMBERS);
@@ -74,9 +76,9 @@ async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &Sender<Outcom
     let asking = client.on_behalf_of(Caller::parse("stilgar")?).community(community);
     for (round, member) in members.iter().cycle().enumerate() {
         match asking.ask(&profiles::Ranked::first(100)).await {
-            Ok(_) => outcomes.send(Ok(()))?,
-            Err(error) if error.code().is_some_and(|code| code.number() == 429) => {}
-            Err(error) => outcomes.send(Err(error.to_string()))?,
+            Ok(_) => outcomes.try_send(Ok(()))?,
+            Err(error) if error.code() == Some(ErrorCode::RateLimited) => {}
+            Err(error) => outcomes.try_send(Err(error.to_string()))?,
         }
         if round % 5 == 0 {
             let active = community::event("activity.add", Some(&member.user_id), json!({"amount": 1}));
