@@ -229,7 +229,7 @@ async fn apply(
     let members = member::change(connection, changes.members.into_iter().collect()).await?;
     let locked = lock::communities(connection, &touched).await?;
     change_communities(connection, &locked, &changes.communities).await?;
-    members.settle(connection, &held, &locked).await?;
+    members.write_shared(connection, &held, &locked).await?;
     Ok(applied)
 }
 

@@ -141,7 +141,7 @@ impl StoreConfig {
         self
     }
 
-    /// Who is told of every query; nobody unless set.
+    /// Receives an observation of every query; nothing does unless it is set.
     #[must_use]
     pub fn observe(mut self, observe: ObserveQuery) -> Self {
         self.observe = observe;

@@ -64,7 +64,7 @@ pub(crate) struct MemberChange {
     /// Taken out of every list, or put back.
     pub(crate) hidden: Option<bool>,
     /// Whether the tier is to be looked at even where nothing else changes, for a new policy.
-    pub(crate) settle: bool,
+    pub(crate) recheck_tier: bool,
     /// Whether the person was erased before all of this: a profile that is made of it is not seen until they join.
     pub(crate) was_erased: bool,
 }

@@ -41,7 +41,7 @@ macro_rules! find_by {
     };
 }
 
-/// Members whose own rows are written; what they share with others is still to be settled.
+/// Members whose own rows are written; what they share with others is still to be written.
 #[must_use]
 pub(crate) struct Changed {
     members: Vec<Member>,
@@ -88,7 +88,7 @@ pub(crate) async fn change_known(
     let members = find_known(connection, community, changes).await?;
     let changed = write_own(connection, members).await?;
     let locked = lock::communities(connection, &BTreeSet::from([community])).await?;
-    changed.settle(connection, held, &locked).await
+    changed.write_shared(connection, held, &locked).await
 }
 
 async fn find_known(
@@ -239,7 +239,7 @@ impl Member {
 
     /// Whether the member's tier may be another now, or the rank tiers' cuts because of it.
     fn is_moved(&self) -> bool {
-        self.change.settle
+        self.change.recheck_tier
             || self.visible != self.was_visible()
             || self.stored.as_ref().is_none_or(|row| row.conviction != self.score.conviction)
     }
@@ -260,7 +260,7 @@ async fn write_own(connection: &mut AsyncPgConnection, mut members: Vec<Member>)
 
 impl Changed {
     /// Writes what all members share: profiles, tiers and counts. The communities are locked.
-    pub(crate) async fn settle(
+    pub(crate) async fn write_shared(
         self,
         connection: &mut AsyncPgConnection,
         held: &lock::Members,

@@ -302,7 +302,7 @@ impl Store {
             };
             self.answered(query, started, &result);
             match connection.0.take() {
-                Some(connection) => settle(connection, result),
+                Some(connection) => recycle(connection, result),
                 None => result,
             }
         };
@@ -364,7 +364,7 @@ impl Store {
                 Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
             };
             store.answered(query, started, &result);
-            settle(connection, result)
+            recycle(connection, result)
         };
         tokio::spawn(writing.instrument(span(query))).await.map_err(Error::defect)?
     }
@@ -463,7 +463,7 @@ impl Drop for Awaited {
 }
 
 /// Gives a connection back, unless it failed or may still have an answer outstanding.
-fn settle<T>(connection: Object<AsyncPgConnection>, result: Result<T, Error>) -> Result<T, Error> {
+fn recycle<T>(connection: Object<AsyncPgConnection>, result: Result<T, Error>) -> Result<T, Error> {
     if result.as_ref().is_err_and(Error::is_transient) {
         drop(Object::take(connection));
     }

@@ -264,8 +264,8 @@ impl Community {
                 .write("tier_policy_replace", move |connection| {
                     async move {
                         let held = lock::all_members(connection, community).await?;
-                        let settle = || MemberChange { settle: true, ..MemberChange::default() };
-                        let members = batch.iter().map(|row| (row.profile_id.into(), settle())).collect();
+                        let recheck = || MemberChange { recheck_tier: true, ..MemberChange::default() };
+                        let members = batch.iter().map(|row| (row.profile_id.into(), recheck())).collect();
                         member::change_known(connection, &held, community, members).await
                     }
                     .boxed()

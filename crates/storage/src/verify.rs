@@ -564,16 +564,16 @@ impl Community {
         for drifted in members.chunks(REPAIRED_AT_ONCE) {
             let (community, drifted) = (self.id, drifted.to_vec());
             let repair = self.statement(check.repair).bind::<Array<SqlUuid>, _>(drifted.clone());
-            let settles = check.what == TIERS.what;
+            let is_of_tiers = check.what == TIERS.what;
             self.store
                 .write("verify", move |connection| {
                     async move {
                         let held = lock::all_members(connection, community).await?;
                         lock::community(connection, community).await?;
                         statement::execute(connection, repair).await?;
-                        if settles {
-                            let settle = || MemberChange { settle: true, ..MemberChange::default() };
-                            let members = drifted.into_iter().map(|id| (id.into(), settle())).collect();
+                        if is_of_tiers {
+                            let recheck = || MemberChange { recheck_tier: true, ..MemberChange::default() };
+                            let members = drifted.into_iter().map(|id| (id.into(), recheck())).collect();
                             member::change_known(connection, &held, community, members).await?;
                         }
                         Ok(())

@@ -129,7 +129,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Ends everything in good order, within the time that a stop may take.
+/// Drains and stops everything, within the time that a stop may take.
 async fn drain(
     session: Session,
     mut watch: Watch,
@@ -309,7 +309,7 @@ impl Watch {
         let deadline = self.settings.shutdown;
         self.retired.spawn(async move {
             if let Err(failure) = old.stop(deadline).await {
-                tracing::warn!(error = failure.chain(), "what was replaced did not end in good order");
+                tracing::warn!(error = failure.chain(), "the replaced connections did not close cleanly");
             }
         });
     }

@@ -186,7 +186,7 @@ impl Nats {
         self.reload()
     }
 
-    /// Stops it in good order; the data stays.
+    /// Stops it cleanly; the data stays.
     pub fn stop(&mut self) {
         self.process = None;
     }

@@ -192,7 +192,7 @@ impl Postgres {
         self.process.as_ref().context("PostgreSQL is stopped")?.signal(Signal::SIGHUP)
     }
 
-    /// Stops it in good order; the data stays.
+    /// Stops it cleanly; the data stays.
     pub fn stop(&mut self) {
         self.process = None;
     }

@@ -48,7 +48,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` under `name`, with its output appended to `<name>.log`. `stop_signal` asks it to end in good order.
+    /// Starts `command` under `name`, with its output appended to `<name>.log`. `stop_signal` asks it to stop cleanly.
     pub fn start(
         directory: &RunDirectory,
         name: &str,

@@ -309,7 +309,7 @@ async fn a_worker_starts_past_a_silent_host_and_goes_over_when_its_host_dies() -
     eventually("the third member", || members(3)).await?;
     eventually("readiness", || async { ready(&worker) }).await?;
     ensure!(worker.event_counts()?.lost == 0, "a host that dies makes no dead letters");
-    ensure!(worker.stop()? == Some(0), "it stops in good order");
+    ensure!(worker.stop()? == Some(0), "it stops cleanly");
     Ok(())
 }
 

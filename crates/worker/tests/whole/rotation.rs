@@ -136,7 +136,7 @@ async fn a_rotation_fails_no_request_and_loses_no_event_and_a_bad_file_changes_n
     fs::write(&files.key_file, &old_key)?;
     rotations(&worker, "taken", 2).await?;
     load.end().await?;
-    ensure!(worker.stop()? == Some(0), "it stops in good order");
+    ensure!(worker.stop()? == Some(0), "it stops cleanly");
     Ok(())
 }
 
@@ -218,6 +218,6 @@ async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_loa
     ensure!(fs::read_to_string(&worker.log)?.contains("ca.crt is empty"), "the log says why");
     ensure!(worker.get("/readyz")?.0 == 200, "what was in use stays");
     load.end().await?;
-    ensure!(worker.stop()? == Some(0), "it stops in good order");
+    ensure!(worker.stop()? == Some(0), "it stops cleanly");
     Ok(())
 }

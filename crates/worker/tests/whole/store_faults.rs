@@ -109,7 +109,7 @@ async fn a_fault_of_the_whole_store_stalls_reading_and_costs_no_event() -> Resul
         eventually("the metric", || async { faults(&worker, "store", code) == (1, true) }).await?;
         sleep(Duration::from_secs(12)).await;
         ensure!(!consumer_ready(&worker), "{fails}: it is ready");
-        // A minute has no more than this, since what lasts is told of once a minute.
+        // A minute has no more than this, since a fault that lasts is logged once a minute.
         let told = lines(&worker) - before;
         ensure!((1..20).contains(&told), "{fails}: {told} lines\n{}", worker.log_tail());
         psql(&setting, mended)?;

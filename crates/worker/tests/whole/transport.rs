@@ -49,7 +49,7 @@ async fn the_policy_and_its_reason_are_shown_wherever_somebody_looks() -> Result
         let series = format!("muster_tls_policy_info{{policy=\"{policy}\"}} ");
         ensure!(metric(&worker, &series) == Some(1.0), "{policy} is in the metrics");
         let log = worker.log.clone();
-        ensure!(worker.stop()? == Some(0), "it stops in good order");
+        ensure!(worker.stop()? == Some(0), "it stops cleanly");
         seen = fs::read_to_string(log)?.lines().count();
         let report = text(&configuration.run("check").await?.stdout);
         ensure!(report.lines().next().context("no report")?.contains(policy), "{report}");
@@ -207,7 +207,7 @@ async fn an_expired_server_is_refused_and_the_log_and_the_metrics_say_why() -> R
     setting.services.postgres.install_identity(&setting.services.authority.server("postgres")?)?;
     setting.services.postgres.reload()?;
     eventually("readiness", async || ready(&worker)).await?;
-    ensure!(worker.stop()? == Some(0), "it stops in good order");
+    ensure!(worker.stop()? == Some(0), "it stops cleanly");
     Ok(())
 }
 
