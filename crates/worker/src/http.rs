@@ -40,6 +40,8 @@ const MAX_HEADERS: usize = 64;
 const GRACE: Duration = Duration::from_millis(500);
 /// How long nothing is accepted after the system refused to.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long nothing was refused when it is logged that the refusals have ended: under a shortage they come and go.
+const QUIET: Duration = Duration::from_secs(5);
 
 /// What is shown on the port.
 struct Shown {
@@ -108,7 +110,7 @@ impl Http {
             connections: JoinSet::new(),
             open: Vec::new(),
             spare: Spare::default(),
-            refused: false,
+            refused: None,
         };
         Ok(Self { address, stop, task: tokio::spawn(server.run(stopped)) })
     }
@@ -139,8 +141,8 @@ struct Server {
     /// Those of `connections` that were not closed for another's sake, oldest first.
     open: Vec<Open>,
     spare: Spare,
-    /// Whether the system refused the last connection, which is said once.
-    refused: bool,
+    /// When the system last refused a connection, until it is logged that the refusals have ended.
+    refused: Option<Instant>,
 }
 
 impl Server {
@@ -163,7 +165,7 @@ impl Server {
     }
 
     async fn serve(&mut self, stream: TcpStream, peer: IpAddr) {
-        if std::mem::take(&mut self.refused) {
+        if self.refused.take_if(|last| last.elapsed() >= QUIET).is_some() {
             tracing::info!("HTTP connections are accepted again");
         }
         if self.open.len() >= self.most {
@@ -206,7 +208,7 @@ impl Server {
         {
             return;
         }
-        if !std::mem::replace(&mut self.refused, true) {
+        if self.refused.replace(Instant::now()).is_none() {
             tracing::warn!(error = %error, "HTTP connections are not accepted for now");
         }
         if !descriptors::is_shortage(error) {
