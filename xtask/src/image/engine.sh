@@ -42,7 +42,9 @@ build() {
     if [[ ${engine[0]} = docker ]]; then
         SOURCE_DATE_EPOCH=$epoch docker build --output "type=docker,name=$1,rewrite-timestamp=true" "${options[@]}" .
     else
-        # Docker's form, since the OCI's has no health check; chroot, which takes no privilege.
+        # Docker's form, since the OCI's has no health check; chroot, which takes no privilege. What is built anew is built without
+        # layers in between, whose names would be in the history.
+        [[ " ${*:4} " != *" --no-cache "* ]] || options+=(--layers=false)
         "${engine[@]}" build --format docker --isolation chroot --timestamp "$epoch" "${options[@]}" .
     fi
 }
@@ -58,9 +60,14 @@ save() {
     esac
 }
 
-# Says the digest of the configuration in the archive $1, which holds those of the layers.
+# The digest of the configuration in the archive $1, which names its layers by theirs. Podman and Buildah put the name of the build's
+# container into it, which is another each time and no part of what is shipped.
 digest() {
-    tar --extract --to-stdout --file "$1" manifest.json | grep --only-matching --extended-regexp '[0-9a-f]{64}' | head -n 1
+    local config
+    config=$(tar --extract --to-stdout --file "$1" manifest.json | grep --only-matching '"Config":"[^"]*"')
+    config=${config#'"Config":"'}
+    tar --extract --to-stdout --file "$1" "${config%'"'}" \
+        | sed --regexp-extended 's/"(container|Hostname)":"[0-9a-f]*"/"\1":""/g' | sha256sum | cut --delimiter ' ' --fields 1
 }
 
 # Takes the image of the archive $1; says what it is called here.
