@@ -108,7 +108,7 @@ async fn verify(communities: &[Community]) -> Result<Measured> {
 async fn build(name: &'static str, checkout: &Path, arguments: &Arguments) -> Result<Checkout> {
     let root = checkout.canonicalize().with_context(|| format!("no checkout {}", checkout.display()))?;
     let target = root.join("target");
-    let mut build = cargo::command(cargo::program(), &["build", "--locked", "--package", "muster-worker"]);
+    let mut build = cargo::cargo(&["build", "--locked", "--package", "muster-worker"]);
     build.args((!arguments.unoptimised).then_some("--release")).env("CARGO_TARGET_DIR", &target);
     let built = cargo::run(build.current_dir(&root)).await?;
     ensure!(built.success(), "the worker of {} does not build", checkout.display());

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
+use crate::verdict::Verdict;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use xtask::Verdict;
 
 /// The workspace's root.
 pub(crate) fn root() -> PathBuf {
@@ -23,20 +23,16 @@ pub(crate) fn read(path: &str) -> Result<String> {
     std::fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {path}"))
 }
 
-/// The cargo that runs this program.
-pub(crate) fn program() -> OsString {
-    env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
-
-/// The verdict of a command of cargo.
-pub(crate) async fn passes(arguments: &[&str]) -> Result<Verdict> {
-    Ok(Verdict::of(run(&mut command(program(), arguments)).await?.success()))
+/// A command of the cargo that runs this program.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments)
 }
 
 /// Builds the worker and returns its program. The whole workspace is built, so that tests need not build its dependencies
 /// again with the features that they have together.
 pub(crate) async fn build_worker() -> Result<PathBuf> {
-    ensure!(passes(&["build", "--locked", "--workspace"]).await? == Verdict::Passed, "it does not build");
+    let built = run(&mut cargo(&["build", "--locked", "--workspace"])).await?;
+    ensure!(built.success(), "it does not build");
     Ok(target().join("debug/muster-worker"))
 }
 
@@ -56,10 +52,14 @@ fn target() -> PathBuf {
 /// Builds this program with optimisation and runs that with the same arguments: nothing is measured in a debug build.
 pub(crate) async fn rerun_optimised() -> Result<ExitCode> {
     let build = ["build", "--locked", "--profile", "measuring", "--package", "xtask"];
-    ensure!(passes(&build).await? == Verdict::Passed, "xtask does not build");
+    ensure!(run(&mut cargo(&build)).await?.success(), "xtask does not build");
     let mut again = command(target().join("measuring/xtask"), &[]);
-    let status = run(again.args(env::args_os().skip(1))).await?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(exit_code(run(again.args(env::args_os().skip(1))).await?))
+}
+
+/// The exit code of a command as that of this program.
+pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
+    status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 /// A command in the workspace's root, in a process group of its own, without input.
@@ -79,6 +79,11 @@ pub(crate) fn command(program: impl Into<OsString>, arguments: &[&str]) -> Comma
 /// Runs a command to its end. Its output goes where this program's goes.
 pub(crate) async fn run(command: &mut Command) -> Result<ExitStatus> {
     Group::spawn(command)?.0.wait().await.context("cannot wait for a command")
+}
+
+/// The verdict of a command.
+pub(crate) async fn passes(command: &mut Command) -> Result<Verdict> {
+    Ok(Verdict::of(run(command).await?.success()))
 }
 
 /// A command and all that it started, ended when dropped.

@@ -2,13 +2,11 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use comfy_table::{Table, presets};
-use xtask::{Verdict, tool};
+use xtask::tool;
 
+use crate::verdict::{self, Verdict, step};
 use crate::{cargo, documentation, manifests, observability, runbook, scan, test};
 
 const RUSTSEC: &str = "https://github.com/RustSec/advisory-db";
@@ -16,19 +14,24 @@ const RUSTSEC: &str = "https://github.com/RustSec/advisory-db";
 const SNAPSHOT: &str = "MUSTER_ADVISORY_DB";
 
 /// Runs every step, also after one that failed; fails when any did.
-pub(crate) async fn run() -> Result<ExitCode> {
-    let mut steps = Steps::default();
-    steps.run("formatting", cargo::passes(&["fmt", "--all", "--check"])).await;
+pub(crate) async fn run() -> Result<Verdict> {
+    let fmt = &mut cargo::cargo(&["fmt", "--all", "--check"]);
     let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
-    steps.run("clippy", cargo::passes(&clippy)).await;
-    steps.run("tests", async { Ok(Verdict::of(test::tests(&[]).await?.success())) }).await;
-    steps.run("documentation", documents()).await;
-    steps.run("dependencies: bans, licences, sources", deny(&["bans", "licenses", "sources"])).await;
-    steps.run("dependencies: advisories", advisories()).await;
-    steps.run("manifests", manifests::check()).await;
-    steps.run("alerts and dashboard", observability::check()).await;
-    steps.run("documents: what they name", documentation::check(false)).await;
-    steps.run("documents: runbooks", runbook::check(false)).await;
+    let clippy = &mut cargo::cargo(&clippy);
+    let doc = &mut cargo::cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+    doc.env("RUSTDOCFLAGS", "-D warnings");
+    let mut rows = vec![
+        step("formatting", cargo::passes(fmt)).await,
+        step("clippy", cargo::passes(clippy)).await,
+        step("tests", async { Ok(Verdict::of(test::tests(&[]).await?.success())) }).await,
+        step("documentation", cargo::passes(doc)).await,
+        step("dependencies: bans, licences, sources", deny(&["bans", "licenses", "sources"])).await,
+        step("dependencies: advisories", advisories()).await,
+        step("manifests", manifests::check()).await,
+        step("alerts and dashboard", observability::check()).await,
+        step("documents: what they name", documentation::check(false)).await,
+        step("documents: runbooks", runbook::check(false)).await,
+    ];
     for (name, scan) in [
         ("exceptions: reason and expiry", "exceptions"),
         ("Dockerfile: Hadolint", "dockerfile"),
@@ -36,48 +39,15 @@ pub(crate) async fn run() -> Result<ExitCode> {
         ("workflows: actionlint", "workflow-syntax"),
         ("workflows: gates", "workflow-gates"),
     ] {
-        steps.run(name, async { Ok(scan::one(scan, &cargo::root())?.1) }).await;
+        rows.push(step(name, async { scan::one(scan, &cargo::root()) }).await);
     }
-    Ok(steps.end())
-}
-
-#[derive(Default)]
-struct Steps(Vec<(&'static str, Verdict, Duration)>);
-
-impl Steps {
-    async fn run(&mut self, name: &'static str, check: impl Future<Output = Result<Verdict>>) {
-        println!("\n==> {name}");
-        let started = Instant::now();
-        let verdict = check.await.unwrap_or_else(|error| {
-            println!("error: {error:#}");
-            Verdict::Failed
-        });
-        self.0.push((name, verdict.enforced(), started.elapsed()));
-    }
-
-    fn end(self) -> ExitCode {
-        let mut table = Table::new();
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["step", "verdict", "time"]);
-        for (name, verdict, time) in &self.0 {
-            table.add_row([(*name).to_owned(), verdict.to_string(), format!("{:.1} s", time.as_secs_f64())]);
-        }
-        println!("\n{table}");
-        for (name, ..) in self.0.iter().filter(|(_, verdict, _)| *verdict == Verdict::NotRun) {
-            println!("NOT RUN: {name}. It did not pass; run it where what it needs can be fetched.");
-        }
-        let failed = self.0.iter().any(|(_, verdict, _)| *verdict == Verdict::Failed);
-        if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
-    }
-}
-
-async fn documents() -> Result<Verdict> {
-    let mut doc = cargo::command(cargo::program(), &["doc", "--workspace", "--no-deps", "--locked"]);
-    Ok(Verdict::of(cargo::run(doc.env("RUSTDOCFLAGS", "-D warnings")).await?.success()))
+    // Where it counts, what did not run has failed.
+    Ok(Verdict::of(verdict::together(&rows, ["step", "time"]) != Verdict::Failed))
 }
 
 async fn deny(checks: &[&str]) -> Result<Verdict> {
     let mut deny = cargo::command(tool::find("cargo-deny")?.program, &["check"]);
-    Ok(Verdict::of(cargo::run(deny.args(checks)).await?.success()))
+    cargo::passes(deny.args(checks)).await
 }
 
 /// Checks against the RustSec database: as it is now, or else the newest snapshot at hand, whose date is shown.

@@ -5,12 +5,12 @@ mod chapters;
 pub(crate) mod community;
 mod story;
 
-use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
 
 use crate::cargo;
+use crate::verdict::Verdict;
 use chapters::Demo;
 
 /// What `cargo xtask demo` takes.
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 }
 
 /// Tells the story, and checks what it shows: the first check that fails ends it with an error.
-pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     println!("Building the worker");
     let program = cargo::build_worker().await?;
     let started = Instant::now();
@@ -47,5 +47,5 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         demo.how_to_ask()?;
         return std::future::pending().await;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(Verdict::Passed)
 }

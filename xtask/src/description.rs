@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
+use xtask::tool::output;
 
 pub(crate) struct Description(pub(crate) Value);
 
 impl Description {
     /// Asks the built worker.
     pub(crate) fn of(worker: &Path) -> Result<Self> {
-        let output = Command::new(worker).arg("describe").output().context("cannot run the worker")?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "muster-worker describe fails: {}", stderr.trim());
-        Ok(Self(serde_json::from_slice(&output.stdout).context("muster-worker describe prints no JSON")?))
+        let described = output(Command::new(worker).arg("describe"))?;
+        Ok(Self(serde_json::from_str(&described).context("muster-worker describe prints no JSON")?))
     }
 
     /// The names that Prometheus has series under, each with its labels. A histogram has three.

@@ -6,9 +6,9 @@ mod tables;
 use std::fs;
 use std::path::Path;
 
+use crate::verdict::Verdict;
 use anyhow::Result;
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
-use xtask::Verdict;
 
 use crate::description::{Description, text};
 use crate::{cargo, observability};

@@ -3,18 +3,17 @@
 mod content;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use comfy_table::{Table, presets};
 use muster_messaging::api::ErrorCode;
 use muster_messaging::client::Client;
-use xtask::Verdict;
 use xtask::services::{free_address, get};
 
 use crate::cargo;
 use crate::shipped::Shipped;
+use crate::verdict::{self, Verdict};
 
 /// Builds and runs it.
 const ENGINE: &str = "xtask/src/image/engine.sh";
@@ -40,7 +39,7 @@ pub(crate) struct Arguments {
 /// What must hold, whether it does, and what was seen.
 type Row = (&'static str, bool, String);
 
-pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     println!("== With {}", engine(&["name"])?);
     let (mut archive, mut image, mut rows) = (cargo::root().join(ARCHIVE), IMAGE.to_owned(), Vec::new());
     if let Some(given) = &arguments.archive {
@@ -58,17 +57,13 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     if runs {
         rows.extend(ask(&image).await?);
     }
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["what must hold", "verdict", "seen"]);
-    for (what, holds, seen) in &rows {
-        table.add_row([*what, if *holds { "holds" } else { "FAILED" }, seen.trim()]);
-    }
-    println!("{table}\nfor the scanners: {}", archive.display());
+    let mut rows: Vec<_> =
+        rows.into_iter().map(|(what, holds, seen)| (what, Verdict::of(holds), seen)).collect();
     if !runs {
-        println!("NOT RUN: running it, which takes docker or podman");
+        rows.push(("running it, which takes docker or podman", Verdict::NotRun, String::new()));
     }
-    let held = rows.iter().all(|(_, holds, _)| *holds);
-    Ok(if held && !runs { Verdict::NotRun } else { Verdict::of(held) }.into())
+    println!("for the scanners: {}", archive.display());
+    Ok(verdict::together(&rows, ["what must hold", "seen"]))
 }
 
 /// Builds the image into the archive, and answers its digest.

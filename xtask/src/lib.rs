@@ -6,7 +6,4 @@
 
 pub mod services;
 pub mod tool;
-mod verdict;
 pub mod worker;
-
-pub use verdict::Verdict;

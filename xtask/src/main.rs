@@ -17,6 +17,7 @@ mod runbook;
 mod scan;
 mod shipped;
 mod test;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -41,19 +42,20 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> Result<ExitCode> {
-    match command {
+    let verdict = match command {
+        Command::Test(arguments) => return test::run(&arguments).await,
+        Command::Bench(arguments) => return bench::run(&arguments).await,
         Command::Demo(arguments) => demo::run(&arguments).await,
-        Command::Test(arguments) => test::run(&arguments).await,
-        Command::Bench(arguments) => bench::run(&arguments).await,
         Command::Ci => ci::run().await,
-        Command::Manifests { cluster: true } => manifests::on_cluster().await.map(Into::into),
-        Command::Manifests { cluster: false } => manifests::check().await.map(Into::into),
-        Command::Observability => observability::check().await.map(Into::into),
-        Command::Runbooks { cluster } => runbook::check(cluster).await.map(Into::into),
-        Command::Documentation { write } => documentation::check(write).await.map(Into::into),
+        Command::Manifests { cluster: true } => manifests::on_cluster().await,
+        Command::Manifests { cluster: false } => manifests::check().await,
+        Command::Observability => observability::check().await,
+        Command::Runbooks { cluster } => runbook::check(cluster).await,
+        Command::Documentation { write } => documentation::check(write).await,
         Command::Image(arguments) => image::run(&arguments).await,
-        Command::Scan(arguments) => scan::run(&arguments),
-    }
+        Command::Scan(arguments) => scan::run(&arguments).await,
+    };
+    verdict.map(ExitCode::from)
 }
 
 /// Waits for SIGINT or SIGTERM, and answers the exit code that shells give to a process that one of them ended.

@@ -9,12 +9,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::verdict::Verdict;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use xtask::Verdict;
-use xtask::services::WrongDigest;
+use xtask::tool::WrongDigest;
 
 use crate::description::{Description, list, text};
 use crate::{cargo, observability};
@@ -137,7 +137,7 @@ pub(crate) async fn on_cluster() -> Result<Verdict> {
         }
     }
     let mut script = cargo::command("bash", &[TRY]);
-    Ok(Verdict::of(cargo::run(script.arg(directory.path())).await?.success()))
+    cargo::passes(script.arg(directory.path())).await
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use crate::verdict::Verdict;
 use anyhow::{Context, Result};
 use regex::Regex;
 use serde_json::Value;
-use xtask::Verdict;
-use xtask::services::packaged;
+use xtask::tool::packaged;
 
 use crate::cargo;
 use crate::description::{Description, list, text};
@@ -41,8 +41,7 @@ pub(crate) async fn check() -> Result<Verdict> {
         return Ok(if passed { Verdict::NotRun } else { Verdict::Failed });
     };
     for (command, file) in [("check", RULES), ("test", TESTS)] {
-        let mut promtool = cargo::command(&program, &[command, "rules", file]);
-        passed &= cargo::run(&mut promtool).await?.success();
+        passed &= cargo::run(&mut cargo::command(&program, &[command, "rules", file])).await?.success();
     }
     Ok(Verdict::of(passed))
 }

@@ -15,14 +15,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::verdict::Verdict;
 use anyhow::{Context, Result, ensure};
-use xtask::Verdict;
-use xtask::services::{packaged, postgres_server};
+use xtask::services::postgres_server;
+use xtask::tool::{output, packaged};
 
 use crate::{cargo, observability};
 use load::Load;
 pub(crate) use setting::Setting;
-pub(crate) use shell::Shell;
 
 /// The runbooks, in the order in which they are run.
 pub(crate) const RUNBOOKS: [&str; 3] =
@@ -100,14 +100,12 @@ pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
 
 /// Every query of the dashboard has an answer, after a run that made use of everything.
 fn every_panel_shows_something(promtool: &Path, setting: &Setting) -> Result<usize> {
-    let prometheus = setting.prometheus.as_ref().context("no Prometheus was started")?.address;
     let queries = observability::panel_queries(RATE_INTERVAL)?;
     for (panel, query) in &queries {
         let mut command = Command::new(promtool);
-        command.args(["query", "instant"]).arg(format!("http://{prometheus}")).arg(query);
-        let output = command.output().context("cannot run promtool")?;
-        ensure!(output.status.success(), "{panel}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        ensure!(!output.stdout.trim_ascii().is_empty(), "{panel}: {query} has no answer");
+        let answer =
+            output(command.args(["query", "instant", &setting.prometheus, query])).context(panel.clone())?;
+        ensure!(!answer.trim().is_empty(), "{panel}: {query} has no answer");
     }
     ensure!(!queries.is_empty(), "the dashboard has no queries");
     Ok(queries.len())

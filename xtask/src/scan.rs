@@ -7,17 +7,15 @@ mod planted;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-use xtask::Verdict;
-use xtask::services::{self, WrongDigest};
-use xtask::tool::{self, Tool};
+use xtask::tool::{self, Tool, WrongDigest};
 
 use crate::cargo;
+use crate::verdict::{self, Verdict, step};
 
 /// Every scan, and the tool that makes it.
 const SCANS: [(&str, &str); 11] = [
@@ -52,77 +50,55 @@ pub(crate) struct Arguments {
     sbom: Option<PathBuf>,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let root = cargo::root();
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["scan", "tool", "verdict"]);
-    let mut verdicts = Vec::new();
-    for (scan, tool) in SCANS {
+pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
+    let (root, mut rows) = (cargo::root(), Vec::new());
+    for (scan, _) in SCANS {
         let named = |scans: &[String]| scans.iter().any(|it| it == scan);
-        if named(&arguments.exclude) || !(arguments.only.is_empty() || named(&arguments.only)) {
-            continue;
+        if !named(&arguments.exclude) && (arguments.only.is_empty() || named(&arguments.only)) {
+            rows.push(step(scan, async { one(scan, &root) }).await);
         }
-        println!("\n==> {scan}");
-        let (tool, verdict) = one(scan, &root).unwrap_or_else(|error| {
-            println!("error: {error:#}");
-            (tool.to_owned(), Verdict::Failed)
-        });
-        table.add_row([scan, &tool, &verdict.to_string()]);
-        verdicts.push(verdict);
     }
-    println!("\n{table}");
+    let verdict = verdict::together(&rows, ["scan", "time"]);
     if let Some(file) = &arguments.sbom {
         let mut sbom = script(&tool::find("trivy")?, &root)?;
-        ensure!(
-            sbom.arg("sbom").arg(root.join(file)).status()?.success(),
-            "the image's content could not be listed"
-        );
+        let listed = sbom.arg("sbom").arg(root.join(file)).status()?.success();
+        ensure!(listed, "the image's content could not be listed");
     }
-    if verdicts.contains(&Verdict::Failed) {
-        return Ok(ExitCode::FAILURE);
-    }
-    if verdicts.contains(&Verdict::NotRun) {
-        println!("What was NOT RUN did not pass. Leave it out by name: --exclude <scan>.");
-        return Ok(ExitCode::from(2));
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(verdict)
 }
 
-/// Runs one scan of the repository at `root`; answers what made it, and how it ended.
-pub(crate) fn one(scan: &str, root: &Path) -> Result<(String, Verdict)> {
+/// Runs one scan of the repository at `root`, and says what makes it.
+pub(crate) fn one(scan: &str, root: &Path) -> Result<Verdict> {
     let (_, name) = SCANS.into_iter().find(|(name, _)| *name == scan).context("there is no such scan")?;
     let tool = match name {
         "xtask" => {
             let problems = exceptions::problems(root, OffsetDateTime::now_utc().date())?;
             problems.iter().for_each(|problem| println!("{problem}"));
-            return Ok((name.to_owned(), Verdict::of(problems.is_empty())));
+            return Ok(Verdict::of(problems.is_empty()));
         }
-        "diff" => Tool { program: which::which(name)?, version: "any".to_owned(), origin: "PATH".to_owned() },
+        "diff" => Tool { program: which::which(name)?, origin: "(PATH)".to_owned() },
         _ => match tool::find(name) {
             Ok(tool) => tool,
             // A tool that cannot be fetched is one thing, a file that is not the pinned one another.
             Err(error) if error.is::<WrongDigest>() => return Err(error),
             Err(error) => {
                 println!("NOT RUN: {error:#}");
-                return Ok((name.to_owned(), Verdict::NotRun));
+                return Ok(Verdict::NotRun);
             }
         },
     };
+    println!("by {name} {}", tool.origin);
     let report = root.join(REPORTS).join(format!("{scan}.sarif"));
     fs::create_dir_all(root.join(REPORTS))?;
     // The report of an earlier run is not this one's.
     fs::remove_file(&report).ok();
     let output = script(&tool, root)?.arg(scan).env("REPORT", &report).output()?;
     print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let verdict = match output.status.code() {
-        Some(NOT_RUN) => Verdict::NotRun,
-        Some(0) => Verdict::Passed,
-        _ => Verdict::Failed,
-    };
-    if verdict != Verdict::NotRun {
-        name_report(&report, scan).with_context(|| format!("{} is no report", report.display()))?;
+    if output.status.code() == Some(NOT_RUN) {
+        return Ok(Verdict::NotRun);
     }
-    Ok((format!("{name} {} ({})", tool.version, tool.origin), verdict))
+    name_report(&report, scan).with_context(|| format!("{} is no report", report.display()))?;
+    Ok(Verdict::of(output.status.success()))
 }
 
 /// `scans.sh`, with the tool first on its PATH.
@@ -132,7 +108,7 @@ fn script(tool: &Tool, root: &Path) -> Result<Command> {
     path.push(env::var_os("PATH").unwrap_or_default());
     let mut command = Command::new("bash");
     command.arg(cargo::root().join("xtask/src/scan/scans.sh")).current_dir(root).stdin(Stdio::null());
-    command.env("PATH", path).env("TRIVY_CACHE", services::cache()?.join("trivy"));
+    command.env("PATH", path).env("TRIVY_CACHE", tool::cache()?.join("trivy"));
     Ok(command)
 }
 

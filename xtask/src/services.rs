@@ -8,24 +8,21 @@ mod find;
 mod nats;
 mod postgres;
 mod process;
-mod prometheus;
 mod run_directory;
 
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use muster_domain::{Environment, TlsPolicy};
 use muster_messaging::connection::{NatsConfig, Transport};
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_messaging::tls::server::Servers;
 
-pub use crate::tool::{WrongDigest, cache, fetched, packaged};
 pub use certificates::{Authority, Identity, current};
 pub use find::{Server, nats_server, postgres_server};
 pub use nats::{Nats, NatsOptions};
 pub use postgres::{Owner, Postgres, PostgresOptions};
-pub use process::{Process, free_address, get};
-pub use prometheus::Prometheus;
+pub use process::{Process, Restartable, free_address, get};
 pub use run_directory::RunDirectory;
 
 /// PostgreSQL and NATS of one run with the certificates that both know.
@@ -33,8 +30,10 @@ pub use run_directory::RunDirectory;
 /// The fields are in the order in which they are stopped.
 #[derive(Debug)]
 pub struct Services {
-    /// The NATS server, as infra/nats ships it.
+    /// The NATS server, as infra/nats ships it: the first node of a cluster.
     pub nats: Nats,
+    /// The other nodes.
+    pub other_nodes: Vec<Nats>,
     /// The PostgreSQL cluster: TLS only.
     pub postgres: Postgres,
     /// The certificates of the users of infra/nats.
@@ -74,19 +73,30 @@ impl Clients {
 }
 
 impl Services {
-    /// Finds or fetches the servers and starts both. With `durable`, PostgreSQL syncs to disk as in production. When one does
-    /// not start, the error holds the end of its log.
+    /// Starts PostgreSQL and one node of NATS. With `durable`, PostgreSQL syncs to disk as in production.
     pub fn start(durable: bool) -> Result<Self> {
-        let (postgres, nats) = (postgres_server()?, nats_server()?);
+        Self::start_with(1, |postgres, _| {
+            postgres.durable = durable;
+            Ok(())
+        })
+    }
+
+    /// Finds or fetches the servers and starts PostgreSQL and this many nodes of NATS, set up as `change` has it. When one
+    /// does not start, the error holds the end of its log.
+    pub fn start_with(
+        nodes: usize,
+        change: impl FnOnce(&mut PostgresOptions, &mut [NatsOptions]) -> Result<()>,
+    ) -> Result<Self> {
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
         let clients = Clients::issue(&authority)?;
-        let mut options = PostgresOptions::new(postgres, authority.server("postgres")?);
-        options.durable = durable;
-        let postgres = Postgres::start(&directory, "postgres", options)?;
-        let options = NatsOptions::new(nats, authority.server("nats")?, authority.certificate_file());
-        let nats = Nats::start(&directory, "nats", options)?;
-        Ok(Self { nats, postgres, clients, authority, directory })
+        let mut postgres = PostgresOptions::new(postgres_server()?, authority.server("postgres")?);
+        let mut nodes = NatsOptions::nodes(&authority, nodes)?;
+        change(&mut postgres, &mut nodes)?;
+        let postgres = Postgres::start(&directory, "postgres", postgres)?;
+        let mut nodes = Nats::start_nodes(&directory, nodes)?.into_iter();
+        let nats = nodes.next().context("no node of NATS")?;
+        Ok(Self { nats, other_nodes: nodes.collect(), postgres, clients, authority, directory })
     }
 
     /// How one of the clients connects, through the same gate as the worker.

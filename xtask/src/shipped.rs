@@ -88,7 +88,7 @@ impl Shipped {
             let nodes: Vec<String> =
                 (0..NODES).map(|node| format!("tls://nats-{node}.nats.nats.svc:4222")).collect();
             ensure!(*urls == nodes.join(","), "the overlay names {urls}, the nodes are {nodes:?}");
-            *urls = self.setting.nats_urls.join(",");
+            urls.clone_from(&self.setting.nats_urls);
         }
         let mut files = Vec::new();
         for mount in list(&container, "/volumeMounts") {
@@ -146,8 +146,8 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::Command;
 
+    use crate::verdict::Verdict;
     use nix::sys::signal::Signal;
-    use xtask::Verdict;
     use xtask::services::Process;
     use xtask::services::{free_address, get};
 

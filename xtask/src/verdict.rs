@@ -1,35 +1,38 @@
+//! How checks end, one by one and together.
+
 use std::env;
 use std::fmt;
 use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use comfy_table::{Table, presets};
 
 /// How a check ended. What it found has been printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verdict {
     /// Everything is as it must be.
     Passed,
-    /// Something is not.
-    Failed,
     /// It could not run here, which is not a pass.
     NotRun,
+    /// Something is not as it must be.
+    Failed,
 }
 
 impl Verdict {
     /// The verdict of a check that ran.
-    #[must_use]
-    pub const fn of(passed: bool) -> Self {
+    pub(crate) const fn of(passed: bool) -> Self {
         if passed { Self::Passed } else { Self::Failed }
     }
 
     /// The verdict as it counts on this machine: in a workflow on GitHub, what did not run has failed.
-    #[must_use]
-    pub fn enforced(self) -> Self {
+    pub(crate) fn enforced(self) -> Self {
         let decides = env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true");
         if self == Self::NotRun && decides { Self::Failed } else { self }
     }
 }
 
 impl From<Verdict> for ExitCode {
-    /// 0, 1 and 2.
     fn from(verdict: Verdict) -> Self {
         Self::from(match verdict {
             Verdict::Passed => 0,
@@ -47,4 +50,32 @@ impl fmt::Display for Verdict {
             Self::NotRun => "NOT RUN",
         })
     }
+}
+
+/// What was checked, how it ended, and what is to be said of it.
+pub(crate) type Row = (&'static str, Verdict, String);
+
+/// Runs one check of several; one that ends with an error has failed. Its time is said of it.
+pub(crate) async fn step(name: &'static str, check: impl Future<Output = Result<Verdict>>) -> Row {
+    println!("\n==> {name}");
+    let started = Instant::now();
+    let verdict = check.await.unwrap_or_else(|error| {
+        println!("error: {error:#}");
+        Verdict::Failed
+    });
+    (name, verdict.enforced(), format!("{:.1} s", started.elapsed().as_secs_f64()))
+}
+
+/// Prints a table of several checks, whose first and last columns are called so; answers the worst verdict.
+pub(crate) fn together(rows: &[Row], [what, said]: [&str; 2]) -> Verdict {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header([what, "verdict", said]);
+    for (name, verdict, said) in rows {
+        table.add_row([*name, &verdict.to_string(), said.trim()]);
+    }
+    println!("\n{table}");
+    for (name, ..) in rows.iter().filter(|(_, verdict, _)| *verdict == Verdict::NotRun) {
+        println!("NOT RUN: {name}. It did not pass; run it where what it needs can be had.");
+    }
+    rows.iter().map(|(_, verdict, _)| *verdict).max().unwrap_or(Verdict::NotRun)
 }

@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use xtask::services::{Authority, Nats, Postgres, PostgresOptions, RunDirectory, Services, postgres_server};
+use xtask::services::{
+    Authority, Nats, NatsOptions, Postgres, PostgresOptions, RunDirectory, Services, postgres_server,
+};
 
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
@@ -60,7 +62,7 @@ fn both_speak_tls_only_and_come_back_after_a_kill() {
 fn the_servers_are_configured_as_shipped_and_keys_are_for_their_owner_only() {
     let directory = RunDirectory::create().unwrap();
     let authority = Authority::create(directory.path(), "ca").unwrap();
-    let nats = &Nats::start_nodes(&directory, &authority, 1).unwrap()[0];
+    let nats = &Nats::start_nodes(&directory, NatsOptions::nodes(&authority, 1).unwrap()).unwrap()[0];
     for name in ["node.conf", "nats.conf", "accounts.conf"] {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/nats").join(name);
         let used = nats.configuration().join(name);

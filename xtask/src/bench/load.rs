@@ -12,16 +12,13 @@ use async_nats::jetstream;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use muster_domain::{CommunityId, Environment, GuildId, TlsPolicy};
-use muster_messaging::client::Client as NatsClient;
+use muster_messaging::client::Client;
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_storage::{Store, StoreConfig};
 use time::OffsetDateTime;
-use tokio_postgres::Client;
 use tokio_postgres_rustls::MakeRustlsConnect;
-use xtask::services::{
-    Authority, Clients, Nats, NatsOptions, Postgres, PostgresOptions, RunDirectory, Services, cache,
-    nats_server, postgres_server,
-};
+use xtask::services::{Services, postgres_server};
+use xtask::tool::{cache, output};
 use xtask::worker::{Configuration, Worker};
 
 use super::seed;
@@ -51,6 +48,9 @@ pub(super) struct Community {
     pub(super) members: i64,
     pub(super) configuration: Configuration,
     pub(super) services: Services,
+    /// Asks.
+    client: Client,
+    /// Publishes events, and answers as the echo.
     pub(super) nats: async_nats::Client,
     trust: Arc<Material>,
 }
@@ -72,44 +72,38 @@ impl Community {
             }
             client.batch_execute("CHECKPOINT").await?;
             making.services.postgres.stop();
-            keep(&making.services.postgres.data, &kept)?;
+            keep(&making.services.postgres.data(), &kept)?;
         }
         Self::open(checkout, Some(kept), members).await
     }
 
     async fn open(checkout: &Checkout, kept: Option<PathBuf>, members: i64) -> Result<Self> {
-        let directory = RunDirectory::create()?;
-        let authority = Authority::create(directory.path(), "ca")?;
-        let clients = Clients::issue(&authority)?;
-        let mut options = PostgresOptions::new(postgres_server()?, authority.server("postgres")?);
-        // What is only being made need not survive a crash.
-        options.durable = kept.is_some();
-        options.copy_of = kept;
-        let settings = include_str!("postgresql.conf").lines().filter_map(|line| line.split_once(" = "));
-        options.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let postgres = Postgres::start(&directory, "postgres", options)?;
-        let mut options =
-            NatsOptions::new(nats_server()?, authority.server("nats")?, authority.certificate_file());
-        // Whoever has a certificate may do everything.
-        options.accounts.clear();
-        options.change("verify_and_map: true", "verify: true")?;
-        // The worker is measured, not the broker's disk.
-        options.change("sync_interval: always", "sync_interval: \"2m\"")?;
-        let nats = Nats::start(&directory, "nats", options)?;
-        let files = authority.files(&clients.operator);
-        let trust = Arc::new(Material::load(&files, MinimumVersion::Tls13)?);
-        let services = Services { nats, postgres, clients, authority, directory };
+        let services = Services::start_with(1, |postgres, nodes| {
+            // What is only being made need not survive a crash.
+            postgres.durable = kept.is_some();
+            postgres.copy_of = kept;
+            let settings = include_str!("postgresql.conf").lines().filter_map(|line| line.split_once(" = "));
+            postgres.settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            nodes.iter_mut().try_for_each(|nats| {
+                // Whoever has a certificate may do everything.
+                nats.accounts.clear();
+                nats.change("verify_and_map: true", "verify: true")?;
+                // The worker is measured, not the broker's disk.
+                nats.change("sync_interval: always", "sync_interval: \"2m\"")
+            })
+        })?;
         let configuration = Configuration::new(checkout.worker.clone(), &services)?
             // Work is measured, not its refusal.
             .with("MUSTER__LIMITS__COMMUNITY_PER_SECOND", "1000000")
             .with("MUSTER__LIMITS__COMMUNITY_BURST", "1000000")
             .with("MUSTER__LOG__FILTER", "warn");
-        let options = async_nats::ConnectOptions::new()
-            .require_tls(true)
-            .tls_first()
-            .tls_client_config(trust.client_config().as_ref().clone());
-        let nats = options.connect(services.nats.url()).await.context("cannot connect to NATS")?;
-        Ok(Self { name: checkout.name, members, configuration, services, nats, trust })
+        let operator = &services.clients.operator;
+        let trust = Arc::new(Material::load(&services.authority.files(operator), MinimumVersion::Tls13)?);
+        let client = Client::connect(services.nats_config(operator, "bench")?).await?;
+        let nats = async_nats::ConnectOptions::new().require_tls(true).tls_first();
+        let nats = nats.tls_client_config(trust.client_config().as_ref().clone());
+        let nats = nats.connect(services.nats.url()).await.context("cannot connect to NATS")?;
+        Ok(Self { name: checkout.name, members, configuration, services, client, nats, trust })
     }
 
     /// Makes the community by events alone.
@@ -129,7 +123,7 @@ impl Community {
     }
 
     /// A bare connection to one of the server's databases, over TLS as the worker's.
-    pub(super) async fn connect(&self, database: &str) -> Result<Client> {
+    pub(super) async fn connect(&self, database: &str) -> Result<tokio_postgres::Client> {
         let url = self.services.postgres.url(database).replace("verify-full", "require");
         let tls = MakeRustlsConnect::new(self.trust.client_config().as_ref().clone());
         let (client, connection) = tokio_postgres::connect(&url, tls).await?;
@@ -147,32 +141,29 @@ impl Community {
     }
 
     /// Asks on a subject; an answer that is an error is one here, too.
-    pub(super) async fn ask(&self, subject: String, body: Bytes) -> Result<Bytes> {
-        let answer = self.nats.request(subject.clone(), body).await;
-        let answer = answer.with_context(|| format!("{subject} is not answered"))?;
-        let failed = answer.headers.is_some_and(|headers| headers.get("Nats-Service-Error").is_some());
-        ensure!(!failed, "{subject}: {}", String::from_utf8_lossy(&answer.payload));
-        Ok(answer.payload)
+    pub(super) async fn ask(&self, subject: &str, body: &str) -> Result<Vec<u8>> {
+        let answer =
+            self.client.ask_by_hand(subject, body.into()).await.with_context(|| subject.to_owned())?;
+        ensure!(!answer.is_error, "{subject}: {}", String::from_utf8_lossy(&answer.body));
+        Ok(answer.body)
     }
 
     /// The subject of a bare responder that answers every request with `answer`.
-    pub(super) async fn echo(&self, answer: Bytes) -> Result<String> {
-        let (nats, subject) = (self.nats.clone(), self.nats.new_inbox());
+    pub(super) async fn echo(&self, answer: Vec<u8>) -> Result<String> {
+        let (nats, subject, answer) = (self.nats.clone(), self.nats.new_inbox(), Bytes::from(answer));
         let mut requests = nats.subscribe(subject.clone()).await?;
         tokio::spawn(async move {
             while let Some(reply) = requests.next().await.and_then(|request| request.reply) {
                 nats.publish(reply, answer.clone()).await?;
             }
-            Ok::<_, anyhow::Error>(())
+            anyhow::Ok(())
         });
         Ok(subject)
     }
 
     /// The measured community's id, by a worker that serves.
     pub(super) async fn id(&self) -> Result<CommunityId> {
-        let config = self.services.nats_config(&self.services.clients.operator, "bench")?;
-        let client = NatsClient::connect(config).await?;
-        Ok(client.find_community(GuildId::parse(seed::GUILD)?).await?.community_id)
+        Ok(self.client.find_community(GuildId::parse(seed::GUILD)?).await?.community_id)
     }
 
     /// The stream of events, which the worker makes when it first serves.
@@ -198,9 +189,8 @@ impl Community {
 fn digest(checkout: &Path) -> Result<String> {
     let script = r#"cat "$1"/crates/storage/migrations/*/up.sql "$2"/seed.* "$2"/ideal.sql | sha256sum"#;
     let own = cargo::root().join("xtask/src/bench");
-    let output = Command::new("sh").args(["-c", script, "sh"]).arg(checkout).arg(own).output()?;
-    ensure!(output.status.success(), "no digest: {}", String::from_utf8_lossy(&output.stderr));
-    let digest: String = String::from_utf8(output.stdout)?.chars().take(12).collect();
+    let digest = output(Command::new("sh").args(["-c", script, "sh"]).arg(checkout).arg(own))?;
+    let digest: String = digest.chars().take(12).collect();
     Ok(format!("{digest}-{}-{}", OffsetDateTime::now_utc().iso_week(), postgres_server()?.version))
 }
 
@@ -209,7 +199,7 @@ fn digest(checkout: &Path) -> Result<String> {
 fn keep(data: &Path, kept: &Path) -> Result<()> {
     let script = r#"mkdir -p "$1" && find "$1" -maxdepth 1 -name 'bench-*' -mtime +14 -exec rm -rf {} + &&
         rm -rf "$3.arriving" && mv "$2" "$3.arriving" && mv "$3.arriving" "$3""#;
-    let status = Command::new("sh").args(["-c", script, "sh"]).arg(cache()?).arg(data).arg(kept).status()?;
-    ensure!(status.success(), "{} cannot be kept in {}", data.display(), kept.display());
-    Ok(())
+    let mut keep = Command::new("sh");
+    let kept_in = output(keep.args(["-c", script, "sh"]).arg(cache()?).arg(data).arg(kept));
+    kept_in.map(drop).with_context(|| format!("{} cannot be kept in {}", data.display(), kept.display()))
 }

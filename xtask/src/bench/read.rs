@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bytes::Bytes;
 use muster_domain::CommunityId;
 use muster_messaging::api::directory::Start;
-use muster_messaging::api::{Description, ENDPOINTS, Endpoint, Query, Question as Asked, profiles};
+use muster_messaging::api::{Description, ENDPOINTS, Endpoint, Query as Ask, Question, profiles};
 use muster_storage::{DirectoryStart, Store};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -27,7 +26,7 @@ const DEEPEST: usize = 200;
 
 /// One of `questions.toml`, which explains the fields.
 #[derive(Deserialize)]
-struct Question {
+struct Measure {
     #[serde(default)]
     body: Map<String, Value>,
     about: Option<String>,
@@ -66,14 +65,14 @@ struct Case<'a> {
     /// The subject of the echo.
     echo: String,
     /// Request bodies, used in turn.
-    bodies: Vec<Bytes>,
+    bodies: Vec<String>,
     /// Of each round, in microseconds: ideal, storage, echo, whole.
     times: Vec<[f64; 4]>,
 }
 
 /// Asks everything of every community, each question for so long.
 pub(super) async fn measure(communities: &[Community], time: Duration) -> Result<Measured> {
-    let questions: BTreeMap<String, Question> = toml::from_str(include_str!("questions.toml"))?;
+    let questions: BTreeMap<String, Measure> = toml::from_str(include_str!("questions.toml"))?;
     let mut targets = Vec::new();
     for community in communities {
         targets.push(Target::open(community).await?);
@@ -106,7 +105,7 @@ impl<'a> Target<'a> {
     async fn open(community: &'a Community) -> Result<Self> {
         let worker = community.configuration.serve(&community.services)?;
         let id = community.id().await?;
-        let page = community.ask(profiles::Ranked::DESCRIPTION.subject(id), "{}".into()).await?;
+        let page = community.ask(&profiles::Ranked::DESCRIPTION.subject(id), "{}").await?;
         let members = serde_json::from_slice::<Rows>(&page)?.items;
         let ideal = community.connect(IDEAL_DATABASE).await?;
         let store = if community.name == "this" { Some(community.store().await?) } else { None };
@@ -114,25 +113,25 @@ impl<'a> Target<'a> {
     }
 
     /// The request's bodies: one for each member if the question is about a member.
-    fn bodies(&self, question: &Question) -> Vec<Bytes> {
-        let Some(field) = &question.about else { return vec![json!(question.body).to_string().into()] };
+    fn bodies(&self, question: &Measure) -> Vec<String> {
+        let Some(field) = &question.about else { return vec![json!(question.body).to_string()] };
         let values = self.members.iter().filter_map(|member| member.get(field));
-        values.map(|value| json!({ field: value }).to_string().into()).collect()
+        values.map(|value| json!({ field: value }).to_string()).collect()
     }
 
     /// The body that asks for a page at nine tenths of a list, or of its first 200,000 rows.
-    async fn deep_body(&self, mut body: Map<String, Value>, subject: &str) -> Result<Option<Bytes>> {
+    async fn deep_body(&self, mut body: Map<String, Value>, subject: &str) -> Result<Option<String>> {
         let (mut page, mut cursors) = (body.clone(), Vec::new());
         page.insert("limit".to_owned(), json!(1000));
         while cursors.len() < DEEPEST {
-            let answer = self.community.ask(subject.to_owned(), json!(page).to_string().into()).await?;
+            let answer = self.community.ask(subject, &json!(page).to_string()).await?;
             let Some(next) = serde_json::from_slice::<Rows>(&answer)?.next else { break };
             page.insert("cursor".to_owned(), next.clone());
             cursors.push(next);
         }
         let Some(cursor) = cursors.get(cursors.len() * 9 / 10) else { return Ok(None) };
         body.insert("cursor".to_owned(), cursor.clone());
-        Ok(Some(json!(body).to_string().into()))
+        Ok(Some(json!(body).to_string()))
     }
 }
 
@@ -140,7 +139,7 @@ impl<'a> Case<'a> {
     /// `None` if there is no deep page.
     async fn prepare(
         name: &'a str,
-        question: &'a Question,
+        question: &'a Measure,
         target: &'a Target<'a>,
         deep: bool,
     ) -> Result<Option<Self>> {
@@ -152,7 +151,7 @@ impl<'a> Case<'a> {
             true => target.deep_body(question.body.clone(), &subject).await?.into_iter().collect(),
         };
         let Some(body) = bodies.first() else { return Ok(None) };
-        let echo = target.community.echo(target.community.ask(subject.clone(), body.clone()).await?).await?;
+        let echo = target.community.echo(target.community.ask(&subject, body).await?).await?;
         let ideal = match question.rows {
             1 => "SELECT * FROM members WHERE id = $1".to_owned(),
             rows => format!("SELECT * FROM members ORDER BY score DESC, id DESC LIMIT {rows}"),
@@ -171,15 +170,15 @@ impl<'a> Case<'a> {
         let member = 1 + i64::try_from(round)? * 7919 % community.members;
         let values: &[&(dyn ToSql + Sync)] = if self.ideal.params().is_empty() { &[] } else { &[&member] };
         let body = self.bodies.get(round % self.bodies.len()).context("no body")?;
-        let asked = Asked::parse(self.endpoint, Some(*id), body)?;
+        let asked = Question::parse(self.endpoint, Some(*id), body.as_bytes())?;
         self.times.push([
             timed(async { Ok(ideal.query(&self.ideal, values).await?) }).await?,
             match store {
                 Some(store) => timed(storage(store, asked)).await?,
                 None => f64::NAN,
             },
-            timed(community.ask(self.echo.clone(), body.clone())).await?,
-            timed(community.ask(self.subject.clone(), body.clone())).await?,
+            timed(community.ask(&self.echo, body)).await?,
+            timed(community.ask(&self.subject, body)).await?,
         ]);
         Ok(())
     }
@@ -201,41 +200,43 @@ async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<f64> {
 }
 
 /// The storage crate's call for a request, as the worker makes it.
-async fn storage(store: &Store, asked: Asked) -> Result<()> {
-    let (id, query) = match asked {
-        Asked::Within(id, query) => (id, query),
-        Asked::Find(ask) => return Ok(store.community_find(&ask.guild_id).await.map(drop)?),
+async fn storage(store: &Store, asked: Question) -> Result<()> {
+    let (of, query) = match asked {
+        Question::Within(id, query) => (store.community(id).await?, query),
+        Question::Find(ask) => return Ok(store.community_find(&ask.guild_id).await.map(drop)?),
     };
-    let of = store.community(id).await?;
-    match query {
-        Query::ProfilesRanked(q) => drop(of.profile_list_ranked(q.limit.applied(), q.cursor.as_ref()).await?),
-        Query::ProfilesGet(q) => drop(of.profile_get(&q.into()).await?),
-        Query::ProfilesPosition(q) => drop(of.profile_position(q.profile_id).await?),
-        Query::ProfilesAround(q) => drop(of.profile_list_around(q.profile_id, q.limit.applied()).await?),
-        Query::ProfilesActive(q) => drop(of.profile_list_active(q.limit.applied(), q.cursor.as_ref()).await?),
-        Query::ProfilesSearch(q) => drop(of.profile_search(&q.query, q.limit.applied()).await?),
-        Query::ProfilesBadges(q) => {
-            drop(of.badge_list_by_profile(q.profile_id, q.limit.applied(), q.cursor.as_ref()).await?)
+    let answered = match query {
+        Ask::ProfilesRanked(q) => {
+            of.profile_list_ranked(q.limit.applied(), q.cursor.as_ref()).await.map(drop)
         }
-        Query::BadgesLeaderboard(q) => {
-            drop(of.badge_leaderboard(q.limit.applied(), q.cursor.as_ref()).await?)
+        Ask::ProfilesGet(q) => of.profile_get(&q.into()).await.map(drop),
+        Ask::ProfilesPosition(q) => of.profile_position(q.profile_id).await.map(drop),
+        Ask::ProfilesAround(q) => of.profile_list_around(q.profile_id, q.limit.applied()).await.map(drop),
+        Ask::ProfilesActive(q) => {
+            of.profile_list_active(q.limit.applied(), q.cursor.as_ref()).await.map(drop)
         }
-        Query::BadgesKinds(q) => drop(of.badge_kind_list(q.limit.applied(), q.cursor.as_ref()).await?),
-        Query::TiersProgression(q) => {
-            drop(of.tier_list_progression(q.limit.applied(), q.cursor.as_ref()).await?)
+        Ask::ProfilesSearch(q) => of.profile_search(&q.query, q.limit.applied()).await.map(drop),
+        Ask::ProfilesBadges(q) => {
+            of.badge_list_by_profile(q.profile_id, q.limit.applied(), q.cursor.as_ref()).await.map(drop)
         }
-        Query::TiersChanges(q) => drop(of.tier_change_list(q.limit.applied(), q.cursor.as_ref()).await?),
-        Query::TiersThreshold(_) => drop(of.tier_threshold().await?),
-        Query::DirectoryList(q) => {
-            let (tier, sort, limit) = (q.tier.as_ref(), q.sort.unwrap_or_default(), q.limit.applied());
+        Ask::BadgesLeaderboard(q) => {
+            of.badge_leaderboard(q.limit.applied(), q.cursor.as_ref()).await.map(drop)
+        }
+        Ask::BadgesKinds(q) => of.badge_kind_list(q.limit.applied(), q.cursor.as_ref()).await.map(drop),
+        Ask::TiersProgression(q) => {
+            of.tier_list_progression(q.limit.applied(), q.cursor.as_ref()).await.map(drop)
+        }
+        Ask::TiersChanges(q) => of.tier_change_list(q.limit.applied(), q.cursor.as_ref()).await.map(drop),
+        Ask::TiersThreshold(_) => of.tier_threshold().await.map(drop),
+        Ask::DirectoryList(q) => {
             let cursor = if let Some(Start::Cursor(cursor)) = &q.start { Some(cursor.clone()) } else { None };
-            let start = DirectoryStart::Cursor(cursor);
-            drop(of.directory_list(tier, sort, q.direction(), limit, &start).await?)
+            let (sort, start) = (q.sort.unwrap_or_default(), DirectoryStart::Cursor(cursor));
+            of.directory_list(q.tier.as_ref(), sort, q.direction(), q.limit.applied(), &start).await.map(drop)
         }
-        Query::CommunityStats(_) => drop(of.stats().await?),
+        Ask::CommunityStats(_) => of.stats().await.map(drop),
         _ => bail!("a question that is not measured"),
-    }
-    Ok(())
+    };
+    Ok(answered?)
 }
 
 /// The figures of this checkout's cases. Limits are on its largest community, and between it and the smallest.

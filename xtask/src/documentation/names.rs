@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::CommandFactory;
 use regex::Regex;
 use serde_json::Value;
+use xtask::tool::output;
 
 use crate::cargo;
 use crate::commands::Arguments;
@@ -133,8 +134,5 @@ fn add_commands(command: &clap::Command, name: &str, known: &mut BTreeSet<String
 
 /// What git says of the workspace.
 pub(super) fn git(arguments: &[&str]) -> Result<String> {
-    let mut git = Command::new("git");
-    let output = git.args(arguments).current_dir(cargo::root()).output().context("cannot run git")?;
-    ensure!(output.status.success(), "git {} fails", arguments.join(" "));
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    output(Command::new("git").args(arguments).current_dir(cargo::root()))
 }

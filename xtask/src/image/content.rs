@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use xtask::tool::output_bytes;
 
 use super::Row;
 
@@ -51,9 +52,7 @@ pub(super) fn inspect(archive: &Path) -> Result<Vec<Row>> {
 }
 
 fn tar(options: &[&str], archive: &Path, members: &[&str]) -> Result<Vec<u8>> {
-    let output = Command::new("tar").args(options).arg(archive).args(members).output().context("no tar")?;
-    ensure!(output.status.success(), "tar cannot read {}", archive.display());
-    Ok(output.stdout)
+    output_bytes(Command::new("tar").args(options).arg(archive).args(members))
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Manifests as they would be applied, rendered by kubectl.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use crate::verdict::Verdict;
+use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::Value;
-use xtask::Verdict;
+use xtask::tool::output;
 
 use crate::description::text;
 
@@ -21,12 +22,7 @@ pub(crate) fn has_kubectl() -> bool {
 
 /// A kustomization as it would be applied.
 pub(crate) fn render(kustomization: &Path) -> Result<String> {
-    let mut command = Command::new("kubectl");
-    command.arg("kustomize").arg(kustomization).stdin(Stdio::null());
-    let output = command.output().context("cannot run kubectl")?;
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{} does not render: {}", kustomization.display(), stderr.trim());
-    String::from_utf8(output.stdout).context("kubectl's output is not text")
+    output(Command::new("kubectl").arg("kustomize").arg(kustomization))
 }
 
 /// The objects of a rendered text.

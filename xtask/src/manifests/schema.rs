@@ -5,7 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result, anyhow};
 use serde_json::{Value, json};
-use xtask::services;
+use xtask::tool::fetched;
 
 use super::render::{name, parse};
 use crate::description::text;
@@ -20,7 +20,7 @@ pub(super) type Schemas = BTreeMap<&'static str, Value>;
 
 /// Reads them from the cache, where they are fetched at their digest.
 pub(super) fn load() -> Result<Schemas> {
-    let inside = services::fetched("kubernetes-validate")?;
+    let inside = fetched("kubernetes-validate")?;
     let load = |version| {
         let file = inside.join(format!("v{version}-local-strict/_definitions.json"));
         let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;

@@ -2,19 +2,25 @@ use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
 use nkeys::KeyPair;
+use serde_json::{Value, json};
 use xtask::services::{
-    Authority, Clients, Nats, NatsOptions, Postgres, PostgresOptions, Prometheus, RunDirectory, Services,
-    free_address, nats_server, postgres_server,
+    Authority, Nats, NatsOptions, Postgres, Process, RunDirectory, Services, free_address, get, nats_server,
 };
 
-use super::Shell;
+use super::shell::Shell;
 use crate::demo::community::GUILD;
 use crate::{cargo, observability};
 
+/// How long the start of Prometheus may take.
+const START: Duration = Duration::from_secs(30);
 /// What an operator's shell knows of the servers.
 const PROFILE: &str = "xtask/src/runbook/profile.sh";
 
@@ -23,65 +29,51 @@ pub(crate) struct Setting {
     /// What differs from run to run in the operator's shell.
     variables: BTreeMap<&'static str, OsString>,
     /// The URLs of the nodes of NATS.
-    pub(crate) nats_urls: Vec<String>,
+    pub(crate) nats_urls: String,
+    /// Where Prometheus answers, if it was started.
+    pub(super) prometheus: String,
     // In the order in which they are stopped.
-    pub(super) prometheus: Option<Prometheus>,
+    _prometheus: Option<Process>,
     _logins: Nats,
-    _other_nodes: Vec<Nats>,
-    /// The first node of NATS, and PostgreSQL.
     pub(crate) services: Services,
 }
 
 impl Setting {
     /// Starts PostgreSQL and this many nodes of NATS, and Prometheus where its program is given.
-    pub(crate) fn new(worker: &Path, nodes: usize, program: Option<&Path>) -> Result<Self> {
-        let directory = RunDirectory::create()?;
-        let authority = Authority::create(directory.path(), "ca")?;
-        directory.secret_file("ca.key", &authority.key_pem())?;
+    pub(crate) fn new(worker: &Path, nodes: usize, prometheus: Option<&Path>) -> Result<Self> {
+        let services = Services::start_with(nodes, |_, _| Ok(()))?;
+        let Services { nats, postgres, authority, directory, .. } = &services;
         fs::create_dir(directory.path().join("secrets"))?;
-        let server = postgres_server()?;
-        let postgres_programs = server.bin().to_owned();
-        let options = PostgresOptions::new(server, authority.server("postgres")?);
-        let postgres = Postgres::start(&directory, "postgres", options)?;
         directory.secret_file("pgpass", &format!("*:*:*:*:{}\n", postgres.options.password))?;
-        let mut other_nodes = Nats::start_nodes(&directory, &authority, nodes)?;
-        let nats_urls: Vec<String> = other_nodes.iter().map(Nats::url).collect();
-        let node = other_nodes.remove(0);
-        let logins = with_logins(&directory, &authority)?;
-
-        let (first, second) = (free_address()?, free_address()?);
-        let rules = cargo::root().join(observability::RULES);
-        let targets = [("worker-0", first), ("worker-1", second)];
-        let prometheus = program.map(|program| Prometheus::start(&directory, program, &targets, &rules));
-        let prometheus = prometheus.transpose()?;
-
-        let beside =
-            [Some(worker), Some(node.options.server.program.as_path()), program].into_iter().flatten();
-        let path = env::join_paths(beside.filter_map(Path::parent).chain([postgres_programs.as_path()]))?;
+        let logins = with_logins(directory, authority)?;
+        let nats_urls = [nats].into_iter().chain(&services.other_nodes).map(Nats::url);
+        let nats_urls = nats_urls.collect::<Vec<_>>().join(",");
+        let (first, second, own) = (free_address()?, free_address()?, free_address()?);
+        let servers = [&nats.options.server, &postgres.options.server].map(|server| server.program.as_path());
+        let programs = [worker].into_iter().chain(servers).chain(prometheus);
         let mut variables = BTreeMap::from([
             ("BASH_ENV", cargo::root().join(PROFILE).into()),
             ("STATE", directory.path().into()),
-            ("PROGRAMS", path),
+            ("PROGRAMS", env::join_paths(programs.filter_map(Path::parent))?),
             ("WORKER", format!("http://{first}").into()),
             ("WORKER_2", format!("http://{second}").into()),
+            ("PROMETHEUS", format!("http://{own}").into()),
             ("GUILD", GUILD.into()),
-            ("NATS_PORT", node.port.to_string().into()),
-            ("NATS_URLS", nats_urls.join(",").into()),
+            ("NATS_PORT", nats.port.to_string().into()),
+            ("NATS_URLS", nats_urls.clone().into()),
             ("NATS_NODES", nodes.to_string().into()),
-            ("NATS_CONF", node.configuration().into()),
+            ("NATS_CONF", nats.configuration().into()),
             ("LOGINS", format!("localhost:{}", logins.port).into()),
             ("LOGINS_USERS", logins.accounts_file().into()),
             ("POSTGRES_PORT", postgres.port.to_string().into()),
             ("POSTGRES_USER", Postgres::USER.into()),
         ]);
         // What the server's own check of its configuration reads.
-        variables.extend(node.variables().into_iter().map(|(name, value)| (name, value.into())));
-        let address = prometheus.as_ref().map(|started| format!("http://{}", started.address));
-        variables.extend(address.map(|address| ("PROMETHEUS", address.into())));
-        let clients = Clients::issue(&authority)?;
-        let services = Services { nats: node, postgres, clients, authority, directory };
-        let (_logins, _other_nodes) = (logins, other_nodes);
-        Ok(Self { variables, nats_urls, prometheus, _logins, _other_nodes, services })
+        variables.extend(nats.variables().into_iter().map(|(name, value)| (name, value.into())));
+        let start = |program| start_prometheus(program, directory, own, [first, second]);
+        let _prometheus = prometheus.map(start).transpose()?;
+        let prometheus = format!("http://{own}");
+        Ok(Self { variables, nats_urls, prometheus, _prometheus, _logins: logins, services })
     }
 
     /// An operator's shell.
@@ -101,4 +93,29 @@ fn with_logins(directory: &RunDirectory, authority: &Authority) -> Result<Nats> 
         NatsOptions::new(nats_server()?, authority.server("logins")?, authority.certificate_file());
     directory.secret_file("secrets/worker-nats-password", &options.log_in("worker")?)?;
     Nats::start(directory, "logins", options)
+}
+
+/// Starts a Prometheus with the shipped rules, which reads two workers every second, as Kubernetes' service discovery would
+/// label them.
+fn start_prometheus(
+    program: &Path,
+    directory: &RunDirectory,
+    address: SocketAddr,
+    workers: [SocketAddr; 2],
+) -> Result<Process> {
+    let home = directory.path().join("prometheus");
+    fs::create_dir(&home)?;
+    let target =
+        |(pod, address)| json!({"targets": [address], "labels": {"namespace": "muster", "pod": pod}});
+    let targets: Value = ["worker-0", "worker-1"].iter().zip(workers).map(target).collect();
+    // JSON is YAML.
+    let configuration = include_str!("prometheus.yml")
+        .replace("RULES", &json!(cargo::root().join(observability::RULES)).to_string())
+        .replace("TARGETS", &targets.to_string());
+    fs::write(home.join("prometheus.yml"), configuration)?;
+    let mut command = Command::new(program);
+    command.current_dir(home).arg(format!("--web.listen-address={address}"));
+    let mut process = Process::start(directory, "prometheus", &mut command, Signal::SIGTERM)?;
+    process.wait_until(START, || get(address, "/-/ready").ok().filter(|(status, _)| *status == 200))?;
+    Ok(process)
 }

@@ -11,6 +11,8 @@ use serde_json::Value;
 use time::Date;
 use time::macros::format_description;
 
+use crate::description::{list, text};
+
 const TRIVY: &str = ".trivyignore.yaml";
 const DENY: &str = "deny.toml";
 const VEX: &str = "infra/vex/muster.openvex.json";
@@ -30,28 +32,20 @@ pub(super) fn problems(root: &Path, today: Date) -> Result<Vec<String>> {
                 .push(format!("{file}: {id} has no reason, or no day on which it expires, or is past it"));
         }
     };
-    for it in trivy.as_object().into_iter().flat_map(|kinds| kinds.values()).flat_map(elements) {
+    for it in trivy.as_object().into_iter().flat_map(|kinds| kinds.values()).flat_map(|kind| list(kind, "")) {
         check(TRIVY, text(it, "/id"), text(it, "/statement"), text(it, "/expired_at"));
     }
-    let advisories = || deny.pointer("/advisories/ignore").into_iter().flat_map(elements);
-    for it in advisories() {
+    let advisories = list(&deny, "/advisories/ignore");
+    for it in advisories {
         let (reason, expires) = text(it, "/reason").rsplit_once("; expires ").unwrap_or_default();
         check(DENY, it.as_str().unwrap_or(text(it, "/id")), reason, expires);
     }
     // Trivy leaves out what VEX says does not affect Muster.
-    for it in vex.pointer("/statements").into_iter().flat_map(elements) {
+    for it in list(&vex, "/statements") {
         let id = text(it, "/vulnerability/name");
-        if !advisories().any(|advisory| text(advisory, "/id") == id) {
+        if !advisories.iter().any(|advisory| text(advisory, "/id") == id) {
             problems.push(format!("{VEX}: {id} is not in {DENY}, where it expires"));
         }
     }
     Ok(problems)
-}
-
-fn elements(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }

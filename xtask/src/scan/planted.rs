@@ -16,7 +16,7 @@ fn scanned(scan: &str, fault: &str) -> Option<(Verdict, String)> {
     let mut plant = Command::new("bash");
     plant.arg("-c").arg(format!("{COPY}{fault}")).arg(cargo::root()).arg(scan).current_dir(&root);
     assert!(plant.status().unwrap().success(), "{fault}");
-    let (_, verdict) = one(scan, root.path()).unwrap();
+    let verdict = one(scan, root.path()).unwrap();
     assert!(
         verdict != Verdict::NotRun || Verdict::NotRun.enforced() == Verdict::NotRun,
         "{scan} was not run"

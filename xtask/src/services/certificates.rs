@@ -36,7 +36,8 @@ pub fn current() -> Range<OffsetDateTime> {
 }
 
 impl Authority {
-    /// Makes a new authority whose files go to `directory`; its certificate is `<name>.pem` there.
+    /// Makes a new authority whose files go to `directory`; its certificate is `<name>.pem` there, and its key, for whoever
+    /// issues certificates with other tools, `<name>.key`.
     pub fn create(directory: &Path, name: &str) -> Result<Self> {
         let mut params = params(name, &[], current())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -44,17 +45,13 @@ impl Authority {
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
         let certificate_file = directory.join(format!("{name}.pem"));
         fs::write(&certificate_file, issuer.pem()).context("cannot write the authority's certificate")?;
+        write_secret(&directory.join(format!("{name}.key")), &issuer.key().serialize_pem())?;
         Ok(Self { issuer, directory: directory.to_owned(), certificate_file })
     }
 
     /// The PEM file of the certificate that clients and servers are to trust.
     pub fn certificate_file(&self) -> &Path {
         &self.certificate_file
-    }
-
-    /// Its private key in PEM, for whoever issues certificates with other tools.
-    pub fn key_pem(&self) -> String {
-        self.issuer.key().serialize_pem()
     }
 
     /// What a connection of `identity` is configured with that trusts this authority.

@@ -1,18 +1,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::run_directory::write_secret;
-use super::{Authority, Identity, Process, RunDirectory, Server, current, free_address, nats_server};
+use super::certificates::{Authority, Identity, current};
+use super::find::{Server, nats_server};
+use super::process::{Restartable, free_address};
+use super::run_directory::{RunDirectory, write_secret};
 
-/// How long a start may take; recovery of JetStream after a kill is part of it.
-const START: Duration = Duration::from_secs(30);
 /// The file that says who may do what.
 const ACCOUNTS: &str = "accounts.conf";
 
@@ -41,6 +39,22 @@ impl NatsOptions {
         Self { server, tls, client_ca: client_ca.to_owned(), cluster: None, node, accounts }
     }
 
+    /// This many nodes as they are shipped, whose certificates go by the names that the manifests dial. More than one are a
+    /// cluster.
+    pub fn nodes(authority: &Authority, nodes: usize) -> Result<Vec<Self>> {
+        let server = nats_server()?;
+        let routes = (0..nodes).map(|_| Ok(free_address()?.port())).collect::<Result<Vec<u16>>>()?;
+        let node = |(number, &port): (usize, &u16)| {
+            let name = format!("nats-{number}");
+            let hosts = ["localhost", "127.0.0.1", "::1", &format!("{name}.nats.nats.svc")];
+            let identity = authority.issue(&name, &hosts, current())?;
+            let mut options = Self::new(server.clone(), identity, authority.certificate_file());
+            options.cluster = (nodes > 1).then(|| (port, routes.clone()));
+            Ok(options)
+        };
+        routes.iter().enumerate().map(node).collect()
+    }
+
     /// Changes `node.conf`, which must have the text `from`.
     pub fn change(&mut self, from: &str, to: &str) -> Result<()> {
         ensure!(self.node.contains(from), "infra/nats/node.conf no longer has {from:?}");
@@ -60,26 +74,14 @@ impl NatsOptions {
     }
 }
 
-/// A private NATS server on a free port of 127.0.0.1. It is stopped when this value is dropped.
-#[derive(Debug)]
-pub struct Nats {
-    /// Its port on 127.0.0.1.
-    pub port: u16,
-    /// What it was started with; [`Nats::restart`] takes what is changed here.
-    pub options: NatsOptions,
-    // `None` while it is stopped.
-    process: Option<Process>,
-    directory: RunDirectory,
-    name: String,
-}
+/// A private NATS server.
+pub type Nats = Restartable<NatsOptions>;
 
 impl Nats {
-    /// Starts one whose files lie in the run's directory under `name`. When it does not start, the error holds the end of
-    /// its log.
+    /// Starts one whose files lie in the run's directory under `name`.
     pub fn start(directory: &RunDirectory, name: &str, options: NatsOptions) -> Result<Self> {
-        let (directory, name) = (directory.clone(), name.to_owned());
-        let mut nats = Self { port: 0, options, process: None, directory, name };
-        for directory in [nats.store(), nats.configuration()] {
+        let mut nats = Self::new(directory, name, options);
+        for directory in [nats.data(), nats.configuration()] {
             fs::create_dir(directory).context("cannot make the NATS server's directories")?;
         }
         write_secret(&nats.accounts_file(), &nats.options.accounts)?;
@@ -87,24 +89,10 @@ impl Nats {
         Ok(nats)
     }
 
-    /// Starts this many nodes as they are shipped, `nats-0` and so on, whose certificates go by the names that the manifests
-    /// dial. More than one are a cluster.
-    pub fn start_nodes(directory: &RunDirectory, authority: &Authority, nodes: usize) -> Result<Vec<Self>> {
-        let server = nats_server()?;
-        let routes = (0..nodes).map(|_| Ok(free_address()?.port())).collect::<Result<Vec<u16>>>()?;
-        let start = |(number, &port): (usize, &u16)| {
-            let name = format!("nats-{number}");
-            let hosts = ["localhost", "127.0.0.1", &format!("{name}.nats.nats.svc")];
-            let identity = authority.issue(&name, &hosts, current())?;
-            let mut options = NatsOptions::new(server.clone(), identity, authority.certificate_file());
-            options.cluster = (nodes > 1).then(|| (port, routes.clone()));
-            Self::start(directory, &name, options)
-        };
-        routes.iter().enumerate().map(start).collect()
-    }
-
-    fn store(&self) -> PathBuf {
-        self.directory.path().join(&self.name)
+    /// Starts the nodes that [`NatsOptions::nodes`] answers: `nats-0` and so on.
+    pub fn start_nodes(directory: &RunDirectory, nodes: Vec<NatsOptions>) -> Result<Vec<Self>> {
+        let nodes = nodes.into_iter().enumerate();
+        nodes.map(|(number, options)| Self::start(directory, &format!("nats-{number}"), options)).collect()
     }
 
     /// The directory with its copy of infra/nats.
@@ -126,7 +114,7 @@ impl Nats {
         let mut variables = vec![
             ("NATS_SERVER_NAME", self.name.clone()),
             ("NATS_LISTEN", listen(port)),
-            ("NATS_STORE", quoted(&self.store())),
+            ("NATS_STORE", quoted(&self.data())),
             ("NATS_TLS_CERTIFICATE", quoted(&self.options.tls.certificate_file)),
             ("NATS_TLS_KEY", quoted(&self.options.tls.key_file)),
             ("NATS_TLS_CA", quoted(&self.options.client_ca)),
@@ -143,36 +131,27 @@ impl Nats {
     /// Starts it after a stop or a kill, on the same port with the same data, with the options as they are now. Who may do
     /// what stays as it is in its [`Nats::accounts_file`].
     pub fn restart(&mut self) -> Result<()> {
-        ensure!(self.process.is_none(), "the NATS server runs: stop or kill it first");
         let configuration = self.configuration();
         write_secret(&configuration.join("node.conf"), &self.options.node)?;
         write_secret(&configuration.join("nats.conf"), include_str!("../../../infra/nats/nats.conf"))?;
         let file = if self.options.cluster.is_some() { "nats.conf" } else { "node.conf" };
         let mut command = Command::new(&self.options.server.program);
         command.arg("-c").arg(configuration.join(file));
-        command.arg("--ports_file_dir").arg(self.store()).envs(self.variables());
-        let mut process = Process::start(&self.directory, &self.name, &mut command, Signal::SIGINT)?;
-        let store = self.store();
-        let end_of_name = format!("_{}.ports", process.id());
+        command.arg("--ports_file_dir").arg(self.data()).envs(self.variables());
+        let store = self.data();
         // The server writes this file once it accepts connections.
-        self.port = process.wait_until(START, || {
+        self.port = self.run(&mut command, |id| {
             let mut paths = fs::read_dir(&store).ok()?.flatten().map(|entry| entry.path());
-            let file = paths.find(|path| path.to_string_lossy().ends_with(&end_of_name))?;
+            let file = paths.find(|path| path.to_string_lossy().ends_with(&format!("_{id}.ports")))?;
             let written: Value = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
             written.pointer("/nats/0")?.as_str()?.rsplit(':').next()?.parse().ok()
         })?;
-        self.process = Some(process);
         Ok(())
     }
 
     /// Its URL, without credentials.
     pub fn url(&self) -> String {
         format!("tls://localhost:{}", self.port)
-    }
-
-    /// Makes it read its configuration and certificates again.
-    pub fn reload(&self) -> Result<()> {
-        self.process.as_ref().context("the NATS server is stopped")?.signal(Signal::SIGHUP)
     }
 
     /// Gives a user of `accounts.conf` another name, so that its certificate is good for nothing any more, and makes the
@@ -184,15 +163,5 @@ impl Nats {
         ensure!(accounts.contains(&named), "{} has no user {user}", file.display());
         write_secret(&file, &accounts.replace(&named, &format!("user: {name:?}")))?;
         self.reload()
-    }
-
-    /// Stops it cleanly; the data stays.
-    pub fn stop(&mut self) {
-        self.process = None;
-    }
-
-    /// Kills it with SIGKILL, as a crash would; the data stays.
-    pub fn kill(&mut self) -> Result<()> {
-        self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 }

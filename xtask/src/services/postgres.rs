@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use anyhow::{Context, Result};
 use nix::unistd::{Uid, User};
 use uuid::Uuid;
 
-use super::run_directory::write_secret;
-use super::{Identity, Process, RunDirectory, Server, free_address};
+use super::certificates::Identity;
+use super::find::Server;
+use super::process::{Restartable, free_address};
+use super::run_directory::{RunDirectory, write_secret};
 use crate::tool::output;
 
-/// How long a start may take; recovery after a kill is part of it.
-const START: Duration = Duration::from_secs(60);
+/// How long a start is tried again.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// In the data directory: the superuser's password.
 const PASSWORD: &str = "password";
 /// Trigrams of letters beyond ASCII need a UTF-8 locale.
@@ -46,45 +47,23 @@ impl PostgresOptions {
     }
 }
 
-/// A private PostgreSQL cluster on a free port of 127.0.0.1. Its superuser logs in with a generated password, and, when
-/// the cluster has a certificate, over TLS only. It is stopped when this value is dropped.
-#[derive(Debug)]
-pub struct Postgres {
-    /// Its port on 127.0.0.1.
-    pub port: u16,
-    /// What it was started with.
-    pub options: PostgresOptions,
-    /// Where its data lies.
-    pub data: PathBuf,
-    // `None` while it is stopped.
-    process: Option<Process>,
-    directory: RunDirectory,
-    name: String,
-    owner: Owner,
-}
+/// A private PostgreSQL cluster. Its superuser logs in with a generated password, and, when the cluster has a certificate,
+/// over TLS only.
+pub type Postgres = Restartable<PostgresOptions>;
 
 impl Postgres {
     /// The superuser's name.
     pub const USER: &str = "muster";
 
-    /// Makes a cluster in the run's directory under `name` and starts it. When it does not start, the error holds the end of
-    /// its log.
+    /// Makes a cluster in the run's directory under `name` and starts it.
     pub fn start(directory: &RunDirectory, name: &str, options: PostgresOptions) -> Result<Self> {
-        let mut cluster = Self {
-            port: 0,
-            options,
-            data: directory.path().join(name),
-            process: None,
-            directory: directory.clone(),
-            name: name.to_owned(),
-            owner: Owner::new()?,
-        };
+        let mut cluster = Self::new(directory, name, options);
         match &cluster.options.copy_of {
             None => cluster.init()?,
             Some(original) => {
                 let mut copy = Command::new("cp");
-                output(copy.args(["--archive", "--reflink=auto"]).arg(original).arg(&cluster.data))?;
-                cluster.options.password = fs::read_to_string(cluster.data.join(PASSWORD))?;
+                output(copy.args(["--archive", "--reflink=auto"]).arg(original).arg(cluster.data()))?;
+                cluster.options.password = fs::read_to_string(cluster.data().join(PASSWORD))?;
             }
         }
         cluster.configure()?;
@@ -95,14 +74,15 @@ impl Postgres {
     fn init(&self) -> Result<()> {
         let password =
             self.directory.secret_file(&format!("{}-password", self.name), &self.options.password)?;
-        fs::create_dir(&self.data)?;
-        self.owner.give(&password)?;
-        self.owner.give(&self.data)?;
-        let mut initdb = self.command("initdb");
+        fs::create_dir(self.data())?;
+        let owner = Owner::new()?;
+        owner.give(&password)?;
+        owner.give(&self.data())?;
+        let mut initdb = self.command("initdb")?;
         initdb.args(["--no-sync", "--encoding=UTF8", "--auth=scram-sha-256", "--username", Self::USER]);
-        initdb.args(["--locale", LOCALE, "--pgdata"]).arg(&self.data).arg("--pwfile").arg(&password);
+        initdb.args(["--locale", LOCALE, "--pgdata"]).arg(self.data()).arg("--pwfile").arg(&password);
         output(&mut initdb)?;
-        fs::rename(password, self.data.join(PASSWORD)).context("cannot keep the password")
+        fs::rename(password, self.data().join(PASSWORD)).context("cannot keep the password")
     }
 
     fn configure(&self) -> Result<()> {
@@ -116,36 +96,36 @@ impl Postgres {
             |(name, value): &(String, String)| format!("{name} = '{}'\n", value.replace('\'', "''"));
         let further: String = options.settings.iter().map(setting).collect();
         let text = [include_str!("postgresql.conf"), &switches, &further].concat();
-        write_secret(&self.data.join("postgresql.auto.conf"), &text)?;
+        write_secret(&self.data().join("postgresql.auto.conf"), &text)?;
         let host = if options.tls.is_some() { "hostssl" } else { "host" };
         let rule = format!("{host} all all 127.0.0.1/32 scram-sha-256\n");
-        write_secret(&self.data.join("pg_hba.conf"), &rule)?;
+        write_secret(&self.data().join("pg_hba.conf"), &rule)?;
         options.tls.as_ref().map_or(Ok(()), |identity| self.install_identity(identity))?;
-        self.owner.give(&self.data)
+        Owner::new()?.give(&self.data())
     }
 
     /// Copies a certificate and its key to where the server reads them; [`Postgres::reload`] makes it use them.
     pub fn install_identity(&self, identity: &Identity) -> Result<()> {
         for (from, to) in [(&identity.certificate_file, "server.pem"), (&identity.key_file, "server.key")] {
-            let to = self.data.join(to);
+            let to = self.data().join(to);
             write_secret(&to, &fs::read_to_string(from)?)?;
-            self.owner.give(&to)?;
+            Owner::new()?.give(&to)?;
         }
         Ok(())
     }
 
-    fn command(&self, program: &str) -> Command {
+    fn command(&self, program: &str) -> Result<Command> {
         let mut command = Command::new(self.options.server.bin().join(program));
         // The working directory may be one that the other user cannot enter.
-        command.current_dir(&self.data).env_remove("PGDATA").env_remove("PGPORT");
-        self.owner.runs(&mut command);
-        command
+        command.current_dir(self.data()).env_remove("PGDATA").env_remove("PGPORT");
+        Owner::new()?.runs(&mut command);
+        Ok(command)
     }
 
     /// Starts it. Another process may take a free port before it does; and the sessions of one that was killed take a moment
     /// to notice, and hold the shared memory until then.
     fn launch(&mut self, with_new_port: bool) -> Result<()> {
-        let end = Instant::now() + START;
+        let end = Instant::now() + PATIENCE;
         loop {
             if with_new_port {
                 self.port = free_address()?.port();
@@ -159,25 +139,14 @@ impl Postgres {
     }
 
     fn try_launch(&mut self) -> Result<()> {
-        let mut command = self.command("postgres");
-        command.arg("-D").arg(&self.data).arg("-p").arg(self.port.to_string());
-        // SIGINT is PostgreSQL's fast shutdown: sessions are cut off, data is flushed.
-        let mut process = Process::start(&self.directory, &self.name, &mut command, Signal::SIGINT)?;
-        let pid_file = self.data.join("postmaster.pid");
-        let id = process.id().to_string();
+        let (data, mut command) = (self.data(), self.command("postgres")?);
+        command.arg("-D").arg(&data).arg("-p").arg(self.port.to_string());
         // What pg_ctl does: the last line of this file turns to `ready` when connections are accepted.
-        process.wait_until(START, || {
-            let text = fs::read_to_string(&pid_file).ok()?;
-            let is_ours = text.lines().next() == Some(id.as_str());
+        self.run(&mut command, |id| {
+            let text = fs::read_to_string(data.join("postmaster.pid")).ok()?;
+            let is_ours = text.lines().next() == Some(id.to_string().as_str());
             (is_ours && text.lines().last().is_some_and(|line| line.trim() == "ready")).then_some(())
-        })?;
-        self.process = Some(process);
-        Ok(())
-    }
-
-    /// The process id of its postmaster, while it runs.
-    pub fn id(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::id)
+        })
     }
 
     /// The superuser's URL of a database, password included. It asks for a verified certificate if the cluster has one.
@@ -187,24 +156,8 @@ impl Postgres {
         format!("postgres://{user}:{password}@localhost:{}/{database}?sslmode={mode}", self.port)
     }
 
-    /// Makes it read its configuration and certificates again.
-    pub fn reload(&self) -> Result<()> {
-        self.process.as_ref().context("PostgreSQL is stopped")?.signal(Signal::SIGHUP)
-    }
-
-    /// Stops it cleanly; the data stays.
-    pub fn stop(&mut self) {
-        self.process = None;
-    }
-
-    /// Kills it with SIGKILL, as a crash would; the data stays.
-    pub fn kill(&mut self) -> Result<()> {
-        self.process.take().map_or(Ok(()), |mut process| process.kill())
-    }
-
     /// Starts it again, on the same port with the same data.
     pub fn restart(&mut self) -> Result<()> {
-        ensure!(self.process.is_none(), "PostgreSQL runs: stop or kill it first");
         self.launch(false)
     }
 }

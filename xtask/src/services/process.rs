@@ -6,14 +6,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
-use super::RunDirectory;
+use super::run_directory::RunDirectory;
 
 /// How long a process may take to end when asked to, before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long the start of a server may take; recovery after a kill is part of it.
+const START: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(10);
 
 /// An address of this machine whose port nobody listens on now.
@@ -141,5 +143,64 @@ impl Drop for Process {
             }
         }
         drop(fs::remove_file(&self.pid_file));
+    }
+}
+
+/// A private server on a free port of 127.0.0.1, which can be stopped and started again. It is stopped when this value is
+/// dropped.
+#[derive(Debug)]
+pub struct Restartable<O> {
+    /// Its port on 127.0.0.1.
+    pub port: u16,
+    /// What it was started with.
+    pub options: O,
+    pub(super) name: String,
+    pub(super) directory: RunDirectory,
+    // `None` while it is stopped.
+    process: Option<Process>,
+}
+
+impl<O> Restartable<O> {
+    /// One that has not been started yet.
+    pub(super) fn new(directory: &RunDirectory, name: &str, options: O) -> Self {
+        Self { port: 0, options, name: name.to_owned(), directory: directory.clone(), process: None }
+    }
+
+    /// Runs its program and waits until `is_ready`, which is given the process id, answers with something. When it does not
+    /// start, the error holds the end of its log.
+    pub(super) fn run<T>(&mut self, command: &mut Command, is_ready: impl Fn(u32) -> Option<T>) -> Result<T> {
+        ensure!(self.process.is_none(), "{} runs: stop or kill it first", self.name);
+        // SIGINT is PostgreSQL's fast shutdown: sessions are cut off, data is flushed.
+        let mut process = Process::start(&self.directory, &self.name, command, Signal::SIGINT)?;
+        let id = process.id();
+        let answer = process.wait_until(START, || is_ready(id))?;
+        self.process = Some(process);
+        Ok(answer)
+    }
+
+    /// Where its data lies.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join(&self.name)
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// Makes it read its configuration and certificates again.
+    pub fn reload(&self) -> Result<()> {
+        let process = self.process.as_ref().with_context(|| format!("{} is stopped", self.name))?;
+        process.signal(Signal::SIGHUP)
+    }
+
+    /// Stops it cleanly; the data stays.
+    pub fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Kills it with SIGKILL, as a crash would; the data stays.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.take().map_or(Ok(()), |mut process| process.kill())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use async_nats::connection::State;
 use muster_messaging::connection::{NatsConfig, Transport};
-use xtask::services::{Authority, Nats, RunDirectory, nats_config};
+use xtask::services::{Authority, Nats, NatsOptions, RunDirectory, nats_config};
 
 use crate::broker::until;
 
@@ -52,7 +52,8 @@ impl Shipped {
     fn start() -> Self {
         let directory = RunDirectory::create().unwrap();
         let authority = Authority::create(directory.path(), "ca").unwrap();
-        let nats = Nats::start_nodes(&directory, &authority, 1).unwrap().remove(0);
+        let nats =
+            Nats::start_nodes(&directory, NatsOptions::nodes(&authority, 1).unwrap()).unwrap().remove(0);
         Self { nats, authority, _directory: directory }
     }
 

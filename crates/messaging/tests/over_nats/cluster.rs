@@ -25,7 +25,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use uuid::Uuid;
-use xtask::services::{Authority, Nats, RunDirectory, nats_config};
+use xtask::services::{Authority, Nats, NatsOptions, RunDirectory, nats_config};
 
 use crate::accounts::{Told, assert_refused, raw};
 use crate::broker::{until, version};
@@ -45,7 +45,7 @@ impl Cluster {
     fn start() -> Self {
         let directory = RunDirectory::create().unwrap();
         let authority = Authority::create(directory.path(), "ca").unwrap();
-        let nodes = Nats::start_nodes(&directory, &authority, 3).unwrap();
+        let nodes = Nats::start_nodes(&directory, NatsOptions::nodes(&authority, 3).unwrap()).unwrap();
         Self { nodes, authority, _directory: directory }
     }
 

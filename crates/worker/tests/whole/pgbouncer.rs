@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use xtask::services::{Owner, Postgres, Process, Services, free_address, packaged};
+use xtask::services::{Owner, Postgres, Process, Services, free_address};
+use xtask::tool::packaged;
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(20);

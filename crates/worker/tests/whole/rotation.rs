@@ -203,7 +203,7 @@ async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_loa
     load.goes_on().await?;
 
     // The servers move to the new authority, and then the old one is trusted no more.
-    new_authority.server("nats")?;
+    new_authority.server("nats-0")?;
     setting.services.nats.reload()?;
     setting.services.postgres.install_identity(&new_authority.server("new-postgres")?)?;
     setting.services.postgres.reload()?;

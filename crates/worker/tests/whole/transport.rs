@@ -187,7 +187,7 @@ async fn an_expired_server_is_refused_and_the_log_and_the_metrics_say_why() -> R
     let logged = || fs::read_to_string(&worker.log).unwrap_or_default();
 
     setting.services.nats.kill()?;
-    expired(&setting.services.authority, "nats")?;
+    expired(&setting.services.authority, "nats-0")?;
     setting.services.nats.restart()?;
     eventually("NATS to be refused", async || refused("nats") > Some(0.0) && !ready(&worker)).await?;
     ensure!(
@@ -195,7 +195,7 @@ async fn an_expired_server_is_refused_and_the_log_and_the_metrics_say_why() -> R
         "{}",
         logged()
     );
-    setting.services.authority.server("nats")?;
+    setting.services.authority.server("nats-0")?;
     setting.services.nats.reload()?;
     eventually("readiness", async || ready(&worker)).await?;
 
