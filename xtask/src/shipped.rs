@@ -148,8 +148,7 @@ mod tests {
 
     use crate::verdict::Verdict;
     use nix::sys::signal::Signal;
-    use xtask::services::Process;
-    use xtask::services::{free_address, get};
+    use xtask::services::{Process, free_address};
 
     use super::*;
     use crate::manifests::has_kubectl;
@@ -194,8 +193,6 @@ mod tests {
         let mut serve = command(&program, &deployment.unwrap(), &directory.path().join("worker"));
         serve.env("MUSTER__HTTP__ADDRESS", address.to_string());
         let mut process = Process::start(directory, "as-shipped", &mut serve, Signal::SIGTERM).unwrap();
-        let ready = process
-            .wait_until(PATIENCE, || get(address, "/readyz").ok().filter(|(status, _)| *status == 200));
-        ready.unwrap();
+        process.wait_until_ok(PATIENCE, address, "/readyz").unwrap();
     }
 }

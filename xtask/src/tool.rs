@@ -155,15 +155,10 @@ pub(crate) fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
 
 /// Runs a command to its end, which must be a success; answers what it printed.
 pub fn output(command: &mut Command) -> Result<String> {
-    Ok(String::from_utf8_lossy(&output_bytes(command)?).into_owned())
-}
-
-/// The same for a command that prints no text.
-pub fn output_bytes(command: &mut Command) -> Result<Vec<u8>> {
     let program = command.get_program().display().to_string();
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {program}"))?;
     ensure!(output.status.success(), "{program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(output.stdout)
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 #[cfg(test)]

@@ -7,15 +7,21 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use muster_messaging::client::{Client, EventPublisher};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::services::{Identity, Process, Services, free_address, get};
 
 /// How long the worker may take until it is ready, and until it has stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks at whether all events are acknowledged.
+const POLL: Duration = Duration::from_millis(20);
 
 /// How the worker is configured: by variables, as a container would be.
 #[derive(Clone)]
@@ -94,8 +100,7 @@ impl Configuration {
     /// Starts it and waits until it is ready, for at most half a minute. When it is not, the error holds the end of its log.
     pub fn serve(&self, services: &Services) -> Result<Worker> {
         let mut worker = self.start(services)?;
-        let is_ready = || get(self.address, "/readyz").ok().filter(|(status, _)| *status == 200);
-        worker.process.wait_until(PATIENCE, is_ready)?;
+        worker.process.wait_until_ok(PATIENCE, self.address, "/readyz")?;
         Ok(worker)
     }
 
@@ -161,6 +166,21 @@ impl Worker {
         Ok(counts)
     }
 
+    /// Waits until all events are acknowledged, by the account of the broker, which `streams` may ask.
+    pub async fn until_acknowledged(&self, streams: &Client, patience: Duration) -> Result<()> {
+        let end = Instant::now() + patience;
+        loop {
+            let answer =
+                streams.ask_by_hand("$JS.API.CONSUMER.INFO.EVENTS.muster-worker", Vec::new()).await?;
+            let info: Value = serde_json::from_slice(&answer.body)?;
+            if ["num_pending", "num_ack_pending"].iter().all(|count| info.get(count) == Some(&0.into())) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "events wait, and the log ends:\n{}", self.log_tail());
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// Its memory now and at most so far, in MiB, where the system tells.
     pub fn memory(&self) -> Option<(u64, u64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
@@ -187,4 +207,14 @@ impl Worker {
         self.process.signal(Signal::SIGTERM)?;
         Ok(self.process.wait(PATIENCE)?.and_then(|status| status.code()))
     }
+}
+
+/// Publishes events, each a subject and a payload, in their order, and waits until the broker has stored all of them.
+pub async fn publish(
+    publisher: &EventPublisher,
+    events: impl IntoIterator<Item = (String, String)>,
+) -> Result<()> {
+    let sent = stream::iter(events).map(|(subject, event)| publisher.publish_raw(subject, event.into()));
+    let stored = sent.buffered(EventPublisher::MAX_IN_FLIGHT).try_for_each(async |_| Ok(()));
+    stored.await.context("the broker did not store an event")
 }

@@ -72,8 +72,8 @@ async fn end_to_end(community: &Community, events: Vec<seed::Event>) -> Result<R
     let count = events.len();
     // The worker creates the stream if it is missing.
     community.configuration.serve(&community.services)?.stop()?;
-    community.stream().await?.purge().await.context("the stream cannot be purged")?;
-    seed::publish(&community.nats, events.into_iter()).await?;
+    community.purge().await?;
+    community.publish(events.into_iter()).await?;
     let applying = async {
         let worker = community.configuration.serve(&community.services)?;
         community.applied(&worker).await?;

@@ -5,21 +5,21 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use async_nats::jetstream;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use muster_domain::{CommunityId, Environment, GuildId, TlsPolicy};
-use muster_messaging::client::Client;
+use muster_messaging::client::{Client, EventPublisher};
+use muster_messaging::connection::Connection;
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_storage::{Store, StoreConfig};
 use time::OffsetDateTime;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use xtask::services::{Services, postgres_server};
 use xtask::tool::{cache, output};
-use xtask::worker::{Configuration, Worker};
+use xtask::worker::{self, Configuration, Worker};
 
 use super::seed;
 use crate::cargo;
@@ -48,10 +48,10 @@ pub(super) struct Community {
     pub(super) members: i64,
     pub(super) configuration: Configuration,
     pub(super) services: Services,
-    /// Asks.
     client: Client,
-    /// Publishes events, and answers as the echo.
-    pub(super) nats: async_nats::Client,
+    publisher: EventPublisher,
+    /// Answers as the echo.
+    nats: async_nats::Client,
     trust: Arc<Material>,
 }
 
@@ -99,11 +99,12 @@ impl Community {
             .with("MUSTER__LOG__FILTER", "warn");
         let operator = &services.clients.operator;
         let trust = Arc::new(Material::load(&services.authority.files(operator), MinimumVersion::Tls13)?);
-        let client = Client::connect(services.nats_config(operator, "bench")?).await?;
+        let connection = Connection::open(services.nats_config(operator, "bench")?).await?;
+        let (client, publisher) = (Client::new(connection.clone()), EventPublisher::new(&connection));
         let nats = async_nats::ConnectOptions::new().require_tls(true).tls_first();
         let nats = nats.tls_client_config(trust.client_config().as_ref().clone());
         let nats = nats.connect(services.nats.url()).await.context("cannot connect to NATS")?;
-        Ok(Self { name: checkout.name, members, configuration, services, client, nats, trust })
+        Ok(Self { name: checkout.name, members, configuration, services, client, publisher, nats, trust })
     }
 
     /// Makes the community by events alone.
@@ -113,10 +114,10 @@ impl Community {
         let worker = self.configuration.serve(&self.services)?;
         let mut events = seed::community(self.members)?.peekable();
         while events.peek().is_some() {
-            seed::publish(&self.nats, events.by_ref().take(AHEAD)).await?;
+            self.publish(events.by_ref().take(AHEAD)).await?;
             self.applied(&worker).await?;
             // A full stream takes no more.
-            self.stream().await?.purge().await.context("the stream cannot be purged")?;
+            self.purge().await?;
         }
         worker.stop()?;
         Ok(())
@@ -166,22 +167,21 @@ impl Community {
         Ok(self.client.find_community(GuildId::parse(seed::GUILD)?).await?.community_id)
     }
 
-    /// The stream of events, which the worker makes when it first serves.
-    pub(super) async fn stream(&self) -> Result<jetstream::stream::Stream> {
-        Ok(jetstream::new(self.nats.clone()).get_stream("EVENTS").await?)
+    /// Publishes events, many at once, and waits until the stream has acknowledged all of them.
+    pub(super) async fn publish(&self, events: impl Iterator<Item = seed::Event>) -> Result<()> {
+        worker::publish(&self.publisher, events.map(|event| (event.subject, event.payload))).await
     }
 
-    /// Waits until all events are acknowledged, by the broker's account.
+    /// Empties the stream of events, which the worker makes when it first serves.
+    pub(super) async fn purge(&self) -> Result<()> {
+        let answer = String::from_utf8(self.ask("$JS.API.STREAM.PURGE.EVENTS", "").await?)?;
+        ensure!(answer.contains(r#""success":true"#), "the stream cannot be purged: {answer}");
+        Ok(())
+    }
+
+    /// Waits until all events are acknowledged.
     pub(super) async fn applied(&self, worker: &Worker) -> Result<()> {
-        let (stream, begun) = (self.stream().await?, Instant::now());
-        loop {
-            let info = stream.consumer_info("muster-worker").await?;
-            if info.num_pending == 0 && info.num_ack_pending == 0 {
-                return Ok(());
-            }
-            ensure!(begun.elapsed() < PATIENCE, "events wait; the log ends:\n{}", worker.log_tail());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        worker.until_acknowledged(&self.client, PATIENCE).await
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn measure(community: &Community, time: Duration) -> Result<Mea
     let mut mix = seed::mix(5, seed::SKEWED, community.members)?;
     while begun.elapsed() < time {
         let asking = (0..CALLERS).map(|_| community.ask(&subject, r#"{"limit":1000}"#));
-        let publishing = seed::publish(&community.nats, mix.by_ref().take(EVENTS));
+        let publishing = community.publish(mix.by_ref().take(EVENTS));
         // Under this load the worker may refuse some requests.
         let (pages, published) = tokio::join!(join_all(asking), publishing);
         published?;

@@ -1,10 +1,8 @@
 //! Seeded events (`seed.toml`): those that make a community, and the mix that is measured on it. One seed gives the same
 //! events each time.
 
-use anyhow::{Context, Result};
-use async_nats::jetstream;
+use anyhow::Result;
 use fastrand::Rng;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -13,8 +11,6 @@ use uuid::Uuid;
 pub(super) const GUILD: &str = "810000000000000000";
 /// How far back the history of a community goes, in milliseconds.
 const HISTORY: i64 = 27 * 24 * 60 * 60 * 1000;
-/// How many published events wait for the stream's acknowledgement at once.
-const PUBLISHED_AT_ONCE: usize = 1024;
 
 /// How the mix draws members: by a uniform number, which is the worst for every cache; or by its cube, so that a fifth of the
 /// members get three fifths of the events, as in a real community.
@@ -28,8 +24,8 @@ pub(super) struct Event {
     pub(super) member: i64,
     /// A score for the ideal to set, whether the event carries one or not.
     pub(super) score: i64,
-    subject: String,
-    payload: String,
+    pub(super) subject: String,
+    pub(super) payload: String,
 }
 
 #[derive(Deserialize)]
@@ -109,17 +105,6 @@ pub(super) fn mix(seed: u16, power: u32, members: i64) -> Result<impl Iterator<I
         }
         Some(event(&mut random, &templates, template, member, since + number / 10))
     }))
-}
-
-/// Publishes events, many at once, and waits until the stream has acknowledged all of them.
-pub(super) async fn publish(nats: &async_nats::Client, events: impl Iterator<Item = Event>) -> Result<()> {
-    let context = jetstream::new(nats.clone());
-    let publish = |event: Event| async {
-        let sent = context.publish(event.subject, event.payload.into()).await;
-        sent.context("an event was not sent")?.await.context("the stream did not take an event")?;
-        Ok(())
-    };
-    stream::iter(events).map(Ok).try_for_each_concurrent(PUBLISHED_AT_ONCE, publish).await
 }
 
 #[cfg(test)]

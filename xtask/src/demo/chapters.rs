@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use muster_messaging::client::{Client, EventPublisher};
 use muster_messaging::connection::Connection;
 use serde_json::{Value, json};
@@ -15,9 +15,8 @@ use super::community::{GUILD, Member, NAME, event, founding, members, publish, s
 use super::story::{Story, column, items, show, show_fields, show_items};
 
 const POLL: Duration = Duration::from_millis(50);
-/// How often it is looked whether all events are acknowledged: for two minutes.
-const POLLS: u32 = 2400;
-const CONSUMER_INFO: &str = "$JS.API.CONSUMER.INFO.EVENTS.muster-worker";
+/// How long the worker may take to apply what was published.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The servers, the worker and those who talk to it.
 pub(super) struct Demo {
@@ -187,7 +186,8 @@ impl Demo {
             events.push(event("activity.add", Some(&member.user_id), json!({"amount": 10})));
         }
         let (total, before) = (events.len(), self.worker.event_counts()?.applied);
-        let publishing = tokio::spawn(publish(self.gateway.clone(), events));
+        let gateway = self.gateway.clone();
+        let publishing = tokio::spawn(async move { publish(&gateway, events).await });
         while self.worker.event_counts()?.applied == before {
             tokio::time::sleep(POLL).await;
         }
@@ -263,19 +263,12 @@ impl Demo {
         if events.len() > 3 {
             show(format!("→ … {} events", events.len()));
         }
-        publish(self.gateway.clone(), events).await?;
+        publish(&self.gateway, events).await?;
         self.until_acknowledged().await
     }
 
     async fn until_acknowledged(&self) -> Result<()> {
-        for _ in 0..POLLS {
-            let info = answer(&self.streams, CONSUMER_INFO, &json!({})).await?;
-            if info["num_pending"] == 0 && info["num_ack_pending"] == 0 {
-                return Ok(());
-            }
-            tokio::time::sleep(POLL).await;
-        }
-        bail!("not every event is acknowledged in time; the worker's log ends:\n{}", self.worker.log_tail())
+        self.worker.until_acknowledged(&self.streams, PATIENCE).await
     }
 
     /// Prints a request to an endpoint of the community, and answers it.

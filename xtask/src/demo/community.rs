@@ -1,11 +1,11 @@
 //! The community of the story: its members, and the events that a chat gateway publishes.
 
-use anyhow::{Context, Result};
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use anyhow::Result;
 use muster_messaging::client::EventPublisher;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
+use xtask::worker;
 
 /// The chat server that the community belongs to.
 pub(crate) const GUILD: &str = "881207955029110855";
@@ -66,11 +66,7 @@ pub(crate) fn subject(event: &Value) -> String {
     format!("events.{}", event["event_type"].as_str().unwrap_or_default())
 }
 
-/// Publishes events in their order, and waits until the broker has stored all of them.
-pub(crate) async fn publish(publisher: EventPublisher, events: Vec<Value>) -> Result<()> {
-    let stored = stream::iter(events)
-        .map(|event| publisher.publish_raw(subject(&event), event.to_string().into_bytes()))
-        .buffered(EventPublisher::MAX_IN_FLIGHT)
-        .try_for_each(async |_| Ok(()));
-    stored.await.context("the broker did not store an event")
+/// Publishes events, and waits until the broker has stored all of them.
+pub(crate) async fn publish(publisher: &EventPublisher, events: Vec<Value>) -> Result<()> {
+    worker::publish(publisher, events.into_iter().map(|event| (subject(&event), event.to_string()))).await
 }

@@ -6,9 +6,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use xtask::tool::output_bytes;
+use xtask::tool::output;
 
 use super::Row;
+use crate::description::{list, text};
 
 /// The section into which cargo-auditable writes the crates.
 const SECTION: &[u8] = b".dep-v0";
@@ -16,18 +17,20 @@ const SECTION: &[u8] = b".dep-v0";
 /// Looks at the layers and the configuration as they would be pushed.
 pub(super) fn inspect(archive: &Path) -> Result<Vec<Row>> {
     let scratch = tempfile::tempdir()?;
-    let directory = scratch.path().display().to_string();
-    tar(&["-C", &directory, "-xf"], archive, &[])?;
-    let read = |name: &str| fs::read(scratch.path().join(name)).with_context(|| format!("it has no {name}"));
-    let manifest: Value = serde_json::from_slice(&read("manifest.json")?)?;
-    let config = manifest.pointer("/0/Config").and_then(Value::as_str).context("it has no configuration")?;
-    let config: Value = serde_json::from_slice(&read(config)?)?;
-    let layers = manifest.pointer("/0/Layers").and_then(Value::as_array).context("it has no layers")?;
+    let [inside, unpacked] = ["image", "layer"].map(|name| scratch.path().join(name));
+    unpack(archive, &inside)?;
+    let read = |name: &str| -> Result<Value> {
+        let text = fs::read(inside.join(name)).with_context(|| format!("it has no {name}"))?;
+        Ok(serde_json::from_slice(&text)?)
+    };
+    let manifest = read("manifest.json")?;
+    let (config, layers) = (read(text(&manifest, "/0/Config"))?, list(&manifest, "/0/Layers"));
     let (mut size, mut files, mut audited) = (0, String::new(), false);
-    for layer in layers.iter().filter_map(Value::as_str).map(|layer| scratch.path().join(layer)) {
+    for layer in layers.iter().filter_map(Value::as_str).map(|layer| inside.join(layer)) {
         size += fs::metadata(&layer)?.len();
-        files.push_str(&String::from_utf8_lossy(&tar(&["-tvf"], &layer, &[])?));
-        let program = tar(&["-xOf"], &layer, &["muster-worker"]).unwrap_or_default();
+        files.push_str(&output(Command::new("tar").arg("-tvf").arg(&layer))?);
+        unpack(&layer, &unpacked)?;
+        let program = fs::read(unpacked.join("muster-worker")).unwrap_or_default();
         audited |= program.windows(SECTION.len()).any(|bytes| bytes == SECTION);
     }
     let only = matches!(files.lines().collect::<Vec<_>>()[..], [file]
@@ -46,13 +49,14 @@ pub(super) fn inspect(archive: &Path) -> Result<Vec<Row>> {
         let seen = config.pointer(&format!("/config/{key}")).unwrap_or(&Value::Null);
         rows.push((what, *seen == right, seen.to_string()));
     }
-    let revision = config.pointer("/config/Labels/org.opencontainers.image.revision").unwrap_or(&Value::Null);
-    rows.push(("labels of the OCI", revision.is_string(), format!("revision {revision}")));
+    let revision = text(&config, "/config/Labels/org.opencontainers.image.revision");
+    rows.push(("labels of the OCI", !revision.is_empty(), format!("revision {revision}")));
     Ok(rows)
 }
 
-fn tar(options: &[&str], archive: &Path, members: &[&str]) -> Result<Vec<u8>> {
-    output_bytes(Command::new("tar").args(options).arg(archive).args(members))
+fn unpack(archive: &Path, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    output(Command::new("tar").arg("-C").arg(directory).arg("-xf").arg(archive)).map(drop)
 }
 
 #[cfg(test)]

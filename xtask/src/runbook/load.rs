@@ -64,7 +64,7 @@ async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &SyncSender<Ou
     let badge = |member: &Member| community::event("badge.award", Some(&member.user_id), badge.clone());
     events.extend(members.iter().map(badge));
     // The worker makes the stream when it is started for the first time.
-    while community::publish(publisher.clone(), events.clone()).await.is_err() {
+    while community::publish(&publisher, events.clone()).await.is_err() {
         sleep(RETRY).await;
     }
     let community = loop {
@@ -82,7 +82,7 @@ async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &SyncSender<Ou
         }
         if round % 5 == 0 {
             let active = community::event("activity.add", Some(&member.user_id), json!({"amount": 1}));
-            community::publish(publisher.clone(), vec![active]).await.ok();
+            community::publish(&publisher, vec![active]).await.ok();
         }
         sleep(PAUSE).await;
     }

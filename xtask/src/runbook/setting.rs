@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 use xtask::services::{
-    Authority, Nats, NatsOptions, Postgres, Process, RunDirectory, Services, free_address, get, nats_server,
+    Authority, Nats, NatsOptions, Postgres, Process, RunDirectory, Services, free_address, nats_server,
 };
 
 use super::shell::Shell;
@@ -116,6 +116,6 @@ fn start_prometheus(
     let mut command = Command::new(program);
     command.current_dir(home).arg(format!("--web.listen-address={address}"));
     let mut process = Process::start(directory, "prometheus", &mut command, Signal::SIGTERM)?;
-    process.wait_until(START, || get(address, "/-/ready").ok().filter(|(status, _)| *status == 200))?;
+    process.wait_until_ok(START, address, "/-/ready")?;
     Ok(process)
 }

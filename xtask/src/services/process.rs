@@ -114,6 +114,11 @@ impl Process {
         }
     }
 
+    /// Waits until it answers HTTP requests for a path with 200.
+    pub fn wait_until_ok(&mut self, deadline: Duration, address: SocketAddr, path: &str) -> Result<()> {
+        self.wait_until(deadline, || matches!(get(address, path), Ok((200, _))).then_some(()))
+    }
+
     /// Waits until it has ended by itself, at most for `deadline`; `None` when it still runs then.
     pub fn wait(&mut self, deadline: Duration) -> Result<Option<ExitStatus>> {
         let end = Instant::now() + deadline;
