@@ -1,4 +1,4 @@
-//! What the worker says of itself: `muster-worker describe`.
+//! What the worker says of itself, `muster-worker describe`, and how such JSON is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,31 +8,27 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use xtask::tool::output;
 
-pub(crate) struct Description(pub(crate) Value);
+/// Asks the built worker.
+pub(crate) fn describe(worker: &Path) -> Result<Value> {
+    let described = output(Command::new(worker).arg("describe"))?;
+    serde_json::from_str(&described).context("muster-worker describe prints no JSON")
+}
 
-impl Description {
-    /// Asks the built worker.
-    pub(crate) fn of(worker: &Path) -> Result<Self> {
-        let described = output(Command::new(worker).arg("describe"))?;
-        Ok(Self(serde_json::from_str(&described).context("muster-worker describe prints no JSON")?))
-    }
+/// The names that Prometheus has series under, each with its labels. A histogram has three.
+pub(crate) fn series(description: &Value) -> BTreeMap<String, BTreeSet<&str>> {
+    let series = list(description, "/metrics").iter().flat_map(|metric| {
+        let is_histogram = text(metric, "/kind") == "histogram";
+        let ends: &[&str] = if is_histogram { &["_bucket", "_sum", "_count"] } else { &[""] };
+        let labels: BTreeSet<&str> = list(metric, "/labels").iter().filter_map(Value::as_str).collect();
+        ends.iter().map(move |end| (text(metric, "/name").to_owned() + end, labels.clone()))
+    });
+    series.collect()
+}
 
-    /// The names that Prometheus has series under, each with its labels. A histogram has three.
-    pub(crate) fn series(&self) -> BTreeMap<String, BTreeSet<&str>> {
-        let series = list(&self.0, "/metrics").iter().flat_map(|metric| {
-            let is_histogram = text(metric, "/kind") == "histogram";
-            let ends: &[&str] = if is_histogram { &["_bucket", "_sum", "_count"] } else { &[""] };
-            let labels: BTreeSet<&str> = list(metric, "/labels").iter().filter_map(Value::as_str).collect();
-            ends.iter().map(move |end| (text(metric, "/name").to_owned() + end, labels.clone()))
-        });
-        series.collect()
-    }
-
-    /// A small one: a unit test has no worker that is sure to be built.
-    #[cfg(test)]
-    pub(crate) fn for_tests() -> Self {
-        Self(serde_json::from_str(include_str!("description/for_tests.json")).unwrap())
-    }
+/// A small description: a unit test has no worker that is sure to be built.
+#[cfg(test)]
+pub(crate) fn for_tests() -> Value {
+    serde_json::from_str(include_str!("description/for_tests.json")).unwrap()
 }
 
 /// The elements at a JSON pointer; none where there is no list.

@@ -10,7 +10,7 @@ use crate::verdict::Verdict;
 use anyhow::Result;
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
-use crate::description::{Description, text};
+use crate::description::{describe, text};
 use crate::{cargo, observability};
 use names::Names;
 
@@ -19,7 +19,7 @@ const FILES: [&str; 4] = ["ls-files", "--cached", "--others", "--exclude-standar
 
 /// Checks every document and prints what is wrong. With `write`, the tables are written anew first.
 pub(crate) async fn check(write: bool) -> Result<Verdict> {
-    let description = Description::of(&cargo::build_worker().await?)?;
+    let description = describe(&cargo::build_worker().await?)?;
     let mut problems = tables::renew(&description, write)?;
     let alerts = observability::alerts()?;
     let readme = cargo::root().join("README.md");
@@ -96,13 +96,14 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::description::for_tests;
 
     const PLANTED: &str = "xtask/src/documentation/planted.markdown";
 
     #[test]
     fn every_planted_fault_is_found_and_nothing_else() {
         let (alerts, files) = (observability::alerts().unwrap(), names::git(&FILES).unwrap());
-        let names = Names::new(&Description::for_tests(), &alerts, &files).unwrap();
+        let names = Names::new(&for_tests(), &alerts, &files).unwrap();
         let found = faults(&names, PLANTED).unwrap();
         let text = cargo::read(PLANTED).unwrap();
         let expected = text.lines().zip(1..).filter_map(|(line, number)| {

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use xtask::tool::WrongDigest;
 
-use crate::description::{Description, list, text};
+use crate::description::{describe, list, text};
 use crate::{cargo, observability};
 use policy::Policies;
 pub(crate) use render::{has_kubectl, parse, render};
@@ -59,7 +59,7 @@ fn policies(worker: &Path) -> Result<Policies> {
     let registry = policies.iter().find(|object| text(object, "/kind") == "ConfigMap");
     let registry = registry.and_then(Value::as_object).context("the admission policies have no ConfigMap")?;
     let mut params = registry.clone();
-    let Description(described) = Description::of(worker)?;
+    let described = describe(worker)?;
     let keys = list(&described, "/keys").iter();
     let keys = keys.map(|key| (text(key, "/variable").to_owned(), key["default"].clone()));
     params.insert("defaults".to_owned(), keys.collect());

@@ -10,7 +10,7 @@ use serde_json::Value;
 use xtask::tool::packaged;
 
 use crate::cargo;
-use crate::description::{Description, list, text};
+use crate::description::{describe, list, series, text};
 
 /// The alerts, in Prometheus' own form.
 pub(crate) const RULES: &str = "infra/observability/rules.yaml";
@@ -23,7 +23,7 @@ const GIVEN: [&str; 5] = ["job", "namespace", "pod", "instance", "le"];
 /// Checks all of it, and prints what is wrong. That the dashboard's queries can be parsed and have an answer is for the
 /// runbooks, which ask them.
 pub(crate) async fn check() -> Result<Verdict> {
-    let description = Description::of(&cargo::build_worker().await?)?;
+    let description = describe(&cargo::build_worker().await?)?;
     let (alerts, panels) = (alerts()?, panel_queries("1m")?);
     let of_alerts = alerts.iter().map(|alert| (text(alert, "/alert"), text(alert, "/expr")));
     let of_panels = panels.iter().map(|(panel, query)| (panel.as_str(), query.as_str()));
@@ -72,11 +72,11 @@ fn read_yaml(path: &str) -> Result<Value> {
 }
 
 /// What a query asks for and the worker does not have: metrics, and labels by which they are chosen or grouped.
-fn unknown(query: &str, description: &Description) -> Result<Vec<String>> {
+fn unknown(query: &str, description: &Value) -> Result<Vec<String>> {
     let selector = Regex::new(r"\b((?:muster|process)_[a-z0-9_]+)((?:\{[^}]*\})?)")?;
     let chosen_by = Regex::new(r#"([a-z_]+)\s*(?:=~|!~|!=|=)\s*""#)?;
     let grouped_by = Regex::new(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)")?;
-    let series = description.series();
+    let series = series(description);
     let mut of_query: BTreeSet<&str> = GIVEN.into();
     let mut problems = Vec::new();
     for (_, [metric, labels]) in selector.captures_iter(query).map(|found| found.extract()) {
@@ -99,6 +99,7 @@ fn unknown(query: &str, description: &Description) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::description::for_tests;
 
     #[test]
     fn a_query_for_a_metric_or_label_that_is_not_there_is_found() {
@@ -110,7 +111,7 @@ mod tests {
             (r#"muster_ready{endpoint="a"}"#, &["muster_ready has no label endpoint"]),
             ("sum by (pod, scope) (muster_ready)", &["no metric of the query has a label scope"]),
         ] {
-            assert_eq!(unknown(query, &Description::for_tests()).unwrap(), expected, "{query}");
+            assert_eq!(unknown(query, &for_tests()).unwrap(), expected, "{query}");
         }
     }
 }

@@ -96,7 +96,7 @@ pub(super) async fn measure(communities: &[Community], time: Duration) -> Result
         cases.append(&mut asked);
     }
     // The first pages of this checkout's largest community come first, and are charted.
-    cases.sort_by_key(|case| (case.is_other(), case.deep, -case.target.community.members));
+    cases.sort_by_key(|case| (case.target.store.is_none(), case.deep, -case.target.community.members));
     Ok(report(&cases, questions.len()))
 }
 
@@ -112,14 +112,7 @@ impl<'a> Target<'a> {
         Ok(Self { community, id, members, ideal, store, _worker: worker })
     }
 
-    /// The request's bodies: one for each member if the question is about a member.
-    fn bodies(&self, question: &Measure) -> Vec<String> {
-        let Some(field) = &question.about else { return vec![json!(question.body).to_string()] };
-        let values = self.members.iter().filter_map(|member| member.get(field));
-        values.map(|value| json!({ field: value }).to_string()).collect()
-    }
-
-    /// The body that asks for a page at nine tenths of a list, or of its first 200,000 rows.
+    /// The body that asks for a page at nine tenths of a list, or of its first 200,000 rows, if it has several pages.
     async fn deep_body(&self, mut body: Map<String, Value>, subject: &str) -> Result<Option<String>> {
         let (mut page, mut cursors) = (body.clone(), Vec::new());
         page.insert("limit".to_owned(), json!(1000));
@@ -129,9 +122,10 @@ impl<'a> Target<'a> {
             page.insert("cursor".to_owned(), next.clone());
             cursors.push(next);
         }
-        let Some(cursor) = cursors.get(cursors.len() * 9 / 10) else { return Ok(None) };
-        body.insert("cursor".to_owned(), cursor.clone());
-        Ok(Some(json!(body).to_string()))
+        Ok(cursors.get(cursors.len() * 9 / 10).map(|cursor| {
+            body.insert("cursor".to_owned(), cursor.clone());
+            json!(body).to_string()
+        }))
     }
 }
 
@@ -146,9 +140,14 @@ impl<'a> Case<'a> {
         let endpoint = ENDPOINTS.iter().find(|endpoint| name.starts_with(endpoint.name));
         let endpoint = *endpoint.context("a question without an endpoint")?;
         let subject = endpoint.subject(target.id);
-        let bodies = match deep {
-            false => target.bodies(question),
-            true => target.deep_body(question.body.clone(), &subject).await?.into_iter().collect(),
+        let about = |field: &str| {
+            let values = target.members.iter().filter_map(|member| member.get(field));
+            values.map(|value| json!({ field: value }).to_string()).collect()
+        };
+        let bodies: Vec<String> = match &question.about {
+            Some(field) => about(field),
+            None if deep => target.deep_body(question.body.clone(), &subject).await?.into_iter().collect(),
+            None => vec![json!(question.body).to_string()],
         };
         let Some(body) = bodies.first() else { return Ok(None) };
         let echo = target.community.echo(target.community.ask(&subject, body).await?).await?;
@@ -158,10 +157,6 @@ impl<'a> Case<'a> {
         };
         let ideal = target.ideal.prepare(&ideal).await?;
         Ok(Some(Self { name, target, deep, endpoint, ideal, subject, echo, bodies, times: Vec::new() }))
-    }
-
-    fn is_other(&self) -> bool {
-        self.target.store.is_none()
     }
 
     /// Asks once in each way.
@@ -245,9 +240,11 @@ fn report(cases: &[Case<'_>], charted: usize) -> Measured {
     let smallest = cases.iter().map(members).min().unwrap_or(0);
     let largest = cases.iter().map(members).max().unwrap_or(0);
     let (mut rows, mut limits) = (Vec::new(), Vec::new());
-    for case in cases.iter().filter(|case| !case.is_other()) {
-        let mut others = cases.iter().filter(|other| other.is_other() && other.name == case.name);
-        let other = others.find(|other| other.deep == case.deep && members(other) == members(case));
+    let (own, others): (Vec<&Case<'_>>, Vec<&Case<'_>>) =
+        cases.iter().partition(|case| case.target.store.is_some());
+    for case in own {
+        let key = |of: &Case<'_>| (of.name.to_owned(), of.deep, members(of));
+        let other = others.iter().find(|other| key(other) == key(case)).copied();
         let [.., other] = other.map_or([f64::NAN; 4], Case::medians);
         // The first page of the largest community.
         let first = cases.iter().find(|first| first.name == case.name);

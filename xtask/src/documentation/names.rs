@@ -12,7 +12,7 @@ use xtask::tool::output;
 
 use crate::cargo;
 use crate::commands::Arguments;
-use crate::description::{Description, list, text};
+use crate::description::{list, series, text};
 
 /// Roles of PostgreSQL, which are named as metrics are, and cargo, the one command that is nobody's here.
 const OTHERS: [&str; 3] = ["muster_migrate", "muster_owner", "cargo"];
@@ -40,14 +40,14 @@ pub(super) struct Names {
 
 impl Names {
     /// What the worker says, alerts, commands of `cargo xtask`, files, and what Rust sources define.
-    pub(super) fn new(description: &Description, alerts: &[Value], files: &str) -> Result<Self> {
+    pub(super) fn new(description: &Value, alerts: &[Value], files: &str) -> Result<Self> {
         let alerts = alerts.iter().map(|alert| text(alert, "/alert"));
         let mut known: BTreeSet<String> = alerts.chain(OTHERS).map(str::to_owned).collect();
         let strings = Regex::new(r#""((?:[^"\\]|\\.)*)""#)?;
-        let json = description.0.to_string();
+        let json = description.to_string();
         known.extend(strings.captures_iter(&json).map(|found| found.extract::<1>().1.concat()));
-        known.extend(description.series().into_keys());
-        for command in list(&description.0, "/commands") {
+        known.extend(series(description).into_keys());
+        for command in list(description, "/commands") {
             let options = list(command, "/options").iter().filter_map(Value::as_str);
             known.extend(options.map(|option| format!("{} {option}", text(command, "/name"))));
         }

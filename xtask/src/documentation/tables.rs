@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::cargo;
-use crate::description::{Description, list};
+use crate::description::list;
 use crate::observability::RULES;
 
 /// The tables: the part of the description, the file, and the columns, which are fields of the entries.
@@ -22,9 +22,9 @@ const OPERATOR: &str = "infra/k8s/monitoring/rules.yaml";
 const BEGIN: &str = "made by cargo xtask documentation --write: ";
 
 /// Answers which parts are stale, or writes them.
-pub(super) fn renew(description: &Description, write: bool) -> Result<Vec<String>> {
+pub(super) fn renew(description: &Value, write: bool) -> Result<Vec<String>> {
     let tables = TABLES
-        .map(|(part, file, columns)| (part, file, table(list(&description.0, &format!("/{part}")), columns)));
+        .map(|(part, file, columns)| (part, file, table(list(description, &format!("/{part}")), columns)));
     let groups = cargo::read(RULES)?;
     let groups = groups.lines().skip_while(|line| !line.starts_with("groups:"));
     let groups = groups.map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
@@ -90,10 +90,11 @@ fn cell(value: Option<&Value>, is_name: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::description::for_tests;
 
     #[test]
     fn a_part_is_replaced_and_the_text_around_it_stays() {
-        let new = table(list(&Description::for_tests().0, "/endpoints"), &["name", "fields", "answer"]);
+        let new = table(list(&for_tests(), "/endpoints"), &["name", "fields", "answer"]);
         let rows = "| name | fields | answer |\n| --- | --- | --- |\n\
                     | `profiles.ranked` | **`query`** (text), `limit` (100; 1000), `sort` (a or b; a) | page of profiles |\n";
         assert!(new.starts_with(rows), "{new}");
