@@ -3,7 +3,6 @@
 
 mod events;
 mod load;
-mod memory;
 mod read;
 mod report;
 mod seed;
@@ -13,10 +12,16 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use futures_util::future::join_all;
+use muster_messaging::api::{Endpoint, profiles};
 
 use crate::cargo;
 use load::{Checkout, Community};
-use report::{Limit, Measured};
+use report::{Limit, Measured, float};
+
+/// How many pages are asked for and events published at once, again and again, while memory is watched.
+const CALLERS: usize = 64;
+const EVENTS: usize = 1000;
 
 /// What `cargo xtask bench` takes.
 #[derive(clap::Args)]
@@ -70,7 +75,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         println!("== {part}");
         let measured = match part.as_str() {
             "read" => read::measure(&communities, Duration::from_secs(arguments.seconds)).await?,
-            "memory" => memory::measure(this, Duration::from_secs(arguments.memory_seconds)).await?,
+            "memory" => memory(this, Duration::from_secs(arguments.memory_seconds)).await?,
             "events" => events::measure(&largest, arguments.events).await?,
             "verify" => verify(&communities).await?,
             _ => bail!("no such part: {part}"),
@@ -87,6 +92,43 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let missed = limits.iter().filter(|limit| !limit.is_kept()).count();
     println!("{missed} of {} limits are missed; figures and charts: {}", limits.len(), directory.display());
     Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The worker's memory: idle, and while many callers ask for the longest pages and events arrive for so long.
+async fn memory(community: &Community, time: Duration) -> Result<Measured> {
+    let worker = community.configuration.serve(&community.services)?;
+    let subject = profiles::Ranked::DESCRIPTION.subject(community.id().await?);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let memory = || worker.memory().context("the system does not tell a process's memory");
+    let (idle, _) = memory()?;
+    let (begun, mut samples, mut answered) = (Instant::now(), Vec::new(), 0);
+    let mut mix = seed::mix(5, seed::SKEWED, community.members)?;
+    while begun.elapsed() < time {
+        let asking = (0..CALLERS).map(|_| community.ask(&subject, r#"{"limit":1000}"#));
+        let publishing = community.publish(mix.by_ref().take(EVENTS));
+        // Under this load the worker may refuse some requests.
+        let (pages, published) = tokio::join!(join_all(asking), publishing);
+        published?;
+        answered += pages.iter().filter(|page| page.is_ok()).count();
+        samples.push(float(memory()?.0));
+    }
+    let (_, most) = memory()?;
+    worker.stop()?;
+    let asked = samples.len() * CALLERS;
+    ensure!(answered * 2 > asked, "{answered} of {asked} pages were answered: this is no load");
+    let quarters = samples.chunks_exact((samples.len() / 4).max(1)).take(4);
+    let quarters: Vec<f64> = quarters.map(|quarter| quarter.iter().copied().fold(0.0, f64::max)).collect();
+    // Memory that does not grow is no higher in the last quarter of the time than in the second.
+    let growth = if let [_, second, _, last] = quarters.as_slice() { last / second } else { f64::NAN };
+    let limits = vec![
+        Limit::new("worker: idle memory, MiB", float(idle), 32.0),
+        Limit::new("worker: most memory under load, MiB", float(most), 96.0),
+        Limit::new("worker: memory of the last quarter / of the second", growth, 1.1),
+    ];
+    let mut rows = vec![("idle".to_owned(), vec![float(idle)]), ("most".to_owned(), vec![float(most)])];
+    rows.extend((1..).zip(quarters).map(|(place, most)| (format!("quarter {place}"), vec![most])));
+    let title = "The worker's memory".to_owned();
+    Ok(Measured { title, columns: vec!["MiB"], charted: rows.len(), rows, limits })
 }
 
 /// Has the worker compare every count that it keeps with what is counted.

@@ -1,17 +1,29 @@
-//! The demonstration: the story of one community, told by a real worker on real servers.
+//! The demonstration: the story of one community, told by a real worker on real servers. The text of its chapters is in
+//! `demo/story.md`.
 #![expect(clippy::indexing_slicing, reason = "a field that JSON lacks is null, so it cannot panic")]
 
-mod chapters;
 pub(crate) mod community;
 mod story;
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use muster_messaging::client::{Client, EventPublisher};
+use muster_messaging::connection::Connection;
+use serde_json::{Value, json};
+use xtask::services::Services;
+use xtask::worker::{Configuration, Worker};
 
 use crate::cargo;
 use crate::verdict::Verdict;
-use chapters::Demo;
+use community::{GUILD, Member, NAME, event, founding, members, publish, subject};
+use story::{Story, column, items, show, show_fields, show_items};
+
+const POLL: Duration = Duration::from_millis(50);
+/// How long the worker may take to apply what was published.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What `cargo xtask demo` takes.
 #[derive(clap::Args)]
@@ -48,4 +60,298 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
         return std::future::pending().await;
     }
     Ok(Verdict::Passed)
+}
+
+/// The servers, the worker and those who talk to it.
+struct Demo {
+    story: Story,
+    members: Vec<Member>,
+    /// The community's id, once it is founded.
+    community: String,
+    operator: Client,
+    streams: Client,
+    gateway: EventPublisher,
+    configuration: Configuration,
+    // In the order in which they are stopped.
+    worker: Worker,
+    services: Services,
+}
+
+impl Demo {
+    async fn start(program: PathBuf, size: u32) -> Result<Self> {
+        let mut story = Story::default();
+        story.chapter("A worker starts")?;
+        let services = Services::start(true)?;
+        let (postgres, nats) = (&services.postgres, &services.nats);
+        show(format!(
+            "PostgreSQL {}, nats-server {}",
+            postgres.options.server.version, nats.options.server.version
+        ));
+        let configuration = Configuration::new(program, &services)?;
+        for command in ["migrate", "check"] {
+            show(format!("$ muster-worker {command}"));
+            let output = configuration.run(command).await?;
+            let said = String::from_utf8_lossy(&output.stdout);
+            let told = ["the schema is", "tls policy", "postgres       ok", "nats           ok"];
+            said.lines().filter(|line| told.iter().any(|start| line.starts_with(start))).for_each(show);
+            story.check(format!("muster-worker {command} succeeds"), output.status.code(), Some(0))?;
+        }
+        show("$ muster-worker serve");
+        let worker = configuration.serve(&services)?;
+        show(format!("ready at http://{}/readyz", worker.address));
+        let connect = async |user| anyhow::Ok(Connection::open(services.nats_config(user, "demo")?).await?);
+        Ok(Self {
+            story,
+            members: members(size),
+            community: String::new(),
+            operator: Client::new(connect(&services.clients.operator).await?),
+            streams: Client::new(connect(&services.clients.streams).await?),
+            gateway: EventPublisher::new(&connect(&services.clients.gateway).await?),
+            configuration,
+            worker,
+            services,
+        })
+    }
+
+    async fn found(&mut self) -> Result<()> {
+        self.story.chapter("A community is founded")?;
+        let started = Instant::now();
+        let events = founding(&self.members);
+        let total = u64::try_from(events.len())?;
+        self.publish(events).await?;
+        let counts = self.worker.event_counts()?;
+        let came = (counts.applied, counts.duplicates, counts.lost);
+        let what = format!("after {:.1} s, each was applied once", started.elapsed().as_secs_f64());
+        self.story.check(what, came, (total, 0, 0))?;
+        let request = json!({"guild_id": GUILD});
+        show(format!("→ muster.v1.communities.find {request}"));
+        let found = answer(&self.operator, "muster.v1.communities.find", &request).await?;
+        show(&found);
+        self.community = found["community_id"].as_str().unwrap_or_default().to_owned();
+        self.story.check("the community has its name", found["name"].as_str(), Some(NAME))
+    }
+
+    async fn board(&mut self) -> Result<()> {
+        self.story.chapter("The board")?;
+        let board = self.ask("profiles.ranked", json!({"limit": 6})).await?;
+        show_items(&board, &["rank", "nym", "conviction", "tier"]);
+        let scores = column(&board, "conviction");
+        self.story.check("the best, in order", scores.as_str(), "40000 30000 30000 30000 25000 25000")?;
+        self.story.check("equal scores share a rank", column(&board, "rank").as_str(), "1 2 2 2 5 5")
+    }
+
+    async fn rise(&mut self) -> Result<()> {
+        self.story.chapter("A member rises")?;
+        let last = self.members.iter_mut().min_by_key(|member| member.conviction).context("no members")?;
+        last.conviction = 27_000;
+        let Member { user_id, nym, conviction, .. } = last.clone();
+        self.publish(vec![event("score.set", Some(&user_id), json!({"conviction": conviction}))]).await?;
+        let profile = self.ask("profiles.get", json!({"user_id": user_id})).await?;
+        show_fields(&profile, &["nym", "conviction", "rank", "tier"]);
+        let came = (profile["rank"].as_u64(), profile["tier"].as_str());
+        self.story.check(format!("{nym} has rank 5 and the tier naib"), came, (Some(5), Some("naib")))?;
+        let changes = self.ask("tiers.changes", json!({"limit": 3})).await?;
+        show_items(&changes, &["nym", "from", "to", "movement"]);
+        let own = items(&changes).iter().filter(|change| change["nym"] == nym && change["to"] == "naib");
+        self.story.check("the promotion is recorded once", own.count(), 1)
+    }
+
+    async fn badge(&mut self) -> Result<()> {
+        self.story.chapter("A badge")?;
+        let member = self.members.get(1).context("no second member")?;
+        let id = self.profile_id(&member.user_id).await?;
+        let award = json!({"profile_id": id, "kind": "water_bearer", "reason": "gave water"});
+        for (created, what) in [(true, "the badge is awarded"), (false, "it is not awarded again")] {
+            let badge = self.ask("admin.badges.award", award.clone()).await?;
+            show_fields(&badge, &["kind", "reason", "created"]);
+            self.story.check(what, badge["created"].as_bool(), Some(created))?;
+        }
+        let held = self.ask("profiles.badges", json!({"profile_id": id})).await?;
+        self.story.check("the member has one badge", column(&held, "kind").as_str(), "water_bearer")
+    }
+
+    async fn search(&mut self) -> Result<()> {
+        self.story.chapter("A search")?;
+        let found = self.ask("profiles.search", json!({"query": "%"})).await?;
+        show_items(&found, &["nym", "conviction", "tier"]);
+        self.story.check("one name has a percent sign", column(&found, "nym").as_str(), "100% Fremen")
+    }
+
+    async fn gateway(&mut self) -> Result<()> {
+        self.story.chapter("A gateway makes mistakes")?;
+        let member = self.members.get_mut(1).context("no second member")?;
+        member.activity += 1000;
+        let Member { user_id, activity, .. } = member.clone();
+        self.publish(vec![event("activity.add", Some(&user_id), json!({"amount": 1000})); 3]).await?;
+        self.publish(vec![event("score.set", Some(&user_id), json!({"conviction": "a lot"}))]).await?;
+        let profile = self.ask("profiles.get", json!({"user_id": user_id})).await?;
+        show_fields(&profile, &["nym", "activity"]);
+        let what = format!("the activity was {} and grew by 1000 once", activity - 1000);
+        self.story.check(what, profile["activity"].as_i64(), Some(activity))?;
+        let repair = self.configuration.as_client(&self.services.clients.repair);
+        show("$ muster-worker deadletters list");
+        let listed = String::from_utf8(repair.run("deadletters list").await?.stdout)?;
+        show(&listed);
+        let named = listed.matches("data.conviction must be an integer").count();
+        let came = (listed.lines().count(), named);
+        self.story.check("the last one is a dead letter, with the reason", came, (2, 1))
+    }
+
+    async fn bound(&mut self) -> Result<()> {
+        self.story.chapter("No list without a bound")?;
+        let page = self.ask("profiles.ranked", json!({"limit": 1_000_000})).await?;
+        let (rows, limit, next) = (items(&page).len(), &page["limit"], &page["next"]);
+        show(format!("{{\"limit\":{limit},\"next\":{next},\"items\":[… {rows} members]}}"));
+        let size = self.members.len();
+        self.story.check("at most 1000", (limit.as_i64(), rows), (Some(1000), size.min(1000)))?;
+        let all = self.walk("profiles.ranked").await?;
+        let ids: BTreeSet<Option<&str>> = all.iter().map(|member| member["user_id"].as_str()).collect();
+        let what = format!("page by page, all {size} members come, each once");
+        self.story.check(what, (all.len(), ids.len()), (size, size))
+    }
+
+    async fn plaintext(&mut self) -> Result<()> {
+        self.story.chapter("No plaintext")?;
+        let urls = format!("{},nats://gateway:hunter2@nats-2.example:4222", self.services.nats.url());
+        show(format!("$ MUSTER__NATS__URLS={urls} muster-worker serve"));
+        let output = self.configuration.with("MUSTER__NATS__URLS", urls).run("serve").await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        show(&said);
+        self.story.check("it is refused with exit code 64", output.status.code(), Some(64))?;
+        let came = (said.contains("nats-2.example:4222"), said.contains("hunter2"));
+        self.story.check("the message names the server and hides the password", came, (true, false))
+    }
+
+    async fn kill(mut self) -> Result<Self> {
+        self.story.chapter("The worker is killed")?;
+        let mut events = Vec::new();
+        for member in &mut self.members {
+            member.activity += 10;
+            events.push(event("activity.add", Some(&member.user_id), json!({"amount": 10})));
+        }
+        let (total, before) = (events.len(), self.worker.event_counts()?.applied);
+        let gateway = self.gateway.clone();
+        let publishing = tokio::spawn(async move { publish(&gateway, events).await });
+        while self.worker.event_counts()?.applied == before {
+            tokio::time::sleep(POLL).await;
+        }
+        show(format!("$ kill -KILL {}   # the first of {total} events are applied", self.worker.id()));
+        self.worker.kill()?;
+        show("$ muster-worker serve");
+        self.worker = self.configuration.serve(&self.services)?;
+        publishing.await??;
+        self.until_acknowledged().await?;
+        show(format!("the second worker applied {} events", self.worker.event_counts()?.applied));
+        self.check_activity("nothing is lost or applied twice: the activity of all members is").await?;
+        show("$ muster-worker verify --all");
+        let verified = self.configuration.run("verify --all").await?;
+        let said = String::from_utf8_lossy(&verified.stdout);
+        said.lines().take(4).chain(["  …"]).for_each(show);
+        self.story.check("every kept count is what counting anew says", verified.status.code(), Some(0))?;
+        Ok(self)
+    }
+
+    async fn erase(mut self) -> Result<Self> {
+        self.story.chapter("A member is erased")?;
+        let member = self.members.remove(self.members.len() / 2);
+        let late = founding(std::slice::from_ref(&member)).split_off(1);
+        let Member { user_id, nym, .. } = member;
+        let id = self.profile_id(&user_id).await?;
+        show(self.ask("admin.profiles.erase", json!({"profile_id": id})).await?);
+        self.publish(late).await?;
+        self.story.check("on SIGTERM the worker stops with exit code 0", self.worker.stop()?, Some(0))?;
+        let forget = "$JS.API.CONSUMER.DELETE.EVENTS.muster-worker";
+        show(format!("$ muster-worker ask '{forget}'"));
+        answer(&self.streams, forget, &json!({})).await?;
+        show("$ muster-worker serve");
+        self.worker = self.configuration.serve(&self.services)?;
+        self.until_acknowledged().await?;
+        let counts = self.worker.event_counts()?;
+        // All but the one that is a dead letter.
+        let stream = answer(&self.streams, "$JS.API.STREAM.INFO.EVENTS", &json!({})).await?;
+        let read = stream["state"]["messages"].as_u64().context("no number of events")? - 1;
+        let what = format!("{read} events are read again, and none is applied again");
+        self.story.check(what, (counts.applied, counts.duplicates), (0, read))?;
+        let gone = self.ask("profiles.get", json!({"user_id": user_id})).await?;
+        show(&gone);
+        self.story.check(format!("{nym} stays erased"), gone["error"]["code"].as_str(), Some("not_found"))?;
+        let stats = self.ask("community.stats", json!({})).await?;
+        show_fields(&stats, &["members", "conviction_total"]);
+        let total: i64 = self.members.iter().map(|member| member.conviction).sum();
+        let came = (stats["members"].as_u64(), stats["conviction_total"].as_i64());
+        let due = (u64::try_from(self.members.len()).ok(), Some(total));
+        self.story.check("all others are there, with their scores", came, due)?;
+        self.check_activity("and with their activity, in sum").await?;
+        Ok(self)
+    }
+
+    /// Prints a command that asks for the board, and where the worker's log is.
+    fn how_to_ask(&self) -> Result<()> {
+        let command = self.configuration.as_client(&self.services.clients.operator).command("ask");
+        let variables = command
+            .get_envs()
+            .filter_map(|(name, value)| Some(format!("export {}='{}'\n", name.display(), value?.display())));
+        let file = self.services.directory.secret_file("operator.env", &variables.collect::<String>())?;
+        let (program, id) = (command.get_program().display(), &self.community);
+        show(format!("source {}", file.display()));
+        show(format!("{program} ask muster.v1.{id}.profiles.ranked '{{\"limit\":3}}'"));
+        show(format!("The worker's log: {}", self.worker.log.display()));
+        Ok(())
+    }
+
+    /// Prints the first events, publishes all, and waits until the worker has handled them.
+    async fn publish(&self, events: Vec<Value>) -> Result<()> {
+        for event in events.iter().take(3) {
+            show(format!("→ {} {}", subject(event), event["data"]));
+        }
+        if events.len() > 3 {
+            show(format!("→ … {} events", events.len()));
+        }
+        publish(&self.gateway, events).await?;
+        self.until_acknowledged().await
+    }
+
+    async fn until_acknowledged(&self) -> Result<()> {
+        self.worker.until_acknowledged(&self.streams, PATIENCE).await
+    }
+
+    /// Prints a request to an endpoint of the community, and answers it.
+    async fn ask(&self, endpoint: &str, request: Value) -> Result<Value> {
+        show(format!("→ muster.v1.$community.{endpoint} {request}"));
+        answer(&self.operator, &format!("muster.v1.{}.{endpoint}", self.community), &request).await
+    }
+
+    async fn profile_id(&self, user_id: &str) -> Result<Value> {
+        let profile = self.ask("profiles.get", json!({"user_id": user_id})).await?;
+        show_fields(&profile, &["nym", "profile_id"]);
+        Ok(profile["profile_id"].clone())
+    }
+
+    /// All items of a list, page by page.
+    async fn walk(&self, endpoint: &str) -> Result<Vec<Value>> {
+        let subject = format!("muster.v1.{}.{endpoint}", self.community);
+        let (mut all, mut request) = (Vec::new(), json!({"limit": 1000}));
+        loop {
+            let page = answer(&self.operator, &subject, &request).await?;
+            all.extend_from_slice(items(&page));
+            request["cursor"] = page["next"].clone();
+            if request["cursor"].is_null() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Checks the sum of all members' activity: an event that is lost or applied twice would change it.
+    async fn check_activity(&mut self, what: &str) -> Result<()> {
+        let active = self.walk("profiles.active").await?;
+        let came: i64 = active.iter().filter_map(|member| member["activity"].as_i64()).sum();
+        let due: i64 = self.members.iter().map(|member| member.activity).sum();
+        self.story.check(format!("{what} {due}"), came, due)
+    }
+}
+
+/// Asks without a word.
+async fn answer(client: &Client, subject: &str, request: &Value) -> Result<Value> {
+    let answer = client.ask_by_hand(subject, request.to_string().into_bytes()).await?;
+    serde_json::from_slice(&answer.body).with_context(|| format!("{subject} answers no JSON"))
 }

@@ -1,7 +1,6 @@
 //! Builds the worker's image, looks at what is in it, and runs it as the manifests would, by `image/engine.sh`.
 
-mod content;
-
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,9 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use muster_messaging::api::ErrorCode;
 use muster_messaging::client::Client;
+use serde_json::{Value, json};
 use xtask::services::{free_address, get};
+use xtask::tool::output;
 
 use crate::cargo;
+use crate::description::{list, text};
 use crate::shipped::Shipped;
 use crate::verdict::{self, Verdict};
 
@@ -21,6 +23,9 @@ const ENGINE: &str = "xtask/src/image/engine.sh";
 const ARCHIVE: &str = "target/image/muster-worker.tar";
 /// What it is called on this machine.
 const IMAGE: &str = "localhost/muster-worker:xtask";
+
+/// The section of the program into which cargo-auditable writes the crates.
+const SECTION: &[u8] = b".dep-v0";
 
 /// What `cargo xtask image` takes.
 #[derive(clap::Args)]
@@ -52,7 +57,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
             rows.push(("two builds give one image", first == second, format!("{first}\n{second}")));
         }
     }
-    rows.extend(content::inspect(&archive)?);
+    rows.extend(inspect(&archive)?);
     let runs = engine(&["runs_containers"]).is_ok();
     if runs {
         rows.extend(ask(&image).await?);
@@ -84,6 +89,51 @@ fn engine(arguments: &[&str]) -> Result<String> {
         [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
     ensure!(output.status.success(), "{complained}\n{said}");
     Ok(if said.is_empty() { complained } else { said })
+}
+
+/// Looks at the layers and the configuration as they would be pushed.
+fn inspect(archive: &Path) -> Result<Vec<Row>> {
+    let scratch = tempfile::tempdir()?;
+    let [inside, unpacked] = ["image", "layer"].map(|name| scratch.path().join(name));
+    unpack(archive, &inside)?;
+    let read = |name: &str| -> Result<Value> {
+        let text = fs::read(inside.join(name)).with_context(|| format!("it has no {name}"))?;
+        Ok(serde_json::from_slice(&text)?)
+    };
+    let manifest = read("manifest.json")?;
+    let (config, layers) = (read(text(&manifest, "/0/Config"))?, list(&manifest, "/0/Layers"));
+    let (mut size, mut files, mut audited) = (0, String::new(), false);
+    for layer in layers.iter().filter_map(Value::as_str).map(|layer| inside.join(layer)) {
+        size += fs::metadata(&layer)?.len();
+        files.push_str(&output(Command::new("tar").arg("-tvf").arg(&layer))?);
+        unpack(&layer, &unpacked)?;
+        let program = fs::read(unpacked.join("muster-worker")).unwrap_or_default();
+        audited |= program.windows(SECTION.len()).any(|bytes| bytes == SECTION);
+    }
+    let only = matches!(files.lines().collect::<Vec<_>>()[..], [file]
+        if file.starts_with("-r-xr-xr-x") && file.ends_with(" muster-worker"));
+    let mut rows = vec![
+        ("at most 20 MB, unpacked", size <= 20_000_000, format!("{size} bytes")),
+        ("at most 4 layers", layers.len() <= 4, layers.len().to_string()),
+        ("nothing but the program, which nobody may write", only, files),
+        ("its crates, listed in it by cargo-auditable", audited, audited.to_string()),
+    ];
+    for (what, key, right) in [
+        ("a numeric user, not root", "User", json!("65532:65532")),
+        ("the program itself, not a shell", "Entrypoint", json!(["/muster-worker"])),
+        ("a health check without a shell", "Healthcheck/Test", json!(["CMD", "/muster-worker", "health"])),
+    ] {
+        let seen = config.pointer(&format!("/config/{key}")).unwrap_or(&Value::Null);
+        rows.push((what, *seen == right, seen.to_string()));
+    }
+    let revision = text(&config, "/config/Labels/org.opencontainers.image.revision");
+    rows.push(("labels of the OCI", !revision.is_empty(), format!("revision {revision}")));
+    Ok(rows)
+}
+
+fn unpack(archive: &Path, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    output(Command::new("tar").arg("-C").arg(directory).arg("-xf").arg(archive)).map(drop)
 }
 
 /// Runs the image as the rendered overlay would, beside the servers that are shipped, and asks it what its users ask.
@@ -155,4 +205,26 @@ fn launch(shipped: &Shipped, kind: &str, name: &str, options: &[&str]) -> Result
     arguments.extend(options.iter().map(|option| (*option).to_owned()));
     arguments.extend(pod.arguments);
     engine(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn an_image_breaks_what_is_planted_in_it_and_nothing_else() {
+        let images: BTreeMap<String, Vec<String>> =
+            toml::from_str(include_str!("image/planted.toml")).unwrap();
+        for (plant, breaks) in images {
+            let directory = tempfile::tempdir().unwrap();
+            let script = format!("{}{plant}", include_str!("image/plant.sh"));
+            let status = Command::new("bash").args(["-c", &script]).current_dir(&directory).status();
+            assert!(status.unwrap().success(), "{plant}");
+            let rows = inspect(&directory.path().join(ARCHIVE)).unwrap();
+            let broken: Vec<&str> = rows.iter().filter(|row| !row.1).map(|row| row.0).collect();
+            assert_eq!(broken, breaks, "{plant}");
+        }
+    }
 }

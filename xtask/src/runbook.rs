@@ -8,7 +8,6 @@
 mod block;
 mod load;
 mod setting;
-mod shell;
 
 use std::env;
 use std::path::Path;
@@ -17,8 +16,7 @@ use std::time::Duration;
 
 use crate::verdict::Verdict;
 use anyhow::{Context, Result, ensure};
-use xtask::services::postgres_server;
-use xtask::tool::{output, packaged};
+use xtask::tool::{output, packaged, postgres_server};
 
 use crate::{cargo, observability};
 use load::Load;

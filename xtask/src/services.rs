@@ -4,11 +4,9 @@
 //! panics or is killed.
 
 mod certificates;
-mod find;
 mod nats;
 mod postgres;
 mod process;
-mod run_directory;
 
 use std::sync::Arc;
 
@@ -18,12 +16,12 @@ use muster_messaging::connection::{NatsConfig, Transport};
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_messaging::tls::server::Servers;
 
+use crate::tool::postgres_server;
+
 pub use certificates::{Authority, Identity, current};
-pub use find::{Server, nats_server, postgres_server};
 pub use nats::{Nats, NatsOptions};
 pub use postgres::{Owner, Postgres, PostgresOptions};
-pub use process::{Process, Restartable, free_address, get};
-pub use run_directory::RunDirectory;
+pub use process::{Process, Restartable, RunDirectory, free_address, get};
 
 /// PostgreSQL and NATS of one run with the certificates that both know.
 ///

@@ -10,9 +10,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use xtask::services::{
-    Authority, Nats, NatsOptions, Postgres, PostgresOptions, RunDirectory, Services, postgres_server,
-};
+use xtask::services::{Authority, Nats, NatsOptions, Postgres, PostgresOptions, RunDirectory, Services};
+use xtask::tool::postgres_server;
 
 fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();

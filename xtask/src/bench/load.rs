@@ -17,8 +17,8 @@ use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_storage::{Store, StoreConfig};
 use time::OffsetDateTime;
 use tokio_postgres_rustls::MakeRustlsConnect;
-use xtask::services::{Services, postgres_server};
-use xtask::tool::{cache, output};
+use xtask::services::Services;
+use xtask::tool::{cache, output, postgres_server};
 use xtask::worker::{self, Configuration, Worker};
 
 use super::seed;

@@ -10,7 +10,7 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-use super::run_directory::write_secret;
+use super::process::write_secret;
 
 /// A certificate authority of one run.
 #[derive(Debug)]

@@ -7,9 +7,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::certificates::{Authority, Identity, current};
-use super::find::{Server, nats_server};
-use super::process::{Restartable, free_address};
-use super::run_directory::{RunDirectory, write_secret};
+use super::process::{Restartable, RunDirectory, free_address, write_secret};
+use crate::tool::{Server, nats_server};
 
 /// The file that says who may do what.
 const ACCOUNTS: &str = "accounts.conf";

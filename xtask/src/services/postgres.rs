@@ -9,10 +9,8 @@ use nix::unistd::{Uid, User};
 use uuid::Uuid;
 
 use super::certificates::Identity;
-use super::find::Server;
-use super::process::{Restartable, free_address};
-use super::run_directory::{RunDirectory, write_secret};
-use crate::tool::output;
+use super::process::{Restartable, RunDirectory, free_address, write_secret};
+use crate::tool::{Server, output};
 
 /// How long a start is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -10,7 +10,8 @@ use muster_messaging::connection::{Auth, Connection, NatsConfig, Transport};
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
 use muster_messaging::tls::server::Servers;
 use time::OffsetDateTime;
-use xtask::services::{Authority, Nats, NatsOptions, RunDirectory, nats_server};
+use xtask::services::{Authority, Nats, NatsOptions, RunDirectory};
+use xtask::tool::nats_server;
 
 pub(crate) const PASSWORD: &str = "s3cret-of-the-sietch";
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use muster_domain::Version;
-use xtask::services::Server;
+use xtask::tool::Server;
 use xtask::worker::Worker;
 
 use crate::setting::{Guild, Setting, eventually};
