@@ -1,15 +1,15 @@
-//! The demonstration: the story of one community, told by a real worker on real servers. The text of its chapters is in
-//! `demo/story.md`.
+//! The demonstration: the story of one community, told by a real worker on real servers.
 #![expect(clippy::indexing_slicing, reason = "a field that JSON lacks is null, so it cannot panic")]
 
 pub(crate) mod community;
-mod story;
 
 use std::collections::BTreeSet;
+use std::fmt::{Debug, Display};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use comfy_table::{Table, presets};
 use muster_messaging::client::{Client, EventPublisher};
 use muster_messaging::connection::Connection;
 use serde_json::{Value, json};
@@ -19,8 +19,9 @@ use xtask::worker::{Configuration, Worker};
 use crate::cargo;
 use crate::verdict::Verdict;
 use community::{GUILD, Member, NAME, event, founding, members, publish, subject};
-use story::{Story, column, items, show, show_fields, show_items};
 
+/// The headings of the chapters, each with its text.
+const TEXT: &str = include_str!("demo/story.md");
 const POLL: Duration = Duration::from_millis(50);
 /// How long the worker may take to apply what was published.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -354,4 +355,70 @@ impl Demo {
 async fn answer(client: &Client, subject: &str, request: &Value) -> Result<Value> {
     let answer = client.ask_by_hand(subject, request.to_string().into_bytes()).await?;
     serde_json::from_slice(&answer.body).with_context(|| format!("{subject} answers no JSON"))
+}
+
+/// Counts the chapters and the checks.
+#[derive(Default)]
+struct Story {
+    chapters: u32,
+    checks: u32,
+}
+
+impl Story {
+    /// Prints the heading and the text of the next chapter.
+    fn chapter(&mut self, title: &str) -> Result<()> {
+        self.chapters += 1;
+        print!("\n{}. ", self.chapters);
+        self.section(title)
+    }
+
+    /// Prints a heading of `story.md` and its text.
+    fn section(&self, title: &str) -> Result<()> {
+        let mut sections = TEXT.split("\n## ").filter_map(|section| section.split_once("\n\n"));
+        let (_, text) =
+            sections.find(|(heading, _)| *heading == title).context("a chapter without a text")?;
+        println!("{title}");
+        show(text.trim_end());
+        println!();
+        Ok(())
+    }
+
+    /// Prints a check mark, or ends the story with what was expected and what came instead.
+    fn check<T: PartialEq + Debug>(&mut self, what: impl Display, came: T, due: T) -> Result<()> {
+        ensure!(came == due, "✗ {what}\n  expected: {due:?}\n  came:     {came:?}");
+        self.checks += 1;
+        show(format!("✓ {what}"));
+        Ok(())
+    }
+}
+
+/// Prints text, indented.
+fn show(text: impl Display) {
+    text.to_string().lines().for_each(|line| println!("   {line}"));
+}
+
+/// Prints some fields of an answer's items as a table.
+fn show_items(answer: &Value, fields: &[&str]) {
+    let rows = items(answer).iter().map(|item| fields.iter().map(|field| plain(&item[*field])));
+    show(Table::new().load_style(presets::UTF8_FULL_CONDENSED).set_header(fields).add_rows(rows));
+}
+
+/// Prints some fields of an answer as JSON, and dots for the others.
+fn show_fields(answer: &Value, fields: &[&str]) {
+    let shown: Vec<String> = fields.iter().map(|field| format!("\"{field}\":{}", answer[*field])).collect();
+    show(format!("{{{},…}}", shown.join(",")));
+}
+
+/// The items of a page.
+fn items(page: &Value) -> &[Value] {
+    page["items"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// One field of each item of a page, separated by spaces.
+fn column(page: &Value, field: &str) -> String {
+    items(page).iter().map(|item| plain(&item[field])).collect::<Vec<_>>().join(" ")
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

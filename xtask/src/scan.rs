@@ -1,7 +1,5 @@
 //! Scans what ships, by `scan/scans.sh`: a scanner's own exit code decides, and its report in SARIF is kept.
 
-mod exceptions;
-
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +7,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use time::OffsetDateTime;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime};
 use xtask::tool::{self, Tool, WrongDigest};
 
 use crate::cargo;
+use crate::description::{list, text};
 use crate::verdict::{self, Verdict, step};
 
 /// Every scan, and the tool that makes it.
@@ -31,6 +31,10 @@ const SCANS: [(&str, &str); 11] = [
 ];
 /// Where the reports go.
 const REPORTS: &str = "target/scan";
+/// The files that make exceptions.
+const TRIVY: &str = ".trivyignore.yaml";
+const DENY: &str = "deny.toml";
+const VEX: &str = "infra/vex/muster.openvex.json";
 /// The exit code of a scan that could not be run.
 const NOT_RUN: i32 = 77;
 
@@ -70,7 +74,7 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<Verdict> {
     let (_, name) = SCANS.into_iter().find(|(name, _)| *name == scan).context("there is no such scan")?;
     let tool = match name {
         "xtask" => {
-            let problems = exceptions::problems(root, OffsetDateTime::now_utc().date())?;
+            let problems = exceptions(root, OffsetDateTime::now_utc().date())?;
             problems.iter().for_each(|problem| println!("{problem}"));
             return Ok(Verdict::of(problems.is_empty()));
         }
@@ -118,6 +122,41 @@ fn name_report(report: &Path, scan: &str) -> Result<()> {
     ensure!(run.get("results").is_some_and(Value::is_array), "it has no results");
     run.insert("automationDetails".to_owned(), json!({"id": format!("cargo-xtask-scan/{scan}/")}));
     fs::write(report, sarif.to_string()).context("it cannot be written")
+}
+
+/// What is wrong with the exceptions of the repository at `root`: each must have a reason and a day to come on which it
+/// expires. Trivy's file has a field for both; cargo-deny has one for the reason, which ends with the day. `scans.sh` lets no
+/// other scanner make exceptions.
+fn exceptions(root: &Path, today: Date) -> Result<Vec<String>> {
+    let read =
+        |file: &str| fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {file}"));
+    let trivy: Value = serde_norway::from_str(&read(TRIVY)?).context(TRIVY)?;
+    let deny: Value = toml::from_str(&read(DENY)?).context(DENY)?;
+    let vex: Value = serde_json::from_str(&read(VEX)?).context(VEX)?;
+    let mut problems = Vec::new();
+    let mut check = |file: &str, id: &str, reason: &str, expires: &str| {
+        let expires = Date::parse(expires, format_description!("[year]-[month]-[day]")).ok();
+        if reason.trim().is_empty() || expires.is_none_or(|day| day <= today) {
+            problems
+                .push(format!("{file}: {id} has no reason, or no day on which it expires, or is past it"));
+        }
+    };
+    for it in trivy.as_object().into_iter().flat_map(|kinds| kinds.values()).flat_map(|kind| list(kind, "")) {
+        check(TRIVY, text(it, "/id"), text(it, "/statement"), text(it, "/expired_at"));
+    }
+    let advisories = list(&deny, "/advisories/ignore");
+    for it in advisories {
+        let (reason, expires) = text(it, "/reason").rsplit_once("; expires ").unwrap_or_default();
+        check(DENY, it.as_str().unwrap_or(text(it, "/id")), reason, expires);
+    }
+    // Trivy leaves out what VEX says does not affect Muster.
+    for it in list(&vex, "/statements") {
+        let id = text(it, "/vulnerability/name");
+        if !advisories.iter().any(|advisory| text(advisory, "/id") == id) {
+            problems.push(format!("{VEX}: {id} is not in {DENY}, where it expires"));
+        }
+    }
+    Ok(problems)
 }
 
 #[cfg(test)]
