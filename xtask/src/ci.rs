@@ -55,9 +55,7 @@ async fn advisories() -> Result<Verdict> {
     let mut fetch = cargo::command(tool::find("cargo-deny")?.program, &["fetch", "db"]);
     if let Some(snapshot) = env::var_os(SNAPSHOT) {
         let from = format!("url.{}.insteadOf", Path::new(&snapshot).display());
-        fetch
-            .envs([("GIT_CONFIG_COUNT", "1"), ("GIT_CONFIG_VALUE_0", RUSTSEC)])
-            .env("GIT_CONFIG_KEY_0", from);
+        fetch.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", from).env("GIT_CONFIG_VALUE_0", RUSTSEC);
     }
     let is_fetched = cargo::run(&mut fetch).await?.success();
     let Some(date) = database_date().await else {
@@ -75,9 +73,9 @@ async fn advisories() -> Result<Verdict> {
 
 /// When the database that cargo-deny keeps was last changed.
 async fn database_date() -> Option<String> {
-    let cargo_home =
-        env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")))?;
-    let kept = std::fs::read_dir(cargo_home.join("advisory-dbs")).ok()?;
+    let home =
+        env::var_os("CARGO_HOME").map_or_else(|| Some(env::home_dir()?.join(".cargo")), |it| Some(it.into()));
+    let kept = std::fs::read_dir(home?.join("advisory-dbs")).ok()?;
     let database = kept.flatten().map(|entry| entry.path()).find(|path| path.join(".git").exists())?;
     let mut git = cargo::command("git", &["log", "-1", "--format=%cd", "--date=short"]);
     let output = git.current_dir(database).output().await.ok()?;

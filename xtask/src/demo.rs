@@ -83,11 +83,8 @@ impl Demo {
         let mut story = Story::default();
         story.chapter("A worker starts")?;
         let services = Services::start(true)?;
-        let (postgres, nats) = (&services.postgres, &services.nats);
-        show(format!(
-            "PostgreSQL {}, nats-server {}",
-            postgres.options.server.version, nats.options.server.version
-        ));
+        let (postgres, nats) = (&services.postgres.options.server, &services.nats.options.server);
+        show(format!("PostgreSQL {}, nats-server {}", postgres.version, nats.version));
         let configuration = Configuration::new(program, &services)?;
         for command in ["migrate", "check"] {
             show(format!("$ muster-worker {command}"));

@@ -62,7 +62,7 @@ fn faults(names: &Names, document: &str) -> Result<Vec<(usize, String)>> {
             Event::Text(ref content) | Event::Code(ref content) if !is_skipped => {
                 let is_code = in_block || matches!(event, Event::Code(_));
                 for (content, line) in content.lines().zip(line..) {
-                    let unknown = names.unknown(content, is_code);
+                    let unknown = names.unknown(content, is_code).into_iter();
                     faults.extend(unknown.map(|(kind, name)| (line, format!("{kind} {name}"))));
                 }
             }

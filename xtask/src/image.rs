@@ -62,8 +62,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     if runs {
         rows.extend(ask(&image).await?);
     }
-    let mut rows: Vec<_> =
-        rows.into_iter().map(|(what, holds, seen)| (what, Verdict::of(holds), seen)).collect();
+    let rows = rows.into_iter().map(|(what, holds, seen)| (what, Verdict::of(holds), seen));
+    let mut rows: Vec<_> = rows.collect();
     if !runs {
         rows.push(("running it, which takes docker or podman", Verdict::NotRun, String::new()));
     }
@@ -83,10 +83,10 @@ async fn build(arguments: &Arguments, archive: &Path) -> Result<String> {
 
 /// Runs a function of the engine; answers what it says.
 fn engine(arguments: &[&str]) -> Result<String> {
-    let output =
-        Command::new(cargo::root().join(ENGINE)).args(arguments).current_dir(cargo::root()).output()?;
-    let [said, complained] =
-        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+    let mut command = Command::new(cargo::root().join(ENGINE));
+    let output = command.args(arguments).current_dir(cargo::root()).output()?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim().to_owned();
+    let (said, complained) = (text(output.stdout), text(output.stderr));
     ensure!(output.status.success(), "{complained}\n{said}");
     Ok(if said.is_empty() { complained } else { said })
 }
@@ -162,11 +162,8 @@ async fn ask(image: &str) -> Result<Vec<Row>> {
     let seen = engine(&["confinement", &container.0])?;
     let confined = matches!(seen.split_whitespace().collect::<Vec<_>>()[..],
         ["true", memory, user, "0000000000000000", "1", "2"] if memory != "0" && user != "0");
-    rows.push((
-        "read-only root, memory limit; no root, capability or new privilege; seccomp",
-        confined,
-        seen,
-    ));
+    let confinement = "read-only root, memory limit; no root, capability or new privilege; seccomp";
+    rows.push((confinement, confined, seen));
     let health = engine(&["exec_inside", &container.0, "/muster-worker", "health"]);
     rows.push(("muster-worker health, inside", health.is_ok(), either(health)));
     let services = &shipped.setting.services;

@@ -57,19 +57,6 @@ pub struct Clients {
     pub operator: Identity,
 }
 
-impl Clients {
-    /// Issues all of them.
-    pub fn issue(authority: &Authority) -> Result<Self> {
-        Ok(Self {
-            worker: authority.client("muster-worker")?,
-            repair: authority.client("muster-repair")?,
-            streams: authority.client("muster-streams")?,
-            gateway: authority.client("muster-gateway")?,
-            operator: authority.client("muster-operator")?,
-        })
-    }
-}
-
 impl Services {
     /// Starts PostgreSQL and one node of NATS. With `durable`, PostgreSQL syncs to disk as in production.
     pub fn start(durable: bool) -> Result<Self> {
@@ -87,7 +74,14 @@ impl Services {
     ) -> Result<Self> {
         let directory = RunDirectory::create()?;
         let authority = Authority::create(directory.path(), "ca")?;
-        let clients = Clients::issue(&authority)?;
+        let client = |user: &str| authority.client(&format!("muster-{user}"));
+        let clients = Clients {
+            worker: client("worker")?,
+            repair: client("repair")?,
+            streams: client("streams")?,
+            gateway: client("gateway")?,
+            operator: client("operator")?,
+        };
         let mut postgres = PostgresOptions::new(postgres_server()?, authority.server("postgres")?);
         let mut nodes = NatsOptions::nodes(&authority, nodes)?;
         change(&mut postgres, &mut nodes)?;
@@ -97,24 +91,19 @@ impl Services {
         Ok(Self { nats, other_nodes: nodes.collect(), postgres, clients, authority, directory })
     }
 
-    /// How one of the clients connects, through the same gate as the worker.
+    /// How one of the clients connects.
     pub fn nats_config(&self, client: &Identity, name: &str) -> Result<NatsConfig> {
         nats_config(&[self.nats.url()], &self.authority, client, name)
     }
 }
 
 /// How a client connects to servers that are as infra/nats ships them, through the same gate as the worker.
-pub fn nats_config(
-    urls: &[String],
-    authority: &Authority,
-    client: &Identity,
-    name: &str,
-) -> Result<NatsConfig> {
+pub fn nats_config(urls: &[String], ca: &Authority, client: &Identity, name: &str) -> Result<NatsConfig> {
     let policy = TlsPolicy::new(Environment::Production, false);
     let Servers::Tls(servers) = Servers::parse(urls, policy)? else {
         bail!("the policy let a plaintext server pass");
     };
-    let material = Arc::new(Material::load(&authority.files(client), MinimumVersion::Tls13)?);
+    let material = Arc::new(Material::load(&ca.files(client), MinimumVersion::Tls13)?);
     let mut config = NatsConfig::new(Transport::Tls { servers, material }, name);
     config.tls_first = true;
     Ok(config)

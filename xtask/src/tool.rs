@@ -24,14 +24,14 @@ const POSTGRES_FLOOR: Version = muster_storage::SERVER_FLOOR.least;
 /// The oldest nats-server without a known advisory that concerns Muster.
 const NATS_FLOOR: Version = muster_messaging::connection::SERVER_FLOOR.advised;
 /// Where packages put the directories of PostgreSQL's versions.
-const POSTGRES_PARENTS: [&str; 5] =
+const PARENTS: [&str; 5] =
     ["/usr/lib/postgresql", "/usr", "/usr/local", "/opt/homebrew/opt", "/usr/local/opt"];
 
 /// A fetched file is not the one that is pinned. It is not used, and nothing else is used in its place: somebody changed it,
 /// or the pin is wrong, and either has to be looked at.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the wheel of {tool} is not the pinned one and not used; the digest in xtask/pins.toml is from {checked}"
+    "the wheel of {tool} is not the pinned one and not used; xtask/pins.toml has its digest from {checked}"
 )]
 pub struct WrongDigest {
     tool: String,
@@ -140,9 +140,8 @@ fn unpacked(kind: &str, package: &[&str], place: &Path) -> Result<PathBuf> {
         let cache = place.parent().context("no cache")?;
         fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
         let scratch = tempfile::Builder::new().prefix("fetch-").tempdir_in(cache)?;
-        output(
-            Command::new("sh").args(["-c", FETCH, "fetch", kind]).args(package).current_dir(scratch.path()),
-        )?;
+        let mut fetch = Command::new("sh");
+        output(fetch.args(["-c", FETCH, "fetch", kind]).args(package).current_dir(scratch.path()))?;
         let renamed = fs::rename(scratch.path().join("unpacked"), place);
         // Another process may have been faster, with the same content.
         ensure!(renamed.is_ok() || place.is_dir(), "cannot make {}: {renamed:?}", place.display());
@@ -196,7 +195,7 @@ impl Server {
 
     /// The PostgreSQL that is first on PATH, else the newest that a package put into a directory of its version.
     fn installed_postgres() -> Option<Self> {
-        let directories = POSTGRES_PARENTS.iter().flat_map(fs::read_dir).flatten().flatten();
+        let directories = PARENTS.iter().flat_map(fs::read_dir).flatten().flatten();
         let versions = || directories.filter_map(|entry| Self::postgres(&entry.path().join("bin")));
         let on_path = on_path("initdb").find_map(|initdb| Self::postgres(initdb.parent()?));
         on_path.or_else(|| versions().max_by_key(|found| found.version))

@@ -185,9 +185,8 @@ impl Worker {
     pub fn memory(&self) -> Option<(u64, u64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.id())).ok()?;
         let mebibytes = |key: &str| {
-            let kibibytes =
-                status.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?;
-            kibibytes.parse::<u64>().ok().map(|kibibytes| kibibytes / 1024)
+            let value = status.lines().find_map(|line| line.strip_prefix(key))?;
+            value.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes / 1024)
         };
         Some((mebibytes("VmRSS:")?, mebibytes("VmHWM:")?))
     }
@@ -210,11 +209,8 @@ impl Worker {
 }
 
 /// Publishes events, each a subject and a payload, in their order, and waits until the broker has stored all of them.
-pub async fn publish(
-    publisher: &EventPublisher,
-    events: impl IntoIterator<Item = (String, String)>,
-) -> Result<()> {
-    let sent = stream::iter(events).map(|(subject, event)| publisher.publish_raw(subject, event.into()));
+pub async fn publish(to: &EventPublisher, events: impl IntoIterator<Item = (String, String)>) -> Result<()> {
+    let sent = stream::iter(events).map(|(subject, event)| to.publish_raw(subject, event.into()));
     let stored = sent.buffered(EventPublisher::MAX_IN_FLIGHT).try_for_each(async |_| Ok(()));
     stored.await.context("the broker did not store an event")
 }

@@ -60,8 +60,8 @@ async fn apply_ideal(client: &Client, events: Vec<seed::Event>) -> Result<()> {
     let statement = client.prepare(statement).await?;
     for batch in events.chunks(BATCH) {
         let ids: Vec<Uuid> = batch.iter().map(|event| event.id).collect();
-        let (members, scores): (Vec<i64>, Vec<i64>) =
-            batch.iter().map(|event| (event.member, event.score)).unzip();
+        let members: Vec<i64> = batch.iter().map(|event| event.member).collect();
+        let scores: Vec<i64> = batch.iter().map(|event| event.score).collect();
         client.execute(&statement, &[&ids, &members, &scores]).await?;
     }
     Ok(())
@@ -86,11 +86,11 @@ async fn end_to_end(community: &Community, events: Vec<seed::Event>) -> Result<R
 
 /// The rate of some work, and PostgreSQL's processor time by the system's account.
 async fn metered<T>(
-    community: &Community,
+    at: &Community,
     events: usize,
     work: impl Future<Output = Result<T>>,
 ) -> Result<(T, Rate)> {
-    let server = community.services.postgres.id().context("PostgreSQL is stopped")?;
+    let server = at.services.postgres.id().context("PostgreSQL is stopped")?;
     let (begun, used) = (Instant::now(), processor_time(server));
     let done = work.await?;
     let (seconds, used) = (begun.elapsed().as_secs_f64(), processor_time(server) - used);

@@ -135,9 +135,9 @@ impl Community {
 
     /// A store on the worker's database.
     pub(super) async fn store(&self) -> Result<Store> {
-        let (policy, url) =
-            (TlsPolicy::new(Environment::Production, false), self.services.postgres.url(DATABASE));
-        Ok(Store::open(StoreConfig::new(&url.into(), policy, Some(self.trust.client_config()))?).await?)
+        let url = self.services.postgres.url(DATABASE).into();
+        let policy = TlsPolicy::new(Environment::Production, false);
+        Ok(Store::open(StoreConfig::new(&url, policy, Some(self.trust.client_config()))?).await?)
     }
 
     /// Asks on a subject; an answer that is an error is one here, too.

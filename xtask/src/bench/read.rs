@@ -133,7 +133,7 @@ impl<'a> Case<'a> {
     /// `None` if there is no deep page.
     async fn prepare(
         name: &'a str,
-        question: &'a Measure,
+        ask: &Measure,
         target: &'a Target<'a>,
         deep: bool,
     ) -> Result<Option<Self>> {
@@ -144,14 +144,14 @@ impl<'a> Case<'a> {
             let values = target.members.iter().filter_map(|member| member.get(field));
             values.map(|value| json!({ field: value }).to_string()).collect()
         };
-        let bodies: Vec<String> = match &question.about {
+        let bodies: Vec<String> = match &ask.about {
             Some(field) => about(field),
-            None if deep => target.deep_body(question.body.clone(), &subject).await?.into_iter().collect(),
-            None => vec![json!(question.body).to_string()],
+            None if deep => target.deep_body(ask.body.clone(), &subject).await?.into_iter().collect(),
+            None => vec![json!(ask.body).to_string()],
         };
         let Some(body) = bodies.first() else { return Ok(None) };
         let echo = target.community.echo(target.community.ask(&subject, body).await?).await?;
-        let ideal = match question.rows {
+        let ideal = match ask.rows {
             1 => "SELECT * FROM members WHERE id = $1".to_owned(),
             rows => format!("SELECT * FROM members ORDER BY score DESC, id DESC LIMIT {rows}"),
         };
@@ -240,8 +240,8 @@ fn report(cases: &[Case<'_>], charted: usize) -> Measured {
     let smallest = cases.iter().map(members).min().unwrap_or(0);
     let largest = cases.iter().map(members).max().unwrap_or(0);
     let (mut rows, mut limits) = (Vec::new(), Vec::new());
-    let (own, others): (Vec<&Case<'_>>, Vec<&Case<'_>>) =
-        cases.iter().partition(|case| case.target.store.is_some());
+    let is_own = |case: &&Case<'_>| case.target.store.is_some();
+    let (own, others): (Vec<_>, Vec<_>) = cases.iter().partition(is_own);
     for case in own {
         let key = |of: &Case<'_>| (of.name.to_owned(), of.deep, members(of));
         let other = others.iter().find(|other| key(other) == key(case)).copied();

@@ -43,11 +43,8 @@ pub(crate) fn founding(members: &[Member]) -> Vec<Value> {
     let mut events = vec![event("guild.join", None, json!({"name": NAME}))];
     for Member { user_id, nym, conviction, activity } in members {
         events.push(event("member.join", Some(user_id), json!({"username": nym})));
-        events.push(event(
-            "score.set",
-            Some(user_id),
-            json!({"conviction": conviction, "activity": activity}),
-        ));
+        let scores = json!({"conviction": conviction, "activity": activity});
+        events.push(event("score.set", Some(user_id), scores));
     }
     events
 }

@@ -67,16 +67,12 @@ impl Names {
     }
 
     /// The names in a line of a document that do not exist, each behind its kind.
-    pub(super) fn unknown<'a>(
-        &'a self,
-        line: &'a str,
-        is_code: bool,
-    ) -> impl Iterator<Item = (&'static str, &'a str)> {
-        let kinds = self.kinds.iter().filter(move |(kind, _)| is_code || *kind == ALERT);
-        let names = kinds.flat_map(move |(kind, pattern)| {
+    pub(super) fn unknown<'a>(&self, line: &'a str, is_code: bool) -> Vec<(&'static str, &'a str)> {
+        let kinds = self.kinds.iter().filter(|(kind, _)| is_code || *kind == ALERT);
+        let names = kinds.flat_map(|(kind, pattern)| {
             pattern.captures_iter(line).map(|found| found.extract()).map(|(_, [name])| (*kind, name))
         });
-        names.filter(|(kind, name)| !self.has(kind, name))
+        names.filter(|(kind, name)| !self.has(kind, name)).collect()
     }
 
     /// Whether a name of this kind exists.
@@ -109,8 +105,8 @@ impl Names {
         let mut words = words.take_while(|word| *word != "--" && !word.starts_with(['>', '<', '#', '\\']));
         let mut command = String::new();
         words.all(|word| {
-            let below =
-                format!("{command} {}", word.split('=').next().unwrap_or(word)).trim_start().to_owned();
+            let name = word.split('=').next().unwrap_or(word);
+            let below = format!("{command} {name}").trim_start().to_owned();
             let (exists, is_option) = (self.known.contains(&below), word.starts_with("--"));
             if exists && !is_option {
                 command = below;

@@ -13,6 +13,7 @@ use nkeys::KeyPair;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
+use uuid::Uuid;
 use xtask::services::{
     Authority, Nats, NatsOptions, Postgres, Process, RunDirectory, Services, free_address,
 };
@@ -67,7 +68,7 @@ impl Setting {
             ("NATS_NODES", nodes.to_string().into()),
             ("NATS_CONF", nats.configuration().into()),
             ("LOGINS", format!("localhost:{}", logins.port).into()),
-            ("LOGINS_USERS", logins.accounts_file().into()),
+            ("LOGINS_USERS", logins.configuration().join("accounts.conf").into()),
             ("POSTGRES_PORT", postgres.port.to_string().into()),
             ("POSTGRES_USER", Postgres::USER.into()),
         ]);
@@ -86,15 +87,20 @@ impl Setting {
 }
 
 /// A server that differs from what is shipped in that its users log in by password or NKey, with the files for that.
-fn with_logins(directory: &RunDirectory, authority: &Authority) -> Result<Nats> {
+fn with_logins(directory: &RunDirectory, ca: &Authority) -> Result<Nats> {
     for name in ["issued-nkey", "next-nkey"] {
         let pair = KeyPair::new_user();
         directory.secret_file(&format!("{name}.nk"), &pair.seed().context("an NKey without a seed")?)?;
         fs::write(directory.path().join(format!("{name}.pub")), pair.public_key())?;
     }
-    let mut options =
-        NatsOptions::new(nats_server()?, authority.server("logins")?, authority.certificate_file());
-    directory.secret_file("secrets/worker-nats-password", &options.log_in("worker")?)?;
+    let password = Uuid::new_v4().simple().to_string();
+    directory.secret_file("secrets/worker-nats-password", &password)?;
+    let mut options = NatsOptions::new(nats_server()?, ca.server("logins")?, ca.certificate_file());
+    // Certificates are asked for all the same.
+    options.change("verify_and_map: true", "verify: true")?;
+    options.accounts = format!(
+        "authorization {{\n  users: [\n    {{ user: \"worker\", password: {password:?} }}\n  ]\n}}\n"
+    );
     Nats::start(directory, "logins", options)
 }
 

@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use muster_messaging::tls::material::TlsFiles;
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{ExtendedKeyUsagePurpose as Purpose, KeyUsagePurpose};
 use time::{Duration, OffsetDateTime};
 
 use super::process::write_secret;
@@ -79,8 +77,7 @@ impl Authority {
         let mut params = params(name, hosts, validity)?;
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![Purpose::ServerAuth, Purpose::ClientAuth];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let file = |end: &str| self.directory.join(format!("{name}.{end}"));

@@ -4,14 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::certificates::{Authority, Identity, current};
 use super::process::{Restartable, RunDirectory, free_address, write_secret};
 use crate::tool::{Server, nats_server};
-
-/// The file that says who may do what.
-const ACCOUNTS: &str = "accounts.conf";
 
 /// How a private NATS server is to be: as infra/nats ships it, but for what is changed here.
 #[derive(Debug, Clone)]
@@ -60,17 +56,6 @@ impl NatsOptions {
         self.node = self.node.replacen(from, to, 1);
         Ok(())
     }
-
-    /// Has one user, who may do everything, log in by the password that it answers, in place of those of `accounts.conf`.
-    /// Certificates are asked for all the same.
-    pub fn log_in(&mut self, user: &str) -> Result<String> {
-        let password = Uuid::new_v4().simple().to_string();
-        self.accounts = format!(
-            "authorization {{\n  users: [\n    {{ user: {user:?}, password: {password:?} }}\n  ]\n}}\n"
-        );
-        self.change("verify_and_map: true", "verify: true")?;
-        Ok(password)
-    }
 }
 
 /// A private NATS server.
@@ -83,7 +68,7 @@ impl Nats {
         for directory in [nats.data(), nats.configuration()] {
             fs::create_dir(directory).context("cannot make the NATS server's directories")?;
         }
-        write_secret(&nats.accounts_file(), &nats.options.accounts)?;
+        write_secret(&nats.configuration().join("accounts.conf"), &nats.options.accounts)?;
         nats.restart()?;
         Ok(nats)
     }
@@ -97,11 +82,6 @@ impl Nats {
     /// The directory with its copy of infra/nats.
     pub fn configuration(&self) -> PathBuf {
         self.directory.path().join(format!("{}-conf", self.name))
-    }
-
-    /// The file that says who may do what.
-    pub fn accounts_file(&self) -> PathBuf {
-        self.configuration().join(ACCOUNTS)
     }
 
     /// The variables that its configuration takes from the environment, as infra/nats/README.md lists them.
@@ -119,8 +99,8 @@ impl Nats {
             ("NATS_TLS_CA", quoted(&self.options.client_ca)),
         ];
         if let Some((port, routes)) = &self.options.cluster {
-            let routes: Vec<String> =
-                routes.iter().map(|port| format!("\"tls://127.0.0.1:{port}\"")).collect();
+            let route = |port| format!("\"tls://127.0.0.1:{port}\"");
+            let routes: Vec<String> = routes.iter().map(route).collect();
             variables.push(("NATS_CLUSTER_LISTEN", listen((*port).into())));
             variables.push(("NATS_ROUTES", format!("[{}]", routes.join(", "))));
         }
@@ -128,7 +108,7 @@ impl Nats {
     }
 
     /// Starts it after a stop or a kill, on the same port with the same data, with the options as they are now. Who may do
-    /// what stays as it is in its [`Nats::accounts_file`].
+    /// what stays as it is in its copy of `accounts.conf`.
     pub fn restart(&mut self) -> Result<()> {
         let configuration = self.configuration();
         write_secret(&configuration.join("node.conf"), &self.options.node)?;
@@ -156,7 +136,7 @@ impl Nats {
     /// Gives a user of `accounts.conf` another name, so that its certificate is good for nothing any more, and makes the
     /// server read that.
     pub fn rename_user(&self, user: &str, name: &str) -> Result<()> {
-        let file = self.accounts_file();
+        let file = self.configuration().join("accounts.conf");
         let accounts = fs::read_to_string(&file)?;
         let named = format!("user: {user:?}");
         ensure!(accounts.contains(&named), "{} has no user {user}", file.display());

@@ -65,22 +65,22 @@ impl Postgres {
             }
         }
         cluster.configure()?;
-        cluster.launch(true)?;
+        cluster.restart()?;
         Ok(cluster)
     }
 
     fn init(&self) -> Result<()> {
+        let (data, owner) = (self.data(), Owner::new()?);
         let password =
-            self.directory.secret_file(&format!("{}-password", self.name), &self.options.password)?;
-        fs::create_dir(self.data())?;
-        let owner = Owner::new()?;
+            self.directory.secret_file(&format!("{}.password", self.name), &self.options.password)?;
+        fs::create_dir(&data)?;
         owner.give(&password)?;
-        owner.give(&self.data())?;
+        owner.give(&data)?;
         let mut initdb = self.command("initdb")?;
         initdb.args(["--no-sync", "--encoding=UTF8", "--auth=scram-sha-256", "--username", Self::USER]);
-        initdb.args(["--locale", LOCALE, "--pgdata"]).arg(self.data()).arg("--pwfile").arg(&password);
+        initdb.args(["--locale", LOCALE, "--pgdata"]).arg(&data).arg("--pwfile").arg(&password);
         output(&mut initdb)?;
-        fs::rename(password, self.data().join(PASSWORD)).context("cannot keep the password")
+        fs::rename(password, data.join(PASSWORD)).context("cannot keep the password")
     }
 
     fn configure(&self) -> Result<()> {
@@ -92,7 +92,7 @@ impl Postgres {
         );
         let setting =
             |(name, value): &(String, String)| format!("{name} = '{}'\n", value.replace('\'', "''"));
-        let further: String = options.settings.iter().map(setting).collect();
+        let further = options.settings.iter().map(setting).collect::<String>();
         let text = [include_str!("postgresql.conf"), &switches, &further].concat();
         write_secret(&self.data().join("postgresql.auto.conf"), &text)?;
         let host = if options.tls.is_some() { "hostssl" } else { "host" };
@@ -120,15 +120,15 @@ impl Postgres {
         Ok(command)
     }
 
-    /// Starts it. Another process may take a free port before it does; and the sessions of one that was killed take a moment
-    /// to notice, and hold the shared memory until then.
-    fn launch(&mut self, with_new_port: bool) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
+    /// Starts it, after a stop or a kill on the same port with the same data. Another process may take a free port before it
+    /// does; and the sessions of one that was killed take a moment to notice, and hold the shared memory until then.
+    pub fn restart(&mut self) -> Result<()> {
+        let (end, is_new) = (Instant::now() + PATIENCE, self.port == 0);
         loop {
-            if with_new_port {
+            if is_new {
                 self.port = free_address()?.port();
             }
-            let Err(error) = self.try_launch() else { return Ok(()) };
+            let Err(error) = self.launch() else { return Ok(()) };
             let passes = ["Address already in use", "shared memory block"];
             if Instant::now() > end || !passes.iter().any(|reason| format!("{error:#}").contains(reason)) {
                 return Err(error);
@@ -136,7 +136,7 @@ impl Postgres {
         }
     }
 
-    fn try_launch(&mut self) -> Result<()> {
+    fn launch(&mut self) -> Result<()> {
         let (data, mut command) = (self.data(), self.command("postgres")?);
         command.arg("-D").arg(&data).arg("-p").arg(self.port.to_string());
         // What pg_ctl does: the last line of this file turns to `ready` when connections are accepted.
@@ -152,11 +152,6 @@ impl Postgres {
         let mode = if self.options.tls.is_some() { "verify-full" } else { "disable" };
         let (user, password) = (Self::USER, &self.options.password);
         format!("postgres://{user}:{password}@localhost:{}/{database}?sslmode={mode}", self.port)
-    }
-
-    /// Starts it again, on the same port with the same data.
-    pub fn restart(&mut self) -> Result<()> {
-        self.launch(false)
     }
 }
 

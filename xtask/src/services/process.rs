@@ -105,20 +105,14 @@ pub struct Process {
     pub log: PathBuf,
     name: String,
     child: Child,
-    stop_signal: Signal,
-    pid_file: PathBuf,
+    stop: Signal,
     // Held so that the directory outlives what runs in it.
     _directory: RunDirectory,
 }
 
 impl Process {
-    /// Starts `command` under `name`, with its output appended to `<name>.log`. `stop_signal` asks it to stop cleanly.
-    pub fn start(
-        directory: &RunDirectory,
-        name: &str,
-        command: &mut Command,
-        stop_signal: Signal,
-    ) -> Result<Self> {
+    /// Starts `command` under `name`, with its output appended to `<name>.log`. `stop` asks it to stop cleanly.
+    pub fn start(directory: &RunDirectory, name: &str, command: &mut Command, stop: Signal) -> Result<Self> {
         let log = directory.path().join(format!("{name}.log"));
         let output = File::options().create(true).append(true).open(&log).context("cannot write a log")?;
         let child = command
@@ -128,11 +122,9 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-        let pid_file = directory.path().join(format!("{name}.pid"));
-        let started =
-            Self { name: name.to_owned(), child, stop_signal, pid_file, log, _directory: directory.clone() };
-        fs::write(&started.pid_file, format!("{}\n", started.id())).context("cannot write a process id")?;
-        Ok(started)
+        fs::write(log.with_extension("pid"), format!("{}\n", child.id()))
+            .context("cannot write a process id")?;
+        Ok(Self { name: name.to_owned(), child, stop, log, _directory: directory.clone() })
     }
 
     /// Its process id.
@@ -154,11 +146,7 @@ impl Process {
 
     /// Waits until `is_ready`, asked every few milliseconds, answers with something. When the process ends before, or is not
     /// ready within `deadline`, the error holds the end of its log.
-    pub fn wait_until<T>(
-        &mut self,
-        deadline: Duration,
-        mut is_ready: impl FnMut() -> Option<T>,
-    ) -> Result<T> {
+    pub fn wait_until<T>(&mut self, deadline: Duration, is_ready: impl Fn() -> Option<T>) -> Result<T> {
         let end = Instant::now() + deadline;
         loop {
             if let Some(answer) = is_ready() {
@@ -204,12 +192,12 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
-            drop(self.signal(self.stop_signal));
+            drop(self.signal(self.stop));
             if !matches!(self.wait(GRACE), Ok(Some(_))) {
                 drop(self.kill());
             }
         }
-        drop(fs::remove_file(&self.pid_file));
+        drop(fs::remove_file(self.log.with_extension("pid")));
     }
 }
 
