@@ -23,7 +23,6 @@ use report::{Limit, Measured, float};
 const CALLERS: usize = 64;
 const EVENTS: usize = 1000;
 
-/// What `cargo xtask bench` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The sizes of community.

@@ -28,21 +28,15 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments)
 }
 
-/// Builds the worker and returns its program. The whole workspace is built, so that tests need not build its dependencies
-/// again with the features that they have together.
+/// Builds the worker and returns its program, unless `cargo xtask test` did. The whole workspace is built, so that tests
+/// need not build its dependencies again with the features that they have together.
 pub(crate) async fn build_worker() -> Result<PathBuf> {
+    if let Some(built) = env::var_os("MUSTER_TEST_WORKER") {
+        return Ok(built.into());
+    }
     let built = run(&mut cargo(&["build", "--locked", "--workspace"])).await?;
     ensure!(built.success(), "it does not build");
     Ok(target().join("debug/muster-worker"))
-}
-
-/// The worker that a test runs: the one that `cargo xtask test` built, else one built now.
-#[cfg(test)]
-pub(crate) async fn worker_of_this_test() -> PathBuf {
-    match env::var_os("MUSTER_TEST_WORKER") {
-        Some(program) => program.into(),
-        None => build_worker().await.unwrap(),
-    }
 }
 
 fn target() -> PathBuf {

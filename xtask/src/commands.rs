@@ -1,18 +1,12 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::Parser;
 
 use crate::{bench, demo, image, scan, test};
 
 /// Muster's checks and demonstrations.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
-
-#[derive(Subcommand)]
 pub(crate) enum Command {
     /// Show everything at work: a real PostgreSQL, a real NATS with TLS, the real worker, real events.
     Demo(demo::Arguments),

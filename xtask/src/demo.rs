@@ -26,7 +26,6 @@ const POLL: Duration = Duration::from_millis(50);
 /// How long the worker may take to apply what was published.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What `cargo xtask demo` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// How many members the community has.

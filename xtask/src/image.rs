@@ -27,7 +27,6 @@ const IMAGE: &str = "localhost/muster-worker:xtask";
 /// The section of the program into which cargo-auditable writes the crates.
 const SECTION: &[u8] = b".dep-v0";
 
-/// What `cargo xtask image` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// The image to build from, in place of the one that infra/docker/base names by digest.

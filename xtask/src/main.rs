@@ -25,11 +25,11 @@ use anyhow::Result;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use commands::{Arguments, Command};
+use commands::Command;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let command = Arguments::parse().command;
+    let command = Command::parse();
     // What a command started is stopped when its future is dropped, however it ends.
     let ended = tokio::select! {
         ended = run(command) => ended,

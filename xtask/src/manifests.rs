@@ -150,7 +150,7 @@ mod tests {
             assert_eq!(Verdict::NotRun.enforced(), Verdict::NotRun);
             return;
         }
-        let policies = policies(&cargo::worker_of_this_test().await).unwrap();
+        let policies = policies(&cargo::build_worker().await.unwrap()).unwrap();
         let production = render(&expected(PRODUCTION)).unwrap();
         let mut missed = Vec::new();
         for fault in read::<Vec<Fault>>("faults.yaml").unwrap() {

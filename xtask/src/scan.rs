@@ -38,7 +38,6 @@ const VEX: &str = "infra/vex/muster.openvex.json";
 /// The exit code of a scan that could not be run.
 const NOT_RUN: i32 = 77;
 
-/// What `cargo xtask scan` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Run these scans and no other.

@@ -23,8 +23,6 @@ const OVERLAY: &str = "infra/k8s/overlays/production";
 const RUNBOOK: &str = "docs/runbooks/operations.md";
 const BEFORE_THE_START: [&str; 4] =
     ["Operations", "1.1 Prepare the database", "1.2 Make the streams", "1.3 Make the Secrets"];
-/// How many nodes NATS has in production, and the worker is configured with.
-const NODES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everything that a pod of the overlay needs.
@@ -48,18 +46,15 @@ pub(crate) struct Pod {
 impl Shipped {
     /// Starts the servers, runs what the runbook has an operator do before the first start, and renders the overlay.
     pub(crate) async fn start(worker: &Path) -> Result<Self> {
-        let setting = Setting::new(worker, NODES, None)?;
-        let runbook = cargo::read(RUNBOOK)?;
-        let directory = setting.services.directory.path().to_owned();
-        let mut shell = setting.shell()?;
+        let setting = Setting::new(worker, 3, None)?;
+        let (runbook, mut shell) = (cargo::read(RUNBOOK)?, setting.shell()?);
         for title in BEFORE_THE_START {
             for script in section(&runbook, title)? {
-                let ran = shell.run(&script, PATIENCE).await;
-                ran.with_context(|| format!("{RUNBOOK}, {title}"))?;
+                shell.run(&script, PATIENCE).await.with_context(|| format!("{RUNBOOK}, {title}"))?;
             }
         }
         let mut objects = parse(&render(&cargo::root().join(OVERLAY))?)?;
-        let secrets = directory.join("kubernetes-secrets");
+        let secrets = setting.services.directory.path().join("kubernetes-secrets");
         for file in fs::read_dir(secrets).context("the runbook made no Secrets")? {
             objects.extend(parse(&fs::read_to_string(file?.path())?)?);
         }
@@ -85,8 +80,7 @@ impl Shipped {
             environment.insert(text(variable, "/name").to_owned(), text(variable, "/value").to_owned());
         }
         if let Some(urls) = environment.get_mut("MUSTER__NATS__URLS") {
-            let nodes: Vec<String> =
-                (0..NODES).map(|node| format!("tls://nats-{node}.nats.nats.svc:4222")).collect();
+            let nodes = [0, 1, 2].map(|node| format!("tls://nats-{node}.nats.nats.svc:4222"));
             ensure!(*urls == nodes.join(","), "the overlay names {urls}, the nodes are {nodes:?}");
             urls.clone_from(&self.setting.nats_urls);
         }
@@ -103,12 +97,8 @@ impl Shipped {
                 }
             }
         }
-        Ok(Pod {
-            arguments: at(&container, "/args")?,
-            environment,
-            user: at(&pod, "/securityContext/runAsUser")?,
-            files,
-        })
+        let (arguments, user) = (at(&container, "/args")?, at(&pod, "/securityContext/runAsUser")?);
+        Ok(Pod { arguments, environment, user, files })
     }
 }
 
@@ -175,7 +165,7 @@ mod tests {
             assert_eq!(Verdict::NotRun.enforced(), Verdict::NotRun);
             return;
         }
-        let worker = cargo::worker_of_this_test().await;
+        let worker = cargo::build_worker().await.unwrap();
         let shipped = Shipped::start(&worker).await.unwrap();
         let directory = &shipped.setting.services.directory;
         // Where the pod's user can run it, too.
@@ -188,9 +178,9 @@ mod tests {
         let migrated = command(&program, &job, &directory.path().join("migrate")).output().unwrap();
         assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
 
-        let deployment = shipped.pod("Deployment", "muster-worker");
-        let address = free_address().unwrap();
-        let mut serve = command(&program, &deployment.unwrap(), &directory.path().join("worker"));
+        let (deployment, address) =
+            (shipped.pod("Deployment", "muster-worker").unwrap(), free_address().unwrap());
+        let mut serve = command(&program, &deployment, &directory.path().join("worker"));
         serve.env("MUSTER__HTTP__ADDRESS", address.to_string());
         let mut process = Process::start(directory, "as-shipped", &mut serve, Signal::SIGTERM).unwrap();
         process.wait_until_ok(PATIENCE, address, "/readyz").unwrap();

@@ -8,7 +8,6 @@ use xtask::services::Services;
 
 use crate::cargo;
 
-/// What `cargo xtask test` takes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// What is handed to `cargo test`, such as a test's name.

@@ -150,20 +150,18 @@ impl Worker {
     pub fn event_counts(&self) -> Result<EventCounts> {
         let (status, text) = self.get("/metrics")?;
         ensure!(status == 200, "the worker answers {status} for its metrics");
-        let mut counts = EventCounts::default();
-        for line in text.lines().filter_map(|line| line.strip_prefix("muster_events_total{")) {
-            let (labels, number) = line.split_once("} ").context("a metric without a number")?;
-            let outcome = labels.split("outcome=\"").nth(1).and_then(|rest| rest.split('"').next());
-            let count = match outcome.context("events without an outcome")? {
-                "applied" => &mut counts.applied,
-                "duplicate" => &mut counts.duplicates,
-                "retried" => &mut counts.retried,
-                "unknown_type" | "malformed" | "given_up" | "dead_letter_failed" => &mut counts.lost,
-                _ => continue,
-            };
-            *count += number.parse::<u64>()?;
+        let events =
+            || text.lines().filter_map(|line| line.strip_prefix("muster_events_total{")?.split_once("} "));
+        let count = |outcome: &str| {
+            let counted = events().filter(|(labels, _)| labels.contains(&format!("outcome=\"{outcome}\"")));
+            counted.map(|(_, number)| number.parse::<u64>()).sum::<Result<u64, _>>()
+        };
+        let mut lost = 0;
+        for outcome in ["unknown_type", "malformed", "given_up", "dead_letter_failed"] {
+            lost += count(outcome)?;
         }
-        Ok(counts)
+        let (applied, duplicates, retried) = (count("applied")?, count("duplicate")?, count("retried")?);
+        Ok(EventCounts { applied, duplicates, retried, lost })
     }
 
     /// Waits until all events are acknowledged, by the account of the broker, which `streams` may ask.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use xtask::tool::output;
 
 use crate::cargo;
-use crate::commands::Arguments;
+use crate::commands;
 use crate::description::{list, series, text};
 
 /// Roles of PostgreSQL, which are named as metrics are, and cargo, the one command that is nobody's here.
@@ -51,7 +51,7 @@ impl Names {
             let options = list(command, "/options").iter().filter_map(Value::as_str);
             known.extend(options.map(|option| format!("{} {option}", text(command, "/name"))));
         }
-        let mut xtask = Arguments::command();
+        let mut xtask = commands::Command::command();
         xtask.build();
         add_commands(&xtask, "cargo xtask", &mut known);
         for file in files.lines() {

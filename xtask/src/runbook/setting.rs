@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use nkeys::KeyPair;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout};
 use uuid::Uuid;
@@ -74,7 +74,7 @@ impl Setting {
         ]);
         // What the server's own check of its configuration reads.
         variables.extend(nats.variables().into_iter().map(|(name, value)| (name, value.into())));
-        let start = |program| start_prometheus(program, directory, own, [first, second]);
+        let start = |program| start_prometheus(program, directory, [own, first, second]);
         let _prometheus = prometheus.map(start).transpose()?;
         let prometheus = format!("http://{own}");
         Ok(Self { variables, nats_urls, prometheus, _prometheus, _logins: logins, services })
@@ -98,9 +98,8 @@ fn with_logins(directory: &RunDirectory, ca: &Authority) -> Result<Nats> {
     let mut options = NatsOptions::new(nats_server()?, ca.server("logins")?, ca.certificate_file());
     // Certificates are asked for all the same.
     options.change("verify_and_map: true", "verify: true")?;
-    options.accounts = format!(
-        "authorization {{\n  users: [\n    {{ user: \"worker\", password: {password:?} }}\n  ]\n}}\n"
-    );
+    let user = format!("    {{ user: \"worker\", password: {password:?} }}\n");
+    options.accounts = format!("authorization {{\n  users: [\n{user}  ]\n}}\n");
     Nats::start(directory, "logins", options)
 }
 
@@ -109,14 +108,12 @@ fn with_logins(directory: &RunDirectory, ca: &Authority) -> Result<Nats> {
 fn start_prometheus(
     program: &Path,
     directory: &RunDirectory,
-    address: SocketAddr,
-    workers: [SocketAddr; 2],
+    [address, first, second]: [SocketAddr; 3],
 ) -> Result<Process> {
     let home = directory.path().join("prometheus");
     fs::create_dir(&home)?;
-    let target =
-        |(pod, address)| json!({"targets": [address], "labels": {"namespace": "muster", "pod": pod}});
-    let targets: Value = ["worker-0", "worker-1"].iter().zip(workers).map(target).collect();
+    let target = |pod, it| json!({"targets": [it], "labels": {"namespace": "muster", "pod": pod}});
+    let targets = json!([target("worker-0", first), target("worker-1", second)]);
     // JSON is YAML.
     let configuration = include_str!("prometheus.yml")
         .replace("RULES", &json!(cargo::root().join(observability::RULES)).to_string())
