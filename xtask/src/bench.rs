@@ -145,7 +145,6 @@ async fn verify(communities: &[Community]) -> Result<Measured> {
     Ok(Measured { title, columns: vec!["seconds"], charted: rows.len(), rows, limits })
 }
 
-/// Builds the worker of a checkout.
 async fn build(name: &'static str, checkout: &Path, arguments: &Arguments) -> Result<Checkout> {
     let root = checkout.canonicalize().with_context(|| format!("no checkout {}", checkout.display()))?;
     let target = root.join("target");

@@ -12,18 +12,15 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-/// The workspace's root.
 pub(crate) fn root() -> PathBuf {
     let here = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     Path::new(&here).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
-/// The text of a file of the workspace.
 pub(crate) fn read(path: &str) -> Result<String> {
     std::fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {path}"))
 }
 
-/// A command of the cargo that runs this program.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments)
 }
@@ -75,7 +72,6 @@ pub(crate) async fn run(command: &mut Command) -> Result<ExitStatus> {
     Group::spawn(command)?.0.wait().await.context("cannot wait for a command")
 }
 
-/// The verdict of a command.
 pub(crate) async fn passes(command: &mut Command) -> Result<Verdict> {
     Ok(Verdict::of(run(command).await?.success()))
 }

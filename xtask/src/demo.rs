@@ -62,7 +62,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// The servers, the worker and those who talk to it.
 struct Demo {
     story: Story,
     members: Vec<Member>,
@@ -353,7 +352,6 @@ async fn answer(client: &Client, subject: &str, request: &Value) -> Result<Value
     serde_json::from_slice(&answer.body).with_context(|| format!("{subject} answers no JSON"))
 }
 
-/// Counts the chapters and the checks.
 #[derive(Default)]
 struct Story {
     chapters: u32,
@@ -368,7 +366,6 @@ impl Story {
         self.section(title)
     }
 
-    /// Prints a heading of `story.md` and its text.
     fn section(&self, title: &str) -> Result<()> {
         let mut sections = TEXT.split("\n## ").filter_map(|section| section.split_once("\n\n"));
         let (_, text) =
@@ -388,7 +385,6 @@ impl Story {
     }
 }
 
-/// Prints text, indented.
 fn show(text: impl Display) {
     text.to_string().lines().for_each(|line| println!("   {line}"));
 }
@@ -405,7 +401,6 @@ fn show_fields(answer: &Value, fields: &[&str]) {
     show(format!("{{{},…}}", shown.join(",")));
 }
 
-/// The items of a page.
 fn items(page: &Value) -> &[Value] {
     page["items"].as_array().map_or(&[], Vec::as_slice)
 }

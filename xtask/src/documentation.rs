@@ -14,7 +14,6 @@ use crate::description::{describe, text};
 use crate::{cargo, observability};
 use names::Names;
 
-/// Lists the workspace's files.
 const FILES: [&str; 4] = ["ls-files", "--cached", "--others", "--exclude-standard"];
 
 /// Checks every document and prints what is wrong. With `write`, the tables are written anew first.

@@ -17,11 +17,9 @@ use crate::description::{list, text};
 use crate::shipped::Shipped;
 use crate::verdict::{self, Verdict};
 
-/// Builds and runs it.
 const ENGINE: &str = "xtask/src/image/engine.sh";
 /// Where the image is for the scanners, in docker's form.
 const ARCHIVE: &str = "target/image/muster-worker.tar";
-/// What it is called on this machine.
 const IMAGE: &str = "localhost/muster-worker:xtask";
 
 /// The section of the program into which cargo-auditable writes the crates.

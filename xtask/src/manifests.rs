@@ -23,7 +23,6 @@ pub(crate) use render::{has_kubectl, parse, render};
 
 const PRODUCTION: &str = "overlays/production";
 const ADMISSION: &str = "../k8s/admission";
-/// Tries faults on a cluster.
 const TRY: &str = "infra/k8s/admission/try.sh";
 
 /// A fault of production, from infra/expected/faults.yaml.

@@ -46,7 +46,6 @@ pub(crate) async fn check() -> Result<Verdict> {
     Ok(Verdict::of(passed))
 }
 
-/// The rules of all alerts.
 pub(crate) fn alerts() -> Result<Vec<Value>> {
     let rules = read_yaml(RULES)?;
     Ok(list(&rules, "/groups").iter().flat_map(|group| list(group, "/rules")).cloned().collect())

@@ -29,7 +29,6 @@ pub(crate) const RUNBOOKS: [&str; 3] =
 const WITHOUT_DOWNTIME: &str = "docs/runbooks/credential-rotation.md";
 /// What the commands use besides GNU's tools and what is started here.
 const TOOLS: [&str; 7] = ["bash", "curl", "kubectl", "openssl", "pg_dump", "pg_restore", "psql"];
-/// How long one block may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Over how long the dashboard's rates are taken: the whole run.
 const RATE_INTERVAL: &str = "600s";

@@ -29,9 +29,7 @@ const SCANS: [(&str, &str); 11] = [
     ("image-vulnerabilities", "trivy"),
     ("image-efficiency", "dive"),
 ];
-/// Where the reports go.
 const REPORTS: &str = "target/scan";
-/// The files that make exceptions.
 const TRIVY: &str = ".trivyignore.yaml";
 const DENY: &str = "deny.toml";
 const VEX: &str = "infra/vex/muster.openvex.json";

@@ -20,7 +20,6 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// The verdict of a check that ran.
     pub(crate) const fn of(passed: bool) -> Self {
         if passed { Self::Passed } else { Self::Failed }
     }

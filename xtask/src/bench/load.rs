@@ -24,7 +24,6 @@ use xtask::worker::{self, Configuration, Worker};
 use super::seed;
 use crate::cargo;
 
-/// The database of the worker.
 pub(super) const DATABASE: &str = "postgres";
 /// The database of the yardstick that does not move with Muster's schema, on the same server (`ideal.sql`).
 pub(super) const IDEAL_DATABASE: &str = "ideal";
@@ -33,7 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// How many events are published before the worker has to apply them.
 const AHEAD: usize = 50_000;
 
-/// A version of Muster.
 pub(super) struct Checkout {
     /// `this` or `other`.
     pub(super) name: &'static str,
@@ -43,7 +41,6 @@ pub(super) struct Checkout {
 
 /// One community, with a checkout's worker and servers of its own.
 pub(super) struct Community {
-    /// Whose worker.
     pub(super) name: &'static str,
     pub(super) members: i64,
     pub(super) configuration: Configuration,
@@ -133,7 +130,6 @@ impl Community {
         Ok(client)
     }
 
-    /// A store on the worker's database.
     pub(super) async fn store(&self) -> Result<Store> {
         let url = self.services.postgres.url(DATABASE).into();
         let policy = TlsPolicy::new(Environment::Production, false);
@@ -178,7 +174,6 @@ impl Community {
         Ok(())
     }
 
-    /// Waits until all events are acknowledged.
     pub(super) async fn applied(&self, worker: &Worker) -> Result<()> {
         worker.until_acknowledged(&self.client, PATIENCE).await
     }

@@ -35,7 +35,6 @@ struct Measure {
     deep: bool,
 }
 
-/// A page of any list.
 #[derive(Deserialize)]
 struct Rows {
     items: Vec<Value>,
@@ -62,7 +61,6 @@ struct Case<'a> {
     endpoint: &'static Description,
     ideal: Statement,
     subject: String,
-    /// The subject of the echo.
     echo: String,
     /// Request bodies, used in turn.
     bodies: Vec<String>,
@@ -101,7 +99,6 @@ pub(super) async fn measure(communities: &[Community], time: Duration) -> Result
 }
 
 impl<'a> Target<'a> {
-    /// Starts the worker.
     async fn open(community: &'a Community) -> Result<Self> {
         let worker = community.configuration.serve(&community.services)?;
         let id = community.id().await?;
@@ -159,7 +156,6 @@ impl<'a> Case<'a> {
         Ok(Some(Self { name, target, deep, endpoint, ideal, subject, echo, bodies, times: Vec::new() }))
     }
 
-    /// Asks once in each way.
     async fn ask(&mut self, round: usize) -> Result<()> {
         let Target { community, id, ideal, store, .. } = self.target;
         let member = 1 + i64::try_from(round)? * 7919 % community.members;
@@ -187,7 +183,6 @@ impl<'a> Case<'a> {
     }
 }
 
-/// How long some work takes, in microseconds.
 async fn timed<T>(work: impl Future<Output = Result<T>>) -> Result<f64> {
     let begun = Instant::now();
     work.await?;

@@ -3,7 +3,6 @@
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-/// The result of one part.
 #[derive(Serialize)]
 pub(super) struct Measured {
     pub(super) title: String,
@@ -15,7 +14,6 @@ pub(super) struct Measured {
     pub(super) limits: Vec<Limit>,
 }
 
-/// A figure and its upper limit.
 #[derive(Clone, Serialize)]
 pub(super) struct Limit {
     pub(super) name: String,
@@ -39,7 +37,6 @@ impl Limit {
     }
 }
 
-/// A table of named rows.
 pub(super) fn table(columns: &[&str], rows: &[(String, Vec<f64>)]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Disabled);

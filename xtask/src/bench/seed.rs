@@ -7,7 +7,6 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The chat server's id of the measured community.
 pub(super) const GUILD: &str = "810000000000000000";
 /// How far back the history of a community goes, in milliseconds.
 const HISTORY: i64 = 27 * 24 * 60 * 60 * 1000;
@@ -66,7 +65,6 @@ fn event(random: &mut Rng, templates: &Templates, template: &Template, member: i
     Event { id, member, score, subject: format!("events.{event_type}"), payload }
 }
 
-/// In milliseconds since 1970.
 fn now() -> i64 {
     i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap_or(0)
 }

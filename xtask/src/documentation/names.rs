@@ -128,7 +128,6 @@ fn add_commands(command: &clap::Command, name: &str, known: &mut BTreeSet<String
     }
 }
 
-/// What git says of the workspace.
 pub(super) fn git(arguments: &[&str]) -> Result<String> {
     output(Command::new("git").args(arguments).current_dir(cargo::root()))
 }

@@ -17,7 +17,6 @@ const TABLES: [(&str, &str, &[&str]); 5] = [
     ("errors", "docs/api.md", &["code", "number", "when"]),
     ("events", "docs/api.md", &["type", "data", "effect"]),
 ];
-/// The alerts for the Prometheus operator.
 const OPERATOR: &str = "infra/k8s/monitoring/rules.yaml";
 const BEGIN: &str = "made by cargo xtask documentation --write: ";
 

@@ -20,12 +20,10 @@ pub(crate) fn has_kubectl() -> bool {
     found
 }
 
-/// A kustomization as it would be applied.
 pub(crate) fn render(kustomization: &Path) -> Result<String> {
     output(Command::new("kubectl").arg("kustomize").arg(kustomization))
 }
 
-/// The objects of a rendered text.
 pub(crate) fn parse(text: &str) -> Result<Vec<Value>> {
     let documents = serde_norway::Deserializer::from_str(text);
     let objects = documents.map(|document| Value::deserialize(document).context("a manifest is not YAML"));

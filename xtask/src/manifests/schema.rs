@@ -15,7 +15,6 @@ const KUBERNETES: [&str; 2] = ["1.33.0", "1.37.0"];
 /// The group of the Prometheus operator, whose kinds are not Kubernetes' own.
 const CUSTOM: &str = "monitoring.coreos.com/";
 
-/// The definitions of each version.
 pub(super) type Schemas = BTreeMap<&'static str, Value>;
 
 /// Reads them from the cache, where they are fetched at their digest.
@@ -30,7 +29,6 @@ pub(super) fn load() -> Result<Schemas> {
     KUBERNETES.into_iter().map(load).collect()
 }
 
-/// What a version of Kubernetes would refuse.
 pub(super) fn problems(schemas: &Schemas, rendered: &str) -> Result<Vec<String>> {
     let (objects, mut problems) = (parse(rendered)?, Vec::new());
     for ((version, definitions), object) in

@@ -6,13 +6,11 @@ use regex::Regex;
 const NOT_RUN_HERE: &str = "not run here: ";
 /// The mark of a block that runs where there is a cluster.
 pub(super) const ON_A_CLUSTER: &str = "on a cluster";
-/// What the head of a block must be.
 const WANTED: &str =
     "is neither sh, alone or with `on a cluster` or `not run here: <reason>`, nor text for what that prints";
 /// Stands for any text within a line, and alone on a line for any number of lines.
 const ANY: &str = "…";
 
-/// One block of commands.
 pub(super) struct Block {
     /// Where it stands in its file, from 1.
     pub(super) line: usize,
@@ -25,7 +23,6 @@ pub(super) struct Block {
     pub(super) outcome: String,
 }
 
-/// Reads the blocks of a runbook.
 pub(super) fn read(markdown: &str) -> Result<Vec<Block>> {
     let mut blocks: Vec<Block> = Vec::new();
     let (mut section, mut text, mut info) = (String::new(), String::new(), String::new());
@@ -61,7 +58,6 @@ fn is_mark(mark: &str) -> bool {
     mark.is_empty() || mark == ON_A_CLUSTER || mark.starts_with(NOT_RUN_HERE)
 }
 
-/// Whether what was printed is what was stated.
 pub(super) fn compare(stated: &str, printed: &str) -> Result<()> {
     let line = |line: &str| match line.trim() {
         ANY => "(?:.*\n)*".to_owned(),

@@ -14,7 +14,6 @@ use xtask::services::Services;
 use super::setting::Setting;
 use crate::demo::community::{self, GUILD, Member};
 
-/// How many members the community has.
 const MEMBERS: u32 = 300;
 /// Between two questions: well below what a community may ask, since the runbooks ask as well.
 const PAUSE: Duration = Duration::from_millis(40);

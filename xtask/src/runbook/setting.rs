@@ -23,7 +23,6 @@ use crate::cargo::{self, Group};
 use crate::demo::community::GUILD;
 use crate::observability;
 
-/// How long the start of Prometheus may take.
 const START: Duration = Duration::from_secs(30);
 /// What an operator's shell knows of the servers.
 const PROFILE: &str = "xtask/src/runbook/profile.sh";
@@ -32,7 +31,6 @@ const PROFILE: &str = "xtask/src/runbook/profile.sh";
 pub(crate) struct Setting {
     /// What differs from run to run in the operator's shell.
     variables: BTreeMap<&'static str, OsString>,
-    /// The URLs of the nodes of NATS.
     pub(crate) nats_urls: String,
     /// Where Prometheus answers, if it was started.
     pub(super) prometheus: String,
@@ -80,7 +78,6 @@ impl Setting {
         Ok(Self { variables, nats_urls, prometheus, _prometheus, _logins: logins, services })
     }
 
-    /// An operator's shell.
     pub(crate) fn shell(&self) -> Result<Shell> {
         Shell::start(&self.variables, self.services.directory.path())
     }
