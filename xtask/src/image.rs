@@ -193,8 +193,8 @@ fn launch(shipped: &Shipped, kind: &str, name: &str, options: &[&str]) -> Result
     let pod = shipped.pod(kind, name)?;
     let files = tempfile::tempdir_in(shipped.setting.services.directory.path())?.keep();
     pod.lay_out(&files)?;
-    let mut arguments =
-        vec!["run".to_owned(), pod.user.to_string(), files.join("etc/muster").display().to_string()];
+    let secrets = files.join("etc/muster").display().to_string();
+    let mut arguments = vec!["run".to_owned(), pod.user.to_string(), secrets];
     arguments.extend(pod.environment.iter().map(|(key, value)| format!("--env={key}={value}")));
     arguments.extend(options.iter().map(|option| (*option).to_owned()));
     arguments.extend(pod.arguments);
@@ -209,9 +209,8 @@ mod tests {
 
     #[test]
     fn an_image_breaks_what_is_planted_in_it_and_nothing_else() {
-        let images: BTreeMap<String, Vec<String>> =
-            toml::from_str(include_str!("image/planted.toml")).unwrap();
-        for (plant, breaks) in images {
+        let planted = include_str!("image/planted.toml");
+        for (plant, breaks) in toml::from_str::<BTreeMap<String, Vec<String>>>(planted).unwrap() {
             let directory = tempfile::tempdir().unwrap();
             let script = format!("{}{plant}", include_str!("image/plant.sh"));
             let status = Command::new("bash").args(["-c", &script]).current_dir(&directory).status();

@@ -1,6 +1,4 @@
-//! Real servers, started for one run and gone after it.
-//!
-//! `cargo xtask` and the integration tests of the other crates use this library.
+//! Real servers, started for one run of `cargo xtask` or of any crate's integration tests, and gone after it.
 
 #![expect(clippy::print_stdout, reason = "the person at the terminal is told what is fetched")]
 

@@ -128,8 +128,8 @@ pub(crate) async fn on_cluster() -> Result<Verdict> {
     fs::write(directory.path().join("production.yaml"), &production)?;
     for (fault, number) in read::<Vec<Fault>>("faults.yaml")?.iter().zip(100..) {
         let refusals = fault.found.iter().filter(|problem| problem.starts_with("muster-"));
-        let messages: String =
-            refusals.filter_map(|it| Some(it.rsplit_once(": ")?.1.to_owned() + "\n")).collect();
+        let messages = refusals.filter_map(|it| Some(it.rsplit_once(": ")?.1.to_owned() + "\n"));
+        let messages = messages.collect::<String>();
         if !messages.is_empty() {
             fs::write(directory.path().join(format!("{number}.yaml")), fault.plant(&production)?)?;
             fs::write(directory.path().join(format!("{number}.refusals")), messages)?;

@@ -1,5 +1,4 @@
 //! The runbooks, run: every command of theirs in order against real servers, its stated outcome checked.
-//!
 //! A fenced block `sh` is run; the block `text` after it is what it must print, in which `…` within a line stands for any
 //! text and `…` alone on a line for any number of lines. A block without one must print nothing. Every block must succeed.
 //! `sh on a cluster` marks one that runs where there is a cluster, `sh not run here: <reason>` one that cannot run beside a
@@ -100,8 +99,8 @@ fn every_panel_shows_something(promtool: &Path, setting: &Setting) -> Result<usi
     let queries = observability::panel_queries(RATE_INTERVAL)?;
     for (panel, query) in &queries {
         let mut command = Command::new(promtool);
-        let answer =
-            output(command.args(["query", "instant", &setting.prometheus, query])).context(panel.clone())?;
+        command.args(["query", "instant", &setting.prometheus, query]);
+        let answer = output(&mut command).context(panel.clone())?;
         ensure!(!answer.trim().is_empty(), "{panel}: {query} has no answer");
     }
     ensure!(!queries.is_empty(), "the dashboard has no queries");

@@ -1,7 +1,5 @@
-//! Real servers for one run: a private PostgreSQL and a private nats-server, both with TLS, on free ports.
-//!
-//! Everything lies in one [`RunDirectory`], and goes with it: processes and files, whether the run ends well, fails,
-//! panics or is killed.
+//! Real servers for one run: a private PostgreSQL and a private nats-server, both with TLS, on free ports. All processes and
+//! files go with their [`RunDirectory`], whether the run ends well, fails, panics or is killed.
 
 mod certificates;
 mod nats;
@@ -23,9 +21,7 @@ pub use nats::{Nats, NatsOptions};
 pub use postgres::{Owner, Postgres, PostgresOptions};
 pub use process::{Process, Restartable, RunDirectory, free_address, get};
 
-/// PostgreSQL and NATS of one run with the certificates that both know.
-///
-/// The fields are in the order in which they are stopped.
+/// PostgreSQL and NATS of one run with the certificates that both know, in the order in which they are stopped.
 #[derive(Debug)]
 pub struct Services {
     /// The NATS server, as infra/nats ships it: the first node of a cluster.

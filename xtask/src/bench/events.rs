@@ -13,7 +13,6 @@ use super::seed;
 
 /// How each round draws members.
 const ROUNDS: [(&str, u32); 2] = [("skewed draw", seed::SKEWED), ("uniform draw", seed::UNIFORM)];
-
 /// Ideal events in one transaction: as many as the worker applies in one.
 const BATCH: usize = 1000;
 
@@ -44,9 +43,8 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
         }
     }
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1";
-    let deadlocks: i64 =
-        this.connect(DATABASE).await?.query_one(deadlocks, &[&DATABASE]).await?.try_get(0)?;
-    limits.push(Limit::new("events: deadlocks", float(deadlocks), 0.0));
+    let deadlocks = this.connect(DATABASE).await?.query_one(deadlocks, &[&DATABASE]).await?;
+    limits.push(Limit::new("events: deadlocks", float(deadlocks.try_get::<_, i64>(0)?), 0.0));
     let title = format!("Processor time of an event, {} members", this.members);
     let columns = vec!["PostgreSQL, µs", "events a second", "PostgreSQL/ideal", "rate/ideal"];
     Ok(Measured { title, columns, charted: rows.len(), rows, limits })
@@ -84,17 +82,13 @@ async fn end_to_end(community: &Community, events: Vec<seed::Event>) -> Result<R
     Ok(rate)
 }
 
-/// The rate of some work, and PostgreSQL's processor time by the system's account.
-async fn metered<T>(
-    at: &Community,
-    events: usize,
-    work: impl Future<Output = Result<T>>,
-) -> Result<(T, Rate)> {
+/// The rate of some work on so many events, and PostgreSQL's processor time by the system's account.
+async fn metered<T>(at: &Community, n: usize, work: impl Future<Output = Result<T>>) -> Result<(T, Rate)> {
     let server = at.services.postgres.id().context("PostgreSQL is stopped")?;
     let (begun, used) = (Instant::now(), processor_time(server));
     let done = work.await?;
     let (seconds, used) = (begun.elapsed().as_secs_f64(), processor_time(server) - used);
-    Ok((done, [used / float(events), float(events) / seconds]))
+    Ok((done, [used / float(n), float(n) / seconds]))
 }
 
 /// The processor time of a process, its children and those that have ended, in microseconds.

@@ -1,6 +1,5 @@
-//! A community to measure on: made by events through a checkout's worker, kept in the cache, served from a copy.
-//!
-//! What is kept is a stopped PostgreSQL cluster, `bench-<members>-<digest>-<week>-<version>`.
+//! A community to measure on: made by events through a checkout's worker, kept in the cache as a stopped PostgreSQL cluster
+//! `bench-<members>-<digest>-<week>-<version>`, served from a copy.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -188,8 +187,7 @@ fn digest(checkout: &Path) -> Result<String> {
     Ok(format!("{digest}-{}-{}", OffsetDateTime::now_utc().iso_week(), postgres_server()?.version))
 }
 
-/// Moves a stopped cluster into the cache: whole or not at all, even where that is on another file system. What is two weeks
-/// old goes.
+/// Moves a stopped cluster into the cache, whole or not at all even to another file system. What is two weeks old goes.
 fn keep(data: &Path, kept: &Path) -> Result<()> {
     let script = r#"mkdir -p "$1" && find "$1" -maxdepth 1 -name 'bench-*' -mtime +14 -exec rm -rf {} + &&
         rm -rf "$3.arriving" && mv "$2" "$3.arriving" && mv "$3.arriving" "$3""#;

@@ -1,5 +1,4 @@
-//! Every list and look-up, asked by turns: as the ideal, by the storage crate, over NATS through the worker, and as a bare
-//! NATS echo of as many bytes.
+//! Every list and look-up, asked by turns: as the ideal, by the storage crate, through the worker, and as a bare NATS echo.
 
 use std::array;
 use std::collections::BTreeMap;
@@ -81,7 +80,7 @@ pub(super) async fn measure(communities: &[Community], time: Duration) -> Result
         let mut asked = Vec::new();
         for target in &targets {
             for deep in [false, true].into_iter().filter(|deep| !deep || question.deep) {
-                asked.extend(Case::prepare(name, question, target, deep).await?);
+                asked.extend(Case::new(name, question, target, deep).await?);
             }
         }
         let (begun, mut round) = (Instant::now(), 0);
@@ -128,21 +127,13 @@ impl<'a> Target<'a> {
 
 impl<'a> Case<'a> {
     /// `None` if there is no deep page.
-    async fn prepare(
-        name: &'a str,
-        ask: &Measure,
-        target: &'a Target<'a>,
-        deep: bool,
-    ) -> Result<Option<Self>> {
+    async fn new(name: &'a str, ask: &Measure, target: &'a Target<'a>, deep: bool) -> Result<Option<Self>> {
         let endpoint = ENDPOINTS.iter().find(|endpoint| name.starts_with(endpoint.name));
         let endpoint = *endpoint.context("a question without an endpoint")?;
         let subject = endpoint.subject(target.id);
-        let about = |field: &str| {
-            let values = target.members.iter().filter_map(|member| member.get(field));
-            values.map(|value| json!({ field: value }).to_string()).collect()
-        };
+        let values = |field| target.members.iter().filter_map(move |member| member.get(field));
         let bodies: Vec<String> = match &ask.about {
-            Some(field) => about(field),
+            Some(field) => values(field).map(|value| json!({ field: value }).to_string()).collect(),
             None if deep => target.deep_body(ask.body.clone(), &subject).await?.into_iter().collect(),
             None => vec![json!(ask.body).to_string()],
         };

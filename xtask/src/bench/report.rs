@@ -55,8 +55,7 @@ pub(super) fn float(count: impl TryInto<u32>) -> f64 {
 /// The first column as horizontal bars, in SVG.
 pub(super) fn chart(measured: &Measured) -> String {
     let bars = measured.rows.iter().take(measured.charted);
-    let bars: Vec<(&String, f64)> =
-        bars.filter_map(|(name, figures)| Some((name, *figures.first()?))).collect();
+    let bars: Vec<_> = bars.filter_map(|(name, figures)| Some((name, *figures.first()?))).collect();
     let longest = bars.iter().map(|(_, figure)| *figure).fold(0.0, f64::max);
     let mut svg = format!(
         "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 920 {}' font-family='sans-serif' font-size='12'>

@@ -1,5 +1,4 @@
-//! Seeded events (`seed.toml`): those that make a community, and the mix that is measured on it. One seed gives the same
-//! events each time.
+//! Events by a seed (`seed.toml`), the same each time: those that make a community, and the mix that is measured on it.
 
 use anyhow::Result;
 use fastrand::Rng;

@@ -22,8 +22,8 @@ const BEGIN: &str = "made by cargo xtask documentation --write: ";
 
 /// Answers which parts are stale, or writes them.
 pub(super) fn renew(description: &Value, write: bool) -> Result<Vec<String>> {
-    let tables = TABLES
-        .map(|(part, file, columns)| (part, file, table(list(description, &format!("/{part}")), columns)));
+    let entries = |part| list(description, &format!("/{part}"));
+    let tables = TABLES.map(|(part, file, columns)| (part, file, table(entries(part), columns)));
     let groups = cargo::read(RULES)?;
     let groups = groups.lines().skip_while(|line| !line.starts_with("groups:"));
     let groups = groups.map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");

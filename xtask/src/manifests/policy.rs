@@ -36,8 +36,7 @@ impl Policies {
         Ok(Self { env: Arc::new(env), policies, params })
     }
 
-    /// Why objects are refused: a line for each validation that does not hold, or cannot be evaluated. All of them are
-    /// `params.objects`.
+    /// Why objects, together `params.objects`, are refused: a line for each validation that does not hold, or fails.
     pub(super) fn refusals(&self, objects: &[Value]) -> Vec<String> {
         let mut params = self.params.clone();
         params.insert("objects".to_owned(), objects.into());

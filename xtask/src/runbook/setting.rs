@@ -100,8 +100,7 @@ fn with_logins(directory: &RunDirectory, ca: &Authority) -> Result<Nats> {
     Nats::start(directory, "logins", options)
 }
 
-/// Starts a Prometheus with the shipped rules, which reads two workers every second, as Kubernetes' service discovery would
-/// label them.
+/// Starts a Prometheus with the shipped rules, which reads two workers, labelled as Kubernetes' service discovery would.
 fn start_prometheus(
     program: &Path,
     directory: &RunDirectory,
@@ -123,8 +122,7 @@ fn start_prometheus(
     Ok(process)
 }
 
-/// One bash that runs block after block, so that what one sets the next one finds. It and all that it started end when it
-/// is dropped.
+/// One bash that runs block after block, so that what one sets the next one finds. All of it ends when it is dropped.
 pub(crate) struct Shell {
     input: ChildStdin,
     ended: Lines<BufReader<ChildStdout>>,

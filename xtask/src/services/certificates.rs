@@ -34,8 +34,7 @@ pub fn current() -> Range<OffsetDateTime> {
 }
 
 impl Authority {
-    /// Makes a new authority whose files go to `directory`; its certificate is `<name>.pem` there, and its key, for whoever
-    /// issues certificates with other tools, `<name>.key`.
+    /// Makes a new authority whose files go to `directory`; its own are `<name>.pem` and `<name>.key`.
     pub fn create(directory: &Path, name: &str) -> Result<Self> {
         let mut params = params(name, &[], current())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -71,8 +70,7 @@ impl Authority {
         self.issue(name, &[name], current())
     }
 
-    /// Issues any certificate, such as one that has expired or bears another's name; it goes to files of this name, and
-    /// replaces the one that was there.
+    /// Issues any certificate, such as one that has expired, to files of this name, and replaces those that were there.
     pub fn issue(&self, name: &str, hosts: &[&str], validity: Range<OffsetDateTime>) -> Result<Identity> {
         let mut params = params(name, hosts, validity)?;
         params.use_authority_key_identifier_extension = true;

@@ -34,8 +34,7 @@ impl NatsOptions {
         Self { server, tls, client_ca: client_ca.to_owned(), cluster: None, node, accounts }
     }
 
-    /// This many nodes as they are shipped, whose certificates go by the names that the manifests dial. More than one are a
-    /// cluster.
+    /// So many nodes as they are shipped, with certificates for the names that the manifests dial; several are a cluster.
     pub fn nodes(authority: &Authority, nodes: usize) -> Result<Vec<Self>> {
         let server = nats_server()?;
         let routes = (0..nodes).map(|_| Ok(free_address()?.port())).collect::<Result<Vec<u16>>>()?;
@@ -107,8 +106,7 @@ impl Nats {
         variables
     }
 
-    /// Starts it after a stop or a kill, on the same port with the same data, with the options as they are now. Who may do
-    /// what stays as it is in its copy of `accounts.conf`.
+    /// Starts it after a stop or a kill, on the same port with the options as they are now, but for `accounts`.
     pub fn restart(&mut self) -> Result<()> {
         let configuration = self.configuration();
         write_secret(&configuration.join("node.conf"), &self.options.node)?;
@@ -133,8 +131,7 @@ impl Nats {
         format!("tls://localhost:{}", self.port)
     }
 
-    /// Gives a user of `accounts.conf` another name, so that its certificate is good for nothing any more, and makes the
-    /// server read that.
+    /// Gives a user another name in its copy of `accounts.conf`, so that its certificate is good for nothing any more.
     pub fn rename_user(&self, user: &str, name: &str) -> Result<()> {
         let file = self.configuration().join("accounts.conf");
         let accounts = fs::read_to_string(&file)?;

@@ -30,8 +30,7 @@ pub struct PostgresOptions {
     pub durable: bool,
     /// Further settings, each a name and a value, over those that are made here.
     pub settings: Vec<(String, String)>,
-    /// The data directory of a stopped cluster of the same major version, to begin with a copy of it and its password.
-    /// `None` begins with an empty cluster.
+    /// The data of a stopped cluster of the same major version, to begin with a copy of it and its password.
     pub copy_of: Option<PathBuf>,
     /// The superuser's password; that of another cluster if one URL is to fit both.
     pub password: String,
@@ -45,8 +44,7 @@ impl PostgresOptions {
     }
 }
 
-/// A private PostgreSQL cluster. Its superuser logs in with a generated password, and, when the cluster has a certificate,
-/// over TLS only.
+/// A private PostgreSQL cluster. Its superuser logs in with a generated password, and over TLS only if it has that.
 pub type Postgres = Restartable<PostgresOptions>;
 
 impl Postgres {
@@ -71,8 +69,8 @@ impl Postgres {
 
     fn init(&self) -> Result<()> {
         let (data, owner) = (self.data(), Owner::new()?);
-        let password =
-            self.directory.secret_file(&format!("{}.password", self.name), &self.options.password)?;
+        let password = format!("{}.password", self.name);
+        let password = self.directory.secret_file(&password, &self.options.password)?;
         fs::create_dir(&data)?;
         owner.give(&password)?;
         owner.give(&data)?;
@@ -90,10 +88,9 @@ impl Postgres {
         let switches = format!(
             "fsync = {durable}\nfull_page_writes = {durable}\nsynchronous_commit = {durable}\nssl = {ssl}\n"
         );
-        let setting =
-            |(name, value): &(String, String)| format!("{name} = '{}'\n", value.replace('\'', "''"));
-        let further = options.settings.iter().map(setting).collect::<String>();
-        let text = [include_str!("postgresql.conf"), &switches, &further].concat();
+        let settings = options.settings.iter();
+        let further = settings.map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")));
+        let text = [include_str!("postgresql.conf"), &switches, &further.collect::<String>()].concat();
         write_secret(&self.data().join("postgresql.auto.conf"), &text)?;
         let host = if options.tls.is_some() { "hostssl" } else { "host" };
         let rule = format!("{host} all all 127.0.0.1/32 scram-sha-256\n");
@@ -155,8 +152,7 @@ impl Postgres {
     }
 }
 
-/// Who runs PostgreSQL and PgBouncer, and whom their files belong to: this user, but another where this one is root, as
-/// whom they refuse to run.
+/// Who runs PostgreSQL and PgBouncer and owns their files: this user, or another if this is root, which they refuse.
 #[derive(Debug)]
 pub struct Owner(Option<User>);
 

@@ -97,8 +97,7 @@ pub(super) fn write_secret(path: &Path, content: &str) -> Result<()> {
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// A server process of a run. It is in a process group of its own, so that Ctrl-C in the terminal does not reach it, and
-/// it is stopped when this value is dropped.
+/// A server process of a run, stopped when dropped. In its own process group Ctrl-C in the terminal does not reach it.
 #[derive(Debug)]
 pub struct Process {
     /// The file that its output goes to.
@@ -122,8 +121,8 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-        fs::write(log.with_extension("pid"), format!("{}\n", child.id()))
-            .context("cannot write a process id")?;
+        let id = format!("{}\n", child.id());
+        fs::write(log.with_extension("pid"), id).context("cannot write a process id")?;
         Ok(Self { name: name.to_owned(), child, stop, log, _directory: directory.clone() })
     }
 
@@ -144,8 +143,7 @@ impl Process {
             .with_context(|| format!("cannot send {signal} to {}", self.name))
     }
 
-    /// Waits until `is_ready`, asked every few milliseconds, answers with something. When the process ends before, or is not
-    /// ready within `deadline`, the error holds the end of its log.
+    /// Waits until `is_ready` answers with something; if that does not come about, the error holds the end of its log.
     pub fn wait_until<T>(&mut self, deadline: Duration, is_ready: impl Fn() -> Option<T>) -> Result<T> {
         let end = Instant::now() + deadline;
         loop {
@@ -201,8 +199,7 @@ impl Drop for Process {
     }
 }
 
-/// A private server on a free port of 127.0.0.1, which can be stopped and started again. It is stopped when this value is
-/// dropped.
+/// A private server on a free port of 127.0.0.1, which can be stopped and started again, and is stopped when dropped.
 #[derive(Debug)]
 pub struct Restartable<O> {
     /// Its port on 127.0.0.1.
@@ -221,8 +218,7 @@ impl<O> Restartable<O> {
         Self { port: 0, options, name: name.to_owned(), directory: directory.clone(), process: None }
     }
 
-    /// Runs its program and waits until `is_ready`, which is given the process id, answers with something. When it does not
-    /// start, the error holds the end of its log.
+    /// Runs its program and waits until `is_ready`, which is given the process id, answers with something.
     pub(super) fn run<T>(&mut self, command: &mut Command, is_ready: impl Fn(u32) -> Option<T>) -> Result<T> {
         ensure!(self.process.is_none(), "{} runs: stop or kill it first", self.name);
         // SIGINT is PostgreSQL's fast shutdown: sessions are cut off, data is flushed.
