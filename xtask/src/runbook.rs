@@ -22,7 +22,7 @@ use load::Load;
 pub(crate) use setting::Setting;
 
 /// The runbooks, in the order in which they are run.
-pub(crate) const RUNBOOKS: [&str; 3] =
+const RUNBOOKS: [&str; 3] =
     ["docs/runbooks/operations.md", "docs/runbooks/credential-rotation.md", "docs/runbooks/findings.md"];
 /// During this one no request may fail.
 const WITHOUT_DOWNTIME: &str = "docs/runbooks/credential-rotation.md";
@@ -55,10 +55,9 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
                 left_out += 1;
                 continue;
             }
-            let printed = shell.run(&block.script, PATIENCE).await;
-            printed
-                .and_then(|printed| block::compare(&block.outcome, &printed))
-                .with_context(|| format!("{place}:\n{}", block.script))?;
+            let ended = shell.run(&block.script, PATIENCE).await;
+            let ended = ended.and_then(|printed| block::compare(&block.outcome, &printed));
+            ended.with_context(|| format!("{place}:\n{}", block.script))?;
             ran += 1;
         }
         let answered = load.answered_without_failure();
@@ -75,9 +74,8 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
 /// What the commands need and this machine lacks.
 fn missing(cluster: bool) -> Result<Option<String>> {
     // A server that came as a wheel has not all of PostgreSQL's programs beside it.
-    let beside = postgres_server()?;
-    let beside = beside.bin();
-    let is_missing = |tool: &&str| which::which(tool).is_err() && !beside.join(tool).is_file();
+    let server = postgres_server()?;
+    let is_missing = |tool: &&str| which::which(tool).is_err() && !server.bin().join(tool).is_file();
     let mut missing: Vec<&str> = TOOLS.into_iter().filter(is_missing).collect();
     if cluster && env::var_os("KUBECONFIG").is_none_or(|file| file.is_empty()) {
         missing.push("a cluster that KUBECONFIG names");

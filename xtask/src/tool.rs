@@ -27,7 +27,7 @@ const NATS_FLOOR: Version = muster_messaging::connection::SERVER_FLOOR.advised;
 const PARENTS: [&str; 5] =
     ["/usr/lib/postgresql", "/usr", "/usr/local", "/opt/homebrew/opt", "/usr/local/opt"];
 
-/// A fetched file is not the one that is pinned. Nothing is used in its place: who changed it has to be found.
+/// A fetched file is not the one that is pinned. Nothing else is used in its place: somebody has to look at it.
 #[derive(Debug, thiserror::Error)]
 #[error("the wheel of {tool} is not the pinned one and not used; the pin's digest is from {checked}")]
 pub struct WrongDigest {
@@ -60,9 +60,8 @@ struct Pin {
 }
 
 fn pins() -> Result<Vec<Pin>> {
-    let mut pins: BTreeMap<String, Vec<Pin>> =
-        toml::from_str(include_str!("../pins.toml")).context("cannot read xtask/pins.toml")?;
-    pins.remove("tool").context("xtask/pins.toml pins nothing")
+    let pins = toml::from_str::<BTreeMap<String, Vec<Pin>>>(include_str!("../pins.toml"));
+    pins.context("cannot read xtask/pins.toml")?.remove("tool").context("xtask/pins.toml pins nothing")
 }
 
 /// The pin of a tool for this machine.
@@ -146,12 +145,6 @@ fn unpacked(kind: &str, package: &[&str], place: &Path) -> Result<PathBuf> {
     Ok(place.to_owned())
 }
 
-/// Installs a Debian package, where this process may.
-fn install_package(package: &str) -> Result<()> {
-    println!("installing {package} with apt-get");
-    output(Command::new("sh").args(["-c", FETCH, "fetch", "install", package])).map(drop)
-}
-
 /// The programs of this name, those on PATH first.
 fn on_path(program: &str) -> impl Iterator<Item = PathBuf> {
     let usual = USUAL.map(|bin| Path::new(bin).join(program)).into_iter().filter(|path| path.is_file());
@@ -206,17 +199,18 @@ impl Server {
 /// Finds PostgreSQL 15 or later: `MUSTER_POSTGRES_BIN` names its directory, else it is on this machine, else it is fetched.
 pub fn postgres_server() -> Result<Server> {
     if let Some(bin) = env::var_os("MUSTER_POSTGRES_BIN") {
-        return Server::postgres(Path::new(&bin)).with_context(|| {
-            format!("MUSTER_POSTGRES_BIN={} is no PostgreSQL {POSTGRES_FLOOR} or later", bin.display())
-        });
+        let server = Server::postgres(Path::new(&bin));
+        return server
+            .with_context(|| format!("MUSTER_POSTGRES_BIN has no PostgreSQL {POSTGRES_FLOOR} or later"));
     }
     if let Some(found) = Server::installed_postgres() {
         return Ok(found);
     }
+    let install = || output(Command::new("sh").args(["-c", FETCH, "fetch", "install", "postgresql"]));
     let found = match fetched("postgresql") {
         Ok(bin) => Ok(Server::postgres(&bin)),
         Err(error) if error.is::<WrongDigest>() => return Err(error),
-        Err(error) => install_package("postgresql").map_err(|_| error).map(|()| Server::installed_postgres()),
+        Err(error) => install().map_err(|_| error).map(|_| Server::installed_postgres()),
     };
     found.and_then(|found| found.context("what was fetched does not run here")).context(
         "PostgreSQL is missing: install it (on Debian and Ubuntu `sudo apt-get install postgresql`), then run this again",
@@ -226,9 +220,7 @@ pub fn postgres_server() -> Result<Server> {
 /// Finds nats-server: the one that `MUSTER_NATS_SERVER` names, else this machine's newest without an advisory, else fetches.
 pub fn nats_server() -> Result<Server> {
     if let Some(program) = env::var_os("MUSTER_NATS_SERVER") {
-        return Server::at(PathBuf::from(&program)).with_context(|| {
-            format!("MUSTER_NATS_SERVER={} is no nats-server that runs", program.display())
-        });
+        return Server::at(program.into()).context("MUSTER_NATS_SERVER names no nats-server that runs");
     }
     let go = env::home_dir().map(|home| home.join("go/bin/nats-server"));
     let here = on_path("nats-server").chain(go).filter_map(Server::at);

@@ -19,9 +19,9 @@ use crate::services::{Identity, Process, Services, free_address, get};
 
 /// How long the worker may take until it is ready, and until it has stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
-
 /// Between two looks at whether all events are acknowledged.
 const POLL: Duration = Duration::from_millis(20);
+const CONSUMER_INFO: &str = "$JS.API.CONSUMER.INFO.EVENTS.muster-worker";
 
 /// How the worker is configured: by variables, as a container would be.
 #[derive(Clone)]
@@ -36,8 +36,8 @@ impl Configuration {
     /// For production, with every secret in a file.
     pub fn new(program: PathBuf, services: &Services) -> Result<Self> {
         let path = |path: &Path| path.display().to_string();
-        let url =
-            services.directory.secret_file("worker-database-url", &services.postgres.url("postgres"))?;
+        let url = services.postgres.url("postgres");
+        let url = services.directory.secret_file("worker-database-url", &url)?;
         let ca = path(services.authority.certificate_file());
         let address = free_address()?;
         let variables = BTreeMap::from([
@@ -92,9 +92,9 @@ impl Configuration {
         let mut command = tokio::process::Command::from(self.command(arguments));
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         let ended = tokio::time::timeout(PATIENCE, command.output()).await;
-        ended
-            .with_context(|| format!("muster-worker {arguments} did not end within {PATIENCE:?}"))?
-            .context("cannot run muster-worker")
+        let ended =
+            ended.with_context(|| format!("muster-worker {arguments} did not end in {PATIENCE:?}"))?;
+        ended.context("cannot run muster-worker")
     }
 
     /// Starts it and waits until it is ready, for at most half a minute. When it is not, the error holds the end of its log.
@@ -150,26 +150,24 @@ impl Worker {
     pub fn event_counts(&self) -> Result<EventCounts> {
         let (status, text) = self.get("/metrics")?;
         ensure!(status == 200, "the worker answers {status} for its metrics");
-        let events =
-            || text.lines().filter_map(|line| line.strip_prefix("muster_events_total{")?.split_once("} "));
+        let of_events =
+            text.lines().filter_map(|line| line.strip_prefix("muster_events_total{")?.split_once("} "));
+        let of_events: Vec<_> = of_events.collect();
         let count = |outcome: &str| {
-            let counted = events().filter(|(labels, _)| labels.contains(&format!("outcome=\"{outcome}\"")));
-            counted.map(|(_, number)| number.parse::<u64>()).sum::<Result<u64, _>>()
+            let of_it =
+                of_events.iter().filter(|(labels, _)| labels.contains(&format!("outcome=\"{outcome}\"")));
+            of_it.map(|(_, number)| number.parse::<u64>()).sum::<Result<u64, _>>()
         };
-        let mut lost = 0;
-        for outcome in ["unknown_type", "malformed", "given_up", "dead_letter_failed"] {
-            lost += count(outcome)?;
-        }
+        let lost = ["unknown_type", "malformed", "given_up", "dead_letter_failed"].into_iter().map(count);
         let (applied, duplicates, retried) = (count("applied")?, count("duplicate")?, count("retried")?);
-        Ok(EventCounts { applied, duplicates, retried, lost })
+        Ok(EventCounts { applied, duplicates, retried, lost: lost.sum::<Result<u64, _>>()? })
     }
 
     /// Waits until all events are acknowledged, by the account of the broker, which `streams` may ask.
     pub async fn until_acknowledged(&self, streams: &Client, patience: Duration) -> Result<()> {
         let end = Instant::now() + patience;
         loop {
-            let answer =
-                streams.ask_by_hand("$JS.API.CONSUMER.INFO.EVENTS.muster-worker", Vec::new()).await?;
+            let answer = streams.ask_by_hand(CONSUMER_INFO, Vec::new()).await?;
             let info: Value = serde_json::from_slice(&answer.body)?;
             if ["num_pending", "num_ack_pending"].iter().all(|count| info.get(count) == Some(&0.into())) {
                 return Ok(());

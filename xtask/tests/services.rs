@@ -3,29 +3,28 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use xtask::services::{Authority, Nats, NatsOptions, Postgres, PostgresOptions, RunDirectory, Services};
+use xtask::services::{Authority, Postgres, PostgresOptions, RunDirectory, Services};
 use xtask::tool::postgres_server;
 
-fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-    stream
+fn connect(port: u16) -> io::Result<TcpStream> {
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port))
 }
 
 fn refuses(port: u16) -> bool {
-    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err()
+    connect(port).is_err()
 }
 
 /// What a server says to this, in plaintext; nothing when it says nothing.
 fn answer(port: u16, request: &[u8]) -> String {
-    let (mut stream, mut answer) = (connect(port), [0; 4096]);
+    let (mut stream, mut answer) = (connect(port).unwrap(), [0; 4096]);
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     stream.write_all(request).unwrap();
     let read = stream.read(&mut answer).unwrap_or(0);
     String::from_utf8_lossy(&answer[..read]).into_owned()
@@ -59,16 +58,13 @@ fn both_speak_tls_only_and_come_back_after_a_kill() {
 
 #[test]
 fn the_servers_are_configured_as_shipped_and_keys_are_for_their_owner_only() {
-    let directory = RunDirectory::create().unwrap();
-    let authority = Authority::create(directory.path(), "ca").unwrap();
-    let nats = &Nats::start_nodes(&directory, NatsOptions::nodes(&authority, 1).unwrap()).unwrap()[0];
+    let services = Services::start(false).unwrap();
     for name in ["node.conf", "nats.conf", "accounts.conf"] {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/nats").join(name);
-        let used = nats.configuration().join(name);
+        let used = services.nats.configuration().join(name);
         assert_eq!(fs::read(used).unwrap(), fs::read(shipped).unwrap(), "{name}");
     }
-    let key = authority.client("client").unwrap().key_file;
-    assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(services.clients.worker.key_file).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]

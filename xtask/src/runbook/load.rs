@@ -9,7 +9,6 @@ use muster_messaging::connection::{Connection, NatsConfig};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use xtask::services::Services;
 
 use super::setting::Setting;
 use crate::demo::community::{self, GUILD, Member};
@@ -32,9 +31,9 @@ type Outcome = Result<(), String>;
 
 impl Load {
     pub(super) fn start(setting: &Setting) -> Result<Self> {
-        let Services { clients, .. } = &setting.services;
-        let sibling = setting.services.nats_config(&clients.operator, "sibling")?;
-        let gateway = setting.services.nats_config(&clients.gateway, "gateway")?;
+        let services = &setting.services;
+        let sibling = services.nats_config(&services.clients.operator, "sibling")?;
+        let gateway = services.nats_config(&services.clients.gateway, "gateway")?;
         let (sender, outcomes) = sync_channel(OUTCOMES);
         let mut task = JoinSet::new();
         task.spawn(async move {
