@@ -1,29 +1,31 @@
 //! The Kubernetes manifests, rendered, against Kubernetes' schema, the admission policies and the rules of infra/expected.
 
 mod policy;
-mod render;
-mod schema;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::verdict::Verdict;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use xtask::tool::WrongDigest;
+use xtask::tool::{WrongDigest, fetched, output};
 
 use crate::description::{describe, list, text};
+use crate::verdict::Verdict;
 use crate::{cargo, observability};
-use policy::Policies;
-pub(crate) use render::{has_kubectl, parse, render};
+use policy::{Policies, name};
 
 const PRODUCTION: &str = "overlays/production";
 const ADMISSION: &str = "../k8s/admission";
 const TRY: &str = "infra/k8s/admission/try.sh";
+
+/// The versions whose schemas are asked: the lowest that the manifests are for (infra/k8s/README.md) and the newest.
+const KUBERNETES: [&str; 2] = ["1.33.0", "1.37.0"];
+/// The group of the Prometheus operator, whose kinds are not Kubernetes' own.
+const CUSTOM: &str = "monitoring.coreos.com/";
 
 /// A fault of production, from infra/expected/faults.yaml.
 #[derive(Deserialize)]
@@ -93,7 +95,7 @@ pub(crate) async fn check() -> Result<Verdict> {
     if !has_kubectl() {
         return Ok(Verdict::NotRun);
     }
-    let schemas = match schema::load() {
+    let schemas = match schemas() {
         // A file that is not the pinned one is worse than none.
         Err(error) if error.is::<WrongDigest>() => return Err(error),
         loaded => loaded,
@@ -104,7 +106,7 @@ pub(crate) async fn check() -> Result<Verdict> {
         let rendered = render(&expected(&overlay))?;
         let mut found = problems(&policies, &overlay, &rendered)?;
         if let Ok(schemas) = &schemas {
-            found.extend(schema::problems(schemas, &rendered)?);
+            found.extend(refused(schemas, &rendered)?);
         }
         println!("{overlay}: {}", if found == wanted { "as expected" } else { "NOT AS EXPECTED" });
         found.iter().filter(|problem| !wanted.contains(problem)).for_each(|it| println!("  {it}"));
@@ -139,6 +141,63 @@ pub(crate) async fn on_cluster() -> Result<Verdict> {
     cargo::passes(script.arg(directory.path())).await
 }
 
+/// Whether kubectl is on this machine. Says so where it is not.
+pub(crate) fn has_kubectl() -> bool {
+    let found = which::which("kubectl").is_ok();
+    if !found {
+        println!("{}: kubectl is not on this machine, which renders the manifests", Verdict::NotRun);
+    }
+    found
+}
+
+pub(crate) fn render(kustomization: &Path) -> Result<String> {
+    output(Command::new("kubectl").arg("kustomize").arg(kustomization))
+}
+
+pub(crate) fn parse(text: &str) -> Result<Vec<Value>> {
+    let documents = serde_norway::Deserializer::from_str(text);
+    let objects = documents.map(|document| Value::deserialize(document).context("a manifest is not YAML"));
+    objects.filter(|object| !matches!(object, Ok(Value::Null))).collect()
+}
+
+type Schemas = BTreeMap<&'static str, Value>;
+
+/// Reads them from the cache, where they are fetched at their digest.
+fn schemas() -> Result<Schemas> {
+    let inside = fetched("kubernetes-validate")?;
+    let load = |version| {
+        let file = inside.join(format!("v{version}-local-strict/_definitions.json"));
+        let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let mut whole: Value = serde_json::from_slice(&text).context("the schema is not JSON")?;
+        Ok((version, whole.get_mut("$defs").context("the schema has no definitions")?.take()))
+    };
+    KUBERNETES.into_iter().map(load).collect()
+}
+
+fn refused(schemas: &Schemas, rendered: &str) -> Result<Vec<String>> {
+    let (objects, mut problems) = (parse(rendered)?, Vec::new());
+    for ((version, definitions), object) in
+        schemas.iter().flat_map(|schema| objects.iter().map(move |object| (schema, object)))
+    {
+        let (api, kind) = (text(object, "/apiVersion"), text(object, "/kind"));
+        // Such as `io.k8s.api.apps.v1.Deployment`.
+        let (group, of_group) = api.split_once('/').unwrap_or(("core", api));
+        let ending = format!(".{}.{of_group}.{kind}", group.split('.').next().unwrap_or(group));
+        let mut names = definitions.as_object().into_iter().flat_map(|it| it.keys());
+        let definition = names.find(|it| it.starts_with("io.k8s.api.") && it.ends_with(&ending));
+        let mut say = |problem| problems.push(format!("Kubernetes {version}: {}: {problem}", name(object)));
+        if let Some(definition) = definition {
+            let schema = json!({"$ref": format!("#/$defs/{definition}"), "$defs": definitions});
+            let validator = jsonschema::draft202012::new(&schema).map_err(|error| anyhow!("{error}"))?;
+            let errors = validator.iter_errors(object);
+            errors.for_each(|error| say(format!("{}: {error}", error.instance_path())));
+        } else if !api.starts_with(CUSTOM) {
+            say(format!("there is no {kind} in {api}"));
+        }
+    }
+    Ok(problems)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,7 +215,7 @@ mod tests {
             let planted = fault.plant(&production).unwrap();
             let mut problems = problems(&policies, PRODUCTION, &planted).unwrap();
             if fault.found.iter().any(|problem| problem.starts_with("Kubernetes")) {
-                problems.extend(schema::problems(&schema::load().unwrap(), &planted).unwrap());
+                problems.extend(refused(&schemas().unwrap(), &planted).unwrap());
             }
             let is_found = |wanted: &String| problems.iter().any(|problem| problem.starts_with(wanted));
             missed.extend(fault.found.into_iter().filter(|wanted| !is_found(wanted)));

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use crate::verdict::Verdict;
 use anyhow::{Context, Result};
 use regex::Regex;
 use serde_json::Value;
@@ -11,6 +10,7 @@ use xtask::tool::packaged;
 
 use crate::cargo;
 use crate::description::{describe, list, series, text};
+use crate::verdict::Verdict;
 
 /// The alerts, in Prometheus' own form.
 pub(crate) const RULES: &str = "infra/observability/rules.yaml";

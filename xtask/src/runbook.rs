@@ -5,20 +5,27 @@
 //! private PostgreSQL and NATS server.
 
 mod block;
-mod load;
 mod setting;
 
 use std::env;
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
-use crate::verdict::Verdict;
 use anyhow::{Context, Result, ensure};
+use muster_domain::GuildId;
+use muster_messaging::api::{Caller, ErrorCode, profiles};
+use muster_messaging::client::{Client, EventPublisher};
+use muster_messaging::connection::{Connection, NatsConfig};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use xtask::tool::{output, packaged, postgres_server};
 
+use crate::demo::{self, GUILD, Member};
+use crate::verdict::Verdict;
 use crate::{cargo, observability};
-use load::Load;
 pub(crate) use setting::Setting;
 
 /// The runbooks, in the order in which they are run.
@@ -29,6 +36,12 @@ const WITHOUT_DOWNTIME: &str = "docs/runbooks/credential-rotation.md";
 /// What the commands use besides GNU's tools and what is started here.
 const TOOLS: [&str; 7] = ["bash", "curl", "kubectl", "openssl", "pg_dump", "pg_restore", "psql"];
 const PATIENCE: Duration = Duration::from_secs(60);
+const MEMBERS: u32 = 300;
+/// Between two questions: well below what a community may ask, since the runbooks ask as well.
+const PAUSE: Duration = Duration::from_millis(40);
+const RETRY: Duration = Duration::from_millis(200);
+/// How many outcomes wait at most to be counted: those of forty minutes.
+const OUTCOMES: usize = 1 << 16;
 /// Over how long the dashboard's rates are taken: the whole run.
 const RATE_INTERVAL: &str = "600s";
 
@@ -90,6 +103,73 @@ pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
     let scripts: Vec<String> = of_it.map(|block| block.script).collect();
     ensure!(!scripts.is_empty(), "the runbook has no commands in a section {title:?}");
     Ok(scripts)
+}
+
+/// A sibling service at work while the runbooks are run: it asks, and events come in. Ended when dropped.
+struct Load {
+    outcomes: Receiver<Outcome>,
+    _task: JoinSet<()>,
+}
+
+/// Whether a request was answered, else why not. Those that met a rate limit are left out.
+type Outcome = Result<(), String>;
+
+impl Load {
+    fn start(setting: &Setting) -> Result<Self> {
+        let services = &setting.services;
+        let sibling = services.nats_config(&services.clients.operator, "sibling")?;
+        let gateway = services.nats_config(&services.clients.gateway, "gateway")?;
+        let (sender, outcomes) = sync_channel(OUTCOMES);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            if let Err(error) = work(sibling, gateway, &sender).await {
+                sender.try_send(Err(format!("{error:#}"))).ok();
+            }
+        });
+        Ok(Self { outcomes, _task: task })
+    }
+
+    /// How many requests were answered since this was asked last; none may have failed.
+    fn answered_without_failure(&self) -> Result<usize> {
+        let (answered, failures): (Vec<_>, Vec<_>) = self.outcomes.try_iter().partition(Result::is_ok);
+        ensure!(failures.is_empty(), "{} requests failed, and none should: {failures:?}", failures.len());
+        ensure!(!answered.is_empty(), "no request was made, which proves nothing");
+        Ok(answered.len())
+    }
+}
+
+async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &SyncSender<Outcome>) -> Result<()> {
+    let client = Client::new(Connection::open(sibling).await?);
+    let publisher = EventPublisher::new(&Connection::open(gateway).await?);
+    let members = demo::members(MEMBERS);
+    let mut events = demo::founding(&members);
+    let badge = json!({"kind": "water-bearer"});
+    let badge = |member: &Member| demo::event("badge.award", Some(&member.user_id), badge.clone());
+    events.extend(members.iter().map(badge));
+    // The worker makes the stream when it is started for the first time.
+    while demo::publish(&publisher, events.clone()).await.is_err() {
+        sleep(RETRY).await;
+    }
+    let community = loop {
+        match client.find_community(GuildId::parse(GUILD)?).await {
+            Ok(found) => break found.community_id,
+            Err(_) => sleep(RETRY).await,
+        }
+    };
+    let asking = client.on_behalf_of(Caller::parse("stilgar")?).community(community);
+    for (round, member) in members.iter().cycle().enumerate() {
+        match asking.ask(&profiles::Ranked::first(100)).await {
+            Ok(_) => outcomes.try_send(Ok(()))?,
+            Err(error) if error.code() == Some(ErrorCode::RateLimited) => {}
+            Err(error) => outcomes.try_send(Err(error.to_string()))?,
+        }
+        if round % 5 == 0 {
+            let active = demo::event("activity.add", Some(&member.user_id), json!({"amount": 1}));
+            demo::publish(&publisher, vec![active]).await.ok();
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 /// Every query of the dashboard has an answer, after a run that made use of everything.

@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, anyhow};
 use cel::{Context, Env, Program, Value as Cel, extensions};
 use serde_json::{Map, Value};
 
-use super::render::name;
 use crate::description::{list, text};
 
 /// The policies among some objects, and what their expressions know as `params`.
@@ -109,4 +108,11 @@ fn to_cel(value: &Value) -> Cel {
             Cel::from(fields.iter().map(|(key, it)| (key.clone(), to_cel(it))).collect::<HashMap<_, _>>())
         }
     }
+}
+
+/// An object's kind and name, without the hash that kustomize gives a ConfigMap.
+pub(super) fn name(object: &Value) -> String {
+    let (kind, name) = (text(object, "/kind"), text(object, "/metadata/name"));
+    let stem = name.rsplit_once('-').filter(|(_, hash)| kind == "ConfigMap" && hash.len() == 10);
+    format!("{kind} {}", stem.map_or(name, |(stem, _)| stem))
 }

@@ -20,7 +20,7 @@ use xtask::services::{
 use xtask::tool::nats_server;
 
 use crate::cargo::{self, Group};
-use crate::demo::community::GUILD;
+use crate::demo::GUILD;
 use crate::observability;
 
 const START: Duration = Duration::from_secs(30);
