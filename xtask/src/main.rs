@@ -15,7 +15,6 @@ mod manifests;
 mod observability;
 mod runbook;
 mod scan;
-mod shipped;
 mod test;
 mod verdict;
 

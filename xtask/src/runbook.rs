@@ -4,7 +4,6 @@
 //! `sh on a cluster` marks one that runs where there is a cluster, `sh not run here: <reason>` one that cannot run beside a
 //! private PostgreSQL and NATS server.
 
-mod block;
 mod setting;
 
 use std::env;
@@ -18,6 +17,8 @@ use muster_domain::GuildId;
 use muster_messaging::api::{Caller, ErrorCode, profiles};
 use muster_messaging::client::{Client, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig};
+use pulldown_cmark::{CodeBlockKind, Event, Parser, Tag, TagEnd};
+use regex::Regex;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -28,6 +29,14 @@ use crate::verdict::Verdict;
 use crate::{cargo, observability};
 pub(crate) use setting::Setting;
 
+/// How the mark of a block that cannot run here begins.
+const NOT_RUN_HERE: &str = "not run here: ";
+/// The mark of a block that runs where there is a cluster.
+const ON_A_CLUSTER: &str = "on a cluster";
+const WANTED: &str =
+    "is neither sh, alone or with `on a cluster` or `not run here: <reason>`, nor text for what that prints";
+/// Stands for any text within a line, and alone on a line for any number of lines.
+const ANY: &str = "…";
 /// The runbooks, in the order in which they are run.
 const RUNBOOKS: [&str; 3] =
     ["docs/runbooks/operations.md", "docs/runbooks/credential-rotation.md", "docs/runbooks/findings.md"];
@@ -61,15 +70,15 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
     let load = Load::start(&setting)?;
     let (mut ran, mut left_out) = (0, 0);
     for path in RUNBOOKS {
-        for block in block::read(&cargo::read(path)?).context(path)? {
+        for block in read(&cargo::read(path)?).context(path)? {
             let place = format!("{path}:{} {}", block.line, block.section);
-            if !(block.mark.is_empty() || cluster && block.mark == block::ON_A_CLUSTER) {
+            if !(block.mark.is_empty() || cluster && block.mark == ON_A_CLUSTER) {
                 println!("not run: {place}: {}", block.mark);
                 left_out += 1;
                 continue;
             }
             let ended = shell.run(&block.script, PATIENCE).await;
-            let ended = ended.and_then(|printed| block::compare(&block.outcome, &printed));
+            let ended = ended.and_then(|printed| compare(&block.outcome, &printed));
             ended.with_context(|| format!("{place}:\n{}", block.script))?;
             ran += 1;
         }
@@ -82,6 +91,65 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
     let queries = every_panel_shows_something(&program("promtool")?, &setting)?;
     println!("{ran} blocks ran, {left_out} did not; {queries} queries of the dashboard have an answer");
     Ok(Verdict::Passed)
+}
+
+struct Block {
+    /// Where it stands in its file, from 1.
+    line: usize,
+    /// The heading above it.
+    section: String,
+    /// Where it runs; empty for everywhere.
+    mark: String,
+    script: String,
+    /// What it must print.
+    outcome: String,
+}
+
+fn read(markdown: &str) -> Result<Vec<Block>> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let (mut section, mut text, mut info) = (String::new(), String::new(), String::new());
+    for (event, place) in Parser::new(markdown).into_offset_iter() {
+        match event {
+            Event::Start(Tag::Heading { .. }) => text.clear(),
+            Event::Start(Tag::CodeBlock(kind)) => {
+                text.clear();
+                info = if let CodeBlockKind::Fenced(info) = kind { info.to_string() } else { String::new() };
+            }
+            Event::Text(part) | Event::Code(part) => text.push_str(&part),
+            Event::End(TagEnd::Heading(_)) => section.clone_from(&text),
+            Event::End(TagEnd::CodeBlock) => {
+                let line = markdown.get(..place.start).unwrap_or_default().matches('\n').count() + 1;
+                if info == "text" {
+                    let block = blocks.last_mut().filter(|block| block.outcome.is_empty());
+                    let block = block.with_context(|| format!("line {line}: this follows no commands"))?;
+                    block.outcome.clone_from(&text);
+                } else {
+                    let mark = info.strip_prefix("sh").map(str::trim).filter(|mark| is_mark(mark));
+                    let mark = mark.with_context(|| format!("line {line}: {info:?} {WANTED}"))?.to_owned();
+                    let (section, script) = (section.clone(), text.clone());
+                    blocks.push(Block { line, section, mark, script, outcome: String::new() });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(blocks)
+}
+
+fn is_mark(mark: &str) -> bool {
+    mark.is_empty() || mark == ON_A_CLUSTER || mark.starts_with(NOT_RUN_HERE)
+}
+
+fn compare(stated: &str, printed: &str) -> Result<()> {
+    let line = |line: &str| match line.trim() {
+        ANY => "(?:.*\n)*".to_owned(),
+        _ => regex::escape(line.trim_end()).replace(ANY, ".*") + "\n",
+    };
+    let pattern: String = stated.trim_end().lines().map(line).collect();
+    let lines: String = printed.trim_end().lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    let holds = Regex::new(&format!("^{pattern}$"))?.is_match(&lines);
+    ensure!(holds, "stated:\n{}\nprinted:\n{}", stated.trim_end(), printed.trim_end());
+    Ok(())
 }
 
 /// What the commands need and this machine lacks.
@@ -98,7 +166,7 @@ fn missing(cluster: bool) -> Result<Option<String>> {
 
 /// The commands of one section of a runbook that are run here.
 pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
-    let blocks = block::read(runbook)?.into_iter();
+    let blocks = read(runbook)?.into_iter();
     let of_it = blocks.filter(|block| block.section == title && block.mark.is_empty());
     let scripts: Vec<String> = of_it.map(|block| block.script).collect();
     ensure!(!scripts.is_empty(), "the runbook has no commands in a section {title:?}");
@@ -183,4 +251,55 @@ fn every_panel_shows_something(promtool: &Path, setting: &Setting) -> Result<usi
     }
     ensure!(!queries.is_empty(), "the dashboard has no queries");
     Ok(queries.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_outcomes_and_marks_are_read() {
+        let text = "# A\n\n```sh\necho a\n```\n\n```text\na\n```\n\n## B `c`\n\nAs `d`:\n\n\
+                    ```sh not run here: no cluster\nkubectl\n```\n\n```sh on a cluster\nkubectl\n```\n";
+        let blocks = read(text).unwrap();
+        let [first, second, third] = &blocks[..] else { panic!("three blocks") };
+        assert_eq!((third.mark.as_str(), third.outcome.as_str()), (ON_A_CLUSTER, ""));
+        assert_eq!((first.line, first.outcome.as_str(), first.mark.as_str()), (3, "a\n", ""));
+        assert_eq!((first.script.as_str(), first.section.as_str()), ("echo a\n", "A"));
+        assert_eq!((second.mark.as_str(), second.section.as_str()), ("not run here: no cluster", "B c"));
+    }
+
+    #[test]
+    fn a_block_that_would_not_be_run_is_an_error() {
+        for text in [
+            "```bash\ntrue\n```\n",
+            "```\ntrue\n```\n",
+            "    true\n",
+            "```text\na\n```\n",
+            "```sh not run here:\ntrue\n```\n",
+            "```sh ignore\ntrue\n```\n",
+            "```sh on a cluster: no\ntrue\n```\n",
+            "```sh\ntrue\n```\n\n```text\na\n```\n\n```text\nb\n```\n",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wildcard_stands_for_text_in_its_line_or_for_lines() {
+        for (stated, printed, holds) in [
+            ("a\nb\n", "a\nb", true),
+            ("a", "a\nb", false),
+            ("", "a", false),
+            ("a … b … c", "a 1 b 2 c", true),
+            ("a … b … c", "a 1 c 2 b", false),
+            ("a … b", "a\nb", false),
+            ("…\nlast", "one\ntwo\nlast", true),
+            ("…\nlast", "last\nmore", false),
+            ("first\n…", "first", true),
+            ("…a", "ab", false),
+        ] {
+            assert_eq!(compare(stated, printed).is_ok(), holds, "{stated:?} and {printed:?}");
+        }
+    }
 }
