@@ -65,9 +65,7 @@ pub(crate) async fn check(write: bool) -> Result<Verdict> {
         let faults = faults(&names, document)?;
         problems.extend(faults.iter().map(|(line, fault)| format!("{document}:{line}: there is no {fault}")));
     }
-    for problem in &problems {
-        println!("{problem}");
-    }
+    problems.iter().for_each(|problem| println!("{problem}"));
     println!("{} documents: {} problems", documents.len(), problems.len());
     Ok(Verdict::of(problems.is_empty()))
 }
@@ -86,10 +84,10 @@ fn faults(names: &Names, document: &str) -> Result<Vec<(usize, String)>> {
                 is_skipped = ["rust", "text", "mermaid"].iter().any(|language| info.starts_with(language));
             }
             Event::End(TagEnd::CodeBlock) => (in_block, is_skipped) = (false, false),
-            Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. })
-                if !exists(&path, &dest_url) =>
+            Event::Start(Tag::Link { dest_url: to, .. } | Tag::Image { dest_url: to, .. })
+                if !exists(&path, &to) =>
             {
-                faults.push((line, format!("path or section {dest_url}")));
+                faults.push((line, format!("path or section {to}")));
             }
             Event::Text(ref content) | Event::Code(ref content) if !is_skipped => {
                 let is_code = in_block || matches!(event, Event::Code(_));
@@ -133,8 +131,7 @@ fn renew(description: &Value, write: bool) -> Result<Vec<String>> {
     let mut stale = Vec::new();
     for (part, file, content) in tables.into_iter().chain([("alerts", OPERATOR, groups)]) {
         let text = cargo::read(file)?;
-        let renewed =
-            replaced(&text, part, &content).with_context(|| format!("{file} has no part {part}"))?;
+        let renewed = replaced(&text, part, &content).with_context(|| format!("{file} has no {part}"))?;
         if renewed != text && write {
             fs::write(cargo::root().join(file), renewed).with_context(|| format!("cannot write {file}"))?;
             println!("wrote {part} in {file}");
@@ -183,8 +180,7 @@ fn cell(value: Option<&Value>, is_name: bool) -> String {
             let mark = if field.get("required") == Some(&Value::Bool(true)) { "**" } else { "" };
             format!("{mark}{}{mark} ({form})", cell(field.get("name"), true))
         }
-        Some(Value::Number(number)) => number.to_string(),
-        Some(Value::Bool(switch)) => switch.to_string(),
+        Some(value @ (Value::Number(_) | Value::Bool(_))) => value.to_string(),
         _ => "–".to_owned(),
     }
 }
@@ -236,19 +232,18 @@ impl Names {
         match kind {
             _ if self.known.contains(name) => true,
             COMMAND => self.has_command(name),
-            DOTTED => self.is_other(name) || self.has_subject(name),
+            DOTTED => self.has_subject(name),
             _ => false,
         }
     }
 
-    /// Whether it begins neither as keys nor as subjects do.
-    fn is_other(&self, name: &str) -> bool {
-        let first = name.split_inclusive('.').next().unwrap_or(name);
-        !self.known.iter().any(|known| known.starts_with(first) && !known.contains(' '))
-    }
-
-    /// Wildcards and placeholders stand for anything.
+    /// Whether there is such a key or subject, in which wildcards and placeholders stand for anything. What begins neither
+    /// as keys nor as subjects do is something else.
     fn has_subject(&self, name: &str) -> bool {
+        let first = name.split_inclusive('.').next().unwrap_or(name);
+        if !self.known.iter().any(|known| known.starts_with(first) && !known.contains(' ')) {
+            return true;
+        }
         let stands_for_any = |part: &str| part.starts_with(['*', '>', '<', '$']);
         let parts = name.split('.').map(|part| if stands_for_any(part) { ".+" } else { part });
         let pattern = Regex::new(&format!("^{}$", parts.collect::<Vec<_>>().join(r"\.")));
@@ -293,14 +288,12 @@ mod tests {
     use super::*;
     use crate::description::for_tests;
 
-    const PLANTED: &str = "xtask/src/documentation/planted.markdown";
-
     #[test]
     fn every_planted_fault_is_found_and_nothing_else() {
         let (alerts, files) = (observability::alerts().unwrap(), git(&FILES).unwrap());
         let names = Names::new(&for_tests(), &alerts, &files).unwrap();
-        let found = faults(&names, PLANTED).unwrap();
-        let text = cargo::read(PLANTED).unwrap();
+        let planted = "xtask/src/documentation/planted.markdown";
+        let (found, text) = (faults(&names, planted).unwrap(), cargo::read(planted).unwrap());
         let expected = text.lines().zip(1..).filter_map(|(line, number)| {
             let (_, comment) = line.rsplit_once("<!-- ")?;
             Some((number, comment.trim_end_matches(" -->").to_owned()))

@@ -22,7 +22,7 @@ use crate::cargo;
 use crate::description::{list, text};
 use crate::manifests::{parse, render};
 use crate::runbook::{Setting, section};
-use crate::verdict::{self, Verdict};
+use crate::verdict::{self, Row, Verdict};
 
 const ENGINE: &str = "xtask/src/image/engine.sh";
 /// Where the image is for the scanners, in docker's form.
@@ -51,9 +51,6 @@ pub(crate) struct Arguments {
     archive: Option<PathBuf>,
 }
 
-/// What must hold, whether it does, and what was seen.
-type Row = (&'static str, bool, String);
-
 pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     println!("== With {}", engine(&["name"])?);
     let (mut archive, mut image, mut rows) = (cargo::root().join(ARCHIVE), IMAGE.to_owned(), Vec::new());
@@ -64,21 +61,22 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
         let first = build(arguments, &archive).await?;
         if arguments.reproduce {
             let second = build(arguments, &archive).await?;
-            rows.push(("two builds give one image", first == second, format!("{first}\n{second}")));
+            rows.push(row("two builds give one image", first == second, format!("{first}\n{second}")));
         }
     }
     rows.extend(inspect(&archive)?);
-    let runs = engine(&["runs_containers"]).is_ok();
-    if runs {
+    if engine(&["runs_containers"]).is_ok() {
         rows.extend(ask(&image).await?);
-    }
-    let rows = rows.into_iter().map(|(what, holds, seen)| (what, Verdict::of(holds), seen));
-    let mut rows: Vec<_> = rows.collect();
-    if !runs {
+    } else {
         rows.push(("running it, which takes docker or podman", Verdict::NotRun, String::new()));
     }
     println!("for the scanners: {}", archive.display());
     Ok(verdict::together(&rows, ["what must hold", "seen"]))
+}
+
+/// What must hold, whether it does, and what was seen.
+fn row(what: &'static str, holds: bool, seen: String) -> Row {
+    (what, Verdict::of(holds), seen)
 }
 
 /// Builds the image into the archive, and answers its digest.
@@ -123,10 +121,10 @@ fn inspect(archive: &Path) -> Result<Vec<Row>> {
     let only = matches!(files.lines().collect::<Vec<_>>()[..], [file]
         if file.starts_with("-r-xr-xr-x") && file.ends_with(" muster-worker"));
     let mut rows = vec![
-        ("at most 20 MB, unpacked", size <= 20_000_000, format!("{size} bytes")),
-        ("at most 4 layers", layers.len() <= 4, layers.len().to_string()),
-        ("nothing but the program, which nobody may write", only, files),
-        ("its crates, listed in it by cargo-auditable", audited, audited.to_string()),
+        row("at most 20 MB, unpacked", size <= 20_000_000, format!("{size} bytes")),
+        row("at most 4 layers", layers.len() <= 4, layers.len().to_string()),
+        row("nothing but the program, which nobody may write", only, files),
+        row("its crates, listed in it by cargo-auditable", audited, audited.to_string()),
     ];
     for (what, key, right) in [
         ("a numeric user, not root", "User", json!("65532:65532")),
@@ -134,10 +132,10 @@ fn inspect(archive: &Path) -> Result<Vec<Row>> {
         ("a health check without a shell", "Healthcheck/Test", json!(["CMD", "/muster-worker", "health"])),
     ] {
         let seen = config.pointer(&format!("/config/{key}")).unwrap_or(&Value::Null);
-        rows.push((what, *seen == right, seen.to_string()));
+        rows.push(row(what, *seen == right, seen.to_string()));
     }
     let revision = text(&config, "/config/Labels/org.opencontainers.image.revision");
-    rows.push(("labels of the OCI", !revision.is_empty(), format!("revision {revision}")));
+    rows.push(row("labels of the OCI", !revision.is_empty(), format!("revision {revision}")));
     Ok(rows)
 }
 
@@ -153,8 +151,8 @@ async fn ask(image: &str) -> Result<Vec<Row>> {
     let plaintext = ["--rm", "--env=MUSTER__NATS__URLS=nats://127.0.0.1:4222", image];
     let refused = launch(&shipped, "Deployment", "muster-worker", &plaintext);
     let mut rows = vec![
-        ("it migrates", migrated.is_ok(), either(migrated)),
-        ("NATS without TLS: it does not start", refused.is_err(), either(refused)),
+        row("it migrates", migrated.is_ok(), either(migrated)),
+        row("NATS without TLS: it does not start", refused.is_err(), either(refused)),
     ];
 
     // Where it answers HTTP differs, since it shares this machine's network.
@@ -166,24 +164,24 @@ async fn ask(image: &str) -> Result<Vec<Row>> {
         ensure!(started.elapsed().as_secs() < 60, "not ready:\n{}", engine(&["logs", &container.0])?);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    rows.push(("/readyz", true, format!("after {:.1} s", started.elapsed().as_secs_f64())));
+    rows.push(row("/readyz", true, format!("after {:.1} s", started.elapsed().as_secs_f64())));
     let (status, body) = get(address, "/livez")?;
-    rows.push(("/livez", status == 200, body));
+    rows.push(row("/livez", status == 200, body));
     let seen = engine(&["confinement", &container.0])?;
     let confined = matches!(seen.split_whitespace().collect::<Vec<_>>()[..],
         ["true", memory, user, "0000000000000000", "1", "2"] if memory != "0" && user != "0");
     let confinement = "read-only root, memory limit; no root, capability or new privilege; seccomp";
-    rows.push((confinement, confined, seen));
+    rows.push(row(confinement, confined, seen));
     let health = engine(&["exec_inside", &container.0, "/muster-worker", "health"]);
-    rows.push(("muster-worker health, inside", health.is_ok(), either(health)));
+    rows.push(row("muster-worker health, inside", health.is_ok(), either(health)));
     let services = &shipped.setting.services;
     let sibling = services.nats_config(&services.clients.operator, "sibling")?;
     let client = Client::connect(sibling).await.context("cannot connect to NATS")?;
     let answer = client.find_community(muster_domain::GuildId::parse("1")?).await;
     let unknown = matches!(&answer, Err(error) if error.code() == Some(ErrorCode::NotFound));
-    rows.push(("communities.find over NATS", unknown, format!("{:?}", answer.err())));
+    rows.push(row("communities.find over NATS", unknown, format!("{:?}", answer.err())));
     let exit_code = engine(&["stop", &container.0])?;
-    rows.push(("SIGTERM: exit code 0", exit_code == "0", exit_code));
+    rows.push(row("SIGTERM: exit code 0", exit_code == "0", exit_code));
     Ok(rows)
 }
 
@@ -339,7 +337,8 @@ mod tests {
             let status = Command::new("bash").args(["-c", &script]).current_dir(&directory).status();
             assert!(status.unwrap().success(), "{plant}");
             let rows = inspect(&directory.path().join(ARCHIVE)).unwrap();
-            let broken: Vec<&str> = rows.iter().filter(|row| !row.1).map(|row| row.0).collect();
+            let broken: Vec<&str> =
+                rows.iter().filter(|row| row.1 == Verdict::Failed).map(|row| row.0).collect();
             assert_eq!(broken, breaks, "{plant}");
         }
     }

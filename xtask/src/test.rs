@@ -1,6 +1,5 @@
 //! Every test of the workspace, against servers that are started once for all of them.
 
-use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 
 use anyhow::Result;
@@ -25,14 +24,9 @@ pub(crate) async fn tests(for_cargo: &[String]) -> Result<ExitStatus> {
     let services = Services::start(false)?;
     let (postgres, nats) = (&services.postgres.options.server, &services.nats.options.server);
     println!("started PostgreSQL {} and nats-server {}", postgres.version, nats.version);
-    let path = |path: &Path| path.display().to_string();
     let mut test = cargo::cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-    test.args(for_cargo).envs([
-        ("MUSTER_TEST_DATABASE_URL", services.postgres.url("postgres")),
-        ("MUSTER_TEST_CA_FILE", path(services.authority.certificate_file())),
-        ("MUSTER_NATS_SERVER", path(&nats.program)),
-        ("MUSTER_POSTGRES_BIN", path(postgres.bin())),
-        ("MUSTER_TEST_WORKER", path(&worker)),
-    ]);
+    test.args(for_cargo).env("MUSTER_TEST_DATABASE_URL", services.postgres.url("postgres"));
+    test.env("MUSTER_TEST_CA_FILE", services.authority.certificate_file()).env("MUSTER_TEST_WORKER", worker);
+    test.env("MUSTER_NATS_SERVER", &nats.program).env("MUSTER_POSTGRES_BIN", postgres.bin());
     cargo::run(&mut test).await
 }

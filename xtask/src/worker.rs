@@ -150,12 +150,11 @@ impl Worker {
     pub fn event_counts(&self) -> Result<EventCounts> {
         let (status, text) = self.get("/metrics")?;
         ensure!(status == 200, "the worker answers {status} for its metrics");
-        let of_events =
-            text.lines().filter_map(|line| line.strip_prefix("muster_events_total{")?.split_once("} "));
-        let of_events: Vec<_> = of_events.collect();
         let count = |outcome: &str| {
-            let of_it =
-                of_events.iter().filter(|(labels, _)| labels.contains(&format!("outcome=\"{outcome}\"")));
+            let outcome = format!("outcome=\"{outcome}\"");
+            let of_events =
+                text.lines().filter_map(|it| it.strip_prefix("muster_events_total{")?.split_once("} "));
+            let of_it = of_events.filter(|(labels, _)| labels.contains(&outcome));
             of_it.map(|(_, number)| number.parse::<u64>()).sum::<Result<u64, _>>()
         };
         let lost = ["unknown_type", "malformed", "given_up", "dead_letter_failed"].into_iter().map(count);

@@ -26,12 +26,8 @@ pub fn free_address() -> Result<SocketAddr> {
 
 /// Asks for a path by HTTP; answers the status and the body. It fails when there is no answer within five seconds.
 pub fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let agent = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(5)))
-        .http_status_as_error(false)
-        .build()
-        .new_agent();
-    let mut answer = agent.get(format!("http://{address}{path}")).call()?;
+    let request = ureq::get(format!("http://{address}{path}")).config().http_status_as_error(false);
+    let mut answer = request.timeout_global(Some(Duration::from_secs(5))).build().call()?;
     Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
 }
 
@@ -47,7 +43,7 @@ struct Kept {
 }
 
 impl RunDirectory {
-    /// Makes a new one in the system's directory for temporary files.
+    /// Makes a new one among the system's temporary files.
     pub fn create() -> Result<Self> {
         // Others may pass through but not list: PostgreSQL runs as another user when this process is root's.
         let directory = tempfile::Builder::new()
