@@ -242,7 +242,7 @@ impl Demo {
         show("$ muster-worker serve");
         self.worker = self.configuration.serve(&self.services)?;
         publishing.await??;
-        self.until_acknowledged().await?;
+        self.worker.until_acknowledged(&self.streams, PATIENCE).await?;
         show(format!("the second worker applied {} events", self.worker.event_counts()?.applied));
         self.check_activity("nothing is lost or applied twice: the activity of all members is").await?;
         show("$ muster-worker verify --all");
@@ -267,7 +267,7 @@ impl Demo {
         answer(&self.streams, forget, &json!({})).await?;
         show("$ muster-worker serve");
         self.worker = self.configuration.serve(&self.services)?;
-        self.until_acknowledged().await?;
+        self.worker.until_acknowledged(&self.streams, PATIENCE).await?;
         let counts = self.worker.event_counts()?;
         // All but the one that is a dead letter.
         let stream = answer(&self.streams, "$JS.API.STREAM.INFO.EVENTS", &json!({})).await?;
@@ -310,10 +310,6 @@ impl Demo {
             show(format!("→ … {} events", events.len()));
         }
         publish(&self.gateway, events).await?;
-        self.until_acknowledged().await
-    }
-
-    async fn until_acknowledged(&self) -> Result<()> {
         self.worker.until_acknowledged(&self.streams, PATIENCE).await
     }
 
@@ -371,14 +367,11 @@ pub(crate) struct Member {
 pub(crate) fn members(number: u32) -> Vec<Member> {
     let scores = LEADERS.into_iter().chain((6..).map(|n| n * 7919 % 3000 - 100));
     let members = (0..i64::from(number)).zip(scores).zip(NAMES.into_iter().cycle());
-    members
-        .map(|((n, conviction), name)| Member {
-            user_id: (200_000_000_000_000_000 + n).to_string(),
-            nym: if n == 0 { "100% Fremen".to_owned() } else { format!("{name} {n}") },
-            conviction,
-            activity: n % 50,
-        })
-        .collect()
+    let members = members.map(|((n, conviction), name)| {
+        let nym = if n == 0 { "100% Fremen".to_owned() } else { format!("{name} {n}") };
+        Member { user_id: (200_000_000_000_000_000 + n).to_string(), nym, conviction, activity: n % 50 }
+    });
+    members.collect()
 }
 
 /// The events that make the community and its members.

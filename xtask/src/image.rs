@@ -29,7 +29,7 @@ const ENGINE: &str = "xtask/src/image/engine.sh";
 const ARCHIVE: &str = "target/image/muster-worker.tar";
 const IMAGE: &str = "localhost/muster-worker:xtask";
 
-/// The section of the program into which cargo-auditable writes the crates.
+/// Into this section of the program cargo-auditable writes the crates.
 const SECTION: &[u8] = b".dep-v0";
 const OVERLAY: &str = "infra/k8s/overlays/production";
 /// The runbook, and those of its sections that come before the first start.
@@ -212,7 +212,7 @@ fn launch(shipped: &Shipped, kind: &str, name: &str, options: &[&str]) -> Result
     engine(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// Everything that a pod of the overlay needs.
+/// The overlay, and the servers that are shipped with it.
 struct Shipped {
     objects: Vec<Value>,
     setting: Setting,
@@ -263,9 +263,8 @@ impl Shipped {
             let map = self.find("ConfigMap", text(source, "/configMapRef/name"))?;
             environment.append(&mut at(map, "/data")?);
         }
-        for variable in list(&container, "/env") {
-            environment.insert(text(variable, "/name").to_owned(), text(variable, "/value").to_owned());
-        }
+        let given = list(&container, "/env").iter();
+        environment.extend(given.map(|it| (text(it, "/name").to_owned(), text(it, "/value").to_owned())));
         if let Some(urls) = environment.get_mut("MUSTER__NATS__URLS") {
             let nodes = [0, 1, 2].map(|node| format!("tls://nats-{node}.nats.nats.svc:4222"));
             ensure!(*urls == nodes.join(","), "the overlay names {urls}, the nodes are {nodes:?}");

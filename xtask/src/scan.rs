@@ -75,16 +75,16 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<Verdict> {
             problems.iter().for_each(|problem| println!("{problem}"));
             return Ok(Verdict::of(problems.is_empty()));
         }
-        "diff" => Tool { program: which::which(name)?, origin: "(PATH)".to_owned() },
-        _ => match tool::find(name) {
-            Ok(tool) => tool,
-            // A tool that cannot be fetched is one thing, a file that is not the pinned one another.
-            Err(error) if error.is::<WrongDigest>() => return Err(error),
-            Err(error) => {
-                println!("NOT RUN: {error:#}");
-                return Ok(Verdict::NotRun);
-            }
-        },
+        "diff" => Ok(Tool { program: which::which(name)?, origin: "(PATH)".to_owned() }),
+        _ => tool::find(name),
+    };
+    // A tool that cannot be fetched is one thing, a file that is not the pinned one another.
+    let tool = match tool {
+        Err(error) if !error.is::<WrongDigest>() => {
+            println!("NOT RUN: {error:#}");
+            return Ok(Verdict::NotRun);
+        }
+        found => found?,
     };
     println!("by {name} {}", tool.origin);
     let report = root.join(REPORTS).join(format!("{scan}.sarif"));

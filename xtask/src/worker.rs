@@ -97,7 +97,7 @@ impl Configuration {
         ended.context("cannot run muster-worker")
     }
 
-    /// Starts it and waits until it is ready, for at most half a minute. When it is not, the error holds the end of its log.
+    /// Starts it and waits until it is ready, for at most half a minute.
     pub fn serve(&self, services: &Services) -> Result<Worker> {
         let mut worker = self.start(services)?;
         worker.process.wait_until_ok(PATIENCE, self.address, "/readyz")?;

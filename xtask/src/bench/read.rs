@@ -155,10 +155,7 @@ impl<'a> Case<'a> {
         let asked = Question::parse(self.endpoint, Some(*id), body.as_bytes())?;
         self.times.push([
             timed(async { Ok(ideal.query(&self.ideal, values).await?) }).await?,
-            match store {
-                Some(store) => timed(storage(store, asked)).await?,
-                None => f64::NAN,
-            },
+            if let Some(store) = store { timed(storage(store, asked)).await? } else { f64::NAN },
             timed(community.ask(&self.echo, body)).await?,
             timed(community.ask(&self.subject, body)).await?,
         ]);

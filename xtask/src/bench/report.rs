@@ -47,7 +47,6 @@ pub(super) fn table(columns: &[&str], rows: &[(String, Vec<f64>)]) -> Table {
     table
 }
 
-/// A count as a number to divide by.
 pub(super) fn float(count: impl TryInto<u32>) -> f64 {
     f64::from(count.try_into().unwrap_or(u32::MAX))
 }

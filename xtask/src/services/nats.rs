@@ -98,10 +98,9 @@ impl Nats {
             ("NATS_TLS_CA", quoted(&self.options.client_ca)),
         ];
         if let Some((port, routes)) = &self.options.cluster {
-            let route = |port| format!("\"tls://127.0.0.1:{port}\"");
-            let routes: Vec<String> = routes.iter().map(route).collect();
+            let routes: Vec<String> = routes.iter().map(|port| format!("tls://127.0.0.1:{port}")).collect();
             variables.push(("NATS_CLUSTER_LISTEN", listen((*port).into())));
-            variables.push(("NATS_ROUTES", format!("[{}]", routes.join(", "))));
+            variables.push(("NATS_ROUTES", format!("{routes:?}")));
         }
         variables
     }

@@ -83,11 +83,9 @@ impl Postgres {
 
     fn configure(&self) -> Result<()> {
         let options = &self.options;
-        let on = |on: bool| if on { "on" } else { "off" };
-        let (durable, ssl) = (on(options.durable), on(options.tls.is_some()));
-        let switches = format!(
-            "fsync = {durable}\nfull_page_writes = {durable}\nsynchronous_commit = {durable}\nssl = {ssl}\n"
-        );
+        let (durable, ssl) = (options.durable, options.tls.is_some());
+        let mut switches = format!("fsync = {durable}\nfull_page_writes = {durable}\n");
+        switches += &format!("synchronous_commit = {durable}\nssl = {ssl}\n");
         let settings = options.settings.iter();
         let further = settings.map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")));
         let text = [include_str!("postgresql.conf"), &switches, &further.collect::<String>()].concat();
