@@ -32,8 +32,7 @@ pub(crate) async fn build_worker() -> Result<PathBuf> {
     if let Some(built) = env::var_os("MUSTER_TEST_WORKER") {
         return Ok(built.into());
     }
-    let built = run(&mut cargo(&["build", "--locked", "--workspace"])).await?;
-    ensure!(built.success(), "it does not build");
+    ensure!(run(&mut cargo(&["build", "--locked", "--workspace"])).await?.success(), "it does not build");
     Ok(target().join("debug/muster-worker"))
 }
 
@@ -45,8 +44,7 @@ fn target() -> PathBuf {
 pub(crate) async fn rerun_optimised() -> Result<ExitCode> {
     let build = ["build", "--locked", "--profile", "measuring", "--package", "xtask"];
     ensure!(run(&mut cargo(&build)).await?.success(), "xtask does not build");
-    let mut again = command(target().join("measuring/xtask"), &[]);
-    Ok(exit_code(run(again.args(env::args_os().skip(1))).await?))
+    Ok(exit_code(run(command(target().join("measuring/xtask"), &[]).args(env::args_os().skip(1))).await?))
 }
 
 /// The exit code of a command as that of this program.
@@ -82,8 +80,8 @@ pub(crate) struct Group(pub(crate) Child);
 
 impl Group {
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
-        let spawned = command.spawn();
-        spawned.map(Self).with_context(|| format!("cannot run {}", command.as_std().get_program().display()))
+        let program = command.as_std().get_program().display().to_string();
+        command.spawn().map(Self).with_context(|| format!("cannot run {program}"))
     }
 }
 

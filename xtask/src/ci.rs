@@ -40,8 +40,7 @@ pub(crate) async fn run() -> Result<Verdict> {
 }
 
 async fn deny(checks: &[&str]) -> Result<Verdict> {
-    let mut deny = cargo::command(tool::find("cargo-deny")?.program, &["check"]);
-    cargo::passes(deny.args(checks)).await
+    cargo::passes(cargo::command(tool::find("cargo-deny")?.program, &["check"]).args(checks)).await
 }
 
 /// Checks against the RustSec database: as it is now, or else the newest snapshot at hand, whose date is shown.

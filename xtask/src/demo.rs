@@ -194,8 +194,7 @@ impl Demo {
         show("$ muster-worker deadletters list");
         let listed = String::from_utf8(repair.run("deadletters list").await?.stdout)?;
         show(&listed);
-        let named = listed.matches("data.conviction must be an integer").count();
-        let came = (listed.lines().count(), named);
+        let came = (listed.lines().count(), listed.matches("data.conviction must be an integer").count());
         self.story.check("the last one is a dead letter, with the reason", came, (2, 1))
     }
 
@@ -247,8 +246,7 @@ impl Demo {
         self.check_activity("nothing is lost or applied twice: the activity of all members is").await?;
         show("$ muster-worker verify --all");
         let verified = self.configuration.run("verify --all").await?;
-        let said = String::from_utf8_lossy(&verified.stdout);
-        said.lines().take(4).chain(["  …"]).for_each(show);
+        String::from_utf8_lossy(&verified.stdout).lines().take(4).chain(["  …"]).for_each(show);
         self.story.check("every kept count is what counting anew says", verified.status.code(), Some(0))?;
         Ok(self)
     }

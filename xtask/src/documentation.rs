@@ -146,8 +146,8 @@ fn renew(description: &Value, write: bool) -> Result<Vec<String>> {
 fn replaced(text: &str, part: &str, content: &str) -> Option<String> {
     let (before, rest) = text.split_once(&format!("{BEGIN}{part}"))?;
     let (comment, rest) = rest.split_once('\n')?;
-    let end = ["<!-- end -->", "  # end"].into_iter().filter_map(|end| rest.find(end)).min()?;
-    let after = rest.get(end..)?;
+    let after =
+        rest.get(["<!-- end -->", "  # end"].into_iter().filter_map(|end| rest.find(end)).min()?..)?;
     Some(format!("{before}{BEGIN}{part}{comment}\n{content}\n{after}"))
 }
 

@@ -135,8 +135,7 @@ pub(crate) async fn on_cluster() -> Result<Verdict> {
             fs::write(directory.path().join(format!("{number}.refusals")), messages)?;
         }
     }
-    let mut script = cargo::command("bash", &[TRY]);
-    cargo::passes(script.arg(directory.path())).await
+    cargo::passes(cargo::command("bash", &[TRY]).arg(directory.path())).await
 }
 
 /// Whether kubectl is on this machine. Says so where it is not.

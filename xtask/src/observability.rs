@@ -35,10 +35,8 @@ pub(crate) async fn check() -> Result<Verdict> {
     }
     println!("{} alerts and {} queries of panels: {number} problems", alerts.len(), panels.len());
     let mut passed = number == 0;
-    let Ok(program) = packaged("prometheus", "promtool").inspect_err(|error| println!("NOT RUN: {error:#}"))
-    else {
-        return Ok(if passed { Verdict::NotRun } else { Verdict::Failed });
-    };
+    let promtool = packaged("prometheus", "promtool").inspect_err(|error| println!("NOT RUN: {error:#}"));
+    let Ok(program) = promtool else { return Ok(if passed { Verdict::NotRun } else { Verdict::Failed }) };
     for (command, file) in [("check", RULES), ("test", TESTS)] {
         passed &= cargo::run(&mut cargo::command(&program, &[command, "rules", file])).await?.success();
     }
@@ -55,8 +53,7 @@ pub(crate) fn panel_queries(rate_interval: &str) -> Result<Vec<(String, String)>
     // JSON is YAML.
     let dashboard = read_yaml(DASHBOARD)?;
     // A row that is folded up holds its panels itself.
-    let rows = list(&dashboard, "/panels").iter();
-    let panels = rows.flat_map(|row| list(row, "/panels").iter().chain([row]));
+    let panels = list(&dashboard, "/panels").iter().flat_map(|row| list(row, "/panels").iter().chain([row]));
     let queries = panels.flat_map(|panel| list(panel, "/targets").iter().map(move |target| (panel, target)));
     let queries = queries.map(|(panel, target)| {
         let query = text(target, "/expr").replace("$namespace", "muster");

@@ -7,7 +7,6 @@
 mod setting;
 
 use std::env;
-use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -60,12 +59,9 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
         println!("NOT RUN: the runbooks' commands need {missing}, not on this machine");
         return Ok(Verdict::NotRun);
     }
-    let program = |name| packaged("prometheus", name);
-    let Ok(prometheus) = program("prometheus").inspect_err(|error| println!("NOT RUN: {error:#}")) else {
-        return Ok(Verdict::NotRun);
-    };
-    let worker = cargo::build_worker().await?;
-    let setting = Setting::new(&worker, 1, Some(&prometheus))?;
+    let prometheus = packaged("prometheus", "prometheus").inspect_err(|error| println!("NOT RUN: {error:#}"));
+    let Ok(prometheus) = prometheus else { return Ok(Verdict::NotRun) };
+    let setting = Setting::new(&cargo::build_worker().await?, 1, Some(&prometheus))?;
     let mut shell = setting.shell()?;
     let load = Load::start(&setting)?;
     let (mut ran, mut left_out) = (0, 0);
@@ -88,7 +84,7 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
             println!("{answered} requests were made and answered during {path}");
         }
     }
-    let queries = every_panel_shows_something(&program("promtool")?, &setting)?;
+    let queries = every_panel_shows_something(&setting)?;
     println!("{ran} blocks ran, {left_out} did not; {queries} queries of the dashboard have an answer");
     Ok(Verdict::Passed)
 }
@@ -166,8 +162,7 @@ fn missing(cluster: bool) -> Result<Option<String>> {
 
 /// The commands of one section of a runbook that are run here.
 pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
-    let blocks = read(runbook)?.into_iter();
-    let of_it = blocks.filter(|block| block.section == title && block.mark.is_empty());
+    let of_it = read(runbook)?.into_iter().filter(|block| block.section == title && block.mark.is_empty());
     let scripts: Vec<String> = of_it.map(|block| block.script).collect();
     ensure!(!scripts.is_empty(), "the runbook has no commands in a section {title:?}");
     Ok(scripts)
@@ -241,10 +236,11 @@ async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &SyncSender<Ou
 }
 
 /// Every query of the dashboard has an answer, after a run that made use of everything.
-fn every_panel_shows_something(promtool: &Path, setting: &Setting) -> Result<usize> {
+fn every_panel_shows_something(setting: &Setting) -> Result<usize> {
+    let promtool = packaged("prometheus", "promtool")?;
     let queries = observability::panel_queries(RATE_INTERVAL)?;
     for (panel, query) in &queries {
-        let mut command = Command::new(promtool);
+        let mut command = Command::new(&promtool);
         command.args(["query", "instant", &setting.prometheus, query]);
         let answer = output(&mut command).context(panel.clone())?;
         ensure!(!answer.trim().is_empty(), "{panel}: {query} has no answer");

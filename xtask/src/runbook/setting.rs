@@ -116,7 +116,8 @@ fn start_prometheus(
         .replace("TARGETS", &targets.to_string());
     fs::write(home.join("prometheus.yml"), configuration)?;
     let mut command = Command::new(program);
-    command.current_dir(home).arg(format!("--web.listen-address={address}"));
+    command.current_dir(home).args(["--config.file=prometheus.yml", "--storage.tsdb.path=data"]);
+    command.arg(format!("--web.listen-address={address}"));
     let mut process = Process::start(directory, "prometheus", &mut command, Signal::SIGTERM)?;
     process.wait_until_ok(START, address, "/-/ready")?;
     Ok(process)
@@ -169,8 +170,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let patience = Duration::from_secs(20);
         let mut shell = Shell::start(&BTreeMap::from([("GIVEN", "given".into())]), directory.path()).unwrap();
-        let set = shell.run("now=$GIVEN\nsay() { echo \"$now\"; }\n", patience).await.unwrap();
-        assert_eq!(set, "");
+        assert_eq!(shell.run("now=$GIVEN\nsay() { echo \"$now\"; }\n", patience).await.unwrap(), "");
         assert_eq!(shell.run("say\nsay >&2\n", patience).await.unwrap(), "given\ngiven\n");
         let error = shell.run("echo begun\nsleep 5\n", Duration::from_secs(1)).await.unwrap_err();
         assert!(error.to_string().contains("begun"), "{error:#}");

@@ -161,8 +161,7 @@ impl Owner {
             return Ok(Self(None));
         }
         let mut users = ["postgres", "nobody"].into_iter().filter_map(|name| User::from_name(name).ok()?);
-        let user = users.next().context("this is root, and there is no user postgres or nobody")?;
-        Ok(Self(Some(user)))
+        Ok(Self(Some(users.next().context("this is root, and there is no user postgres or nobody")?)))
     }
 
     /// Has a command run as the owner.

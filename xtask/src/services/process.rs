@@ -20,8 +20,7 @@ const POLL: Duration = Duration::from_millis(10);
 
 /// An address of this machine whose port nobody listens on now.
 pub fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
-    Ok(listener.local_addr()?)
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?.local_addr()?)
 }
 
 /// Asks for a path by HTTP; answers the status and the body. It fails when there is no answer within five seconds.
@@ -237,8 +236,7 @@ impl<O> Restartable<O> {
 
     /// Makes it read its configuration and certificates again.
     pub fn reload(&self) -> Result<()> {
-        let process = self.process.as_ref().with_context(|| format!("{} is stopped", self.name))?;
-        process.signal(Signal::SIGHUP)
+        self.process.as_ref().with_context(|| format!("{} is stopped", self.name))?.signal(Signal::SIGHUP)
     }
 
     /// Stops it cleanly; the data stays.
