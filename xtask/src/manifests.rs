@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use cel::{Context, Env, Program, Value as Cel, extensions};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use xtask::tool::{WrongDigest, fetched, output};
 
 use crate::description::{describe, list, text};
@@ -57,14 +57,15 @@ fn read<T: DeserializeOwned>(file: &str) -> Result<T> {
 fn policies(worker: &Path) -> Result<Policies> {
     let mut policies = parse(&render(&expected(ADMISSION))?)?;
     let registry = policies.iter().find(|object| text(object, "/kind") == "ConfigMap");
-    let mut params = registry.context("the admission policies have no ConfigMap")?.clone();
+    let registry = registry.and_then(Value::as_object).context("the admission policies have no ConfigMap")?;
+    let mut params = registry.clone();
     let described = describe(worker)?;
     let keys = list(&described, "/keys").iter();
-    params["defaults"] =
-        keys.map(|key| (text(key, "/variable").to_owned(), key["default"].clone())).collect();
-    params["dockerfile"] = cargo::read("infra/docker/Dockerfile")?.into();
-    params["alerts"] = observability::alerts()?.into();
-    params["alert_tests"] = read("../observability/rules_test.yaml")?;
+    let defaults = keys.map(|key| (text(key, "/variable").to_owned(), key["default"].clone()));
+    params.insert("defaults".to_owned(), defaults.collect());
+    params.insert("dockerfile".to_owned(), cargo::read("infra/docker/Dockerfile")?.into());
+    params.insert("alerts".to_owned(), observability::alerts()?.into());
+    params.insert("alert_tests".to_owned(), read("../observability/rules_test.yaml")?);
     policies.extend(parse(&cargo::read("infra/expected/rules.yaml")?)?);
     Policies::read(&policies, params)
 }
@@ -200,7 +201,7 @@ fn refused(schemas: &Schemas, rendered: &str) -> Result<Vec<String>> {
 struct Policies {
     env: Arc<Env>,
     policies: Vec<Policy>,
-    params: Value,
+    params: Map<String, Value>,
 }
 
 struct Policy {
@@ -214,7 +215,7 @@ struct Policy {
 }
 
 impl Policies {
-    fn read(objects: &[Value], params: Value) -> Result<Self> {
+    fn read(objects: &[Value], params: Map<String, Value>) -> Result<Self> {
         let mut env = Env::stdlib();
         env.add_extension(extensions::strings).and_then(|()| env.add_extension(extensions::lists))?;
         let policies = objects.iter().filter(|it| text(it, "/kind") == "ValidatingAdmissionPolicy");
@@ -225,9 +226,9 @@ impl Policies {
     /// Why objects, together `params.objects`, are refused: a line for each validation that does not hold, or fails.
     fn refusals(&self, objects: &[Value]) -> Vec<String> {
         let mut params = self.params.clone();
-        params["objects"] = objects.into();
+        params.insert("objects".to_owned(), objects.into());
         let mut context = Context::with_env(Arc::clone(&self.env));
-        context.add_variable_from_value("params", to_cel(&params));
+        context.add_variable_from_value("params", to_cel(&params.into()));
         let mut refusals = Vec::new();
         for object in objects {
             let resource = Value::from(format!("{}s", text(object, "/kind").to_lowercase()));
