@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use muster_messaging::api::{Endpoint, profiles};
 
 use crate::cargo;
-use load::{Checkout, Community};
+use load::Community;
 use report::{Limit, Measured, float};
 
 /// How many pages are asked for and events published at once, again and again, while memory is watched.
@@ -58,9 +58,10 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut communities = Vec::new();
     for (name, checkout) in [("this", Some(cargo::root())), ("other", arguments.against.clone())] {
         let Some(checkout) = checkout else { continue };
-        let checkout = build(name, &checkout, arguments).await?;
+        let root = checkout.canonicalize().with_context(|| format!("no checkout {}", checkout.display()))?;
+        let worker = build(&root, arguments).await?;
         for members in &arguments.members {
-            communities.push(Community::start(&checkout, *members).await?);
+            communities.push(Community::start(name, &root, &worker, *members).await?);
         }
     }
     let largest = arguments.members.iter().max().context("no community")?;
@@ -86,7 +87,9 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     std::fs::write(directory.join("latest.json"), serde_json::to_vec_pretty(&latest)?)?;
     limits.sort_by_key(|limit| !limit.is_kept());
-    let rows: Vec<_> = limits.iter().map(Limit::row).collect();
+    let verdict = |limit: &Limit| if limit.is_kept() { "kept" } else { "MISSED" };
+    let row = |it: &Limit| (format!("{}: {}", verdict(it), it.name), vec![it.measured, it.at_most]);
+    let rows: Vec<_> = limits.iter().map(row).collect();
     println!("{}", report::table(&["measured", "at most"], &rows));
     let missed = limits.iter().filter(|limit| !limit.is_kept()).count();
     println!("{missed} of {} limits are missed; figures and charts: {}", limits.len(), directory.display());
@@ -145,13 +148,12 @@ async fn verify(communities: &[Community]) -> Result<Measured> {
     Ok(Measured { title, columns: vec!["seconds"], charted: rows.len(), rows, limits })
 }
 
-async fn build(name: &'static str, checkout: &Path, arguments: &Arguments) -> Result<Checkout> {
-    let root = checkout.canonicalize().with_context(|| format!("no checkout {}", checkout.display()))?;
+/// Builds the worker of a checkout.
+async fn build(root: &Path, arguments: &Arguments) -> Result<PathBuf> {
     let target = root.join("target");
     let mut build = cargo::cargo(&["build", "--locked", "--package", "muster-worker"]);
     build.args((!arguments.unoptimised).then_some("--release")).env("CARGO_TARGET_DIR", &target);
-    let built = cargo::run(build.current_dir(&root)).await?;
-    ensure!(built.success(), "the worker of {} does not build", checkout.display());
-    let worker = target.join(if arguments.unoptimised { "debug" } else { "release" }).join("muster-worker");
-    Ok(Checkout { name, root, worker })
+    let built = cargo::run(build.current_dir(root)).await?;
+    ensure!(built.success(), "the worker of {} does not build", root.display());
+    Ok(target.join(if arguments.unoptimised { "debug" } else { "release" }).join("muster-worker"))
 }

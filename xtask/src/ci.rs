@@ -40,12 +40,12 @@ pub(crate) async fn run() -> Result<Verdict> {
 }
 
 async fn deny(checks: &[&str]) -> Result<Verdict> {
-    cargo::passes(cargo::command(tool::find("cargo-deny")?.program, &["check"]).args(checks)).await
+    cargo::passes(cargo::command(tool::find("cargo-deny")?.0, &["check"]).args(checks)).await
 }
 
 /// Checks against the RustSec database: as it is now, or else the newest snapshot at hand, whose date is shown.
 async fn advisories() -> Result<Verdict> {
-    let mut fetch = cargo::command(tool::find("cargo-deny")?.program, &["fetch", "db"]);
+    let mut fetch = cargo::command(tool::find("cargo-deny")?.0, &["fetch", "db"]);
     if let Some(snapshot) = env::var_os(SNAPSHOT) {
         let from = format!("url.{}.insteadOf", Path::new(&snapshot).display());
         fetch.env("GIT_CONFIG_COUNT", "1").env("GIT_CONFIG_KEY_0", from).env("GIT_CONFIG_VALUE_0", RUSTSEC);

@@ -89,6 +89,18 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
+/// What the commands need and this machine lacks.
+fn missing(cluster: bool) -> Result<Option<String>> {
+    // A server that came as a wheel has not all of PostgreSQL's programs beside it.
+    let server = postgres_server()?;
+    let is_missing = |tool: &&str| which::which(tool).is_err() && !server.bin().join(tool).is_file();
+    let mut missing: Vec<&str> = TOOLS.into_iter().filter(is_missing).collect();
+    if cluster && env::var_os("KUBECONFIG").is_none_or(|file| file.is_empty()) {
+        missing.push("a cluster that KUBECONFIG names");
+    }
+    Ok((!missing.is_empty()).then(|| missing.join(", ")))
+}
+
 struct Block {
     /// Where it stands in its file, from 1.
     line: usize,
@@ -120,7 +132,9 @@ fn read(markdown: &str) -> Result<Vec<Block>> {
                     let block = block.with_context(|| format!("line {line}: this follows no commands"))?;
                     block.outcome.clone_from(&text);
                 } else {
-                    let mark = info.strip_prefix("sh").map(str::trim).filter(|mark| is_mark(mark));
+                    let mark = info.strip_prefix("sh").map(str::trim).filter(|mark| {
+                        mark.is_empty() || *mark == ON_A_CLUSTER || mark.starts_with(NOT_RUN_HERE)
+                    });
                     let mark = mark.with_context(|| format!("line {line}: {info:?} {WANTED}"))?.to_owned();
                     let (section, script) = (section.clone(), text.clone());
                     blocks.push(Block { line, section, mark, script, outcome: String::new() });
@@ -130,10 +144,6 @@ fn read(markdown: &str) -> Result<Vec<Block>> {
         }
     }
     Ok(blocks)
-}
-
-fn is_mark(mark: &str) -> bool {
-    mark.is_empty() || mark == ON_A_CLUSTER || mark.starts_with(NOT_RUN_HERE)
 }
 
 fn compare(stated: &str, printed: &str) -> Result<()> {
@@ -148,18 +158,6 @@ fn compare(stated: &str, printed: &str) -> Result<()> {
     Ok(())
 }
 
-/// What the commands need and this machine lacks.
-fn missing(cluster: bool) -> Result<Option<String>> {
-    // A server that came as a wheel has not all of PostgreSQL's programs beside it.
-    let server = postgres_server()?;
-    let is_missing = |tool: &&str| which::which(tool).is_err() && !server.bin().join(tool).is_file();
-    let mut missing: Vec<&str> = TOOLS.into_iter().filter(is_missing).collect();
-    if cluster && env::var_os("KUBECONFIG").is_none_or(|file| file.is_empty()) {
-        missing.push("a cluster that KUBECONFIG names");
-    }
-    Ok((!missing.is_empty()).then(|| missing.join(", ")))
-}
-
 /// The commands of one section of a runbook that are run here.
 pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
     let of_it = read(runbook)?.into_iter().filter(|block| block.section == title && block.mark.is_empty());
@@ -170,12 +168,10 @@ pub(crate) fn section(runbook: &str, title: &str) -> Result<Vec<String>> {
 
 /// A sibling service at work while the runbooks are run: it asks, and events come in. Ended when dropped.
 struct Load {
-    outcomes: Receiver<Outcome>,
+    /// Whether each request was answered, else why not. Those that met a rate limit are left out.
+    outcomes: Receiver<Result<(), String>>,
     _task: JoinSet<()>,
 }
-
-/// Whether a request was answered, else why not. Those that met a rate limit are left out.
-type Outcome = Result<(), String>;
 
 impl Load {
     fn start(setting: &Setting) -> Result<Self> {
@@ -201,7 +197,7 @@ impl Load {
     }
 }
 
-async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &SyncSender<Outcome>) -> Result<()> {
+async fn work(sibling: NatsConfig, gateway: NatsConfig, said: &SyncSender<Result<(), String>>) -> Result<()> {
     let client = Client::new(Connection::open(sibling).await?);
     let publisher = EventPublisher::new(&Connection::open(gateway).await?);
     let members = demo::members(MEMBERS);
@@ -222,9 +218,9 @@ async fn work(sibling: NatsConfig, gateway: NatsConfig, outcomes: &SyncSender<Ou
     let asking = client.on_behalf_of(Caller::parse("stilgar")?).community(community);
     for (round, member) in members.iter().cycle().enumerate() {
         match asking.ask(&profiles::Ranked::first(100)).await {
-            Ok(_) => outcomes.try_send(Ok(()))?,
+            Ok(_) => said.try_send(Ok(()))?,
             Err(error) if error.code() == Some(ErrorCode::RateLimited) => {}
-            Err(error) => outcomes.try_send(Err(error.to_string()))?,
+            Err(error) => said.try_send(Err(error.to_string()))?,
         }
         if round % 5 == 0 {
             let active = demo::event("activity.add", Some(&member.user_id), json!({"amount": 1}));

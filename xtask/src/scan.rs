@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
-use xtask::tool::{self, Tool, WrongDigest};
+use xtask::tool::{self, WrongDigest};
 
 use crate::cargo;
 use crate::description::{list, text};
@@ -59,7 +59,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     }
     let verdict = verdict::together(&rows, ["scan", "time"]);
     if let Some(file) = &arguments.sbom {
-        let mut sbom = script(&tool::find("trivy")?, &root)?;
+        let mut sbom = script(&tool::find("trivy")?.0, &root)?;
         let listed = sbom.arg("sbom").arg(root.join(file)).status()?.success();
         ensure!(listed, "the image's content could not be listed");
     }
@@ -75,23 +75,23 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<Verdict> {
             problems.iter().for_each(|problem| println!("{problem}"));
             return Ok(Verdict::of(problems.is_empty()));
         }
-        "diff" => Ok(Tool { program: which::which(name)?, origin: "(PATH)".to_owned() }),
+        "diff" => Ok((which::which(name)?, "(PATH)".to_owned())),
         _ => tool::find(name),
     };
     // A tool that cannot be fetched is one thing, a file that is not the pinned one another.
-    let tool = match tool {
+    let (program, origin) = match tool {
         Err(error) if !error.is::<WrongDigest>() => {
             println!("NOT RUN: {error:#}");
             return Ok(Verdict::NotRun);
         }
         found => found?,
     };
-    println!("by {name} {}", tool.origin);
+    println!("by {name} {origin}");
     let report = root.join(REPORTS).join(format!("{scan}.sarif"));
     fs::create_dir_all(root.join(REPORTS))?;
     // The report of an earlier run is not this one's.
     fs::remove_file(&report).ok();
-    let output = script(&tool, root)?.arg(scan).env("REPORT", &report).output()?;
+    let output = script(&program, root)?.arg(scan).env("REPORT", &report).output()?;
     print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.code() == Some(NOT_RUN) {
         return Ok(Verdict::NotRun);
@@ -101,8 +101,8 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<Verdict> {
 }
 
 /// `scans.sh`, with the tool first on its PATH.
-fn script(tool: &Tool, root: &Path) -> Result<Command> {
-    let mut path = tool.program.parent().context("the tool is in no directory")?.as_os_str().to_owned();
+fn script(program: &Path, root: &Path) -> Result<Command> {
+    let mut path = program.parent().context("the tool is in no directory")?.as_os_str().to_owned();
     path.push(":");
     path.push(env::var_os("PATH").unwrap_or_default());
     let mut command = Command::new("bash");
@@ -197,7 +197,7 @@ mod tests {
     #[test]
     fn a_vulnerability_fails_the_scan_when_it_has_a_fix_and_no_scan_passes_without_a_database() {
         let root = tempfile::tempdir().unwrap();
-        let Ok(trivy) = tool::find("trivy") else {
+        let Ok((trivy, _)) = tool::find("trivy") else {
             return assert!(Verdict::NotRun.enforced() == Verdict::NotRun, "no trivy");
         };
         fs::copy(cargo::root().join(".trivyignore.yaml"), root.path().join(".trivyignore.yaml")).unwrap();

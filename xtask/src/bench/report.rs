@@ -18,7 +18,7 @@ pub(super) struct Measured {
 pub(super) struct Limit {
     pub(super) name: String,
     pub(super) measured: f64,
-    at_most: f64,
+    pub(super) at_most: f64,
 }
 
 impl Limit {
@@ -29,11 +29,6 @@ impl Limit {
     /// A missing figure (NaN) misses its limit.
     pub(super) fn is_kept(&self) -> bool {
         self.measured <= self.at_most
-    }
-
-    pub(super) fn row(&self) -> (String, Vec<f64>) {
-        let verdict = if self.is_kept() { "kept" } else { "MISSED" };
-        (format!("{verdict}: {}", self.name), vec![self.measured, self.at_most])
     }
 }
 

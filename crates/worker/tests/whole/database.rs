@@ -203,7 +203,7 @@ async fn target_session_attrs_tells_a_primary_from_a_standby() -> Result<()> {
     let mut standby = cluster(&setting, "standby", &[])?;
     standby.stop();
     // A standby that stays one: it takes no writes and waits for a primary that never comes.
-    std::fs::write(standby.data.join("standby.signal"), "")?;
+    std::fs::write(standby.data().join("standby.signal"), "")?;
     standby.restart()?;
     let read_only = cluster(&setting, "read-only", &[("default_transaction_read_only", "on")])?;
     let primary = setting.services.postgres.port;
