@@ -1,5 +1,4 @@
-//! Measures Muster on communities of up to a million members, beside an ideal, and holds it to limits. With `--against` it
-//! measures another checkout's worker by turns with this one's.
+//! Measures Muster on communities of up to a million members, beside an ideal and another version, and holds it to limits.
 
 mod events;
 mod load;
@@ -148,7 +147,6 @@ async fn verify(communities: &[Community]) -> Result<Measured> {
     Ok(Measured { title, columns: vec!["seconds"], charted: rows.len(), rows, limits })
 }
 
-/// Builds the worker of a checkout.
 async fn build(root: &Path, arguments: &Arguments) -> Result<PathBuf> {
     let target = root.join("target");
     let mut build = cargo::cargo(&["build", "--locked", "--package", "muster-worker"]);

@@ -47,7 +47,6 @@ pub(crate) async fn rerun_optimised() -> Result<ExitCode> {
     Ok(exit_code(run(command(target().join("measuring/xtask"), &[]).args(env::args_os().skip(1))).await?))
 }
 
-/// The exit code of a command as that of this program.
 pub(crate) fn exit_code(status: ExitStatus) -> ExitCode {
     status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from)
 }

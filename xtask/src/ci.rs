@@ -1,7 +1,7 @@
 //! Every check that a change must pass, one after the other, and a table of their verdicts.
 
 use std::env;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use xtask::tool;
@@ -66,8 +66,8 @@ async fn advisories() -> Result<Verdict> {
 
 /// When the database that cargo-deny keeps was last changed.
 async fn database_date() -> Option<String> {
-    let home =
-        env::var_os("CARGO_HOME").map_or_else(|| Some(env::home_dir()?.join(".cargo")), |it| Some(it.into()));
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo")));
     let kept = std::fs::read_dir(home?.join("advisory-dbs")).ok()?;
     let database = kept.flatten().map(|entry| entry.path()).find(|path| path.join(".git").exists())?;
     let mut git = cargo::command("git", &["log", "-1", "--format=%cd", "--date=short"]);

@@ -22,7 +22,6 @@ use crate::verdict::Verdict;
 /// The headings of the chapters, each with its text.
 const TEXT: &str = include_str!("demo/story.md");
 const POLL: Duration = Duration::from_millis(50);
-/// How long the worker may take to apply what was published.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The chat server that the community belongs to.
 pub(crate) const GUILD: &str = "881207955029110855";
@@ -71,7 +70,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
 struct Demo {
     story: Story,
     members: Vec<Member>,
-    /// The community's id, once it is founded.
     community: String,
     operator: Client,
     streams: Client,
@@ -323,7 +321,6 @@ impl Demo {
         Ok(profile["profile_id"].clone())
     }
 
-    /// All items of a list, page by page.
     async fn walk(&self, endpoint: &str) -> Result<Vec<Value>> {
         let subject = format!("muster.v1.{}.{endpoint}", self.community);
         let (mut all, mut request) = (Vec::new(), json!({"limit": 1000}));
@@ -346,7 +343,6 @@ impl Demo {
     }
 }
 
-/// Asks without a word.
 async fn answer(client: &Client, subject: &str, request: &Value) -> Result<Value> {
     let answer = client.ask_by_hand(subject, request.to_string().into_bytes()).await?;
     serde_json::from_slice(&answer.body).with_context(|| format!("{subject} answers no JSON"))
@@ -372,7 +368,6 @@ pub(crate) fn members(number: u32) -> Vec<Member> {
     members.collect()
 }
 
-/// The events that make the community and its members.
 pub(crate) fn founding(members: &[Member]) -> Vec<Value> {
     let mut events = vec![event("guild.join", None, json!({"name": NAME}))];
     for Member { user_id, nym, conviction, activity } in members {
@@ -383,7 +378,6 @@ pub(crate) fn founding(members: &[Member]) -> Vec<Value> {
     events
 }
 
-/// An event that happens now.
 pub(crate) fn event(event_type: &str, user: Option<&str>, data: Value) -> Value {
     let timestamp = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
     json!({
@@ -392,7 +386,6 @@ pub(crate) fn event(event_type: &str, user: Option<&str>, data: Value) -> Value 
     })
 }
 
-/// The subject that an event is published on.
 fn subject(event: &Value) -> String {
     format!("events.{}", event["event_type"].as_str().unwrap_or_default())
 }
@@ -409,7 +402,6 @@ struct Story {
 }
 
 impl Story {
-    /// Prints the heading and the text of the next chapter.
     fn chapter(&mut self, title: &str) -> Result<()> {
         self.chapters += 1;
         print!("\n{}. ", self.chapters);

@@ -151,7 +151,6 @@ fn replaced(text: &str, part: &str, content: &str) -> Option<String> {
     Some(format!("{before}{BEGIN}{part}{comment}\n{content}\n{after}"))
 }
 
-/// A table of the entries, whose columns are their fields.
 fn table(entries: &[Value], columns: &[&str]) -> String {
     let mut lines = vec![columns.join(" | "), vec!["---"; columns.len()].join(" | ")];
     lines.extend(entries.iter().map(|entry| {
@@ -224,21 +223,15 @@ impl Names {
         let names = kinds.flat_map(|(kind, pattern)| {
             pattern.captures_iter(line).map(|found| found.extract()).map(|(_, [name])| (*kind, name))
         });
-        names.filter(|(kind, name)| !self.has(kind, name)).collect()
-    }
-
-    /// Whether a name of this kind exists.
-    fn has(&self, kind: &str, name: &str) -> bool {
-        match kind {
-            _ if self.known.contains(name) => true,
+        let exists = |kind, name: &str| match kind {
             COMMAND => self.has_command(name),
             DOTTED => self.has_subject(name),
             _ => false,
-        }
+        };
+        names.filter(|(kind, name)| !self.known.contains(*name) && !exists(kind, name)).collect()
     }
 
-    /// Whether there is such a key or subject, in which wildcards and placeholders stand for anything. What begins neither
-    /// as keys nor as subjects do is something else.
+    /// Wildcards and placeholders stand for anything. What begins neither as keys nor as subjects do is something else.
     fn has_subject(&self, name: &str) -> bool {
         let first = name.split_inclusive('.').next().unwrap_or(name);
         if !self.known.iter().any(|known| known.starts_with(first) && !known.contains(' ')) {

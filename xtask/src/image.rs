@@ -190,7 +190,6 @@ fn either(said: Result<String>) -> String {
     said.unwrap_or_else(|error| error.to_string()).lines().last().unwrap_or_default().to_owned()
 }
 
-/// A container, which is removed when this value is dropped.
 struct Container(String);
 
 impl Drop for Container {
@@ -218,7 +217,6 @@ struct Shipped {
     setting: Setting,
 }
 
-/// The container of a workload.
 #[derive(Debug)]
 struct Pod {
     /// What follows the image's entry point.
@@ -336,8 +334,8 @@ mod tests {
             let status = Command::new("bash").args(["-c", &script]).current_dir(&directory).status();
             assert!(status.unwrap().success(), "{plant}");
             let rows = inspect(&directory.path().join(ARCHIVE)).unwrap();
-            let broken: Vec<&str> =
-                rows.iter().filter(|row| row.1 == Verdict::Failed).map(|row| row.0).collect();
+            let broken = rows.iter().filter(|row| row.1 == Verdict::Failed);
+            let broken: Vec<&str> = broken.map(|row| row.0).collect();
             assert_eq!(broken, breaks, "{plant}");
         }
     }
@@ -361,8 +359,7 @@ mod tests {
     #[tokio::test]
     async fn the_production_overlay_gets_ready_beside_the_shipped_nats() {
         if !has_kubectl() {
-            assert_eq!(Verdict::NotRun.enforced(), Verdict::NotRun);
-            return;
+            return assert_eq!(Verdict::NotRun.enforced(), Verdict::NotRun);
         }
         let worker = cargo::build_worker().await.unwrap();
         let shipped = Shipped::start(&worker).await.unwrap();

@@ -1,7 +1,10 @@
 //! The command line of Muster's checks and demonstrations.
 
-#![expect(clippy::print_stdout, reason = "a command line tool answers on standard output")]
-#![expect(clippy::print_stderr, reason = "and complains on standard error")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool answers and complains there"
+)]
 
 mod bench;
 mod cargo;

@@ -1,5 +1,4 @@
-//! Alerts and dashboard ask for metrics that the worker has, and the alerts' tests pass. That each has a test, and the one
-//! for memory follows the container's limit, is in infra/expected/rules.yaml.
+//! Alerts and dashboard ask for metrics that the worker has, and the alerts' tests pass. More is in infra/expected/rules.yaml.
 
 use std::collections::BTreeSet;
 

@@ -28,7 +28,6 @@ use crate::verdict::Verdict;
 use crate::{cargo, observability};
 pub(crate) use setting::Setting;
 
-/// How the mark of a block that cannot run here begins.
 const NOT_RUN_HERE: &str = "not run here: ";
 /// The mark of a block that runs where there is a cluster.
 const ON_A_CLUSTER: &str = "on a cluster";
@@ -102,7 +101,6 @@ fn missing(cluster: bool) -> Result<Option<String>> {
 }
 
 struct Block {
-    /// Where it stands in its file, from 1.
     line: usize,
     /// The heading above it.
     section: String,

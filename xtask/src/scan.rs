@@ -33,7 +33,6 @@ const REPORTS: &str = "target/scan";
 const TRIVY: &str = ".trivyignore.yaml";
 const DENY: &str = "deny.toml";
 const VEX: &str = "infra/vex/muster.openvex.json";
-/// The exit code of a scan that could not be run.
 const NOT_RUN: i32 = 77;
 
 #[derive(clap::Args)]
@@ -120,9 +119,8 @@ fn name_report(report: &Path, scan: &str) -> Result<()> {
     fs::write(report, sarif.to_string()).context("it cannot be written")
 }
 
-/// What is wrong with the exceptions of the repository at `root`: each must have a reason and a day to come on which it
-/// expires. Trivy's file has a field for both; cargo-deny has one for the reason, which ends with the day. `scans.sh` lets no
-/// other scanner make exceptions.
+/// The exceptions without a reason or a day to come on which they expire. Trivy's file has a field for both; cargo-deny has
+/// one for the reason, which ends with the day. `scans.sh` lets no other scanner make exceptions.
 fn exceptions(root: &Path, today: Date) -> Result<Vec<String>> {
     let read = |file| fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {file}"));
     let trivy: Value = serde_norway::from_str(&read(TRIVY)?).context(TRIVY)?;

@@ -18,7 +18,7 @@ use crate::tool::postgres_server;
 
 pub use certificates::{Authority, Identity, current};
 pub use nats::{Nats, NatsOptions};
-pub use postgres::{Owner, Postgres, PostgresOptions};
+pub use postgres::{Postgres, PostgresOptions, give_to_owner, run_as_owner};
 pub use process::{Process, Restartable, RunDirectory, free_address, get};
 
 /// PostgreSQL and NATS of one run with the certificates that both know, in the order in which they are stopped.

@@ -14,7 +14,6 @@ pub(crate) struct Arguments {
     for_cargo: Vec<String>,
 }
 
-/// Runs every test and answers with cargo's own exit code.
 pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(cargo::exit_code(tests(&arguments.for_cargo).await?))
 }

@@ -12,14 +12,12 @@ use muster_domain::Version;
 use nix::unistd::Uid;
 use serde::Deserialize;
 
-/// Installs and unpacks packages.
 const FETCH: &str = include_str!("tool/fetch.sh");
 /// What pip says of a wheel that has another digest.
 const MISMATCH: &str = "DO NOT MATCH THE HASHES";
 /// Where packages and their makers put programs that may not be on PATH.
 const USUAL: [&str; 4] = ["/usr/local/bin", "/usr/sbin", "/usr/bin", "/opt/homebrew/bin"];
 
-/// The oldest PostgreSQL that Muster supports.
 const POSTGRES_FLOOR: Version = muster_storage::SERVER_FLOOR.least;
 /// The oldest nats-server without a known advisory that concerns Muster.
 const NATS_FLOOR: Version = muster_messaging::connection::SERVER_FLOOR.advised;
@@ -52,7 +50,6 @@ fn pins() -> Result<Vec<Pin>> {
     pins.context("cannot read xtask/pins.toml")?.remove("tool").context("xtask/pins.toml pins nothing")
 }
 
-/// The pin of a tool for this machine.
 fn pin_of(tool: &str) -> Result<Pin> {
     let platform = format!("{OS} {ARCH}");
     let fits = |pin: &Pin| pin.platform == platform || pin.platform == "any";
@@ -185,9 +182,9 @@ impl Server {
 /// Finds PostgreSQL 15 or later: `MUSTER_POSTGRES_BIN` names its directory, else it is on this machine, else it is fetched.
 pub fn postgres_server() -> Result<Server> {
     if let Some(bin) = env::var_os("MUSTER_POSTGRES_BIN") {
-        let server = Server::postgres(Path::new(&bin));
-        return server
-            .with_context(|| format!("MUSTER_POSTGRES_BIN has no PostgreSQL {POSTGRES_FLOOR} or later"));
+        let found = Server::postgres(Path::new(&bin));
+        return found
+            .with_context(|| format!("MUSTER_POSTGRES_BIN: no PostgreSQL {POSTGRES_FLOOR} or later"));
     }
     if let Some(found) = Server::installed_postgres() {
         return Ok(found);

@@ -11,11 +11,9 @@ use comfy_table::{Table, presets};
 /// How a check ended. What it found has been printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
-    /// Everything is as it must be.
     Passed,
     /// It could not run here, which is not a pass.
     NotRun,
-    /// Something is not as it must be.
     Failed,
 }
 
@@ -51,7 +49,6 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What was checked, how it ended, and what is to be said of it.
 pub(crate) type Row = (&'static str, Verdict, String);
 
 /// Runs one check of several; one that ends with an error has failed. Its time is said of it.

@@ -93,7 +93,7 @@ impl Configuration {
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         let ended = tokio::time::timeout(PATIENCE, command.output()).await;
         let ended =
-            ended.with_context(|| format!("muster-worker {arguments} did not end in {PATIENCE:?}"))?;
+            ended.with_context(|| format!("muster-worker {arguments} runs longer than {PATIENCE:?}"))?;
         ended.context("cannot run muster-worker")
     }
 
@@ -152,9 +152,8 @@ impl Worker {
         ensure!(status == 200, "the worker answers {status} for its metrics");
         let count = |outcome: &str| {
             let outcome = format!("outcome=\"{outcome}\"");
-            let of_events =
-                text.lines().filter_map(|it| it.strip_prefix("muster_events_total{")?.split_once("} "));
-            let of_it = of_events.filter(|(labels, _)| labels.contains(&outcome));
+            let lines = text.lines().filter_map(|line| line.strip_prefix("muster_events_total{"));
+            let of_it = lines.filter_map(|line| line.split_once("} ")).filter(|it| it.0.contains(&outcome));
             of_it.map(|(_, number)| number.parse::<u64>()).sum::<Result<u64, _>>()
         };
         let lost = ["unknown_type", "malformed", "given_up", "dead_letter_failed"].into_iter().map(count);

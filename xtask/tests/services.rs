@@ -32,15 +32,13 @@ fn answer(port: u16, request: &[u8]) -> String {
 
 /// What PostgreSQL's protocol calls SSLRequest: it answers `S` if it speaks TLS, `N` if not.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
-/// The start of a session without TLS.
-const START: &[u8] = b"\0\0\0\x27\0\x03\0\0user\0muster\0database\0postgres\0\0";
 
 #[test]
 fn both_speak_tls_only_and_come_back_after_a_kill() {
     let mut services = Services::start(false).unwrap();
     let (postgres, nats) = (services.postgres.port, services.nats.port);
     assert_eq!(answer(postgres, &SSL_REQUEST), "S");
-    let refused = answer(postgres, START);
+    let refused = answer(postgres, b"\0\0\0\x27\0\x03\0\0user\0muster\0database\0postgres\0\0");
     assert!(refused.contains("no pg_hba.conf entry") && refused.contains("no encryption"), "{refused}");
     assert_eq!(answer(nats, b""), "", "nothing is said before the handshake");
 

@@ -26,7 +26,6 @@ use crate::cargo;
 pub(super) const DATABASE: &str = "postgres";
 /// The database of the yardstick that does not move with Muster's schema, on the same server (`ideal.sql`).
 pub(super) const IDEAL_DATABASE: &str = "ideal";
-/// How long a worker may take to apply what was published.
 const PATIENCE: Duration = Duration::from_secs(1800);
 /// How many events are published before the worker has to apply them.
 const AHEAD: usize = 50_000;
@@ -40,7 +39,6 @@ pub(super) struct Community {
     pub(super) services: Services,
     client: Client,
     publisher: EventPublisher,
-    /// Answers as the echo.
     nats: async_nats::Client,
     trust: Arc<Material>,
 }
@@ -97,7 +95,6 @@ impl Community {
         Ok(Self { name, members, configuration, services, client, publisher, nats, trust })
     }
 
-    /// Makes the community by events alone.
     async fn fill(&self) -> Result<()> {
         let migrated = self.configuration.run("migrate").await?;
         ensure!(migrated.status.success(), "migrate fails: {}", String::from_utf8_lossy(&migrated.stderr));

@@ -40,7 +40,6 @@ struct Rows {
     next: Option<Value>,
 }
 
-/// A community with all that answers for it.
 struct Target<'a> {
     community: &'a Community,
     id: CommunityId,
@@ -52,7 +51,6 @@ struct Target<'a> {
     _worker: Worker,
 }
 
-/// One question to one target at one depth.
 struct Case<'a> {
     name: &'a str,
     target: &'a Target<'a>,

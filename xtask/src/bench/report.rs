@@ -9,7 +9,6 @@ pub(super) struct Measured {
     /// The names of the columns of figures. The chart shows the first one.
     pub(super) columns: Vec<&'static str>,
     pub(super) rows: Vec<(String, Vec<f64>)>,
-    /// How many rows the chart shows.
     pub(super) charted: usize,
     pub(super) limits: Vec<Limit>,
 }

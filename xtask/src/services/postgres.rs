@@ -68,12 +68,12 @@ impl Postgres {
     }
 
     fn init(&self) -> Result<()> {
-        let (data, owner) = (self.data(), Owner::new()?);
+        let data = self.data();
         let password = format!("{}.password", self.name);
         let password = self.directory.secret_file(&password, &self.options.password)?;
         fs::create_dir(&data)?;
-        owner.give(&password)?;
-        owner.give(&data)?;
+        give_to_owner(&password)?;
+        give_to_owner(&data)?;
         let mut initdb = self.command("initdb")?;
         initdb.args(["--no-sync", "--encoding=UTF8", "--auth=scram-sha-256", "--username", Self::USER]);
         initdb.args(["--locale", LOCALE, "--pgdata"]).arg(&data).arg("--pwfile").arg(&password);
@@ -94,7 +94,7 @@ impl Postgres {
         let rule = format!("{host} all all 127.0.0.1/32 scram-sha-256\n");
         write_secret(&self.data().join("pg_hba.conf"), &rule)?;
         options.tls.as_ref().map_or(Ok(()), |identity| self.install_identity(identity))?;
-        Owner::new()?.give(&self.data())
+        give_to_owner(&self.data())
     }
 
     /// Copies a certificate and its key to where the server reads them; [`Postgres::reload`] makes it use them.
@@ -102,7 +102,7 @@ impl Postgres {
         for (from, to) in [(&identity.certificate_file, "server.pem"), (&identity.key_file, "server.key")] {
             let to = self.data().join(to);
             write_secret(&to, &fs::read_to_string(from)?)?;
-            Owner::new()?.give(&to)?;
+            give_to_owner(&to)?;
         }
         Ok(())
     }
@@ -111,7 +111,7 @@ impl Postgres {
         let mut command = Command::new(self.options.server.bin().join(program));
         // The working directory may be one that the other user cannot enter.
         command.current_dir(self.data()).env_remove("PGDATA").env_remove("PGPORT");
-        Owner::new()?.runs(&mut command);
+        run_as_owner(&mut command)?;
         Ok(command)
     }
 
@@ -150,31 +150,25 @@ impl Postgres {
     }
 }
 
-/// Who runs PostgreSQL and PgBouncer and owns their files: this user, or another if this is root, which they refuse.
-#[derive(Debug)]
-pub struct Owner(Option<User>);
+/// Who runs PostgreSQL and PgBouncer and owns their files, unless it is this user: another where this is root, whom they
+/// refuse.
+fn owner() -> Result<Option<User>> {
+    let mut users = ["postgres", "nobody"].into_iter().filter_map(|name| User::from_name(name).ok()?);
+    let user = || users.next().context("this is root, and there is no user postgres or nobody");
+    Uid::effective().is_root().then(user).transpose()
+}
 
-impl Owner {
-    /// The user of this machine that it is.
-    pub fn new() -> Result<Self> {
-        if !Uid::effective().is_root() {
-            return Ok(Self(None));
-        }
-        let mut users = ["postgres", "nobody"].into_iter().filter_map(|name| User::from_name(name).ok()?);
-        Ok(Self(Some(users.next().context("this is root, and there is no user postgres or nobody")?)))
+/// Has a command run as the owner of PostgreSQL's files.
+pub fn run_as_owner(command: &mut Command) -> Result<()> {
+    if let Some(user) = owner()? {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
     }
+    Ok(())
+}
 
-    /// Has a command run as the owner.
-    pub fn runs(&self, command: &mut Command) {
-        if let Some(user) = &self.0 {
-            command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-        }
-    }
-
-    /// Makes a file, or a directory with all in it, the owner's.
-    pub fn give(&self, path: &Path) -> Result<()> {
-        let Some(user) = &self.0 else { return Ok(()) };
-        let owner = format!("{}:{}", user.uid, user.gid);
-        output(Command::new("chown").args(["-R", &owner]).arg(path)).map(drop)
-    }
+/// Makes a file, or a directory with all in it, the property of who runs PostgreSQL.
+pub fn give_to_owner(path: &Path) -> Result<()> {
+    let Some(user) = owner()? else { return Ok(()) };
+    let owner = format!("{}:{}", user.uid, user.gid);
+    output(Command::new("chown").args(["-R", &owner]).arg(path)).map(drop)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use xtask::services::{Owner, Postgres, Process, Services, free_address};
+use xtask::services::{Postgres, Process, Services, free_address, give_to_owner, run_as_owner};
 use xtask::tool::packaged;
 
 /// How long a start may take.
@@ -39,10 +39,9 @@ impl PgBouncer {
             .replace("SERVER_PORT", &server_port.to_string())
             .replace("LISTEN_PORT", &port.to_string());
         fs::write(place.join("pgbouncer.ini"), configuration)?;
-        let owner = Owner::new()?;
-        owner.give(&place)?;
+        give_to_owner(&place)?;
         let mut command = Command::new(packaged("pgbouncer", "pgbouncer")?);
-        owner.runs(command.arg(place.join("pgbouncer.ini")).current_dir(&place));
+        run_as_owner(command.arg(place.join("pgbouncer.ini")).current_dir(&place))?;
         // SIGINT would wait for clients to go.
         let mut process = Process::start(directory, name, &mut command, Signal::SIGTERM)?;
         process.wait_until(START, || TcpStream::connect(address).ok())?;
