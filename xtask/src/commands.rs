@@ -1,5 +1,3 @@
-//! The command line.
-
 use clap::Parser;
 
 use crate::{bench, demo, image, scan, test};

@@ -23,7 +23,6 @@ use crate::verdict::Verdict;
 const TEXT: &str = include_str!("demo/story.md");
 const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The chat server that the community belongs to.
 pub(crate) const GUILD: &str = "881207955029110855";
 const NAME: &str = "Sietch Tabr";
 
@@ -299,9 +298,7 @@ impl Demo {
 
     /// Prints the first events, publishes all, and waits until the worker has handled them.
     async fn publish(&self, events: Vec<Value>) -> Result<()> {
-        for event in events.iter().take(3) {
-            show(format!("→ {} {}", subject(event), event["data"]));
-        }
+        events.iter().take(3).for_each(|event| show(format!("→ {} {}", subject(event), event["data"])));
         if events.len() > 3 {
             show(format!("→ … {} events", events.len()));
         }

@@ -28,7 +28,6 @@ const ENGINE: &str = "xtask/src/image/engine.sh";
 /// Where the image is for the scanners, in docker's form.
 const ARCHIVE: &str = "target/image/muster-worker.tar";
 const IMAGE: &str = "localhost/muster-worker:xtask";
-
 /// Into this section of the program cargo-auditable writes the crates.
 const SECTION: &[u8] = b".dep-v0";
 const OVERLAY: &str = "infra/k8s/overlays/production";
@@ -74,7 +73,6 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     Ok(verdict::together(&rows, ["what must hold", "seen"]))
 }
 
-/// What must hold, whether it does, and what was seen.
 fn row(what: &'static str, holds: bool, seen: String) -> Row {
     (what, Verdict::of(holds), seen)
 }
@@ -292,8 +290,7 @@ fn at<T: DeserializeOwned>(value: &Value, pointer: &str) -> Result<T> {
 }
 
 impl Pod {
-    /// Writes its files below `root` as the kubelet does: each a link through `..data`, owned by root and the pod's group,
-    /// which may read what root may. Who is not root keeps them.
+    /// Writes its files below `root` as the kubelet does: each a link through `..data`, root's and readable by the pod's group.
     fn lay_out(&self, root: &Path) -> Result<()> {
         for (path, mode, content) in &self.files {
             let link = root.join(path.strip_prefix("/").unwrap_or(path));

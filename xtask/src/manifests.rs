@@ -129,8 +129,8 @@ pub(crate) async fn on_cluster() -> Result<Verdict> {
     fs::write(directory.path().join("production.yaml"), &production)?;
     for (fault, number) in read::<Vec<Fault>>("faults.yaml")?.iter().zip(100..) {
         let refusals = fault.found.iter().filter(|problem| problem.starts_with("muster-"));
-        let messages = refusals.filter_map(|it| Some(it.rsplit_once(": ")?.1.to_owned() + "\n"));
-        let messages = messages.collect::<String>();
+        let message = |it: &String| Some(it.rsplit_once(": ")?.1.to_owned() + "\n");
+        let messages: String = refusals.filter_map(message).collect();
         if !messages.is_empty() {
             fs::write(directory.path().join(format!("{number}.yaml")), fault.plant(&production)?)?;
             fs::write(directory.path().join(format!("{number}.refusals")), messages)?;
@@ -158,10 +158,8 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Value>> {
     objects.filter(|object| !matches!(object, Ok(Value::Null))).collect()
 }
 
-type Schemas = BTreeMap<&'static str, Value>;
-
 /// Reads them from the cache, where they are fetched at their digest.
-fn schemas() -> Result<Schemas> {
+fn schemas() -> Result<BTreeMap<&'static str, Value>> {
     let inside = fetched("kubernetes-validate")?;
     let load = |version| {
         let file = inside.join(format!("v{version}-local-strict/_definitions.json"));
@@ -172,7 +170,7 @@ fn schemas() -> Result<Schemas> {
     KUBERNETES.into_iter().map(load).collect()
 }
 
-fn refused(schemas: &Schemas, rendered: &str) -> Result<Vec<String>> {
+fn refused(schemas: &BTreeMap<&str, Value>, rendered: &str) -> Result<Vec<String>> {
     let (objects, mut problems) = (parse(rendered)?, Vec::new());
     for ((version, definitions), object) in
         schemas.iter().flat_map(|schema| objects.iter().map(move |object| (schema, object)))

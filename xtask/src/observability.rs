@@ -25,15 +25,13 @@ pub(crate) async fn check() -> Result<Verdict> {
     let (alerts, panels) = (alerts()?, panel_queries("1m")?);
     let of_alerts = alerts.iter().map(|alert| (text(alert, "/alert"), text(alert, "/expr")));
     let of_panels = panels.iter().map(|(panel, query)| (panel.as_str(), query.as_str()));
-    let mut number = 0;
+    let mut problems = Vec::new();
     for (place, query) in of_alerts.chain(of_panels) {
-        for problem in unknown(query, &description)? {
-            println!("{place}: {problem}");
-            number += 1;
-        }
+        problems.extend(unknown(query, &description)?.iter().map(|problem| format!("{place}: {problem}")));
     }
-    println!("{} alerts and {} queries of panels: {number} problems", alerts.len(), panels.len());
-    let mut passed = number == 0;
+    problems.iter().for_each(|problem| println!("{problem}"));
+    println!("{} alerts and {} queries of panels: {} problems", alerts.len(), panels.len(), problems.len());
+    let mut passed = problems.is_empty();
     let promtool = packaged("prometheus", "promtool").inspect_err(|error| println!("NOT RUN: {error:#}"));
     let Ok(program) = promtool else { return Ok(if passed { Verdict::NotRun } else { Verdict::Failed }) };
     for (command, file) in [("check", RULES), ("test", TESTS)] {

@@ -1,8 +1,7 @@
-//! The runbooks, run: every command of theirs in order against real servers, its stated outcome checked.
-//! A fenced block `sh` is run; the block `text` after it is what it must print, in which `…` within a line stands for any
-//! text and `…` alone on a line for any number of lines. A block without one must print nothing. Every block must succeed.
-//! `sh on a cluster` marks one that runs where there is a cluster, `sh not run here: <reason>` one that cannot run beside a
-//! private PostgreSQL and NATS server.
+//! The runbooks, run: every command of theirs in order against real servers, its stated outcome checked. A block `sh` is
+//! run; the block `text` after it is what it must print, in which `…` within a line stands for any text and `…` alone on a
+//! line for any number of lines. A block without one must print nothing. Every block must succeed. `sh on a cluster` marks
+//! one that runs where there is a cluster, `sh not run here: <reason>` one that cannot run beside private servers.
 
 mod setting;
 

@@ -78,11 +78,10 @@ fn a_cluster_without_a_certificate_refuses_tls_and_one_that_does_not_start_shows
     assert!(error.contains("no_such_setting"), "{error}");
 }
 
-/// Set for a copy of this test program that is to be killed.
-const KILLED: &str = "XTASK_KILLED_RUN";
-
 #[test]
 fn a_killed_run_leaves_nothing_behind() {
+    // Set for a copy of this test program that is to be killed.
+    const KILLED: &str = "XTASK_KILLED_RUN";
     if std::env::var_os(KILLED).is_some() {
         let services = Services::start(false).unwrap();
         let directory = services.directory.path().display();

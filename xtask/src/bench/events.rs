@@ -16,9 +16,6 @@ const ROUNDS: [(&str, u32); 2] = [("skewed draw", seed::SKEWED), ("uniform draw"
 /// Ideal events in one transaction: as many as the worker applies in one.
 const BATCH: usize = 1000;
 
-/// PostgreSQL's processor time of an event in microseconds, and events a second.
-type Rate = [f64; 2];
-
 /// Applies so many events a round: ideal ones beside the first community, then each community's.
 pub(super) async fn measure(communities: &[&Community], events: usize) -> Result<Measured> {
     let this = communities.first().context("no community")?;
@@ -66,7 +63,7 @@ async fn apply_ideal(client: &Client, events: Vec<seed::Event>) -> Result<()> {
 }
 
 /// Publishes events, then starts a worker and waits until it has acknowledged all of them.
-async fn end_to_end(community: &Community, events: Vec<seed::Event>) -> Result<Rate> {
+async fn end_to_end(community: &Community, events: Vec<seed::Event>) -> Result<[f64; 2]> {
     let count = events.len();
     // The worker creates the stream if it is missing.
     community.configuration.serve(&community.services)?.stop()?;
@@ -82,8 +79,12 @@ async fn end_to_end(community: &Community, events: Vec<seed::Event>) -> Result<R
     Ok(rate)
 }
 
-/// The rate of some work on so many events, and PostgreSQL's processor time by the system's account.
-async fn metered<T>(at: &Community, n: usize, work: impl Future<Output = Result<T>>) -> Result<(T, Rate)> {
+/// PostgreSQL's processor time of an event in microseconds, by the system's account, and events a second during some work.
+async fn metered<T>(
+    at: &Community,
+    n: usize,
+    work: impl Future<Output = Result<T>>,
+) -> Result<(T, [f64; 2])> {
     let server = at.services.postgres.id().context("PostgreSQL is stopped")?;
     let (begun, used) = (Instant::now(), processor_time(server));
     let done = work.await?;

@@ -1,5 +1,4 @@
-//! A community to measure on: made by events through a checkout's worker, kept in the cache as a stopped PostgreSQL cluster
-//! `bench-<members>-<digest>-<week>-<version>`, served from a copy.
+//! A community to measure on: made by events through a checkout's worker, kept in the cache, served from a copy.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -182,7 +181,5 @@ fn digest(checkout: &Path) -> Result<String> {
 fn keep(data: &Path, kept: &Path) -> Result<()> {
     let script = r#"mkdir -p "$1" && find "$1" -maxdepth 1 -name 'bench-*' -mtime +14 -exec rm -rf {} + &&
         rm -rf "$3.arriving" && mv "$2" "$3.arriving" && mv "$3.arriving" "$3""#;
-    let mut keep = Command::new("sh");
-    let kept_in = output(keep.args(["-c", script, "sh"]).arg(cache()?).arg(data).arg(kept));
-    kept_in.map(drop).with_context(|| format!("{} cannot be kept in {}", data.display(), kept.display()))
+    output(Command::new("sh").args(["-c", script, "sh"]).arg(cache()?).arg(data).arg(kept)).map(drop)
 }

@@ -87,8 +87,7 @@ impl Authority {
 }
 
 fn params(name: &str, hosts: &[&str], validity: Range<OffsetDateTime>) -> Result<CertificateParams> {
-    let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
-    let mut params = CertificateParams::new(hosts).context("not a host name")?;
+    let mut params = CertificateParams::new(hosts.iter().copied().map(str::to_owned).collect::<Vec<_>>())?;
     params.distinguished_name.push(DnType::CommonName, name);
     (params.not_before, params.not_after) = (validity.start, validity.end);
     Ok(params)

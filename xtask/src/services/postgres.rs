@@ -150,8 +150,7 @@ impl Postgres {
     }
 }
 
-/// Who runs PostgreSQL and PgBouncer and owns their files, unless it is this user: another where this is root, whom they
-/// refuse.
+/// Who runs PostgreSQL and PgBouncer and owns their files in place of root, as whom they refuse to run.
 fn owner() -> Result<Option<User>> {
     let mut users = ["postgres", "nobody"].into_iter().filter_map(|name| User::from_name(name).ok()?);
     let user = || users.next().context("this is root, and there is no user postgres or nobody");
