@@ -72,10 +72,12 @@ async fn check_says_of_each_server_what_it_showed_and_why_it_is_refused() -> Res
     let report = text(&output.stdout);
     ensure!(output.status.code() == Some(1), "one of three does not work: {report}");
     for wanted in [
-        format!("nats           ok      tls://localhost:{port}: connected to nats, version"),
+        format!("nats           ok      tls://localhost:{port}: connected to nats-0, version"),
         format!("nats           REFUSED tls://127.0.0.9:{port}: no NATS server could be reached"),
-        format!("nats           ok      tls://127.0.0.1:{port}: connected to nats, version"),
-        "nats           localhost by TLS 1.3 shows CN=nats [localhost, 127.0.0.1, ::1] by CN=ca, ".to_owned(),
+        format!("nats           ok      tls://127.0.0.1:{port}: connected to nats-0, version"),
+        "nats           localhost by TLS 1.3 shows CN=nats-0 [localhost, 127.0.0.1, ::1, nats-0.nats.nats.svc] \
+         by CN=ca, "
+            .to_owned(),
         "postgres       localhost by TLS 1.3 shows CN=postgres [localhost, 127.0.0.1, ::1] by CN=ca, "
             .to_owned(),
         "certificate    nats own: CN=muster-worker [muster-worker] by CN=ca, ".to_owned(),
