@@ -1,4 +1,5 @@
 use crate::UserId;
+use crate::hash::spread;
 
 /// One of the [`Stripe::COUNT`] parts that a community's members fall into by the person's id.
 ///
@@ -22,12 +23,7 @@ impl Stripe {
     /// ```
     #[must_use]
     pub fn of(user: &UserId) -> Self {
-        let hash = user
-            .as_str()
-            .bytes()
-            .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        let [high, low, ..] = hash.to_be_bytes();
-        Self((high ^ low) % Self::COUNT)
+        Self(spread(user.as_str()) % Self::COUNT)
     }
 
     /// Every stripe, in order.
