@@ -10,16 +10,17 @@
 //! 6. `outcome`: what becomes of an event
 //! 7. [`stream`]: creates and inspects the streams
 //! 8. `delivery`: a delivered message, and the event in it
-//! 9. `queue`: a fair queue over communities
-//! 10. `losses`: counts events that the stream dropped
-//! 11. `ack`: every acknowledgement
-//! 12. `durable`: the durable consumer, its streams and its configuration
-//! 13. [`dead_letter`]: events that can never be applied
-//! 14. `shared_queue`: the queue that the reader fills and the lanes empty
-//! 15. `lane`: applies batches
-//! 16. `loss_watch`: looks for losses from time to time
-//! 17. `reader`: fills the queue
-//! 18. [`consumer`]: the way in
+//! 9. `ready`: owners that wait for a lane, shard by shard
+//! 10. `queue`: a fair queue over communities
+//! 11. `losses`: counts events that the stream dropped
+//! 12. `ack`: every acknowledgement
+//! 13. `durable`: the durable consumer, its streams and its configuration
+//! 14. [`dead_letter`]: events that can never be applied
+//! 15. `shared_queue`: the queue that the reader fills and the lanes empty
+//! 16. `lane`: applies batches
+//! 17. `loss_watch`: looks for losses from time to time
+//! 18. `reader`: fills the queue
+//! 19. [`consumer`]: the way in
 
 mod ack;
 pub mod consumer;
@@ -36,6 +37,7 @@ mod losses;
 mod outcome;
 mod queue;
 mod reader;
+mod ready;
 mod shared_queue;
 pub mod stream;
 pub mod subjects;

@@ -8,10 +8,11 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use muster_domain::{GuildId, Stripe};
+use muster_domain::Stripe;
 use tokio::time::Instant;
 
 use super::delivery::Delivery;
+use super::ready::{Owner, ReadyOwners};
 
 /// The most items in all queues.
 const MAX_ITEMS: usize = 32 * 1024;
@@ -28,16 +29,13 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_REQUESTED: usize = 64 * 1024;
 const REQUESTED_SECONDS: u32 = 60;
 
-/// Whose queue it is. Messages that name no readable community share one.
-pub(super) type Owner = Option<GuildId>;
-
 /// All queues.
 pub(super) struct FairQueue<T> {
     /// How many lanes may work on one queue at once.
     lanes: usize,
     queues: HashMap<Owner, Queue<T>>,
-    /// Owners with a stripe to take from, the next first.
-    ready: VecDeque<Owner>,
+    /// Owners with a stripe to take from.
+    ready: ReadyOwners,
     /// Owners whose items failed.
     paused: HashMap<Owner, Pause>,
     items: usize,
@@ -140,7 +138,7 @@ impl<T> FairQueue<T> {
         Self {
             lanes: 1,
             queues: HashMap::new(),
-            ready: VecDeque::new(),
+            ready: ReadyOwners::new(),
             paused: HashMap::new(),
             items: 0,
             bytes: 0,
@@ -341,15 +339,15 @@ impl<T> FairQueue<T> {
         lost
     }
 
-    /// Takes up to `max_items` items of up to `max_bytes`, owner by owner in turn and stripe by stripe, of no stripe that a
-    /// lane works on; at least one, if there is any. Once something is taken, a stripe that does not fit whole is begun only
+    /// Takes up to `max_items` items of up to `max_bytes` of one shard, owner by owner in turn and stripe by stripe, of no stripe that
+    /// a lane works on; at least one, if there is any. Once something is taken, a stripe that does not fit whole is begun only
     /// if half of the batch is free: its rest would wait for too little.
     pub(super) fn take(&mut self, max_items: usize, max_bytes: usize) -> Option<Taken<T>> {
         let mut taken = Taken { items: Vec::new(), stripes: Vec::new() };
         let mut room = max_bytes;
-        let mut again = Vec::new();
+        let (mut again, mut shard) = (Vec::new(), None);
         while taken.items.len() < max_items
-            && let Some(owner) = self.ready.pop_front()
+            && let Some((of, owner)) = self.ready.pop(shard)
         {
             let is_paused = self.is_paused(&owner);
             let Some(queue) = self.queues.get_mut(&owner) else { continue };
@@ -397,10 +395,14 @@ impl<T> FairQueue<T> {
                 break;
             }
             queue.lanes += 1;
+            shard = Some(of);
             again.push(owner);
             if is_on_probation {
                 break;
             }
+        }
+        if let Some(shard) = shard {
+            self.ready.end_turn(shard);
         }
         for owner in again {
             self.make_ready(owner);
@@ -469,10 +471,14 @@ fn bytes_of(deferred: &Deferred) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use muster_domain::{GuildId, Shard};
+
     use super::*;
 
+    /// An owner by its number. All are of one shard.
     fn owner(number: usize) -> Owner {
-        Some(GuildId::parse(number.to_string()).unwrap())
+        let guilds = (0..).map(|number: u32| GuildId::parse(number.to_string()).unwrap());
+        guilds.filter(|guild| Shard::of(guild) == Shard::default()).nth(number)
     }
 
     fn first_stripe(number: usize) -> (Owner, Stripe) {

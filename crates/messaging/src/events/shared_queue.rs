@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::delivery::{Item, TakenEvent, bytes_of};
-use super::queue::{FairQueue, Owner, Taken};
+use super::queue::{FairQueue, Taken};
+use super::ready::Owner;
 
 /// The most bytes of a batch.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
