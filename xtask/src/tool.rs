@@ -173,6 +173,13 @@ impl Server {
         on_path.or_else(|| versions().max_by_key(|found| found.version))
     }
 
+    /// Whether a PostgreSQL has this library beside it, to load at its start. Packages differ in where they put libraries.
+    pub(crate) fn has_library(&self, name: &str) -> bool {
+        let places = ["../lib", "../lib/postgresql", "../lib64/pgsql", "../lib/pgsql"];
+        let files = ["so", "dylib"].map(|ending| format!("{name}.{ending}"));
+        places.iter().any(|place| files.iter().any(|file| self.bin().join(place).join(file).is_file()))
+    }
+
     /// The directory of its programs.
     pub fn bin(&self) -> &Path {
         self.program.parent().unwrap_or(Path::new("."))

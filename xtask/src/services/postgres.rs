@@ -42,6 +42,20 @@ impl PostgresOptions {
         let password = Uuid::new_v4().simple().to_string();
         Self { server, tls: Some(tls), durable: false, settings: Vec::new(), copy_of: None, password }
     }
+
+    /// Makes it ready to count statements with `pg_stat_statements`, where that is installed. Nothing is counted until a
+    /// database's `pg_stat_statements.track` says so.
+    pub fn count_statements(&mut self) {
+        if self.server.has_library("pg_stat_statements") {
+            let settings = [
+                ("shared_preload_libraries", "pg_stat_statements"),
+                ("pg_stat_statements.track", "none"),
+                ("pg_stat_statements.track_utility", "off"),
+                ("pg_stat_statements.save", "off"),
+            ];
+            self.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        }
+    }
 }
 
 /// A private PostgreSQL cluster. Its superuser logs in with a generated password, and over TLS only if it has that.
