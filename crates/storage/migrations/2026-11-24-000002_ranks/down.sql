@@ -1,3 +1,0 @@
-DROP FUNCTION members_at;
-DROP FUNCTION members_above;
-DROP TABLE rank_counts;

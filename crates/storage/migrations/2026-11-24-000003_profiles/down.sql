@@ -1,2 +1,0 @@
-DROP TABLE tier_counts;
-DROP TABLE profiles;

@@ -1,2 +1,0 @@
-DROP TABLE activity_adds;
-DROP TABLE scores;

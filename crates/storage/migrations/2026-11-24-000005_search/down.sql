@@ -1,2 +1,0 @@
-DROP FUNCTION nym_tails_of;
-DROP TABLE nym_tails;

@@ -1,4 +1,0 @@
-DROP FUNCTION badges_settle;
-DROP TABLE badge_kinds;
-DROP TABLE badge_ops;
-DROP TABLE badges;

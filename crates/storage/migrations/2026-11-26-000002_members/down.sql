@@ -1,0 +1,2 @@
+DROP TABLE activity_adds, members;
+DROP SEQUENCE member_numbers;

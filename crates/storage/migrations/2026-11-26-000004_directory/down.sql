@@ -1,0 +1,1 @@
+DROP TABLE nym_suffixes, directory;

@@ -1,0 +1,2 @@
+DROP FUNCTION applied_events_empty;
+DROP TABLE applied_events;
