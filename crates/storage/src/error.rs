@@ -1,0 +1,245 @@
+use diesel::result::{DatabaseErrorKind, Error as DieselError};
+use muster_domain::{CursorError, PolicyError};
+
+use crate::sql::sqlstate;
+
+/// Why storage could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The database URL or its TLS settings are not usable.
+    #[error("the database configuration is not usable: {0}")]
+    Configuration(String),
+    /// There is no such community, profile or badge, or it is not visible.
+    #[error("no such {0}")]
+    NotFound(Missing),
+    /// The cursor is not of this list.
+    #[error(transparent)]
+    Cursor(#[from] CursorError),
+    /// The tier policy breaks a rule.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// A wallet that another profile of the community has linked.
+    #[error("the wallet is linked to another profile of this community: unlink it there first")]
+    WalletTaken,
+    /// The database is out of reach, too slow, full or read-only. Reads are safe to repeat; so are events, since an
+    /// event's id decides whether it was applied.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(#[source] Cause),
+    /// The schema is not the one this version needs.
+    #[error("the schema is not up to date: {0} migrations are pending; run `muster-worker migrate`")]
+    Outdated(usize),
+    /// A migration failed; it was rolled back.
+    #[error("a migration failed and was rolled back: {0}")]
+    Migration(#[source] Cause),
+    /// A defect in Muster: a statement or row that should not have been possible.
+    #[error("storage met a defect: {0}")]
+    Defect(#[source] Cause),
+}
+
+/// The driver's error, kept for the log; its type is not part of this crate's interface.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// What was not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// A community.
+    Community,
+    /// A profile.
+    Profile,
+    /// A badge.
+    Badge,
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Community => "community",
+            Self::Profile => "profile",
+            Self::Badge => "badge",
+        })
+    }
+}
+
+/// Where the fault lies that a write failed for, as far as its kind tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultOf {
+    /// The server's, whatever was asked of it: it is out of reach, shuts down, refuses writes, or has used up something.
+    Server,
+    /// Of whoever else holds a lock.
+    Others,
+    /// Not known: the statement's, its rows', or the server's all the same.
+    Unknown,
+}
+
+impl Error {
+    /// Where the fault lies.
+    #[must_use]
+    pub fn fault_of(&self) -> FaultOf {
+        match (self, self.sqlstate()) {
+            (_, Some(code)) if is_of(&code, &["40", "55P03", "55006"]) => FaultOf::Others,
+            // A statement that takes too long, or a page that cannot be read, may be one event's or one community's.
+            (_, Some(code)) if is_of(&code, &["57014", "58"]) => FaultOf::Unknown,
+            (Self::Unavailable(_), _) => FaultOf::Server,
+            _ => FaultOf::Unknown,
+        }
+    }
+
+    /// The server's code of it, SQLSTATE, where it is an error of the server.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<String> {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            let words = match error.downcast_ref::<DieselError>() {
+                Some(DieselError::DatabaseError(_, info)) => Some(info.message()),
+                _ => None,
+            };
+            if let Some(code) = words.and_then(sqlstate::of) {
+                return Some(code.to_owned());
+            }
+            if let Some(code) = error.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code()) {
+                return Some(code.code().to_owned());
+            }
+            cause = error.source();
+        }
+        None
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
+
+    /// Whether a server is there and refuses the credentials, or does not prove by TLS who it is.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        let Self::Unavailable(cause) = self else { return false };
+        std::iter::successors(Some::<&(dyn std::error::Error + 'static)>(&**cause), |error| error.source())
+            .any(|error| match error.downcast_ref::<tokio_postgres::Error>() {
+                // Invalid authorization.
+                Some(error) => error.code().is_some_and(|state| state.code().starts_with("28")),
+                None => is_from_tls(error),
+            })
+    }
+
+    pub(crate) fn defect(what: impl Into<Cause>) -> Self {
+        Self::Defect(what.into())
+    }
+}
+
+fn is_from_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<rustls::Error>()
+        || error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// Whether the connection was lost, whatever was asked of it.
+pub(crate) fn is_cut_off(error: &DieselError) -> bool {
+    match error {
+        DieselError::DatabaseError(kind, info) => match kind {
+            DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => true,
+            DatabaseErrorKind::Unknown => sqlstate::of(info.message()).is_some_and(ends_the_session),
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// Connection exceptions, an operator or a crash that ends sessions, and a session that was idle or open for too long.
+fn ends_the_session(code: &str) -> bool {
+    is_of(code, &["08", "57P", "25P03", "25P04"])
+}
+
+fn is_of(code: &str, classes: &[&str]) -> bool {
+    classes.iter().any(|class| code.starts_with(class))
+}
+
+/// Whether it is the server and not the statement that fails: besides lost sessions, rollbacks that are nobody's fault,
+/// resources that are used up, a statement that was canceled or waited too long, an object in use, and the system below.
+fn is_of_the_server(code: &str) -> bool {
+    ends_the_session(code) || is_of(code, &["40", "53", "57", "58", "55P03", "55006"])
+}
+
+impl From<DieselError> for Error {
+    fn from(error: DieselError) -> Self {
+        let transient = match &error {
+            DieselError::DatabaseError(kind, info) => match kind {
+                DatabaseErrorKind::SerializationFailure
+                | DatabaseErrorKind::ReadOnlyTransaction
+                | DatabaseErrorKind::ClosedConnection
+                | DatabaseErrorKind::UnableToSendCommand => true,
+                DatabaseErrorKind::Unknown => sqlstate::of(info.message()).is_some_and(is_of_the_server),
+                _ => false,
+            },
+            DieselError::BrokenTransactionManager | DieselError::RollbackErrorOnCommit { .. } => true,
+            _ => false,
+        };
+        if transient { Self::Unavailable(error.into()) } else { Self::Defect(error.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(message: &str) -> DieselError {
+        DieselError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(message.to_owned()))
+    }
+
+    #[test]
+    fn the_code_tells_whose_fault_it_is() {
+        for (message, fault) in [
+            ("57P01: terminating connection", FaultOf::Server),
+            ("53100: could not extend file", FaultOf::Server),
+            ("08006: connection failure", FaultOf::Server),
+            ("40P01: deadlock detected", FaultOf::Others),
+            ("55P03: canceling statement due to lock timeout", FaultOf::Others),
+            ("57014: canceling statement due to statement timeout", FaultOf::Unknown),
+            ("58030: could not read block 7", FaultOf::Unknown),
+            ("42501: permission denied for table scores", FaultOf::Unknown),
+            ("P0001: no", FaultOf::Unknown),
+        ] {
+            let error = Error::from(of(message));
+            assert_eq!(
+                (error.fault_of(), error.sqlstate().as_deref()),
+                (fault, message.get(..5)),
+                "{message}"
+            );
+            // One within another, as from a connection that cannot roll back.
+            let error = Error::Unavailable(error.into());
+            assert_eq!(error.sqlstate().as_deref(), message.get(..5), "{message}");
+        }
+        let read_only = "25006: cannot execute INSERT in a read-only transaction".to_owned();
+        let read_only =
+            DieselError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, Box::new(read_only));
+        assert_eq!(Error::from(read_only).fault_of(), FaultOf::Server);
+        let lost = Error::Unavailable("no connection in time".into());
+        assert_eq!((lost.fault_of(), lost.sqlstate()), (FaultOf::Server, None));
+    }
+
+    #[test]
+    fn the_code_decides_and_not_the_words() {
+        for (message, transient, cut_off) in [
+            ("57P01: Verbindung wird abgebrochen", true, true),
+            ("25P03: terminating connection", true, true),
+            ("08006: connection failure", true, true),
+            ("57014: storniere Anfrage", true, false),
+            ("55P03: storniere Anfrage", true, false),
+            ("40P01: Verklemmung entdeckt", true, false),
+            ("53100: auf dem Gerät ist kein Speicherplatz mehr verfügbar", true, false),
+            ("58030: could not write", true, false),
+            ("22003: bigint out of range", false, false),
+            ("42P01: relation \"connection\" does not exist", false, false),
+            ("54000: index row size exceeds maximum", false, false),
+            ("25P02: current transaction is aborted", false, false),
+            ("XX000: could not open file", false, false),
+            ("terminating connection", false, false),
+        ] {
+            assert_eq!(is_cut_off(&of(message)), cut_off, "{message}");
+            assert_eq!(Error::from(of(message)).is_transient(), transient, "{message}");
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! The store: connections, and how reads and writes are run on them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diesel::QueryResult;
+use diesel::prelude::{
+    OptionalExtension, QueryDsl, Queryable, QueryableByName, Selectable, SelectableHelper,
+};
+use diesel::sql_types::{Array, Bool, Text};
+use diesel_async::pooled_connection::deadpool::{Object, Pool};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, TransactionManager};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use moka::future::Cache;
+use muster_domain::{
+    CommunityId, CommunityName, CursorKey, ErasureKey, Floor, GuildId, Limit, PseudonymKey, Shard, Version,
+};
+use tracing::{Instrument, Span};
+use uuid::Uuid;
+
+use crate::connection::StoreConfig;
+use crate::error::{Error, Missing};
+use crate::observation::{QueryFailure, QueryObservation};
+use crate::policy::Policy;
+use crate::schema::{communities, community_states, signing_keys};
+use crate::sql::statement::{self, Statement};
+use crate::tenant::{Named, Tenant};
+
+/// Which versions of PostgreSQL Muster works with.
+pub const SERVER_FLOOR: Floor = Floor {
+    server: "PostgreSQL",
+    least: Version([15, 0, 0]),
+    why_least: "the schema and its guarantees are tested from 15 on, and what is older gets no fixes any more",
+    advised: Version([15, 0, 0]),
+    why_advised: "it is not tested",
+};
+/// How long a community's policy is trusted before it is read again.
+const POLICY_AGE: Duration = Duration::from_secs(10);
+/// How many communities' policies are kept: a few kilobytes each.
+const POLICIES: u64 = 10_000;
+/// How long a community's keys are trusted, which never change but by a restore of another database.
+const TENANT_AGE: Duration = Duration::from_secs(600);
+/// How many communities' keys are kept: some hundred bytes each.
+const TENANTS: u64 = 100_000;
+
+/// Muster's record. Cheap to clone: the clones share one pool.
+///
+/// Rows are reached through [`Store::community`] only, which answers a view of one community.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+struct Inner {
+    pool: Pool<AsyncPgConnection>,
+    config: StoreConfig,
+    cursor_key: CursorKey,
+    pseudonym_key: PseudonymKey,
+    erasure_key: ErasureKey,
+    policies: Cache<CommunityId, Arc<Policy>>,
+    tenants: Cache<CommunityId, Tenant>,
+    guilds: Cache<GuildId, Named>,
+}
+
+/// A community as its chat server's id finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundCommunity {
+    /// Its id.
+    pub community_id: CommunityId,
+    /// Its name, if one is known.
+    pub name: Option<CommunityName>,
+    /// False once the chat server was left.
+    pub active: bool,
+}
+
+/// The pool at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolStatus {
+    /// Connections handed out.
+    pub in_use: usize,
+    /// Connections open.
+    pub open: usize,
+    /// The most connections.
+    pub size: usize,
+    /// Callers waiting for one.
+    pub waiting: usize,
+}
+
+impl Store {
+    /// Connects, and checks that the schema is the one this version needs.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database cannot be reached, [`Error::Outdated`] when migrations are pending.
+    pub async fn open(config: StoreConfig) -> Result<Self, Error> {
+        crate::migration::check(&config).await?;
+        let pool = config.pool()?;
+        let (cursor_key, pseudonym_key, erasure_key) = {
+            let mut connection = acquire(&pool).await?;
+            let cursor = secret(&mut connection, "cursor").await?;
+            let erasures = secret(&mut connection, "erasures").await?;
+            (CursorKey::new(cursor), PseudonymKey::derive(cursor), ErasureKey::new(erasures))
+        };
+        let policies = Cache::builder().max_capacity(POLICIES).time_to_live(POLICY_AGE).build();
+        let tenants = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
+        let guilds = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
+        let inner = Inner { pool, config, cursor_key, pseudonym_key, erasure_key, policies, tenants, guilds };
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Where the rows of a community are, if there is one of this id.
+    pub(crate) async fn tenant(&self, id: CommunityId) -> Result<Option<Tenant>, Error> {
+        if let Some(tenant) = self.0.tenants.get(&id).await {
+            return Ok(Some(tenant));
+        }
+        let row = self.read("community_policy", move |connection| {
+            let find = communities::table.find(id.get()).select(CommunityRow::as_select());
+            async move { find.get_result(connection).await.optional() }.boxed()
+        });
+        let Some(row) = row.await? else { return Ok(None) };
+        let named = row.named()?;
+        self.0.tenants.insert(id, named.tenant).await;
+        Ok(Some(named.tenant))
+    }
+
+    /// A community's policy: the one that is kept, or what `load` reads.
+    pub(crate) async fn policy(
+        &self,
+        id: CommunityId,
+        load: impl Future<Output = Result<Arc<Policy>, Error>>,
+    ) -> Result<Arc<Policy>, Error> {
+        self.0.policies.try_get_with(id, load).await.map_err(|error| match Arc::try_unwrap(error) {
+            Ok(error) => error,
+            // Several callers waited for one look-up: each gets an error of its own of the same kind.
+            Err(shared) => match &*shared {
+                Error::NotFound(missing) => Error::NotFound(*missing),
+                transient if transient.is_transient() => Error::Unavailable(transient.to_string().into()),
+                other => Error::defect(other.to_string()),
+            },
+        })
+    }
+
+    /// Keeps a policy in place of what was kept.
+    pub(crate) async fn keep_policy(&self, id: CommunityId, policy: Arc<Policy>) {
+        self.0.policies.insert(id, policy).await;
+    }
+
+    /// Those among the communities of these chat servers whose keys are kept: they have all that a community has.
+    pub(crate) async fn communities_cached(&self, guilds: &BTreeSet<GuildId>) -> HashMap<GuildId, Named> {
+        let mut cached = HashMap::with_capacity(guilds.len());
+        for guild in guilds {
+            if let Some(named) = self.0.guilds.get(guild).await {
+                cached.insert(guild.clone(), named);
+            }
+        }
+        cached
+    }
+
+    /// Keeps the keys of communities that have all that a community has.
+    pub(crate) async fn keep_keys(&self, communities: &HashMap<GuildId, Named>) {
+        for (guild, named) in communities {
+            self.0.guilds.insert(guild.clone(), *named).await;
+        }
+    }
+
+    /// Has the keys of these communities looked up again.
+    pub(crate) async fn forget_keys(&self, communities: &HashMap<GuildId, Named>) {
+        for (guild, named) in communities {
+            self.0.guilds.invalidate(guild).await;
+            self.forget_tenant(named.id).await;
+        }
+    }
+
+    pub(crate) async fn forget_tenant(&self, id: CommunityId) {
+        self.0.tenants.invalidate(&id).await;
+        self.0.policies.invalidate(&id).await;
+    }
+
+    /// The communities of these chat servers, as far as there are any.
+    pub(crate) async fn communities_known(
+        &self,
+        guilds: &BTreeSet<GuildId>,
+    ) -> Result<HashMap<GuildId, Named>, Error> {
+        let mut known = HashMap::with_capacity(guilds.len());
+        let asked: Vec<String> = guilds.iter().map(|guild| guild.as_str().to_owned()).collect();
+        let keys = asked.len();
+        let find = Statement::shared(
+            "SELECT c.community_id, c.guild_id, c.shard, c.community
+             FROM unnest($1) AS g (guild_id)
+             CROSS JOIN LATERAL (SELECT * FROM communities AS c WHERE c.guild_id = g.guild_id LIMIT 1) AS c",
+        )
+        .bind::<Array<Text>, _>(asked);
+        let rows: Vec<CommunityRow> = self.by_keys("communities_ensure", find, keys).await?;
+        for row in rows {
+            let named = row.named()?;
+            let guild = GuildId::parse(row.guild_id).map_err(Error::defect)?;
+            known.insert(guild, named);
+        }
+        Ok(known)
+    }
+
+    /// The community of a chat server.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when no event of that server has been seen.
+    pub async fn community_find(&self, guild: &GuildId) -> Result<FoundCommunity, Error> {
+        let named = self.communities_known(&BTreeSet::from([guild.clone()])).await?;
+        let named = named.get(guild).ok_or(Error::NotFound(Missing::Community))?;
+        let key = (i16::from(named.tenant.shard.number()), named.tenant.community);
+        let row = self.read("community_find", move |connection| {
+            let find = community_states::table.find(key).select(FoundRow::as_select());
+            async move { find.get_result(connection).await.optional() }.boxed()
+        });
+        // One that was only just made is active and has no name.
+        let row = row.await?.unwrap_or(FoundRow { name: None, active: true });
+        let name = row.name.map(CommunityName::parse).transpose().map_err(Error::defect)?;
+        Ok(FoundCommunity { community_id: named.id, name, active: row.active })
+    }
+
+    /// Asks the database for an answer, as a readiness check.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there is none in time.
+    pub async fn ping(&self) -> Result<(), Error> {
+        self.optional::<OneRow>("ping", Statement::shared("SELECT true AS one")).await.map(|_| ())
+    }
+
+    /// The server's version, as it tells it; [`SERVER_FLOOR`] judges it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when there is no answer in time.
+    pub async fn server_version(&self) -> Result<String, Error> {
+        let statement = Statement::shared("SELECT current_setting('server_version') AS version");
+        let row: Option<VersionRow> = self.optional("server_version", statement).await?;
+        Ok(row.map(|row| row.version).unwrap_or_default())
+    }
+
+    /// The pool at this moment.
+    #[must_use]
+    pub fn pool_status(&self) -> PoolStatus {
+        let status = self.0.pool.status();
+        PoolStatus {
+            in_use: status.size.saturating_sub(status.available),
+            open: status.size,
+            size: status.max_size,
+            waiting: status.waiting,
+        }
+    }
+
+    /// Closes the connections that nobody uses, for a server that is believed to be gone: new ones go to whichever host answers.
+    /// What is kept of its communities is forgotten, for that host may be behind.
+    pub fn close_idle(&self) {
+        self.0.pool.retain(|_, _| false);
+        self.0.guilds.invalidate_all();
+        self.0.tenants.invalidate_all();
+        self.0.policies.invalidate_all();
+    }
+
+    /// Closes the pool; what is handed out is closed when it comes back.
+    pub fn close(&self) {
+        self.0.pool.close();
+    }
+
+    /// What makes the pseudonyms under which persons stand in logs; the same for all that use this database.
+    #[must_use]
+    pub fn pseudonyms(&self) -> &PseudonymKey {
+        &self.0.pseudonym_key
+    }
+
+    /// The key under which erased persons are remembered; the same for all that use this database or a backup of it.
+    #[must_use]
+    pub fn erasure_key(&self) -> &ErasureKey {
+        &self.0.erasure_key
+    }
+
+    pub(crate) fn cursor_key(&self) -> &CursorKey {
+        &self.0.cursor_key
+    }
+
+    pub(crate) async fn forget_policy(&self, id: CommunityId) {
+        self.0.policies.invalidate(&id).await;
+    }
+
+    pub(crate) async fn optional<T>(
+        &self,
+        query: &'static str,
+        statement: Statement,
+    ) -> Result<Option<T>, Error>
+    where
+        T: QueryableByName<diesel::pg::Pg> + Send + 'static,
+    {
+        self.read(query, |connection| statement::optional(connection, statement.clone()).boxed()).await
+    }
+
+    pub(crate) async fn rows<T, const MAX: u32>(
+        &self,
+        query: &'static str,
+        statement: Statement,
+        limit: Limit<MAX>,
+    ) -> Result<Vec<T>, Error>
+    where
+        T: QueryableByName<diesel::pg::Pg> + Send + 'static,
+    {
+        self.read(query, |connection| statement::rows(connection, statement.clone(), limit).boxed()).await
+    }
+
+    pub(crate) async fn page<T, const MAX: u32>(
+        &self,
+        query: &'static str,
+        statement: Statement,
+        limit: Limit<MAX>,
+    ) -> Result<(Vec<T>, bool), Error>
+    where
+        T: QueryableByName<diesel::pg::Pg> + Send + 'static,
+    {
+        self.read(query, |connection| statement::page(connection, statement.clone(), limit).boxed()).await
+    }
+
+    pub(crate) async fn by_keys<T>(
+        &self,
+        query: &'static str,
+        statement: Statement,
+        keys: usize,
+    ) -> Result<Vec<T>, Error>
+    where
+        T: QueryableByName<diesel::pg::Pg> + Send + 'static,
+    {
+        self.read(query, |connection| statement::by_keys(connection, statement.clone(), keys).boxed()).await
+    }
+
+    /// Runs a read within its deadline. One whose connection turns out to have been cut off, as an idle one may have been
+    /// unnoticed, is repeated once.
+    async fn read<T, F>(&self, query: &'static str, run: F) -> Result<T, Error>
+    where
+        F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>>,
+    {
+        let reading = async {
+            let mut connection = Awaited(Some(self.acquire(query).await?));
+            let started = Instant::now();
+            let attempts = async {
+                match run(connection.get()?).await {
+                    Err(error) if crate::error::is_cut_off(&error) => {
+                        connection = Awaited(Some(acquire(&self.0.pool).await?));
+                        run(connection.get()?).await.map_err(Error::from)
+                    }
+                    result => result.map_err(Error::from),
+                }
+            };
+            let result = match tokio::time::timeout(self.0.config.query_timeout, attempts).await {
+                Ok(result) => result,
+                Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
+            };
+            self.answered(query, started, &result);
+            match connection.0.take() {
+                Some(connection) => recycle(connection, result),
+                None => result,
+            }
+        };
+        reading.instrument(span(query)).await
+    }
+
+    /// Runs a write in a transaction of its own task: a caller that stops waiting does not leave it half done.
+    ///
+    /// When the deadline passes, or the connection breaks during the commit, whether it was committed is unknown; what
+    /// is written carries an id by which a repetition finds out.
+    pub(crate) async fn write<T, F>(&self, query: &'static str, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
+        self.write_within(query, self.0.config.write_timeout(), work).await
+    }
+
+    /// The same with a deadline of its own.
+    pub(crate) async fn write_within<T, F>(
+        &self,
+        query: &'static str,
+        deadline: Duration,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
+        self.write_ending(query, deadline, End::Commit, work).await
+    }
+
+    /// The same within the deadline of a write, taken back in the end whatever came of it.
+    pub(crate) async fn write_and_take_back<T, F>(&self, query: &'static str, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
+        self.write_ending(query, self.0.config.write_timeout(), End::TakeBack, work).await
+    }
+
+    async fn write_ending<T, F>(
+        &self,
+        query: &'static str,
+        deadline: Duration,
+        end: End,
+        work: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
+        let store = self.clone();
+        let writing = async move {
+            let mut connection = store.acquire(query).await?;
+            let started = Instant::now();
+            let result = match tokio::time::timeout(deadline, transaction(&mut connection, end, work)).await {
+                Ok(result) => result,
+                Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
+            };
+            store.answered(query, started, &result);
+            recycle(connection, result)
+        };
+        tokio::spawn(writing.instrument(span(query))).await.map_err(Error::defect)?
+    }
+
+    /// A connection for a query, which else has failed.
+    async fn acquire(&self, query: &'static str) -> Result<Object<AsyncPgConnection>, Error> {
+        let acquired = acquire(&self.0.pool).await;
+        if acquired.is_err() {
+            self.observe(QueryObservation { query, took: None, failure: Some(QueryFailure::NoConnection) });
+        }
+        acquired
+    }
+
+    fn answered<T>(&self, query: &'static str, started: Instant, result: &Result<T, Error>) {
+        let failure = result.as_ref().err().and_then(QueryFailure::of);
+        self.observe(QueryObservation { query, took: Some(started.elapsed()), failure });
+    }
+
+    fn observe(&self, observation: QueryObservation) {
+        if let Some(failure) = observation.failure {
+            Span::current().record("error.type", failure.as_str());
+        }
+        (self.0.config.observe)(&observation);
+    }
+}
+
+/// What a trace holds of a query: its name, and nothing of its values.
+fn span(query: &'static str) -> Span {
+    tracing::debug_span!(
+        "query",
+        otel.name = query,
+        otel.kind = "client",
+        db.system.name = "postgresql",
+        db.query.summary = query,
+        "error.type" = tracing::field::Empty,
+    )
+}
+
+/// How a transaction ends that has not failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Commit,
+    TakeBack,
+}
+
+async fn transaction<T, F>(connection: &mut AsyncPgConnection, end: End, work: F) -> Result<T, Error>
+where
+    F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>>,
+{
+    type Transaction = <AsyncPgConnection as AsyncConnection>::TransactionManager;
+    Transaction::begin_transaction(connection).await?;
+    match work(connection).await {
+        Ok(done) => {
+            match end {
+                End::Commit => Transaction::commit_transaction(connection).await?,
+                End::TakeBack => Transaction::rollback_transaction(connection).await?,
+            }
+            Ok(done)
+        }
+        Err(error) => match Transaction::rollback_transaction(connection).await {
+            Ok(()) => Err(error),
+            // A connection that cannot roll back must not be used again.
+            Err(_) => Err(Error::Unavailable(error.into())),
+        },
+    }
+}
+
+/// The deployment's secret for a purpose.
+async fn secret(connection: &mut AsyncPgConnection, purpose: &'static str) -> Result<[u8; 32], Error> {
+    let find = signing_keys::table.find(purpose).select(signing_keys::secret);
+    let found: Option<Vec<u8>> = find.get_result(connection).await.optional()?;
+    let found =
+        found.ok_or_else(|| Error::defect(format!("there is no signing key for the purpose {purpose}")))?;
+    let wrong = |_| Error::defect(format!("the signing key for the purpose {purpose} is not 32 bytes"));
+    found.try_into().map_err(wrong)
+}
+
+async fn acquire(pool: &Pool<AsyncPgConnection>) -> Result<Object<AsyncPgConnection>, Error> {
+    pool.get().await.map_err(|error| Error::Unavailable(error.into()))
+}
+
+/// A connection whose answer is awaited. It is closed and not given back when this is dropped, as when its caller waits no
+/// longer: the answer that is outstanding, or never comes, would be the next caller's matter.
+struct Awaited(Option<Object<AsyncPgConnection>>);
+
+impl Awaited {
+    fn get(&mut self) -> Result<&mut AsyncPgConnection, Error> {
+        self.0.as_deref_mut().ok_or_else(|| Error::defect("a connection was used after it was given back"))
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.take().map(Object::take);
+    }
+}
+
+/// Gives a connection back, unless it failed or may still have an answer outstanding.
+fn recycle<T>(connection: Object<AsyncPgConnection>, result: Result<T, Error>) -> Result<T, Error> {
+    if result.as_ref().is_err_and(Error::is_transient) {
+        drop(Object::take(connection));
+    }
+    result
+}
+
+#[derive(Queryable, QueryableByName, Selectable)]
+#[diesel(table_name = communities)]
+struct CommunityRow {
+    community_id: Uuid,
+    guild_id: String,
+    shard: i16,
+    community: i32,
+}
+
+impl CommunityRow {
+    fn named(&self) -> Result<Named, Error> {
+        let shard = Shard::parse(self.shard).ok_or_else(|| Error::defect("there is no such shard"))?;
+        Ok(Named { id: self.community_id.into(), tenant: Tenant { shard, community: self.community } })
+    }
+}
+
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = community_states)]
+struct FoundRow {
+    name: Option<String>,
+    active: bool,
+}
+
+#[derive(QueryableByName)]
+struct VersionRow {
+    #[diesel(sql_type = Text)]
+    version: String,
+}
+
+#[derive(QueryableByName)]
+struct OneRow {
+    #[diesel(sql_type = Bool)]
+    #[expect(dead_code, reason = "that there is an answer is the answer")]
+    one: bool,
+}
