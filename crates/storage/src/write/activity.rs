@@ -1,0 +1,96 @@
+//! Activity that was added since it was last set.
+
+use std::collections::HashMap;
+
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Integer, Timestamptz, Uuid as SqlUuid};
+use diesel_async::AsyncPgConnection;
+use muster_domain::{Activity, Shard};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::change::Watermark;
+use crate::error::Error;
+use crate::sql::columns::columns;
+use crate::sql::statement::{self, Statement};
+
+columns! {
+    /// An addition.
+    pub(crate) struct Add {
+        community: i32 => Integer,
+        member: i64 => BigInt,
+        at: OffsetDateTime => Timestamptz,
+        event_id: Uuid => SqlUuid,
+        amount: i64 => BigInt,
+    }
+}
+
+columns! {
+    #[derive(Clone)]
+    struct Set {
+        community: i32 => Integer,
+        member: i64 => BigInt,
+        at: OffsetDateTime => Timestamptz,
+        event_id: Uuid => SqlUuid,
+    }
+}
+
+/// Of members whose activity is set anew: what had been added after that. Additions before it will never count again, and are removed.
+pub(crate) async fn added_since(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    set: Vec<((i32, i64), Watermark)>,
+) -> Result<HashMap<(i32, i64), Activity>, Error> {
+    if set.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let set: Vec<Set> = set
+        .into_iter()
+        .map(|((community, member), (at, event_id))| Set { community, member, at, event_id })
+        .collect();
+    let keys = set.len();
+    let sum = Statement::in_shard(
+        shard,
+        "SELECT rows.community, rows.member, least(sum(a.amount), 9007199254740991)::bigint AS amount
+         FROM $rows CROSS JOIN LATERAL (SELECT a.amount FROM activity_adds AS a
+             WHERE a.shard = $1 AND a.community = rows.community AND a.member = rows.member
+                 AND (a.at, a.event_id) > (rows.at, rows.event_id) OFFSET 0) AS a
+         GROUP BY 1, 2",
+    );
+    let prune = Statement::in_shard(
+        shard,
+        "DELETE FROM activity_adds AS a
+         USING $rows CROSS JOIN LATERAL (SELECT r.ctid FROM activity_adds AS r
+             WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
+                 AND (r.at, r.event_id) < (rows.at, rows.event_id) OFFSET 0) AS row
+         WHERE a.shard = $1 AND a.ctid = row.ctid",
+    );
+    let sums: Vec<SumRow> = statement::by_keys(connection, sum.rows(set.clone()), keys).await?;
+    statement::execute(connection, prune.rows(set)).await?;
+    Ok(sums.into_iter().map(|row| ((row.community, row.member), Activity::clamp(row.amount))).collect())
+}
+
+/// Keeps additions, which the event that sets the activity may still come behind.
+pub(crate) async fn insert(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    mut adds: Vec<Add>,
+) -> Result<(), Error> {
+    if adds.is_empty() {
+        return Ok(());
+    }
+    adds.sort_unstable_by_key(|add| (add.community, add.member, add.at, add.event_id));
+    let insert = "INSERT INTO activity_adds (shard, $names) SELECT $1, rows.* FROM $rows";
+    statement::execute(connection, Statement::in_shard(shard, insert).rows(adds)).await?;
+    Ok(())
+}
+
+#[derive(QueryableByName)]
+struct SumRow {
+    #[diesel(sql_type = Integer)]
+    community: i32,
+    #[diesel(sql_type = BigInt)]
+    member: i64,
+    #[diesel(sql_type = BigInt)]
+    amount: i64,
+}

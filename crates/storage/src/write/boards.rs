@@ -1,0 +1,151 @@
+//! Entries of boards: written when a member's place in the order of a board changes.
+
+use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Timestamptz};
+use diesel_async::AsyncPgConnection;
+use muster_domain::Shard;
+use time::OffsetDateTime;
+
+use crate::board::Board;
+use crate::error::Error;
+use crate::sql::columns::columns;
+use crate::sql::statement::{self, Statement};
+
+/// What places a member on a board.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) score: i64,
+    pub(crate) joined_at: OffsetDateTime,
+    /// On the board of badges, the member's tier.
+    pub(crate) tier: Option<i16>,
+}
+
+/// The changes of one transaction to the entries of boards.
+#[derive(Default)]
+pub(crate) struct Changes {
+    made: Vec<Made>,
+    moved: Vec<Moved>,
+    gone: Vec<Gone>,
+}
+
+impl Changes {
+    /// Takes a member's place before and after.
+    pub(crate) fn take(
+        &mut self,
+        (community, member): (i32, i64),
+        board: Board,
+        (before, after): (Option<Place>, Option<Place>),
+    ) {
+        let number = board.number();
+        match (before, after) {
+            (None, Some(after)) => self.made.push(Made {
+                community,
+                board: number,
+                negated_score: after.score.saturating_neg(),
+                joined_at: after.joined_at,
+                member,
+                tier: after.tier,
+            }),
+            (Some(before), Some(after)) if before != after => self.moved.push(Moved {
+                community,
+                board: number,
+                old_negated_score: before.score.saturating_neg(),
+                old_joined_at: before.joined_at,
+                member,
+                negated_score: after.score.saturating_neg(),
+                joined_at: after.joined_at,
+                tier: after.tier,
+            }),
+            (Some(before), None) => self.gone.push(Gone {
+                community,
+                board: number,
+                negated_score: before.score.saturating_neg(),
+                joined_at: before.joined_at,
+                member,
+            }),
+            _ => {}
+        }
+    }
+
+    /// Writes them, each kind in the order of its keys.
+    pub(crate) async fn write(self, connection: &mut AsyncPgConnection, shard: Shard) -> Result<(), Error> {
+        let Self { mut made, mut moved, mut gone } = self;
+        if !gone.is_empty() {
+            gone.sort_unstable_by_key(|row| {
+                (row.community, row.board, row.negated_score, row.joined_at, row.member)
+            });
+            let delete = Statement::in_shard(
+                shard,
+                "DELETE FROM board_entries AS e
+                 USING $rows CROSS JOIN LATERAL (SELECT r.ctid FROM board_entries AS r
+                     WHERE r.shard = $1 AND r.community = rows.community AND r.board = rows.board
+                         AND r.negated_score = rows.negated_score AND r.joined_at = rows.joined_at
+                         AND r.member = rows.member LIMIT 1) AS row
+                 WHERE e.shard = $1 AND e.ctid = row.ctid",
+            );
+            statement::execute(connection, delete.rows(gone)).await?;
+        }
+        if !moved.is_empty() {
+            moved.sort_unstable_by_key(|row| {
+                (row.community, row.board, row.negated_score, row.joined_at, row.member)
+            });
+            // Rows are updated by their place, found one by one by their key: whatever the planner believes of a table that it
+            // has no statistics of yet, it cannot read all of it.
+            let update = Statement::in_shard(
+                shard,
+                "UPDATE board_entries AS e SET negated_score = rows.negated_score, joined_at = rows.joined_at,
+                     tier = rows.tier
+                 FROM $rows CROSS JOIN LATERAL (SELECT r.ctid FROM board_entries AS r
+                     WHERE r.shard = $1 AND r.community = rows.community AND r.board = rows.board
+                         AND r.negated_score = rows.old_negated_score AND r.joined_at = rows.old_joined_at
+                         AND r.member = rows.member LIMIT 1) AS row
+                 WHERE e.shard = $1 AND e.ctid = row.ctid",
+            );
+            statement::execute(connection, update.rows(moved)).await?;
+        }
+        if !made.is_empty() {
+            made.sort_unstable_by_key(|row| {
+                (row.community, row.board, row.negated_score, row.joined_at, row.member)
+            });
+            // An entry that has drifted into the table makes no event fail.
+            let insert = "INSERT INTO board_entries (shard, $names) SELECT $1, rows.* FROM $rows
+                 ON CONFLICT (shard, community, board, negated_score, joined_at, member)
+                     DO UPDATE SET tier = excluded.tier";
+            statement::execute(connection, Statement::in_shard(shard, insert).rows(made)).await?;
+        }
+        Ok(())
+    }
+}
+
+columns! {
+    struct Made {
+        community: i32 => Integer,
+        board: i16 => SmallInt,
+        negated_score: i64 => BigInt,
+        joined_at: OffsetDateTime => Timestamptz,
+        member: i64 => BigInt,
+        tier: Option<i16> => Nullable<SmallInt>,
+    }
+}
+
+columns! {
+    struct Moved {
+        community: i32 => Integer,
+        board: i16 => SmallInt,
+        old_negated_score: i64 => BigInt,
+        old_joined_at: OffsetDateTime => Timestamptz,
+        member: i64 => BigInt,
+        negated_score: i64 => BigInt,
+        joined_at: OffsetDateTime => Timestamptz,
+        tier: Option<i16> => Nullable<SmallInt>,
+    }
+}
+
+columns! {
+    struct Gone {
+        community: i32 => Integer,
+        board: i16 => SmallInt,
+        negated_score: i64 => BigInt,
+        joined_at: OffsetDateTime => Timestamptz,
+        member: i64 => BigInt,
+    }
+}

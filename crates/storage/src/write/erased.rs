@@ -1,0 +1,182 @@
+//! Who was erased, as events and operators ask for it: a person is known by a keyed hash, with the time of the
+//! erasure, and nothing dated at or before that makes or changes a profile of theirs again.
+//!
+//! Who erases holds every stripe of the community, and who applies an event of a member holds at least one: each sees
+//! the other's work whole.
+
+use std::collections::{BTreeMap, HashMap};
+
+use diesel::QueryableByName;
+use diesel::sql_types::{Binary, Integer, Text, Timestamptz};
+use diesel_async::AsyncPgConnection;
+use muster_domain::{Effect, ErasedPerson, ErasureKey, Event, GuildId, MemberEffect, Shard, UserId};
+use time::OffsetDateTime;
+
+use crate::error::Error;
+use crate::schema::erasures;
+use crate::sql::columns::columns;
+use crate::sql::statement::{self, Statement};
+use crate::tenant::Tenant;
+
+/// Of the persons whom a batch of events names: who was erased, and when.
+#[derive(Default)]
+pub(crate) struct Erased(HashMap<(i32, String), OffsetDateTime>);
+
+impl Erased {
+    /// Looks up whom these events name, each with its community. The members' stripes are locked.
+    pub(crate) async fn find(
+        connection: &mut AsyncPgConnection,
+        key: &ErasureKey,
+        shard: Shard,
+        events: &[(i32, Event)],
+    ) -> Result<Self, Error> {
+        let mut named: BTreeMap<(i32, &str), ErasedPerson> = BTreeMap::new();
+        for (community, event) in events {
+            let Effect::Member { user, effect } = &event.effect else { continue };
+            for id in [Some(user.as_str()), awarder(effect)].into_iter().flatten() {
+                named.entry((*community, id)).or_insert_with(|| key.person(&event.guild, id));
+            }
+        }
+        if named.is_empty() {
+            return Ok(Self::default());
+        }
+        let asked = named
+            .iter()
+            .map(|((community, _), person)| Asked { community: *community, person: person.bytes().to_vec() });
+        let find = Statement::in_shard(
+            shard,
+            "SELECT rows.community, rows.person, e.erased_at FROM $rows
+             CROSS JOIN LATERAL (SELECT e.erased_at FROM erasures AS e
+                 WHERE e.shard = $1 AND e.community = rows.community AND e.person = rows.person LIMIT 1) AS e",
+        )
+        .rows(asked.collect());
+        let rows: Vec<ErasedRow> = statement::by_keys(connection, find, named.len()).await?;
+        if rows.is_empty() {
+            return Ok(Self::default());
+        }
+        let found: HashMap<(i32, Vec<u8>), OffsetDateTime> =
+            rows.into_iter().map(|row| ((row.community, row.person), row.erased_at)).collect();
+        let erased = named.into_iter().filter_map(|((community, id), person)| {
+            let erased_at = found.get(&(community, person.bytes().to_vec()))?;
+            Some(((community, id.to_owned()), *erased_at))
+        });
+        Ok(Self(erased.collect()))
+    }
+
+    /// Whether this person was erased, ever.
+    pub(crate) fn holds(&self, community: i32, id: &str) -> bool {
+        self.at(community, id).is_some()
+    }
+
+    /// What is left of an event: nothing where it is of one who was erased at its time or later, and no awarder who
+    /// was.
+    pub(crate) fn admit(&self, community: i32, mut event: Event) -> Option<Event> {
+        if self.0.is_empty() {
+            return Some(event);
+        }
+        let date = event.at.date();
+        let is_of_before = |id: &str| self.at(community, id).is_some_and(|erased_at| date <= erased_at);
+        if let Effect::Member { user, effect } = &mut event.effect {
+            if is_of_before(user.as_str()) {
+                return None;
+            }
+            if let MemberEffect::BadgeAward { by, .. } | MemberEffect::BadgeRevoke { by, .. } = effect {
+                by.take_if(|by| is_of_before(by.as_str()));
+            }
+        }
+        Some(event)
+    }
+
+    fn at(&self, community: i32, id: &str) -> Option<OffsetDateTime> {
+        // An empty map is the usual one, and needs no key made.
+        if self.0.is_empty() {
+            return None;
+        }
+        self.0.get(&(community, id.to_owned())).copied()
+    }
+}
+
+fn awarder(effect: &MemberEffect) -> Option<&str> {
+    match effect {
+        MemberEffect::BadgeAward { by, .. } | MemberEffect::BadgeRevoke { by, .. } => {
+            by.as_ref().map(|by| by.as_str())
+        }
+        _ => None,
+    }
+}
+
+/// Remembers that a person is erased now, and answers when that is. Every stripe of the community is locked: the time
+/// is taken under the lock, so that what was applied before it is of before.
+pub(crate) async fn remember(
+    connection: &mut AsyncPgConnection,
+    key: &ErasureKey,
+    tenant: Tenant,
+    user: &UserId,
+) -> Result<OffsetDateTime, Error> {
+    let find =
+        Statement::shared("SELECT guild_id, clock_timestamp() AS now FROM communities WHERE community = $1")
+            .bind::<Integer, _>(tenant.community);
+    let found: Option<GuildRow> = statement::optional(connection, find).await?;
+    let found = found.ok_or_else(|| Error::defect("an erased person's community is gone"))?;
+    let guild = GuildId::parse(found.guild_id).map_err(Error::defect)?;
+    let person = key.person(&guild, user.as_str());
+    insert(connection, tenant.shard, vec![(tenant.community, person, found.now)]).await?;
+    Ok(found.now)
+}
+
+/// Remembers erasures of communities of a shard; answers how many were not known, or only of an earlier time.
+pub(crate) async fn insert(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    erasures: Vec<(i32, ErasedPerson, OffsetDateTime)>,
+) -> Result<usize, Error> {
+    let mut latest: BTreeMap<(i32, ErasedPerson), OffsetDateTime> = BTreeMap::new();
+    for (community, person, erased_at) in erasures {
+        let known = latest.entry((community, person)).or_insert(erased_at);
+        *known = erased_at.max(*known);
+    }
+    let rows = latest.into_iter().map(|((community, person), erased_at)| Remembered {
+        community,
+        person: person.bytes().to_vec(),
+        erased_at,
+    });
+    let insert = Statement::in_shard(
+        shard,
+        "INSERT INTO erasures AS e (shard, $names) SELECT $1, rows.* FROM $rows
+         ON CONFLICT (shard, community, person) DO UPDATE SET erased_at = excluded.erased_at
+             WHERE e.erased_at < excluded.erased_at",
+    )
+    .rows(rows.collect());
+    Ok(statement::execute(connection, insert).await?)
+}
+
+columns! {
+    struct Asked {
+        community: i32 => Integer,
+        person: Vec<u8> => Binary,
+    }
+}
+
+columns! {
+    struct Remembered {
+        community: i32 => Integer,
+        person: Vec<u8> => Binary,
+        erased_at: OffsetDateTime => Timestamptz,
+    }
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = erasures)]
+struct ErasedRow {
+    community: i32,
+    person: Vec<u8>,
+    erased_at: OffsetDateTime,
+}
+
+#[derive(QueryableByName)]
+struct GuildRow {
+    #[diesel(sql_type = Text)]
+    guild_id: String,
+    #[diesel(sql_type = Timestamptz)]
+    now: OffsetDateTime,
+}
