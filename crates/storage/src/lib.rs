@@ -1,0 +1,32 @@
+//! Muster's record in PostgreSQL.
+//!
+//! [`Store`] answers a view of one community, [`Community`], and every query on a community's rows is a method of that
+//! view: there is none that could forget its tenant. A list takes a [`Limit`](muster_domain::Limit) and a cursor, and
+//! costs the same at any depth. Events are applied by [`Store::events_apply`], each once.
+
+mod board;
+mod community;
+mod connection;
+mod error;
+mod migration;
+mod observation;
+mod operate;
+mod policy;
+mod read;
+mod schema;
+mod sql;
+mod store;
+mod tenant;
+mod verify;
+mod write;
+
+pub use community::Community;
+pub use connection::{FoundHost, StoreConfig};
+pub use error::{Cause, Error, FaultOf, Missing};
+pub use migration::{check as migrations_check, migrate, revert as migration_revert};
+pub use observation::{ObserveQuery, QueryFailure, QueryObservation};
+pub use operate::restored::{Enforced, Erasure, MAX_ERASURES};
+pub use read::directory::{DIRECTORY_ROWS_BY_NUMBER, DirectoryStart};
+pub use store::{FoundCommunity, PoolStatus, SERVER_FLOOR, Store};
+pub use verify::report::{Compared, Drift, MAX_NAMED, Verification};
+pub use write::apply::{Applied, MAX_BATCH};

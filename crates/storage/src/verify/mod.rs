@@ -1,0 +1,78 @@
+//! Compares what is kept counted with what plain counting comes to, on a live community, and repairs what drifted.
+//!
+//! Each comparison is one statement and so sees kept counts and rows of one moment, without a lock. What lies in the
+//! order of members is compared a range of them at a time; boards and suffixes, which lie in other orders, and counts
+//! of the whole community are aggregated in PostgreSQL, within its `work_mem`. A repair holds the community's locks
+//! for a short transaction: a thousand rows are made anew under them, a count is moved by its drift. Events move a
+//! count by what they change, so its drift stays the same while they go on.
+//!
+//! What others follow from is compared before them: badges, then the places on boards with their counts, then the
+//! tiers, then what shows them, and the other counts of the whole community last. Each is compared with the rows as
+//! these then are, whatever a repair made of them.
+
+mod boards;
+mod counting;
+mod counts;
+mod members;
+pub(crate) mod report;
+mod suffixes;
+mod tiers;
+
+use diesel::QueryableByName;
+use diesel::sql_types::Uuid as SqlUuid;
+use muster_domain::{CommunityId, PageLimit};
+use uuid::Uuid;
+
+use crate::community::Community;
+use crate::error::Error;
+use crate::schema::communities;
+use crate::sql::statement::Statement;
+use crate::store::Store;
+
+use report::Verification;
+
+impl Store {
+    /// A page of the ids of all communities, in their order, behind `after`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is.
+    pub async fn community_ids(
+        &self,
+        limit: PageLimit,
+        after: Option<CommunityId>,
+    ) -> Result<Vec<CommunityId>, Error> {
+        let statement = Statement::shared(
+            "SELECT community_id FROM communities WHERE community_id > $1 ORDER BY community_id LIMIT $limit",
+        )
+        .bind::<SqlUuid, _>(after.map_or(Uuid::nil(), CommunityId::get));
+        let rows: Vec<IdRow> = self.rows("verify", statement, limit).await?;
+        Ok(rows.into_iter().map(|row| row.community_id.into()).collect())
+    }
+}
+
+impl Community {
+    /// Compares every kept value of this community with what plain counting comes to; with `repair`, puts right what
+    /// differs. Events and calls go on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] part-way when the database is; the call is safe to repeat.
+    pub async fn verify(&self, repair: bool) -> Result<Verification, Error> {
+        let mut found = Verification { community_id: self.id, compared: Vec::new(), drifted: Vec::new() };
+        self.verify_members(&members::OF_MEMBERS, repair, &mut found).await?;
+        self.verify_places(repair, &mut found).await?;
+        self.verify_counts(&counts::BOARDS, repair, &mut found).await?;
+        self.verify_thresholds(repair, &mut found).await?;
+        self.verify_members(&[tiers::TIERS], repair, &mut found).await?;
+        self.verify_members(&[members::DIRECTORY], repair, &mut found).await?;
+        self.verify_tiers_of_places(repair, &mut found).await?;
+        self.verify_suffixes(repair, &mut found).await?;
+        self.verify_counts(&counts::COUNTS, repair, &mut found).await?;
+        Ok(found)
+    }
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = communities)]
+struct IdRow {
+    community_id: Uuid,
+}
