@@ -93,7 +93,7 @@ async fn a_read_that_waits_too_long_is_given_up_on_both_sides() {
     let config = config(&(url(setting.database.name()) + unbounded), trusting(&ca_file()));
     setting.store = Store::open(config.pool_size(3).query_timeout(READ)).await.unwrap();
     setting.community = setting.store.community(setting.community.id()).await.unwrap();
-    setting.client.batch_execute("BEGIN; LOCK TABLE scores IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    setting.client.batch_execute("BEGIN; LOCK TABLE members IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let start = Instant::now();
     // More than the pool holds: those behind wait for a connection, not for ever.
     let reads = futures_util::future::join_all((0..6).map(|_| setting.read())).await;
@@ -112,7 +112,11 @@ async fn a_read_that_waits_too_long_is_given_up_on_both_sides() {
 #[tokio::test]
 async fn a_write_that_waits_too_long_is_rolled_back() {
     let setting = Setting::new().await;
-    for lock in ["SELECT FROM communities FOR UPDATE", "LOCK TABLE profiles IN ACCESS EXCLUSIVE MODE"] {
+    for lock in [
+        "SELECT FROM community_stripes FOR UPDATE",
+        "SELECT FROM community_states FOR UPDATE",
+        "LOCK TABLE members IN ACCESS EXCLUSIVE MODE",
+    ] {
         setting.client.batch_execute(&format!("BEGIN; {lock}")).await.unwrap();
         let said = unavailable(setting.write(10).await);
         assert!(said.contains("lock timeout"), "{said}");
@@ -127,12 +131,12 @@ async fn a_write_that_waits_too_long_is_rolled_back() {
 #[tokio::test]
 async fn a_caller_that_stops_waiting_leaves_nothing_half_done() {
     let setting = Setting::new().await;
-    setting.client.batch_execute("BEGIN; SELECT FROM communities FOR UPDATE").await.unwrap();
+    setting.client.batch_execute("BEGIN; SELECT FROM community_states FOR UPDATE").await.unwrap();
     let given_up = tokio::time::timeout(Duration::from_millis(50), setting.write(10)).await;
     assert!(given_up.is_err());
     setting.client.batch_execute("COMMIT").await.unwrap();
     setting.until_sessions("state <> 'idle'", 0).await;
-    let scores = "SELECT count(*) FROM scores WHERE conviction = 10";
+    let scores = "SELECT count(*) FROM members WHERE conviction = 10";
     let end = Instant::now() + PATIENCE;
     while setting.client.query_one(scores, &[]).await.unwrap().get::<_, i64>(0) == 0 {
         assert!(Instant::now() < end, "the write that was begun is not finished");
@@ -209,7 +213,7 @@ async fn a_used_up_pool_refuses_in_time() {
     let config = setting.database.config().pool_size(1).acquire_timeout(Duration::from_millis(100));
     let store = Store::open(config.query_timeout(PATIENCE)).await.unwrap();
     let community = store.community(setting.community.id()).await.unwrap();
-    setting.client.batch_execute("BEGIN; LOCK TABLE scores IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    setting.client.batch_execute("BEGIN; LOCK TABLE members IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let holder = tokio::spawn(async move { community.profile_list_ranked(PageLimit::MAX, None).await });
     setting.until_sessions("wait_event_type = 'Lock'", 1).await;
     unavailable(store.ping().await);

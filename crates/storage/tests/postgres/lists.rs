@@ -60,14 +60,20 @@ fn text(tier: Option<&Tier>) -> &str {
 async fn ranked() {
     tied(async |client, tied| {
         for community in [&tied.here, &tied.there] {
-            let sql = "SELECT concat_ws(' ', p.profile_id, s.conviction, rank() OVER (ORDER BY s.conviction DESC), p.nym)
-                 FROM profiles AS p JOIN scores AS s ON s.profile_id = p.profile_id AND s.community_id = p.community_id
-                 WHERE p.community_id = $1 AND NOT p.hidden AND NOT p.has_left
-                 ORDER BY s.conviction DESC, p.profile_id DESC";
+            let sql = "SELECT concat_ws(' ', profile_id, conviction, rank() OVER (ORDER BY conviction DESC),
+                     coalesce(nick, username, user_id))
+                 FROM members JOIN communities USING (shard, community)
+                 WHERE community_id = $1 AND NOT hidden AND NOT has_left
+                 ORDER BY conviction DESC, joined_at, member";
             let expected = plain(client, sql, &[&community.id().get()]).await;
-            let page = async |limit, cursor: Option<&Cursor>| community.profile_list_ranked(limit, cursor).await.unwrap();
+            let page = async |limit, cursor: Option<&Cursor>| {
+                community.profile_list_ranked(limit, cursor).await.unwrap()
+            };
             walk("ranked", &expected, page, |row| {
-                format!("{} {} {} {}", row.profile.profile_id, row.profile.conviction, row.rank, row.profile.nym)
+                format!(
+                    "{} {} {} {}",
+                    row.profile.profile_id, row.profile.conviction, row.rank, row.profile.nym
+                )
             })
             .await;
         }
@@ -78,13 +84,15 @@ async fn ranked() {
 #[tokio::test]
 async fn active() {
     tied(async |client, tied| {
-        let sql = "SELECT concat_ws(' ', p.profile_id, s.activity)
-             FROM profiles AS p JOIN scores AS s ON s.profile_id = p.profile_id AND s.community_id = p.community_id
-             WHERE p.community_id = $1 AND NOT p.hidden AND NOT p.has_left AND s.activity > 0
-             ORDER BY s.activity DESC, p.profile_id DESC";
+        let sql = "SELECT concat_ws(' ', profile_id, activity)
+             FROM members JOIN communities USING (shard, community)
+             WHERE community_id = $1 AND NOT hidden AND NOT has_left AND activity > 0
+             ORDER BY activity DESC, joined_at, member";
         let community = &tied.here;
         let expected = plain(client, sql, &[&community.id().get()]).await;
-        let page = async |limit, cursor: Option<&Cursor>| community.profile_list_active(limit, cursor).await.unwrap();
+        let page = async |limit, cursor: Option<&Cursor>| {
+            community.profile_list_active(limit, cursor).await.unwrap()
+        };
         walk("active", &expected, page, |row| format!("{} {}", row.profile_id, row.activity.get())).await;
     })
     .await;
@@ -94,12 +102,14 @@ async fn active() {
 async fn badge_leaderboard() {
     tied(async |client, tied| {
         let sql = "WITH held AS (
-                 SELECT p.profile_id, p.joined_at, (SELECT count(*) FROM badges AS b
-                     WHERE b.profile_id = p.profile_id AND b.revoked_at IS NULL) AS badges
-                 FROM profiles AS p WHERE p.community_id = $1 AND NOT p.hidden AND NOT p.has_left
+                 SELECT m.profile_id, m.joined_at, m.member, (SELECT count(*) FROM badge_ops AS o
+                     WHERE o.shard = m.shard AND o.community = m.community AND o.member = m.member
+                         AND o.is_badge AND o.revoked_at IS NULL) AS badges
+                 FROM members AS m JOIN communities USING (shard, community)
+                 WHERE community_id = $1 AND NOT m.hidden AND NOT m.has_left
              )
              SELECT concat_ws(' ', profile_id, badges, rank() OVER (ORDER BY badges DESC)) FROM held
-             ORDER BY badges DESC, joined_at, profile_id";
+             ORDER BY badges DESC, joined_at, member";
         for community in [&tied.here, &tied.there] {
             let expected = plain(client, sql, &[&community.id().get()]).await;
             let page = async |limit, cursor: Option<&Cursor>| {
@@ -119,9 +129,11 @@ async fn badges_of_a_profile() {
     tied(async |client, tied| {
         let community = &tied.here;
         let id = profile(client, community, &collector()).await;
-        let sql = "SELECT concat_ws(' ', badge_id, kind) FROM badges
-             WHERE community_id = $1 AND profile_id = $2 AND revoked_at IS NULL
-             ORDER BY awarded_at DESC, badge_id DESC";
+        let sql = "SELECT concat_ws(' ', op_id, k.name)
+             FROM badge_ops JOIN badge_kinds AS k USING (shard, community, kind)
+             JOIN members USING (shard, community, member) JOIN communities USING (shard, community)
+             WHERE community_id = $1 AND profile_id = $2 AND is_badge AND revoked_at IS NULL
+             ORDER BY at DESC, op_id DESC";
         let expected = plain(client, sql, &[&community.id().get(), &id.get()]).await;
         let page = async |limit, cursor: Option<&Cursor>| {
             community.badge_list_by_profile(id, limit, cursor).await.unwrap()
@@ -135,10 +147,11 @@ async fn badges_of_a_profile() {
 async fn badge_kinds() {
     tied(async |client, tied| {
         let community = &tied.here;
-        let sql = "SELECT concat_ws(' ', kind, count(*) FILTER (WHERE b.revoked_at IS NULL AND NOT p.hidden AND NOT p.has_left),
-                 extract(epoch FROM min(b.awarded_at))::bigint)
-             FROM badges AS b JOIN profiles AS p USING (community_id, profile_id)
-             WHERE community_id = $1 GROUP BY kind ORDER BY kind";
+        let sql = "SELECT concat_ws(' ', k.name, count(*) FILTER (WHERE revoked_at IS NULL AND NOT hidden AND NOT has_left),
+                 extract(epoch FROM min(at))::bigint)
+             FROM badge_ops JOIN badge_kinds AS k USING (shard, community, kind)
+             JOIN members USING (shard, community, member) JOIN communities USING (shard, community)
+             WHERE community_id = $1 AND is_badge GROUP BY k.name ORDER BY k.name";
         let expected = plain(client, sql, &[&community.id().get()]).await;
         let page = async |limit, cursor: Option<&Cursor>| community.badge_kind_list(limit, cursor).await.unwrap();
         walk("kinds", &expected, page, |row| {
@@ -156,12 +169,13 @@ async fn tier_progression() {
             let sql = "WITH tiers (tier, step, until) AS (
                      VALUES ('fremen', 0, 0), ('stillsuit', 1, 100), ('sietch', 2, 500), ('sayyadina', 3, 1000)
                  ), next AS (
-                     SELECT s.profile_id, s.conviction, (SELECT min(t.until) FROM tiers AS t WHERE t.until > s.conviction) AS until
-                     FROM scores AS s JOIN profiles AS p ON p.profile_id = s.profile_id
-                     WHERE s.community_id = $1 AND NOT p.hidden AND NOT p.has_left
+                     SELECT profile_id, conviction, joined_at, member,
+                         (SELECT min(t.until) FROM tiers AS t WHERE t.until > conviction) AS until
+                     FROM members JOIN communities USING (shard, community)
+                     WHERE community_id = $1 AND NOT hidden AND NOT has_left
                  )
                  SELECT concat_ws(' ', profile_id, until - conviction, tier) FROM next JOIN tiers USING (until)
-                 ORDER BY until - conviction, step, profile_id DESC";
+                 ORDER BY until - conviction, step, joined_at, member";
             let expected = plain(client, sql, &[&community.id().get()]).await;
             assert!(expected.iter().any(|row| row.ends_with("fremen")), "some stand below every tier");
             let page = async |limit, cursor: Option<&Cursor>| community.tier_list_progression(limit, cursor).await.unwrap();
@@ -178,12 +192,17 @@ async fn tier_progression() {
 async fn tier_changes() {
     tied(async |client, tied| {
         let community = &tied.here;
-        let sql = "SELECT concat_ws(' ', c.profile_id, p.nym, coalesce(from_tier, 'none'), coalesce(to_tier, 'none'),
-                 CASE WHEN promotion THEN 'Promotion' ELSE 'Demotion' END)
-             FROM tier_changes AS c JOIN profiles AS p USING (community_id, profile_id)
-             WHERE community_id = $1 AND NOT p.hidden AND NOT p.has_left ORDER BY at DESC, change_id DESC";
+        let sql =
+            "SELECT concat_ws(' ', profile_id, coalesce(nick, username, user_id), coalesce(o.name, 'none'),
+                 coalesce(n.name, 'none'), CASE WHEN promotion THEN 'Promotion' ELSE 'Demotion' END)
+             FROM tier_changes AS c JOIN members AS m USING (shard, community, member)
+             JOIN communities USING (shard, community)
+             LEFT JOIN tiers AS o ON o.shard = c.shard AND o.community = c.community AND o.tier = c.from_tier
+             LEFT JOIN tiers AS n ON n.shard = c.shard AND n.community = c.community AND n.tier = c.to_tier
+             WHERE community_id = $1 AND NOT m.hidden AND NOT m.has_left ORDER BY at DESC, change DESC";
         let expected = plain(client, sql, &[&community.id().get()]).await;
-        let page = async |limit, cursor: Option<&Cursor>| community.tier_change_list(limit, cursor).await.unwrap();
+        let page =
+            async |limit, cursor: Option<&Cursor>| community.tier_change_list(limit, cursor).await.unwrap();
         walk("changes", &expected, page, |row| {
             let (from, to) = (text(row.from.as_ref()), text(row.to.as_ref()));
             format!("{} {} {from} {to} {:?}", row.profile_id, row.nym, row.movement)
@@ -191,7 +210,9 @@ async fn tier_changes() {
         .await;
         let all = community.tier_change_list(PageLimit::MAX, None).await.unwrap().items;
         let order: Vec<&Tier> = community.tier_policy().highest_first().collect();
-        let place = |tier: Option<&Tier>| tier.map_or(order.len(), |tier| order.iter().position(|t| *t == tier).unwrap());
+        let place = |tier: Option<&Tier>| {
+            tier.map_or(order.len(), |tier| order.iter().position(|t| *t == tier).unwrap())
+        };
         for change in &all {
             let up = place(change.to.as_ref()) < place(change.from.as_ref());
             assert_eq!(change.movement == Movement::Promotion, up, "{change:?}");
@@ -206,22 +227,36 @@ async fn export() {
         let community = &tied.here;
         let id = profile(client, community, &collector()).await;
         let values: [&(dyn ToSql + Sync); 2] = [&community.id().get(), &id.get()];
-        let badges = plain(client, "SELECT badge_id::text FROM badges WHERE community_id = $1 AND profile_id = $2 ORDER BY kind, awarded_at, badge_id", &values).await;
-        let changes = plain(client, "SELECT coalesce(to_tier, 'none') FROM tier_changes WHERE community_id = $1 AND profile_id = $2 ORDER BY change_id", &values).await;
+        let badges = "SELECT op_id::text FROM badge_ops JOIN members USING (shard, community, member)
+             JOIN communities USING (shard, community)
+             WHERE community_id = $1 AND profile_id = $2 AND is_badge ORDER BY kind, at, op_id";
+        let badges = plain(client, badges, &values).await;
+        let changes = "SELECT coalesce(t.name, 'none')
+             FROM tier_changes AS c JOIN members AS m USING (shard, community, member)
+             JOIN communities USING (shard, community)
+             LEFT JOIN tiers AS t ON t.shard = c.shard AND t.community = c.community AND t.tier = c.to_tier
+             WHERE community_id = $1 AND profile_id = $2 ORDER BY change";
+        let changes = plain(client, changes, &values).await;
         assert!(badges.len() > 30 && !changes.is_empty());
         for size in SIZES {
             let (mut found_badges, mut found_changes, mut cursor) = (Vec::new(), Vec::new(), None);
             loop {
-                let page = community.profile_export(id, PageLimit::clamp(size), cursor.as_ref()).await.unwrap();
+                let page =
+                    community.profile_export(id, PageLimit::clamp(size), cursor.as_ref()).await.unwrap();
                 assert_eq!(page.profile.user_id, collector());
                 found_badges.extend(page.badges.iter().map(|badge| badge.badge_id.to_string()));
-                found_changes.extend(page.tier_changes.iter().map(|change| text(change.to.as_ref()).to_owned()));
+                found_changes
+                    .extend(page.tier_changes.iter().map(|change| text(change.to.as_ref()).to_owned()));
                 cursor = page.next;
                 if cursor.is_none() {
                     break;
                 }
             }
-            assert_eq!((found_badges, found_changes), (badges.clone(), changes.clone()), "in pages of {size}");
+            assert_eq!(
+                (found_badges, found_changes),
+                (badges.clone(), changes.clone()),
+                "in pages of {size}"
+            );
         }
     })
     .await;
@@ -239,16 +274,18 @@ async fn directory_expected(
     (sort, direction): (DirectorySort, Direction),
 ) -> Vec<String> {
     let order = match (sort, direction) {
-        (DirectorySort::Nym, Direction::Asc) => "nym_key, joined_at, profile_id",
-        (DirectorySort::Nym, Direction::Desc) => "nym_key DESC, joined_at DESC, profile_id DESC",
-        (DirectorySort::Tenure, Direction::Desc) => "joined_at, profile_id",
-        (DirectorySort::Tenure, Direction::Asc) => "joined_at DESC, profile_id DESC",
-        (DirectorySort::Badges, Direction::Desc) => "badge_count DESC, joined_at, profile_id",
-        (DirectorySort::Badges, Direction::Asc) => "badge_count, joined_at DESC, profile_id DESC",
+        (DirectorySort::Nym, Direction::Asc) => "nym_key, joined_at, member",
+        (DirectorySort::Nym, Direction::Desc) => "nym_key DESC, joined_at DESC, member DESC",
+        (DirectorySort::Tenure, Direction::Desc) => "joined_at, member",
+        (DirectorySort::Tenure, Direction::Asc) => "joined_at DESC, member DESC",
+        (DirectorySort::Badges, Direction::Desc) => "badge_count DESC, joined_at, member",
+        (DirectorySort::Badges, Direction::Asc) => "badge_count, joined_at DESC, member DESC",
     };
     let sql = format!(
-        "SELECT profile_id::text FROM profiles WHERE community_id = $1 AND NOT hidden AND NOT has_left
-             AND ($2::text IS NULL OR tier = $2) ORDER BY {order}"
+        "SELECT profile_id::text FROM members JOIN communities USING (shard, community)
+         LEFT JOIN tiers AS t USING (shard, community, tier)
+         WHERE community_id = $1 AND NOT hidden AND NOT has_left AND ($2::text IS NULL OR t.name = $2)
+         ORDER BY {order}"
     );
     let id: Uuid = community.id().get();
     plain(client, &sql, &[&id, &tier.map(Tier::as_str)]).await

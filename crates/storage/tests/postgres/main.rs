@@ -1,6 +1,7 @@
 //! What storage promises, proved against a real PostgreSQL. `cargo xtask test` starts one.
 #![cfg(test)]
 
+mod applied;
 mod awards;
 mod cursors;
 mod erasure;
@@ -10,10 +11,12 @@ mod migrations;
 mod model;
 mod plans;
 mod probe;
+mod released;
 mod role;
 mod schema;
 mod search;
 mod standing;
+mod statements;
 mod support;
 mod tiers;
 mod verify;

@@ -71,9 +71,11 @@ fn run<S: Strategy>(
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let setting = runtime.block_on(Setting::new());
     let result = runner(cases).run(strategy, |value| {
-        let empty = "TRUNCATE communities, rank_counts, scores, activity_adds, nym_tails, badges, badge_ops, tier_changes,
-             applied_events CASCADE";
+        let empty = "TRUNCATE communities, community_states, community_stripes, community_totals, community_days, members,
+             activity_adds, board_entries, board_counts, directory, nym_suffixes, badge_kinds, badge_ops, tiers,
+             tier_counts, tier_changes, erasures; DELETE FROM applied_events";
         runtime.block_on(setting.client.batch_execute(empty)).unwrap();
+        setting.stores.iter().for_each(Store::close_idle);
         // What a failed assertion says is lost when it is caught by the runner, so it is handed on.
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| case(&runtime, &setting, value)))
             .unwrap_or_else(|panic| {
@@ -199,7 +201,7 @@ fn a_backup_that_is_told_of_erasures_and_reads_the_stream_again_holds_nothing_of
             for (guild, _) in latest.keys() {
                 view(store, guild).await.erasures_enforce().await.unwrap();
             }
-            setting.client.batch_execute("TRUNCATE applied_events").await.unwrap();
+            setting.client.batch_execute("DELETE FROM applied_events").await.unwrap();
             // What the backup's ids would have kept from a second effect is left out here.
             let mut stream = arrivals.batches(&guilds);
             let is_new = |event: &Event| event.at > first || is_erased(&latest, event);
@@ -230,12 +232,17 @@ async fn visible(client: &Client, guilds: &[GuildId]) -> Vec<String> {
     for guild in guilds {
         let rows = client
             .query(
-                "WITH c AS (SELECT community_id FROM communities WHERE guild_id = $1)
-                 SELECT ROW(user_id, tier, badge_count)::text FROM c JOIN profiles USING (community_id) WHERE visible
-                 UNION ALL SELECT ROW(tier, members)::text FROM c JOIN tier_counts USING (community_id) WHERE members <> 0
-                 UNION ALL SELECT ROW(kind, holders, first_awarded_at)::text FROM c JOIN badge_kinds USING (community_id)
-                 UNION ALL SELECT ROW(members, conviction_total, badges)::text
-                     FROM c JOIN community_counts USING (community_id)
+                "WITH c AS (SELECT shard, community FROM communities WHERE guild_id = $1)
+                 SELECT ROW(user_id, t.name, badge_count)::text
+                     FROM c JOIN members USING (shard, community) LEFT JOIN tiers AS t USING (shard, community, tier)
+                     WHERE visible
+                 UNION ALL SELECT ROW(t.name, members)::text
+                     FROM c JOIN tier_counts USING (shard, community) JOIN tiers AS t USING (shard, community, tier)
+                     WHERE members <> 0
+                 UNION ALL SELECT ROW(name, holders, first_awarded_at)::text
+                     FROM c JOIN badge_kinds USING (shard, community)
+                 UNION ALL SELECT ROW(members, conviction, badges)::text
+                     FROM c JOIN community_totals USING (shard, community)
                  ORDER BY 1",
                 &[&guild.as_str()],
             )
@@ -282,7 +289,8 @@ fn calls() -> impl Strategy<Value = Vec<(usize, u8, Call)>> {
 async fn call(client: &Client, community: &Community, number: u8, call: Call) {
     let row = client
         .query_opt(
-            "SELECT profile_id FROM profiles WHERE community_id = $1 AND user_id = $2",
+            "SELECT profile_id FROM members JOIN communities USING (shard, community)
+             WHERE community_id = $1 AND user_id = $2",
             &[&community.id().get(), &user(number).as_str()],
         )
         .await

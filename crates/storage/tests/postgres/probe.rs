@@ -27,7 +27,7 @@ async fn rows(client: &Client) -> Vec<i64> {
 }
 
 /// Events as they come, in batches; always the same ones.
-fn batches(guilds: &[muster_domain::GuildId]) -> Vec<Vec<Event>> {
+pub(crate) fn batches(guilds: &[muster_domain::GuildId]) -> Vec<Vec<Event>> {
     let mut runner = TestRunner::deterministic();
     let drawn: Vec<Event> =
         (0..200).map(|_| drawn().new_tree(&mut runner).unwrap().current().event(guilds)).collect();
@@ -70,7 +70,7 @@ async fn a_probe_fails_on_every_table_and_kind_of_write_that_events_fail_on() {
                     }
                     // A community that is there is not made.
                     Ok(()) => assert!(
-                        !events_fail || !in_new && table.starts_with("commun") || table == "tier_policies",
+                        !events_fail || !in_new && table.starts_with("commun") || table == "tiers",
                         "{kind} on {table} is not probed"
                     ),
                 }
@@ -98,9 +98,9 @@ async fn a_probe_leaves_nothing_and_tells_one_communitys_fault() {
     client
         .batch_execute(
             "CREATE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS
-                 $$ BEGIN IF NEW.community_id = (SELECT community_id FROM communities WHERE guild_id = 'one')
+                 $$ BEGIN IF NEW.community = (SELECT community FROM communities WHERE guild_id = 'one')
                     THEN RAISE EXCEPTION 'it fails'; END IF; RETURN NEW; END $$;
-             CREATE CONSTRAINT TRIGGER fails AFTER INSERT ON profiles DEFERRABLE INITIALLY DEFERRED
+             CREATE CONSTRAINT TRIGGER fails AFTER INSERT ON members DEFERRABLE INITIALLY DEFERRED
                  FOR EACH ROW EXECUTE FUNCTION fails()",
         )
         .await

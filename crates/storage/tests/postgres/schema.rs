@@ -1,6 +1,7 @@
-//! The schema itself: the tenant leads every key, every reference has an index, and migrations go both ways.
+//! The schema itself: the shard leads every key, every reference has an index, the code's idea of it is right, and migrations go
+//! both ways.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use muster_storage::{Error, Store, migrate, migration_revert, migrations_check};
@@ -18,26 +19,62 @@ async fn column(client: &Client, sql: &str) -> Vec<String> {
 const NOTHING: [String; 0] = [];
 
 #[tokio::test]
-async fn the_community_comes_first_in_every_key_and_index() {
+async fn the_shard_comes_first_in_every_key_and_index() {
     let database = Database::migrated().await;
     let client = database.client().await;
     let indexes = "SELECT i.indexrelid::regclass::text FROM pg_index AS i
-         JOIN pg_class AS x ON x.oid = i.indexrelid JOIN pg_am AS am ON am.oid = x.relam
+         JOIN pg_class AS x ON x.oid = i.indexrelid
          LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-         WHERE x.relnamespace = 'public'::regnamespace AND am.amname <> 'brin'
+         WHERE x.relnamespace = 'public'::regnamespace
              AND i.indrelid::regclass::text NOT IN ('communities', 'signing_keys', '__diesel_schema_migrations')
-             AND a.attname IS DISTINCT FROM 'community_id'";
+             AND i.indexrelid <> 'members_by_number'::regclass
+             AND a.attname IS DISTINCT FROM 'shard'";
     assert_eq!(column(&client, indexes).await, NOTHING);
-    let tables = "SELECT c.relname::text FROM pg_class AS c
-         WHERE c.relkind = 'r' AND c.relnamespace = 'public'::regnamespace
+    let keyless = "SELECT c.oid::regclass::text FROM pg_class AS c
+         WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
+             AND NOT EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary)";
+    assert_eq!(column(&client, keyless).await, NOTHING);
+    let tables = "SELECT c.oid::regclass::text FROM pg_class AS c
+         WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
              AND c.relname NOT IN ('signing_keys', '__diesel_schema_migrations')
-             AND NOT EXISTS (SELECT FROM pg_attribute AS a
-                 WHERE a.attrelid = c.oid AND a.attname = 'community_id' AND a.attnotnull)";
+             AND 2 > (SELECT count(*) FROM pg_attribute AS a
+                 WHERE a.attrelid = c.oid AND a.attname IN ('shard', 'community') AND a.attnotnull)";
     assert_eq!(column(&client, tables).await, NOTHING);
+    // A key is of one type wherever it stands.
+    let types = "SELECT DISTINCT a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
+         FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+         WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace
+             AND a.attname IN ('shard', 'community', 'member', 'board', 'tier', 'kind', 'change') ORDER BY 1";
+    let keys = [
+        "board smallint",
+        "change bigint",
+        "community integer",
+        "kind integer",
+        "member bigint",
+        "shard smallint",
+        "tier smallint",
+    ];
+    assert_eq!(column(&client, types).await, keys);
+}
+
+/// So an update of a member stays in its page and touches no index.
+#[tokio::test]
+async fn what_events_change_of_a_member_is_in_no_index() {
+    let database = Database::migrated().await;
+    let client = database.client().await;
+    let indexed = "SELECT DISTINCT a.attname::text FROM pg_index AS i
+         JOIN pg_depend AS d ON d.objid = i.indexrelid AND d.refobjid = i.indrelid
+         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = d.refobjsubid
+         WHERE i.indrelid = 'members'::regclass
+         UNION SELECT a.attname::text FROM pg_index AS i
+         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+         WHERE i.indrelid = 'members'::regclass ORDER BY 1";
+    let never_changed_by_events = ["community", "member", "profile_id", "shard", "user_id", "wallet"];
+    assert_eq!(column(&client, indexed).await, never_changed_by_events);
 }
 
 #[tokio::test]
-async fn every_foreign_key_has_an_index_and_holds_the_community() {
+async fn every_foreign_key_has_an_index_and_begins_with_the_shard() {
     let database = Database::migrated().await;
     let client = database.client().await;
     let keys = "SELECT count(*)::text FROM pg_constraint WHERE contype = 'f'";
@@ -49,9 +86,91 @@ async fn every_foreign_key_has_an_index_and_holds_the_community() {
     assert_eq!(column(&client, unindexed).await, NOTHING);
     let unscoped = "SELECT k.conname::text FROM pg_constraint AS k
          WHERE k.contype = 'f' AND NOT EXISTS (
-             SELECT FROM pg_attribute AS a
-             WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey) AND a.attname = 'community_id')";
+             SELECT FROM pg_attribute AS a, pg_attribute AS b
+             WHERE a.attrelid = k.conrelid AND a.attnum = k.conkey[1] AND a.attname = 'shard'
+                 AND b.attrelid = k.confrelid AND b.attnum = k.confkey[1] AND b.attname = 'shard')";
     assert_eq!(column(&client, unscoped).await, NOTHING);
+}
+
+/// A function that reads a table keeps its statement from being sent to the node that has the rows.
+#[tokio::test]
+async fn no_function_or_trigger_or_view_reads_a_table() {
+    let database = Database::migrated().await;
+    let client = database.client().await;
+    let functions = "SELECT p.proname || '(' || pg_get_function_arguments(p.oid) || ')' FROM pg_proc AS p
+         WHERE p.pronamespace = 'public'::regnamespace";
+    assert_eq!(column(&client, functions).await, ["applied_events_empty(slot integer)"]);
+    let body = "SELECT prosrc FROM pg_proc WHERE proname = 'applied_events_empty'";
+    let body = column(&client, body).await.concat();
+    for reading in ["SELECT", "FROM ", "PERFORM", "DELETE", "INSERT"] {
+        assert!(!body.to_uppercase().contains(reading), "{body}");
+    }
+    let triggers = "SELECT tgname::text FROM pg_trigger WHERE NOT tgisinternal";
+    assert_eq!(column(&client, triggers).await, NOTHING);
+    let views = "SELECT oid::regclass::text FROM pg_class
+         WHERE relnamespace = 'public'::regnamespace AND relkind NOT IN ('r', 'p', 'i', 'I', 'S')";
+    assert_eq!(column(&client, views).await, NOTHING);
+    // Numbers are taken from sequences by statements of their own, not by defaults.
+    let defaults = "SELECT d.adrelid::regclass || ' ' || pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef AS d
+         JOIN pg_class AS c ON c.oid = d.adrelid
+         WHERE c.relnamespace = 'public'::regnamespace AND pg_get_expr(d.adbin, d.adrelid) LIKE '%nextval%'";
+    assert_eq!(column(&client, defaults).await, NOTHING);
+}
+
+/// The tables of `src/schema.rs`, each with its key and its columns: their names, types and whether they may be null.
+fn declared() -> BTreeMap<String, (Vec<String>, Vec<String>)> {
+    let text = include_str!("../../src/schema.rs");
+    let tables = text.split("diesel::table! {").skip(1).map(|table| {
+        let (name, rest) = table.split_once('(').unwrap();
+        let (key, rest) = rest.split_once(')').unwrap();
+        let (_, rest) = rest.split_once('{').unwrap();
+        let (columns, _) = rest.split_once('}').unwrap();
+        let list = |text: &str| -> Vec<String> {
+            text.split(',').map(|part| part.trim().to_owned()).filter(|part| !part.is_empty()).collect()
+        };
+        (name.trim().to_owned(), (list(key), list(columns)))
+    });
+    tables.collect()
+}
+
+#[tokio::test]
+async fn the_codes_tables_are_those_of_the_database() {
+    let database = Database::migrated().await;
+    let client = database.client().await;
+    // In Diesel's words. A partition is no table of its own.
+    let sql = "SELECT c.relname::text,
+             (SELECT array_agg(k.attname::text ORDER BY n) FROM pg_index AS i
+                 CROSS JOIN unnest(i.indkey) WITH ORDINALITY AS key (attnum, n)
+                 JOIN pg_attribute AS k ON k.attrelid = c.oid AND k.attnum = key.attnum
+                 WHERE i.indrelid = c.oid AND i.indisprimary AND n <= i.indnkeyatts),
+             array_agg(concat(a.attname, ' -> ', CASE WHEN a.attnotnull THEN t.name ELSE concat('Nullable<', t.name, '>')
+                 END) ORDER BY a.attnum)
+         FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         CROSS JOIN LATERAL (SELECT initcap(typname::text) AS name FROM pg_type WHERE oid = a.atttypid) AS t
+         WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relnamespace = 'public'::regnamespace
+             AND c.relname <> '__diesel_schema_migrations'
+         GROUP BY c.oid, c.relname";
+    let rows = client.query(sql, &[]).await.unwrap();
+    let found: BTreeMap<String, (Vec<String>, Vec<String>)> =
+        rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
+    let declared = declared();
+    assert!(declared.len() > 15);
+    let names = |tables: &BTreeMap<String, _>| tables.keys().cloned().collect::<BTreeSet<String>>();
+    assert_eq!(names(&declared), names(&found));
+    for (table, of) in &declared {
+        assert_eq!(of, &found[table], "{table}");
+    }
+}
+
+#[tokio::test]
+async fn each_day_has_a_partition_and_what_is_old_has_one_more() {
+    let database = Database::migrated().await;
+    let client = database.client().await;
+    let partitions = "SELECT c.relname || ' ' || pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits AS h
+         JOIN pg_class AS c ON c.oid = h.inhrelid WHERE h.inhparent = 'applied_events'::regclass";
+    let found: BTreeSet<String> = column(&client, partitions).await.into_iter().collect();
+    let name = |slot: i32| format!("applied_events_{slot} FOR VALUES IN ('{slot}')");
+    assert_eq!(found, (0..=64).map(name).collect());
 }
 
 /// Everything the schema consists of, as text.
@@ -63,6 +182,8 @@ async fn schema(client: &Client) -> Vec<String> {
          UNION ALL SELECT conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid) FROM pg_constraint
              WHERE connamespace = 'public'::regnamespace
          UNION ALL SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+         UNION ALL SELECT concat_ws(' ', 'sequence', sequencename, data_type, start_value, increment_by)
+             FROM pg_sequences WHERE schemaname = 'public'
          UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
          UNION ALL SELECT relname || ' ' || array_to_string(reloptions, ',') FROM pg_class
              WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL
@@ -101,7 +222,7 @@ async fn migrations_go_up_and_down_and_up_to_the_same_schema() {
 async fn a_migration_gives_up_a_lock_before_others_wait_behind_it_for_long() {
     let database = Database::migrated().await;
     let (config, reader) = (database.config(), database.client().await);
-    reader.batch_execute("BEGIN; SELECT count(*) FROM erasures").await.unwrap();
+    reader.batch_execute("BEGIN; LOCK TABLE erasures IN SHARE MODE").await.unwrap();
     let begun = Instant::now();
     let refused = migration_revert(&config).await;
     assert!(matches!(refused, Err(Error::Migration(_))), "{refused:?}");

@@ -22,23 +22,25 @@ async fn search(community: &Community, query: &str, limit: u32) -> Vec<ProfileId
     ids(&community.profile_search(&query, SuggestLimit::clamp(limit)).await.unwrap())
 }
 
-/// The visible profiles and their nyms.
-async fn nyms(client: &Client, community: &Community) -> HashMap<ProfileId, Nym> {
+/// The visible profiles, their nyms, and the numbers by which equal names are ordered.
+async fn nyms(client: &Client, community: &Community) -> HashMap<ProfileId, (Nym, i64)> {
     let rows = client
         .query(
-            "SELECT profile_id, nym FROM profiles WHERE community_id = $1 AND NOT hidden AND NOT has_left",
+            "SELECT profile_id, coalesce(nick, username, user_id), member
+             FROM members JOIN communities USING (shard, community)
+             WHERE community_id = $1 AND NOT hidden AND NOT has_left",
             &[&community.id().get()],
         )
         .await
         .unwrap();
-    rows.iter().map(|row| (ProfileId::new(row.get::<_, Uuid>(0)), nym(row.get(1)))).collect()
+    rows.iter().map(|row| (ProfileId::new(row.get::<_, Uuid>(0)), (nym(row.get(1)), row.get(2)))).collect()
 }
 
 /// Compares the query with every nym at every place.
-fn expected(nyms: &HashMap<ProfileId, Nym>, query: &str) -> Vec<ProfileId> {
+fn expected(nyms: &HashMap<ProfileId, (Nym, i64)>, query: &str) -> Vec<ProfileId> {
     let query = SearchQuery::parse(query).unwrap().key().as_str().to_owned();
-    let mut matches: Vec<(u8, String, ProfileId)> = Vec::new();
-    for (id, nym) in nyms {
+    let mut matches: Vec<(u8, String, i64, ProfileId)> = Vec::new();
+    for (id, (nym, number)) in nyms {
         let key: Vec<char> = nym.key().as_str().chars().collect();
         let places = (0..key.len()).filter_map(|place| {
             let tail: String = key[place..].iter().collect();
@@ -47,15 +49,15 @@ fn expected(nyms: &HashMap<ProfileId, Nym>, query: &str) -> Vec<ProfileId> {
                 Some(before) if before.is_ascii_whitespace() || before.is_ascii_punctuation() => 1,
                 Some(_) => 2,
             };
-            tail.starts_with(&query).then_some((class, tail, *id))
+            tail.starts_with(&query).then_some((class, tail, *number, *id))
         });
         matches.extend(places.min());
     }
     matches.sort();
-    matches.into_iter().map(|(_, _, id)| id).collect()
+    matches.into_iter().map(|(_, _, _, id)| id).collect()
 }
 
-async fn compare(nyms: &HashMap<ProfileId, Nym>, community: &Community, query: &str) -> usize {
+async fn compare(nyms: &HashMap<ProfileId, (Nym, i64)>, community: &Community, query: &str) -> usize {
     let expected = expected(nyms, query);
     for limit in [1, 2, 10, 100] {
         let first = expected.len().min(usize::try_from(limit).unwrap());

@@ -15,8 +15,8 @@ use crate::support::tied::{Tied, profile};
 async fn standings(client: &Client, community: &Community) -> Vec<(Uuid, i64, u64)> {
     let rows = client
         .query(
-            "SELECT s.profile_id, s.conviction FROM scores AS s JOIN profiles AS p USING (community_id, profile_id)
-             WHERE community_id = $1 AND NOT p.hidden AND NOT p.has_left ORDER BY s.conviction DESC, s.profile_id DESC",
+            "SELECT profile_id, conviction FROM members JOIN communities USING (shard, community)
+             WHERE community_id = $1 AND NOT hidden AND NOT has_left ORDER BY conviction DESC, joined_at, member",
             &[&community.id().get()],
         )
         .await
@@ -40,8 +40,8 @@ async fn everyone_stands_where_counting_says() {
         assert_eq!((detail.rank.get(), detail.profile.conviction.get()), (*rank, *score));
         let badge_rank = client
             .query_one(
-                "SELECT count(*) + 1 FROM profiles AS p, profiles AS o WHERE p.profile_id = $1
-                 AND o.community_id = p.community_id AND NOT o.hidden AND NOT o.has_left AND o.badge_count > p.badge_count",
+                "SELECT count(*) + 1 FROM members AS m JOIN members AS o USING (shard, community)
+                 WHERE m.profile_id = $1 AND NOT o.hidden AND NOT o.has_left AND o.badge_count > m.badge_count",
                 &[&id.get()],
             )
             .await
@@ -105,13 +105,13 @@ async fn many_are_answered_as_each_is(client: &Client, community: &Community) {
     let rows = client
         .query(
             "SELECT profile_id, user_id, NOT hidden AND NOT has_left,
-                 (SELECT count(*) + 1 FROM profiles AS o JOIN scores AS t USING (community_id, profile_id)
-                     WHERE o.community_id = p.community_id AND NOT o.hidden AND NOT o.has_left
-                         AND t.conviction > s.conviction),
-                 (SELECT count(*) + 1 FROM profiles AS o
-                     WHERE o.community_id = p.community_id AND NOT o.hidden AND NOT o.has_left
-                         AND o.badge_count > p.badge_count)
-             FROM profiles AS p JOIN scores AS s USING (community_id, profile_id)
+                 (SELECT count(*) + 1 FROM members AS o
+                     WHERE o.shard = m.shard AND o.community = m.community AND NOT o.hidden AND NOT o.has_left
+                         AND o.conviction > m.conviction),
+                 (SELECT count(*) + 1 FROM members AS o
+                     WHERE o.shard = m.shard AND o.community = m.community AND NOT o.hidden AND NOT o.has_left
+                         AND o.badge_count > m.badge_count)
+             FROM members AS m JOIN communities USING (shard, community)
              WHERE community_id = $1 AND erased_at IS NULL ORDER BY md5(user_id)",
             &[&community.id().get()],
         )
@@ -257,7 +257,8 @@ async fn the_numbers_are_those_of_visible_members_of_this_week() {
     let id = profile(&client, &community, &user(2)).await;
     let before = numbers().await;
     assert_eq!((before.0, before.1, before.2), (7, 90, 7));
-    let sql = "SELECT count(*) FROM tier_changes WHERE promotion AND profile_id = $1";
+    let sql = "SELECT count(*) FROM tier_changes JOIN members USING (shard, community, member)
+         WHERE promotion AND profile_id = $1";
     let promotions: i64 = client.query_one(sql, &[&id.get()]).await.unwrap().get(0);
     assert!(promotions > 0);
     community.profile_hide(id).await.unwrap();
@@ -265,7 +266,8 @@ async fn the_numbers_are_those_of_visible_members_of_this_week() {
     assert_eq!((after.0, after.1, after.2, holders().await), (6, 70, 6, 6));
     assert_eq!(after.3[..3], [3, 3, 3]);
     consistency::check(&client).await;
-    let sql = "SELECT count(*) FROM tier_changes JOIN profiles AS p USING (profile_id) WHERE promotion AND NOT hidden";
+    let sql = "SELECT count(*) FROM tier_changes JOIN members USING (shard, community, member)
+         WHERE promotion AND NOT hidden";
     let promotions: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
     assert_eq!(after.3[3], u64::try_from(promotions).unwrap());
     community.profile_show(id).await.unwrap();

@@ -67,9 +67,12 @@ impl Setting {
         let rows = self
             .client
             .query(
-                "SELECT concat_ws(' ', user_id, coalesce(from_tier, '-'), coalesce(to_tier, '-'),
+                "SELECT concat_ws(' ', user_id, coalesce(o.name, '-'), coalesce(n.name, '-'),
                      CASE WHEN promotion THEN 'up' ELSE 'down' END)
-                 FROM tier_changes JOIN profiles USING (community_id, profile_id) ORDER BY change_id",
+                 FROM tier_changes AS c JOIN members AS m USING (shard, community, member)
+                 LEFT JOIN tiers AS o ON o.shard = c.shard AND o.community = c.community AND o.tier = c.from_tier
+                 LEFT JOIN tiers AS n ON n.shard = c.shard AND n.community = c.community AND n.tier = c.to_tier
+                 ORDER BY change",
                 &[],
             )
             .await
@@ -146,7 +149,11 @@ async fn a_tie_of_more_than_a_thousand_shares_no_rank_tier() {
     let tiers = async || {
         let rows = setting
             .client
-            .query("SELECT DISTINCT tier FROM profiles WHERE visible ORDER BY 1", &[])
+            .query(
+                "SELECT DISTINCT name FROM members LEFT JOIN tiers USING (shard, community, tier)
+                 WHERE visible ORDER BY 1",
+                &[],
+            )
             .await
             .unwrap();
         rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()

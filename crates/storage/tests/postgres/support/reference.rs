@@ -20,7 +20,6 @@ pub(crate) struct GuildState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MemberState {
     pub(crate) nym: String,
-    pub(crate) roles: Vec<String>,
     pub(crate) joined_at: OffsetDateTime,
     pub(crate) has_left: bool,
     pub(crate) conviction: i64,
@@ -52,7 +51,6 @@ struct Guild {
 struct Member {
     username: Option<String>,
     nick: Option<String>,
-    roles: Vec<String>,
     seen: OffsetDateTime,
     joined: Option<OffsetDateTime>,
     has_left: bool,
@@ -119,7 +117,6 @@ impl Guild {
             badges.sort();
             let state = MemberState {
                 nym,
-                roles: member.roles,
                 joined_at: member.joined.unwrap_or(member.seen),
                 has_left: member.has_left,
                 conviction: member.conviction.get(),
@@ -139,7 +136,6 @@ impl Member {
         Self {
             username: None,
             nick: None,
-            roles: Vec::new(),
             seen: at,
             joined: None,
             has_left,
@@ -157,9 +153,9 @@ impl Member {
                 self.has_left = false;
                 self.joined.get_or_insert(at);
             }
-            MemberEffect::Update { nick, roles } => {
+            // Nothing is kept of the roles.
+            MemberEffect::Update { nick, roles: _ } => {
                 self.nick = nick.as_ref().map(|nick| nick.as_str().to_owned());
-                self.roles = roles.iter().map(|role| role.as_str().to_owned()).collect();
             }
             MemberEffect::Leave => self.has_left = true,
             MemberEffect::ScoreSet { conviction, activity } => {
@@ -206,7 +202,8 @@ impl Member {
 pub(crate) async fn stored_state(client: &Client, guild: &GuildId) -> Option<GuildState> {
     let community = client
         .query_opt(
-            "SELECT community_id, name, active FROM communities WHERE guild_id = $1",
+            "SELECT c.community_id, s.name, s.active FROM communities AS c JOIN community_states AS s USING (shard, community)
+             WHERE guild_id = $1",
             &[&guild.as_str()],
         )
         .await
@@ -214,39 +211,41 @@ pub(crate) async fn stored_state(client: &Client, guild: &GuildId) -> Option<Gui
     let id: Uuid = community.get(0);
     let rows = client
         .query(
-            "SELECT user_id, nym, roles, joined_at, has_left, conviction, activity, last_active_at, profile_id
-             FROM profiles JOIN scores USING (community_id, profile_id)
+            "SELECT user_id, coalesce(nick, username, left(user_id, 32)), joined_at, has_left, conviction, activity,
+                 last_active_at, member
+             FROM members JOIN communities USING (shard, community)
              WHERE community_id = $1 AND erased_at IS NULL",
             &[&id],
         )
         .await
         .unwrap();
-    let mut users: BTreeMap<Uuid, String> = BTreeMap::new();
+    let mut users: BTreeMap<i64, String> = BTreeMap::new();
     let mut members: BTreeMap<String, MemberState> = BTreeMap::new();
     for row in rows {
-        users.insert(row.get(8), row.get(0));
+        users.insert(row.get(7), row.get(0));
         let state = MemberState {
             nym: row.get(1),
-            roles: row.get(2),
-            joined_at: row.get(3),
-            has_left: row.get(4),
-            conviction: row.get(5),
-            activity: row.get(6),
-            last_active_at: row.get(7),
+            joined_at: row.get(2),
+            has_left: row.get(3),
+            conviction: row.get(4),
+            activity: row.get(5),
+            last_active_at: row.get(6),
             badges: Vec::new(),
         };
         members.insert(row.get(0), state);
     }
     let rows = client
         .query(
-            "SELECT profile_id, awarded_at, badge_id, kind, awarded_by, reason, revoked_at, revoked_by, revoke_reason
-             FROM badges WHERE community_id = $1 ORDER BY awarded_at, badge_id",
+            "SELECT member, at, op_id, k.name, by, reason, revoked_at, revoked_by, revoke_reason
+             FROM badge_ops JOIN badge_kinds AS k USING (shard, community, kind)
+             JOIN communities USING (shard, community)
+             WHERE community_id = $1 AND is_badge ORDER BY at, op_id",
             &[&id],
         )
         .await
         .unwrap();
     for row in rows {
-        let user = &users[&row.get::<_, Uuid>(0)];
+        let user = &users[&row.get::<_, i64>(0)];
         members.get_mut(user).unwrap().badges.push(BadgeState {
             awarded_at: row.get(1),
             badge_id: row.get(2),

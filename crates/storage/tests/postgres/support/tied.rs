@@ -64,7 +64,8 @@ pub(crate) fn collector() -> UserId {
 
 /// The id of a person's profile in a community.
 pub(crate) async fn profile(client: &Client, community: &Community, who: &UserId) -> ProfileId {
-    let sql = "SELECT profile_id FROM profiles WHERE community_id = $1 AND user_id = $2";
+    let sql = "SELECT profile_id FROM members JOIN communities USING (shard, community)
+         WHERE community_id = $1 AND user_id = $2";
     let row = client.query_one(sql, &[&community.id().get(), &who.as_str()]).await.unwrap();
     ProfileId::new(row.get::<_, Uuid>(0))
 }

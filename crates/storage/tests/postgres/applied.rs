@@ -1,0 +1,109 @@
+//! The ids of applied events: found again for as long as they are remembered, whatever day the event is of, and then forgotten.
+
+use std::time::Duration;
+
+use muster_domain::{Event, EventType};
+use muster_storage::Store;
+use time::OffsetDateTime;
+use tokio_postgres::Client;
+
+use crate::support::database::Database;
+use crate::support::events::{added, apply, guild, joined, user};
+
+const DAY: i64 = 86_400_000;
+
+fn now() -> i64 {
+    i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000).unwrap()
+}
+
+/// How many of the events had an effect, and how many had been applied before.
+async fn applied(store: &Store, events: &[Event]) -> (usize, usize) {
+    let applied = store.events_apply(events.to_vec()).await.unwrap();
+    let of = |counts: &std::collections::BTreeMap<EventType, usize>| counts.values().sum::<usize>();
+    (of(&applied.fresh), of(&applied.duplicates))
+}
+
+async fn activity(client: &Client) -> i64 {
+    client.query_one("SELECT activity FROM members", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn an_event_has_one_effect_whatever_day_it_is_of() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guild = guild("days");
+    // Of every day that has a partition, the edge behind which events are old, and far beyond both.
+    let days = (-1..70).chain([100, 400, 4000]);
+    let events: Vec<Event> =
+        days.map(|day| added(&guild, &user(1), now() - day * DAY + 3_600_000, 1)).collect();
+    assert_eq!(applied(&store, &events).await, (74, 0));
+    for again in [events.clone(), events.iter().rev().cloned().collect(), [events.clone(), events].concat()] {
+        assert_eq!(applied(&store, &again).await, (0, again.len()));
+    }
+    assert_eq!(activity(&client).await, 74);
+}
+
+#[tokio::test]
+async fn an_event_that_grows_old_between_its_deliveries_has_one_effect() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guild = guild("edge");
+    // Within the next seconds each is as old as events get in the partition of their day.
+    let edge = now() - 15 * DAY;
+    let events: Vec<Event> = (0..8).map(|number| added(&guild, &user(1), edge + 500 * number, 1)).collect();
+    assert_eq!(applied(&store, &events).await, (8, 0));
+    for _ in 0..6 {
+        assert_eq!(applied(&store, &events).await, (0, 8));
+        tokio::time::sleep(Duration::from_millis(900)).await;
+    }
+    assert_eq!(activity(&client).await, 8);
+}
+
+/// How many ids are kept of events of so many days ago, and of those that were old when they came.
+async fn kept(client: &Client, days: i64) -> i64 {
+    let sql = "SELECT count(*) FROM applied_events
+         WHERE slot = (floor(extract(epoch FROM now()) / 86400)::bigint - $1) % 64";
+    client.query_one(sql, &[&days]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn what_is_no_longer_remembered_is_forgotten_and_nothing_else() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guild = guild("prune");
+    apply(&store, &guild, vec![joined(&guild, &user(1), now(), "x")]).await;
+    client.batch_execute("DELETE FROM applied_events").await.unwrap();
+    let days = "INSERT INTO applied_events (shard, slot, community, event_id)
+             SELECT shard, (floor(extract(epoch FROM now()) / 86400)::bigint - day) % 64, community, gen_random_uuid()
+             FROM communities CROSS JOIN generate_series(-1, 60) AS day CROSS JOIN generate_series(1, 3)";
+    let old = "INSERT INTO applied_events
+             SELECT shard, 64, community, gen_random_uuid(), now() - day * interval '1 day'
+             FROM communities CROSS JOIN generate_series(0, 39) AS day CROSS JOIN generate_series(1, 100)";
+    for sql in [days, old] {
+        client.execute(sql, &[]).await.unwrap();
+    }
+    let mut forgotten = 0;
+    for _ in 0..200 {
+        let now = store.applied_events_prune(Duration::from_secs(20 * 86_400)).await.unwrap();
+        forgotten += now;
+        if now == 0 {
+            break;
+        }
+    }
+    assert!(forgotten >= 2000, "{forgotten}");
+    assert_eq!(store.applied_events_prune(Duration::from_secs(20 * 86_400)).await.unwrap(), 0);
+    for day in -1..=35 {
+        assert_eq!(kept(&client, day).await, 3, "{day} days ago");
+    }
+    // An event may be fifteen days old when it is applied, and is remembered from then on.
+    for day in 37..=60 {
+        assert_eq!(kept(&client, day).await, 0, "{day} days ago");
+    }
+    let old =
+        "SELECT count(*), count(*) FILTER (WHERE applied_at > now() - interval '20 days') FROM applied_events
+         WHERE slot = 64";
+    let row = client.query_one(old, &[]).await.unwrap();
+    let (kept, recent): (i64, i64) = (row.get(0), row.get(1));
+    // Those of twenty days ago are so to a moment.
+    assert!((2000..=2100).contains(&kept) && recent == 2000, "{kept}, {recent}");
+}
