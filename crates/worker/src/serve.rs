@@ -30,7 +30,8 @@ use crate::traces::Exporting;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the database may take to answer a look. Together they bound how late readiness goes off.
 const PING: Duration = Duration::from_secs(3);
-/// How often ids of events long applied are forgotten, and how many thousand at the most each time.
+/// How often ids of events long applied are forgotten, and in how many rounds at the most each time: of ids that have
+/// to go one by one, a round takes a thousand of each shard.
 const PRUNE: Duration = Duration::from_mins(1);
 const PRUNE_ROUNDS: usize = 100;
 /// How often the broker is asked how far reading is behind.
@@ -164,7 +165,7 @@ async fn prune_applied(store: Store, remember: Duration) {
             Ok(0) => return,
             Ok(_) => {}
             Err(error) => {
-                tracing::debug!(error = %error, "old events' ids were not forgotten this time");
+                tracing::warn!(error = %error, "old events' ids were not forgotten this time");
                 return;
             }
         }

@@ -359,7 +359,7 @@ impl RawEvents {
             max_deliveries: bounded("events.max_deliveries", self.max_deliveries, 1..=1000)?,
             max_bytes: max_bytes("events.max_bytes", self.max_bytes)?,
             max_clock_skew: clock_skew("events.max_clock_skew_ms", self.max_clock_skew_ms)?,
-            remember: bounded("events.remember_days", self.remember_days, 1..=3650)
+            remember: bounded("events.remember_days", self.remember_days, 1..=44)
                 .map(|days: u32| Duration::from_hours(24).saturating_mul(days))?,
         })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use muster_messaging::api::community;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
@@ -57,8 +57,8 @@ async fn a_second_signal_ends_a_drain_and_the_same_one_twice_does_not() -> Resul
     let setting = Setting::new().await?;
     let mut worker = setting.serve()?;
     // A frozen server holds the drain.
-    let nats = std::fs::read_to_string(setting.services.directory.path().join("nats.pid"))?;
-    let nats = Pid::from_raw(nats.trim().parse()?).unwrap();
+    let nats = setting.services.nats.id().context("NATS is stopped")?;
+    let nats = Pid::from_raw(nats.try_into()?).context("NATS has no process")?;
     kill_process(nats, Signal::STOP)?;
     send(&worker, Signal::HUP)?;
     sleep(Duration::from_millis(100)).await;

@@ -62,7 +62,8 @@ async fn confined(setting: &Setting) -> Result<Worker> {
     psql(
         setting,
         "CREATE ROLE confined LOGIN PASSWORD 'of-the-confined';
-         GRANT ALL ON ALL TABLES IN SCHEMA public TO confined",
+         GRANT ALL ON ALL TABLES IN SCHEMA public TO confined;
+         GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO confined",
     )?;
     let postgres = &setting.services.postgres;
     let own = format!("{}:{}@", Postgres::USER, postgres.options.password);
@@ -90,8 +91,12 @@ async fn a_fault_of_the_whole_store_stalls_reading_and_costs_no_event() -> Resul
             "REVOKE UPDATE ON badge_kinds FROM confined".to_owned(),
             "GRANT ALL ON badge_kinds TO confined",
         ),
-        ("42P01", "ALTER TABLE scores RENAME TO moved".to_owned(), "ALTER TABLE moved RENAME TO scores"),
-        ("P0001", trigger("profiles", "true"), "DROP TRIGGER fails ON profiles"),
+        (
+            "42P01",
+            "ALTER TABLE board_entries RENAME TO moved".to_owned(),
+            "ALTER TABLE moved RENAME TO board_entries",
+        ),
+        ("P0001", trigger("members", "true"), "DROP TRIGGER fails ON members"),
     ]
     .into_iter()
     .enumerate()
@@ -133,7 +138,7 @@ async fn an_event_that_fails_while_others_pass_is_a_dead_letter_and_delays_nobod
     let configuration = setting.configuration.with("MUSTER__EVENTS__MAX_DELIVERIES", "3");
     let worker = configuration.serve(&setting.services)?;
     let (_, publisher) = setting.client().await?;
-    psql(&setting, &trigger("scores", "NEW.conviction = 666"))?;
+    psql(&setting, &trigger("members", "NEW.conviction = 666"))?;
     let mut tabr = Guild::new("tabr");
     let mut all = events(&mut tabr, 1000);
     for guild in 0..3 {
@@ -172,8 +177,8 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
     let mut broken = Guild::new("broken");
     publisher.publish(&broken.join_guild()).await?;
     eventually("the community", || async { applied(1) }).await?;
-    let is_broken = "NEW.community_id = (SELECT community_id FROM communities WHERE guild_id = 'broken')";
-    psql(&setting, &trigger("profiles", is_broken))?;
+    let is_broken = "NEW.community = (SELECT community FROM communities WHERE guild_id = 'broken')";
+    psql(&setting, &trigger("members", is_broken))?;
 
     let mut all = events(&mut broken, 300);
     let waits = u64::try_from(all.len())?;
@@ -196,7 +201,7 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
     let told = lines(&worker) - before;
     ensure!((1..20).contains(&told), "{told} lines\n{}", worker.log_tail());
 
-    psql(&setting, "DROP TRIGGER fails ON profiles")?;
+    psql(&setting, "DROP TRIGGER fails ON members")?;
     let mended = Instant::now();
     eventually("its events' effect", || async { applied(2 + goes_on + waits) }).await?;
     ensure!(mended.elapsed() < MENDED, "all was applied after {:?}", mended.elapsed());
@@ -220,7 +225,7 @@ async fn whatever_fails_the_log_stays_short() -> Result<()> {
     for number in 0..300 {
         publisher.publish_raw("events.member.join".to_owned(), format!("{{{number}").into_bytes()).await?;
     }
-    psql(&setting, &trigger("scores", "NEW.conviction > 600"))?;
+    psql(&setting, &trigger("members", "NEW.conviction > 600"))?;
     publisher.publish_all((0..300).map(|n| tabr.score(&format!("user{n}"), 700)), |_| {}).await?;
     psql(&setting, "ALTER TABLE tier_changes RENAME TO moved")?;
     for _ in 0..300 {
