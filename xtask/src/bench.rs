@@ -103,7 +103,7 @@ async fn memory(community: &Community, time: Duration) -> Result<Measured> {
     let memory = || worker.memory().context("the system does not tell a process's memory");
     let (idle, _) = memory()?;
     let (begun, mut samples, mut answered) = (Instant::now(), Vec::new(), 0);
-    let mut mix = seed::mix(5, seed::SKEWED, community.members)?;
+    let mut mix = seed::mix(5, (seed::SKEWED, 1), community.members)?;
     while begun.elapsed() < time {
         let asking = (0..CALLERS).map(|_| community.ask(&subject, r#"{"limit":1000}"#));
         let publishing = community.publish(mix.by_ref().take(EVENTS));

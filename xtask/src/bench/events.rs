@@ -11,18 +11,24 @@ use super::load::{Community, DATABASE, IDEAL_DATABASE};
 use super::report::{Limit, Measured, float};
 use super::seed;
 
-/// How each round draws members.
-const ROUNDS: [(&str, u32); 2] = [("skewed draw", seed::SKEWED), ("uniform draw", seed::UNIFORM)];
+/// How each round draws members, of how many communities: the measured one, or a thousand that the first of two rounds makes.
+const ROUNDS: [(&str, u32, i64); 4] = [
+    ("skewed draw", seed::SKEWED, 1),
+    ("uniform draw", seed::UNIFORM, 1),
+    ("a thousand new communities", seed::UNIFORM, 1000),
+    ("a thousand communities", seed::UNIFORM, 1000),
+];
 /// Ideal events in one transaction: as many as the worker applies in one.
 const BATCH: usize = 1000;
 
 /// Applies so many events a round: ideal ones beside the first community, then each community's.
 pub(super) async fn measure(communities: &[&Community], events: usize) -> Result<Measured> {
     let this = communities.first().context("no community")?;
-    let (mut rows, mut limits) = (Vec::new(), Vec::new());
-    for (seed, (round, draw)) in (1..).zip(ROUNDS) {
+    let (mut rows, mut limits, mut rate_of_one) = (Vec::new(), Vec::new(), f64::INFINITY);
+    for (seed, (round, draw, guilds)) in (1..).zip(ROUNDS) {
         println!("  {round}");
-        let mix = || Ok::<_, anyhow::Error>(seed::mix(seed, draw, this.members)?.take(events).collect());
+        let members = if guilds == 1 { this.members } else { 10 * guilds };
+        let mix = || Ok::<_, anyhow::Error>(seed::mix(seed, (draw, guilds), members)?.take(events).collect());
         let client = this.connect(IDEAL_DATABASE).await?;
         let ((), ideal) = metered(this, events, apply_ideal(&client, mix()?)).await?;
         let mut rates = vec![("ideal", ideal)];
@@ -33,15 +39,31 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
         for (who, [postgres, a_second]) in rates {
             let (of_postgres, of_rate) = (postgres / ideal_postgres, a_second / ideal_a_second);
             rows.push((format!("{round}: {who}"), vec![postgres, a_second, of_postgres, of_rate]));
-            if who == this.name {
+            if who == this.name && guilds == 1 {
                 let name = format!("events, {round}: PostgreSQL's processor time / the ideal's");
                 limits.push(Limit::new(name, of_postgres, 2.5));
+                rate_of_one = rate_of_one.min(a_second);
+            } else if who == this.name && round == "a thousand communities" {
+                limits.push(Limit::new(
+                    "events: rate of one community / of a thousand",
+                    rate_of_one / a_second,
+                    1.43,
+                ));
             }
         }
     }
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1";
     let deadlocks = this.connect(DATABASE).await?.query_one(deadlocks, &[&DATABASE]).await?;
     limits.push(Limit::new("events: deadlocks", float(deadlocks.try_get::<_, i64>(0)?), 0.0));
+    let in_place =
+        "SELECT 1 - n_tup_hot_upd::float8 / n_tup_upd FROM pg_stat_user_tables WHERE relname = 'members'";
+    let in_place = this.connect(DATABASE).await?.query_one(in_place, &[]).await?;
+    limits.push(Limit::new("events: updates of members that touch an index", in_place.try_get(0)?, 0.05));
+    for community in communities {
+        let size = "SELECT pg_database_size(current_database())::float8 / $1";
+        let size = community.connect(DATABASE).await?.query_one(size, &[&float(community.members)]).await?;
+        println!("  database of {}: {:.0} bytes a member", community.name, size.try_get::<_, f64>(0)?);
+    }
     let title = format!("Processor time of an event, {} members", this.members);
     let columns = vec!["PostgreSQL, µs", "events a second", "PostgreSQL/ideal", "rate/ideal"];
     Ok(Measured { title, columns, charted: rows.len(), rows, limits })

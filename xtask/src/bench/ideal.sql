@@ -12,10 +12,10 @@ INSERT INTO members
 SELECT n, gen_random_uuid(), 100000000000000000 + n * 7919, NULL, substr(md5(n::text), 1, 10),
     40000000 / floor(1 + 1000000 * random())::bigint - 40, 100 * random(), 'stillsuit', 3 * random(),
     now() - random() * interval '27 days', now()
-FROM generate_series(1, :members) AS n;
+FROM generate_series(1::bigint, :members) AS n;
 
 CREATE INDEX members_by_score ON members (score, id);
 
 CREATE TABLE events (id uuid PRIMARY KEY);
 
-INSERT INTO events SELECT gen_random_uuid() FROM generate_series(1, 4 * :members);
+INSERT INTO events SELECT gen_random_uuid() FROM generate_series(1::bigint, 4 * :members);

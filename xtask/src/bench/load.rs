@@ -148,7 +148,7 @@ impl Community {
 
     /// The measured community's id, by a worker that serves.
     pub(super) async fn id(&self) -> Result<CommunityId> {
-        Ok(self.client.find_community(GuildId::parse(seed::GUILD)?).await?.community_id)
+        Ok(self.client.find_community(GuildId::parse(seed::GUILD.to_string())?).await?.community_id)
     }
 
     /// Publishes events, many at once, and waits until the stream has acknowledged all of them.

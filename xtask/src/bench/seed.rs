@@ -6,7 +6,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub(super) const GUILD: &str = "810000000000000000";
+pub(super) const GUILD: i64 = 810_000_000_000_000_000;
 /// How far back the history of a community goes, in milliseconds.
 const HISTORY: i64 = 27 * 24 * 60 * 60 * 1000;
 
@@ -41,7 +41,13 @@ struct Template {
     data: String,
 }
 
-fn event(random: &mut Rng, templates: &Templates, template: &Template, member: i64, at: i64) -> Event {
+fn event(
+    random: &mut Rng,
+    templates: &Templates,
+    template: &Template,
+    (guild, member): (i64, i64),
+    at: i64,
+) -> Event {
     let id = Uuid::from_u128(random.u128(..));
     // Most scores are small, a few very large.
     let score = 40_000_000 / random.i64(1..=1_000_000) - 40;
@@ -59,7 +65,8 @@ fn event(random: &mut Rng, templates: &Templates, template: &Template, member: i
     let data = values.into_iter().fold(template.data.clone(), filled_in);
     let (event_type, user) = (&template.event_type, 100_000_000_000_000_000 + member * 7919);
     let payload = format!(
-        r#"{{"event_id":"{id}","event_type":"{event_type}","shard_id":0,"timestamp":{at},"guild_id":"{GUILD}","#
+        r#"{{"event_id":"{id}","event_type":"{event_type}","shard_id":0,"timestamp":{at},"guild_id":"{}","#,
+        GUILD + guild
     ) + &format!(r#""channel_id":null,"user_id":"{user}","data":{data}}}"#);
     Event { id, member, score, subject: format!("events.{event_type}"), payload }
 }
@@ -77,15 +84,19 @@ pub(super) fn community(members: i64) -> Result<impl Iterator<Item = Event>> {
         let mut events = Vec::new();
         for (second, template) in (0..).zip(&templates.community) {
             if random.i64(0..100) < template.share {
-                events.push(event(&mut random, &templates, template, member, joined + 1000 * second));
+                events.push(event(&mut random, &templates, template, (0, member), joined + 1000 * second));
             }
         }
         events
     }))
 }
 
-/// The measured mix, without end, from a minute ago on: ten events a millisecond.
-pub(super) fn mix(seed: u16, power: u32, members: i64) -> Result<impl Iterator<Item = Event>> {
+/// The measured mix in so many communities, without end, from a minute ago on: ten events a millisecond.
+pub(super) fn mix(
+    seed: u16,
+    (power, guilds): (u32, i64),
+    members: i64,
+) -> Result<impl Iterator<Item = Event>> {
     let templates: Templates = toml::from_str(include_str!("seed.toml"))?;
     let (mut random, since) = (Rng::with_seed(seed.into()), now() - 60_000);
     Ok((0..).filter_map(move |number: i64| {
@@ -100,7 +111,7 @@ pub(super) fn mix(seed: u16, power: u32, members: i64) -> Result<impl Iterator<I
         if template.event_type == "member.join" && number % 2 == 0 {
             member = members + 10_000_000 * i64::from(seed) + number;
         }
-        Some(event(&mut random, &templates, template, member, since + number / 10))
+        Some(event(&mut random, &templates, template, (member % guilds, member), since + number / 10))
     }))
 }
 
@@ -110,7 +121,7 @@ mod tests {
 
     #[test]
     fn one_seed_gives_the_same_events_which_are_json_with_every_value_filled_in() {
-        let draw = || mix(7, SKEWED, 1000).unwrap().take(20_000);
+        let draw = || mix(7, (SKEWED, 1), 1000).unwrap().take(20_000);
         let events: Vec<Event> = draw().collect();
         assert!(events.iter().zip(draw()).all(|(event, again)| event.id == again.id));
         let first_fifth = events.iter().filter(|event| event.member <= 200).count();
