@@ -29,12 +29,14 @@ const FIXED: [(&str, &str); 9] = [
 /// What an operator may set otherwise, by `options` in the URL.
 ///
 /// No plan depends on these: every statement is planned well by its shape and its tables' statistics, as a node that does not have
-/// these settings would plan it. They save work: a plan is made once a statement and session, and not compiled.
-const USUAL: [(&str, &str); 6] = [
+/// these settings would plan it. They save work: a plan is made once a statement and session, and not compiled. One that is made while
+/// a table has a page or two would read all of it, and stay until the table is analysed, up to a minute after it has grown.
+const USUAL: [(&str, &str); 7] = [
     // Tables are named without a schema; a role's own path must not lead to others of the same names.
     ("search_path", "public"),
     ("plan_cache_mode", "force_generic_plan"),
     ("jit", "off"),
+    ("enable_seqscan", "off"),
     // A read that outlasts its deadline is given up with its connection, and the server looks whether it is still there.
     ("client_connection_check_interval", "1s"),
     // The pool keeps idle sessions, and bounds statements, not transactions.

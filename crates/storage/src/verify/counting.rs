@@ -63,7 +63,7 @@ impl Community {
 pub(super) async fn plan_for_counting(connection: &mut AsyncPgConnection) -> Result<(), Error> {
     let counting = Statement::shared(
         "SELECT set_config(name, value, true) FROM (VALUES ('statement_timeout', '10min'),
-             ('plan_cache_mode', 'force_custom_plan'), ('work_mem', '64MB')) AS s (name, value)",
+             ('plan_cache_mode', 'force_custom_plan'), ('enable_seqscan', 'on'), ('work_mem', '64MB')) AS s (name, value)",
     );
     statement::execute(connection, counting).await?;
     Ok(())

@@ -143,7 +143,7 @@ async fn a_role_with_the_rows_alone_does_all_that_a_worker_does_and_cannot_chang
 
 /// What the administrator may have set for the role, and what a session of Muster has all the same, in the units of
 /// `pg_settings`.
-const ODD: [(&str, &str, &str); 16] = [
+const ODD: [(&str, &str, &str); 17] = [
     ("synchronous_commit", "off", "on"),
     ("default_transaction_isolation", "serializable", "read committed"),
     ("default_transaction_deferrable", "on", "off"),
@@ -160,6 +160,7 @@ const ODD: [(&str, &str, &str); 16] = [
     ("idle_session_timeout", "20s", "0"),
     ("plan_cache_mode", "force_custom_plan", "force_generic_plan"),
     ("jit", "on", "off"),
+    ("enable_seqscan", "on", "off"),
 ];
 
 #[tokio::test]
