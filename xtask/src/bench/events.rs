@@ -44,21 +44,18 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
                 limits.push(Limit::new(name, of_postgres, 2.5));
                 rate_of_one = rate_of_one.min(a_second);
             } else if who == this.name && round == "a thousand communities" {
-                limits.push(Limit::new(
-                    "events: rate of one community / of a thousand",
-                    rate_of_one / a_second,
-                    1.43,
-                ));
+                let name = "events: rate of one community / of a thousand";
+                limits.push(Limit::new(name, rate_of_one / a_second, 1.43));
             }
         }
     }
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1";
     let deadlocks = this.connect(DATABASE).await?.query_one(deadlocks, &[&DATABASE]).await?;
     limits.push(Limit::new("events: deadlocks", float(deadlocks.try_get::<_, i64>(0)?), 0.0));
-    let in_place =
+    let sql =
         "SELECT 1 - n_tup_hot_upd::float8 / n_tup_upd FROM pg_stat_user_tables WHERE relname = 'members'";
-    let in_place = this.connect(DATABASE).await?.query_one(in_place, &[]).await?;
-    limits.push(Limit::new("events: updates of members that touch an index", in_place.try_get(0)?, 0.05));
+    let cold = this.connect(DATABASE).await?.query_one(sql, &[]).await?;
+    limits.push(Limit::new("events: updates of members that touch an index", cold.try_get(0)?, 0.05));
     for community in communities {
         let size = "SELECT pg_database_size(current_database())::float8 / $1";
         let size = community.connect(DATABASE).await?.query_one(size, &[&float(community.members)]).await?;

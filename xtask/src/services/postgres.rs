@@ -43,15 +43,13 @@ impl PostgresOptions {
         Self { server, tls: Some(tls), durable: false, settings: Vec::new(), copy_of: None, password }
     }
 
-    /// Makes it ready to count statements with `pg_stat_statements`, where that is installed. Nothing is counted until a
-    /// database's `pg_stat_statements.track` says so.
+    /// Loads `pg_stat_statements`, where it is installed. It counts once a database's `pg_stat_statements.track` says so.
     pub fn count_statements(&mut self) {
         if self.server.has_library("pg_stat_statements") {
             let settings = [
                 ("shared_preload_libraries", "pg_stat_statements"),
                 ("pg_stat_statements.track", "none"),
                 ("pg_stat_statements.track_utility", "off"),
-                ("pg_stat_statements.save", "off"),
             ];
             self.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
         }
