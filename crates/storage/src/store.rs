@@ -203,15 +203,29 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] when no event of that server has been seen.
     pub async fn community_find(&self, guild: &GuildId) -> Result<FoundCommunity, Error> {
-        let named = self.communities_known(&BTreeSet::from([guild.clone()])).await?;
-        let named = named.get(guild).ok_or(Error::NotFound(Missing::Community))?;
+        let guilds = BTreeSet::from([guild.clone()]);
+        let mut found = self.communities_cached(&guilds).await;
+        if found.is_empty() {
+            found = self.communities_known(&guilds).await?;
+        }
+        let named = *found.get(guild).ok_or(Error::NotFound(Missing::Community))?;
         let key = (i16::from(named.tenant.shard.number()), named.tenant.community);
         let row = self.read("community_find", move |connection| {
             let find = community_states::table.find(key).select(FoundRow::as_select());
             async move { find.get_result(connection).await.optional() }.boxed()
         });
-        // One that was only just made is active and has no name.
-        let row = row.await?.unwrap_or(FoundRow { name: None, active: true });
+        let row = match row.await? {
+            Some(row) if row.community_id == named.id.get() => {
+                self.keep_keys(&found).await;
+                row
+            }
+            Some(_) => {
+                self.forget_keys(&found).await;
+                return Err(Error::Unavailable("the community has other keys by now: ask again".into()));
+            }
+            // One that was only just made is active and has no name.
+            None => FoundRow { community_id: named.id.get(), name: None, active: true },
+        };
         let name = row.name.map(CommunityName::parse).transpose().map_err(Error::defect)?;
         Ok(FoundCommunity { community_id: named.id, name, active: row.active })
     }
@@ -538,6 +552,7 @@ impl CommunityRow {
 #[derive(Queryable, Selectable)]
 #[diesel(table_name = community_states)]
 struct FoundRow {
+    community_id: Uuid,
     name: Option<String>,
     active: bool,
 }
