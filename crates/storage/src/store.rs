@@ -343,7 +343,7 @@ impl Store {
 
     /// Runs a read within its deadline. One whose connection turns out to have been cut off, as an idle one may have been
     /// unnoticed, is repeated once.
-    async fn read<T, F>(&self, query: &'static str, run: F) -> Result<T, Error>
+    pub(crate) async fn read<T, F>(&self, query: &'static str, run: F) -> Result<T, Error>
     where
         F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>>,
     {

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use diesel::QueryableByName;
-use diesel::sql_types::{BigInt, Integer, SmallInt, Timestamptz};
+use diesel::sql_types::{BigInt, Integer, SmallInt};
 use futures_util::FutureExt;
 use muster_domain::Shard;
-use time::OffsetDateTime;
 
 use crate::error::Error;
 use crate::schema::applied_events;
+use crate::sql::clock;
 use crate::sql::columns::columns;
 use crate::sql::statement::{self, Statement};
 use crate::store::Store;
@@ -33,9 +33,7 @@ impl Store {
             return Err(Error::defect("ids of events are not remembered for so long"));
         }
         // By the clock that all workers share.
-        let now = Statement::shared("SELECT clock_timestamp() AS at");
-        let now: Option<NowRow> = self.optional("applied_events_prune", now).await?;
-        let now = now.ok_or_else(|| Error::defect("the database does not tell the time"))?.at;
+        let now = self.read("applied_events_prune", |connection| clock::now(connection).boxed()).await?;
         let mut unused = unused_slots(day_of(now), age)?;
         let mut late = 0_usize;
         let mut emptied = Ok(());
@@ -46,7 +44,7 @@ impl Store {
         emptied.map(|()| late)
     }
 
-    /// Empties the slots that this shard has anything in, and takes them out of the set: they are empty in every shard.
+    /// Empties the slots that this shard has anything in, for every shard, and takes them out of the set.
     async fn empty_slots(&self, shard: Shard, unused: &mut BTreeSet<i16>) -> Result<(), Error> {
         let find = Statement::in_shard(
             shard,
@@ -115,12 +113,6 @@ columns! {
 #[diesel(table_name = applied_events)]
 struct SlotRow {
     slot: i16,
-}
-
-#[derive(QueryableByName)]
-struct NowRow {
-    #[diesel(sql_type = Timestamptz)]
-    at: OffsetDateTime,
 }
 
 #[cfg(test)]

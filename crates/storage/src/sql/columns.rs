@@ -41,4 +41,21 @@ macro_rules! columns {
         }
     };
 }
-pub(crate) use columns;
+
+/// A batch, each row beside `found`: where the row of this key lies in a table, in the community that the row names. For a statement
+/// that changes or removes it by `ctid = found.ctid`.
+///
+/// Rows are found one by one by their keys, so whatever the planner believes of a table that it has no statistics of yet, it cannot
+/// read all of it. The caller's locks keep the places from changing meanwhile.
+macro_rules! rows_in {
+    ($table:literal $(, $key:literal)*) => {
+        concat!(
+            "$rows CROSS JOIN LATERAL (SELECT r.ctid FROM ",
+            $table,
+            " AS r WHERE r.shard = $1 AND r.community = rows.community",
+            $(" AND r.", $key, " = rows.", $key,)*
+            " LIMIT 1) AS found"
+        )
+    };
+}
+pub(crate) use {columns, rows_in};

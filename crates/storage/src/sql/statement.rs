@@ -1,4 +1,5 @@
-//! The one place that runs SQL: every statement passes here, and a list of rows is only to be had with a [`Limit`].
+//! The one place that runs SQL as text, and that reads more than one row: a list of rows takes a [`Limit`]. What reads one row may
+//! be said in diesel's own language instead.
 
 use std::sync::Arc;
 
@@ -209,6 +210,19 @@ where
     if rows.len() > keys { Err(misuse("a look-up by keys answered more rows than keys")) } else { Ok(rows) }
 }
 
+/// At most one row of each row of a batch; nothing is asked for an empty one.
+pub(crate) async fn of_each<R: Row, T>(
+    connection: &mut AsyncPgConnection,
+    statement: Statement,
+    rows: Vec<R>,
+) -> QueryResult<Vec<T>>
+where
+    T: QueryableByName<Pg> + Send + 'static,
+{
+    let keys = rows.len();
+    if keys == 0 { Ok(Vec::new()) } else { by_keys(connection, statement.rows(rows), keys).await }
+}
+
 /// The one row, or none.
 pub(crate) async fn optional<T>(
     connection: &mut AsyncPgConnection,
@@ -223,4 +237,13 @@ where
 /// Runs a statement for its effect; answers how many rows it touched.
 pub(crate) async fn execute(connection: &mut AsyncPgConnection, statement: Statement) -> QueryResult<usize> {
     statement.execute(connection).await
+}
+
+/// Runs a statement on a batch for its effect; an empty one has none. Answers how many rows it touched.
+pub(crate) async fn write<R: Row>(
+    connection: &mut AsyncPgConnection,
+    statement: Statement,
+    rows: Vec<R>,
+) -> QueryResult<usize> {
+    if rows.is_empty() { Ok(0) } else { execute(connection, statement.rows(rows)).await }
 }

@@ -41,14 +41,10 @@ pub(crate) async fn added_since(
     shard: Shard,
     set: Vec<((i32, i64), Watermark)>,
 ) -> Result<HashMap<(i32, i64), Activity>, Error> {
-    if set.is_empty() {
-        return Ok(HashMap::new());
-    }
     let set: Vec<Set> = set
         .into_iter()
         .map(|((community, member), (at, event_id))| Set { community, member, at, event_id })
         .collect();
-    let keys = set.len();
     let sum = Statement::in_shard(
         shard,
         "SELECT rows.community, rows.member, least(sum(a.amount), 9007199254740991)::bigint AS amount
@@ -65,8 +61,8 @@ pub(crate) async fn added_since(
                  AND (r.at, r.event_id) < (rows.at, rows.event_id) OFFSET 0) AS row
          WHERE a.shard = $1 AND a.ctid = row.ctid",
     );
-    let sums: Vec<SumRow> = statement::by_keys(connection, sum.rows(set.clone()), keys).await?;
-    statement::execute(connection, prune.rows(set)).await?;
+    let sums: Vec<SumRow> = statement::of_each(connection, sum, set.clone()).await?;
+    statement::write(connection, prune, set).await?;
     Ok(sums.into_iter().map(|row| ((row.community, row.member), Activity::clamp(row.amount))).collect())
 }
 
@@ -76,12 +72,9 @@ pub(crate) async fn insert(
     shard: Shard,
     mut adds: Vec<Add>,
 ) -> Result<(), Error> {
-    if adds.is_empty() {
-        return Ok(());
-    }
     adds.sort_unstable_by_key(|add| (add.community, add.member, add.at, add.event_id));
     let insert = "INSERT INTO activity_adds (shard, $names) SELECT $1, rows.* FROM $rows";
-    statement::execute(connection, Statement::in_shard(shard, insert).rows(adds)).await?;
+    statement::write(connection, Statement::in_shard(shard, insert), adds).await?;
     Ok(())
 }
 

@@ -215,13 +215,8 @@ async fn kinds(
         rows.push(KindColumns { community, kind: *last, name: name.as_str().to_owned(), first_awarded_at });
         known.insert((community, name), *last);
     }
-    let insert = Statement::in_shard(
-        shard,
-        "INSERT INTO badge_kinds (shard, community, kind, name, first_awarded_at)
-         SELECT $1, rows.community, rows.kind, rows.name, rows.first_awarded_at FROM $rows",
-    )
-    .rows(rows);
-    statement::execute(connection, insert).await?;
+    let insert = "INSERT INTO badge_kinds (shard, $names) SELECT $1, rows.* FROM $rows";
+    statement::write(connection, Statement::in_shard(shard, insert), rows).await?;
     Ok(known)
 }
 
@@ -242,9 +237,8 @@ async fn take_known(
          FROM $rows
          CROSS JOIN LATERAL (SELECT k.community, k.kind, k.name FROM badge_kinds AS k
              WHERE k.shard = $1 AND k.community = rows.community AND k.name = rows.name LIMIT 1) AS k",
-    )
-    .rows(keys);
-    let rows: Vec<KindRow> = statement::by_keys(connection, find, unknown.len()).await?;
+    );
+    let rows: Vec<KindRow> = statement::of_each(connection, find, keys).await?;
     for row in rows {
         let key = (row.community, BadgeKind::parse(row.name).map_err(Error::defect)?);
         unknown.remove(&key);
@@ -259,16 +253,15 @@ async fn last_kinds(
     shard: Shard,
     communities: BTreeSet<i32>,
 ) -> Result<HashMap<i32, i32>, Error> {
-    let keys = communities.len();
+    let keys = communities.into_iter().map(|community| CommunityColumns { community }).collect();
     let find = Statement::in_shard(
         shard,
         "SELECT k.community, k.kind
          FROM $rows
          CROSS JOIN LATERAL (SELECT k.community, k.kind FROM badge_kinds AS k
              WHERE k.shard = $1 AND k.community = rows.community ORDER BY k.kind DESC LIMIT 1) AS k",
-    )
-    .rows(communities.into_iter().map(|community| CommunityColumns { community }).collect());
-    let rows: Vec<LastKindRow> = statement::by_keys(connection, find, keys).await?;
+    );
+    let rows: Vec<LastKindRow> = statement::of_each(connection, find, keys).await?;
     Ok(rows.into_iter().map(|row| (row.community, row.kind)).collect())
 }
 
@@ -357,24 +350,14 @@ async fn write(
     made: Vec<OpColumns>,
     changed: Vec<OpColumns>,
 ) -> Result<(), Error> {
-    if !made.is_empty() {
-        let insert =
-            Statement::in_shard(shard, "INSERT INTO badge_ops (shard, $names) SELECT $1, rows.* FROM $rows")
-                .rows(made);
-        statement::execute(connection, insert).await?;
-    }
-    if !changed.is_empty() {
-        // Each is there. An upsert finds it by its key whatever the planner believes of the table.
-        let update = Statement::in_shard(
-            shard,
-            "INSERT INTO badge_ops (shard, $names) SELECT $1, rows.* FROM $rows
-             ON CONFLICT (shard, community, member, kind, at, op_id) DO UPDATE SET
-                 is_badge = excluded.is_badge, revoked_at = excluded.revoked_at, revoked_by = excluded.revoked_by,
-                 revoke_reason = excluded.revoke_reason",
-        )
-        .rows(changed);
-        statement::execute(connection, update).await?;
-    }
+    let insert = "INSERT INTO badge_ops (shard, $names) SELECT $1, rows.* FROM $rows";
+    statement::write(connection, Statement::in_shard(shard, insert), made).await?;
+    // Each is there. An upsert finds it by its key whatever the planner believes of the table.
+    let update = "INSERT INTO badge_ops (shard, $names) SELECT $1, rows.* FROM $rows
+         ON CONFLICT (shard, community, member, kind, at, op_id) DO UPDATE SET
+             is_badge = excluded.is_badge, revoked_at = excluded.revoked_at, revoked_by = excluded.revoked_by,
+             revoke_reason = excluded.revoke_reason";
+    statement::write(connection, Statement::in_shard(shard, update), changed).await?;
     Ok(())
 }
 

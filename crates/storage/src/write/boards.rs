@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::board::Board;
 use crate::error::Error;
-use crate::sql::columns::columns;
+use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Statement};
 
 /// What places a member on a board.
@@ -48,11 +48,11 @@ impl Changes {
             (Some(before), Some(after)) if before != after => self.moved.push(Moved {
                 community,
                 board: number,
-                old_negated_score: before.score.saturating_neg(),
-                old_joined_at: before.joined_at,
+                negated_score: before.score.saturating_neg(),
+                joined_at: before.joined_at,
                 member,
-                negated_score: after.score.saturating_neg(),
-                joined_at: after.joined_at,
+                new_negated_score: after.score.saturating_neg(),
+                new_joined_at: after.joined_at,
                 tier: after.tier,
             }),
             (Some(before), None) => self.gone.push(Gone {
@@ -66,52 +66,36 @@ impl Changes {
         }
     }
 
-    /// Writes them, each kind in the order of its keys.
+    /// Writes them, each sort in the order of its keys.
     pub(crate) async fn write(self, connection: &mut AsyncPgConnection, shard: Shard) -> Result<(), Error> {
         let Self { mut made, mut moved, mut gone } = self;
-        if !gone.is_empty() {
-            gone.sort_unstable_by_key(|row| {
-                (row.community, row.board, row.negated_score, row.joined_at, row.member)
-            });
-            let delete = Statement::in_shard(
-                shard,
-                "DELETE FROM board_entries AS e
-                 USING $rows CROSS JOIN LATERAL (SELECT r.ctid FROM board_entries AS r
-                     WHERE r.shard = $1 AND r.community = rows.community AND r.board = rows.board
-                         AND r.negated_score = rows.negated_score AND r.joined_at = rows.joined_at
-                         AND r.member = rows.member LIMIT 1) AS row
-                 WHERE e.shard = $1 AND e.ctid = row.ctid",
-            );
-            statement::execute(connection, delete.rows(gone)).await?;
-        }
-        if !moved.is_empty() {
-            moved.sort_unstable_by_key(|row| {
-                (row.community, row.board, row.negated_score, row.joined_at, row.member)
-            });
-            // Rows are updated by their place, found one by one by their key: whatever the planner believes of a table that it
-            // has no statistics of yet, it cannot read all of it.
-            let update = Statement::in_shard(
-                shard,
-                "UPDATE board_entries AS e SET negated_score = rows.negated_score, joined_at = rows.joined_at,
-                     tier = rows.tier
-                 FROM $rows CROSS JOIN LATERAL (SELECT r.ctid FROM board_entries AS r
-                     WHERE r.shard = $1 AND r.community = rows.community AND r.board = rows.board
-                         AND r.negated_score = rows.old_negated_score AND r.joined_at = rows.old_joined_at
-                         AND r.member = rows.member LIMIT 1) AS row
-                 WHERE e.shard = $1 AND e.ctid = row.ctid",
-            );
-            statement::execute(connection, update.rows(moved)).await?;
-        }
-        if !made.is_empty() {
-            made.sort_unstable_by_key(|row| {
-                (row.community, row.board, row.negated_score, row.joined_at, row.member)
-            });
-            // An entry that has drifted into the table makes no event fail.
-            let insert = "INSERT INTO board_entries (shard, $names) SELECT $1, rows.* FROM $rows
-                 ON CONFLICT (shard, community, board, negated_score, joined_at, member)
-                     DO UPDATE SET tier = excluded.tier";
-            statement::execute(connection, Statement::in_shard(shard, insert).rows(made)).await?;
-        }
+        made.sort_unstable_by_key(|row| {
+            (row.community, row.board, row.negated_score, row.joined_at, row.member)
+        });
+        moved.sort_unstable_by_key(|row| {
+            (row.community, row.board, row.negated_score, row.joined_at, row.member)
+        });
+        gone.sort_unstable_by_key(|row| {
+            (row.community, row.board, row.negated_score, row.joined_at, row.member)
+        });
+        let delete = concat!(
+            "DELETE FROM board_entries AS e USING ",
+            rows_in!("board_entries", "board", "negated_score", "joined_at", "member"),
+            " WHERE e.shard = $1 AND e.ctid = found.ctid"
+        );
+        statement::write(connection, Statement::in_shard(shard, delete), gone).await?;
+        let update = concat!(
+            "UPDATE board_entries AS e SET negated_score = rows.new_negated_score, joined_at = rows.new_joined_at,
+                 tier = rows.tier FROM ",
+            rows_in!("board_entries", "board", "negated_score", "joined_at", "member"),
+            " WHERE e.shard = $1 AND e.ctid = found.ctid"
+        );
+        statement::write(connection, Statement::in_shard(shard, update), moved).await?;
+        // An entry that has drifted into the table makes no event fail.
+        let insert = "INSERT INTO board_entries (shard, $names) SELECT $1, rows.* FROM $rows
+             ON CONFLICT (shard, community, board, negated_score, joined_at, member)
+                 DO UPDATE SET tier = excluded.tier";
+        statement::write(connection, Statement::in_shard(shard, insert), made).await?;
         Ok(())
     }
 }
@@ -131,11 +115,11 @@ columns! {
     struct Moved {
         community: i32 => Integer,
         board: i16 => SmallInt,
-        old_negated_score: i64 => BigInt,
-        old_joined_at: OffsetDateTime => Timestamptz,
-        member: i64 => BigInt,
         negated_score: i64 => BigInt,
         joined_at: OffsetDateTime => Timestamptz,
+        member: i64 => BigInt,
+        new_negated_score: i64 => BigInt,
+        new_joined_at: OffsetDateTime => Timestamptz,
         tier: Option<i16> => Nullable<SmallInt>,
     }
 }

@@ -1,5 +1,5 @@
-//! The kept counts, written here and nowhere else: what a transaction changes is summed and written once, whatever the number of rows it
-//! comes from.
+//! The kept counts: what a transaction changes is summed and written once, whatever the number of rows it comes from. They are written
+//! here alone, and by [repair](super::repair) where they have drifted.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use time::{Date, OffsetDateTime, UtcOffset};
 use crate::board::{Board, TOP_LEVEL, bucket};
 use crate::error::Error;
 use crate::schema::board_counts;
-use crate::sql::columns::columns;
+use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Statement};
 
 /// What a visible member counts for.
@@ -137,12 +137,9 @@ impl Changes {
                 add(buckets.entry(key).or_default(), delta);
             }
         }
-        buckets.retain(|_, delta| *delta != 0);
-        if buckets.is_empty() {
-            return Ok(());
-        }
         let rows: Vec<Counted> = buckets
             .into_iter()
+            .filter(|(_, delta)| *delta != 0)
             .map(|((community, board, level, bucket), members)| Counted {
                 community,
                 board,
@@ -151,7 +148,6 @@ impl Changes {
                 members,
             })
             .collect();
-        let keys = rows.len();
         // A bucket without members is removed: scores that nobody has any more leave nothing behind.
         let count = Statement::in_shard(
             shard,
@@ -163,25 +159,19 @@ impl Changes {
              )
              SELECT community, board, level, bucket FROM counted WHERE members = 0",
         );
-        let emptied: Vec<BucketRow> = statement::by_keys(connection, count.rows(rows), keys).await?;
-        if emptied.is_empty() {
-            return Ok(());
-        }
+        let emptied: Vec<BucketRow> = statement::of_each(connection, count, rows).await?;
         let emptied = emptied.into_iter().map(|row| Emptied {
             community: row.community,
             board: row.board,
             level: row.level,
             bucket: row.bucket,
         });
-        let remove = Statement::in_shard(
-            shard,
-            "DELETE FROM board_counts AS c
-             USING $rows CROSS JOIN LATERAL (SELECT r.ctid FROM board_counts AS r
-                 WHERE r.shard = $1 AND r.community = rows.community AND r.board = rows.board
-                     AND r.level = rows.level AND r.bucket = rows.bucket LIMIT 1) AS row
-             WHERE c.shard = $1 AND c.ctid = row.ctid",
+        let remove = concat!(
+            "DELETE FROM board_counts AS c USING ",
+            rows_in!("board_counts", "board", "level", "bucket"),
+            " WHERE c.shard = $1 AND c.ctid = found.ctid"
         );
-        statement::execute(connection, remove.rows(emptied.collect())).await?;
+        statement::write(connection, Statement::in_shard(shard, remove), emptied.collect()).await?;
         Ok(())
     }
 
@@ -193,14 +183,12 @@ impl Changes {
             .filter(|(_, members)| *members != 0)
             .map(|((community, tier), members)| TierDelta { community, tier, members })
             .collect();
-        if !tiers.is_empty() {
-            let count = Statement::in_shard(
-                shard,
-                "INSERT INTO tier_counts AS c (shard, $names) SELECT $1, rows.* FROM $rows
-                 ON CONFLICT (shard, community, tier) DO UPDATE SET members = c.members + excluded.members",
-            );
-            statement::execute(connection, count.rows(tiers)).await?;
-        }
+        let count = Statement::in_shard(
+            shard,
+            "INSERT INTO tier_counts AS c (shard, $names) SELECT $1, rows.* FROM $rows
+             ON CONFLICT (shard, community, tier) DO UPDATE SET members = c.members + excluded.members",
+        );
+        statement::write(connection, count, tiers).await?;
         let totals: Vec<TotalDelta> = self
             .totals
             .into_iter()
@@ -212,16 +200,14 @@ impl Changes {
                 conviction: totals.conviction.to_string(),
             })
             .collect();
-        if !totals.is_empty() {
-            let count = Statement::in_shard(
-                shard,
-                "INSERT INTO community_totals AS c (shard, $names)
-                 SELECT $1, rows.community, rows.members, rows.badges, rows.conviction::numeric FROM $rows
-                 ON CONFLICT (shard, community) DO UPDATE SET members = c.members + excluded.members,
-                     conviction = c.conviction + excluded.conviction, badges = c.badges + excluded.badges",
-            );
-            statement::execute(connection, count.rows(totals)).await?;
-        }
+        let count = Statement::in_shard(
+            shard,
+            "INSERT INTO community_totals AS c (shard, $names)
+             SELECT $1, rows.community, rows.members, rows.badges, rows.conviction::numeric FROM $rows
+             ON CONFLICT (shard, community) DO UPDATE SET members = c.members + excluded.members,
+                 conviction = c.conviction + excluded.conviction, badges = c.badges + excluded.badges",
+        );
+        statement::write(connection, count, totals).await?;
         let days: Vec<DayDelta> = self
             .days
             .into_iter()
@@ -235,16 +221,14 @@ impl Changes {
                 promoted: counts.promoted,
             })
             .collect();
-        if !days.is_empty() {
-            let count = Statement::in_shard(
-                shard,
-                "INSERT INTO community_days AS c (shard, $names) SELECT $1, rows.* FROM $rows
-                 ON CONFLICT (shard, community, day) DO UPDATE SET active = c.active + excluded.active,
-                     joined = c.joined + excluded.joined, awarded = c.awarded + excluded.awarded,
-                     promoted = c.promoted + excluded.promoted",
-            );
-            statement::execute(connection, count.rows(days)).await?;
-        }
+        let count = Statement::in_shard(
+            shard,
+            "INSERT INTO community_days AS c (shard, $names) SELECT $1, rows.* FROM $rows
+             ON CONFLICT (shard, community, day) DO UPDATE SET active = c.active + excluded.active,
+                 joined = c.joined + excluded.joined, awarded = c.awarded + excluded.awarded,
+                 promoted = c.promoted + excluded.promoted",
+        );
+        statement::write(connection, count, days).await?;
         let kinds: Vec<KindDelta> = self
             .kinds
             .into_iter()
@@ -255,17 +239,13 @@ impl Changes {
                 first_awarded_at: counts.first_awarded_at,
             })
             .collect();
-        if !kinds.is_empty() {
-            let count = Statement::in_shard(
-                shard,
-                "UPDATE badge_kinds AS k SET holders = k.holders + rows.holders,
-                     first_awarded_at = least(k.first_awarded_at, rows.first_awarded_at)
-                 FROM $rows CROSS JOIN LATERAL (SELECT r.ctid FROM badge_kinds AS r
-                     WHERE r.shard = $1 AND r.community = rows.community AND r.kind = rows.kind LIMIT 1) AS row
-                 WHERE k.shard = $1 AND k.ctid = row.ctid",
-            );
-            statement::execute(connection, count.rows(kinds)).await?;
-        }
+        let count = concat!(
+            "UPDATE badge_kinds AS k SET holders = k.holders + rows.holders,
+                 first_awarded_at = least(k.first_awarded_at, rows.first_awarded_at) FROM ",
+            rows_in!("badge_kinds", "kind"),
+            " WHERE k.shard = $1 AND k.ctid = found.ctid"
+        );
+        statement::write(connection, Statement::in_shard(shard, count), kinds).await?;
         Ok(())
     }
 }
@@ -305,7 +285,7 @@ pub(crate) async fn apply_visibility(
          SELECT $1, community, day, sum(sign) FROM held GROUP BY 2, 3 ORDER BY 2, 3
          ON CONFLICT (shard, community, day) DO UPDATE SET awarded = c.awarded + excluded.awarded",
     );
-    statement::execute(connection, held.rows(members.clone())).await?;
+    statement::write(connection, held, members.clone()).await?;
     let history = Statement::in_shard(
         shard,
         "WITH changed AS (
@@ -320,7 +300,7 @@ pub(crate) async fn apply_visibility(
          GROUP BY 2, 3 ORDER BY 2, 3
          ON CONFLICT (shard, community, day) DO UPDATE SET promoted = d.promoted + excluded.promoted",
     );
-    statement::execute(connection, history.rows(members)).await?;
+    statement::write(connection, history, members).await?;
     Ok(())
 }
 

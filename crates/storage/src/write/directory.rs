@@ -6,7 +6,7 @@ use muster_domain::Shard;
 use time::OffsetDateTime;
 
 use crate::error::Error;
-use crate::sql::columns::columns;
+use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Statement};
 
 columns! {
@@ -28,54 +28,34 @@ columns! {
     }
 }
 
-/// Lists members that were not listed.
-pub(crate) async fn add(
-    connection: &mut AsyncPgConnection,
-    shard: Shard,
-    members: Vec<Listed>,
-) -> Result<(), Error> {
-    if members.is_empty() {
-        return Ok(());
-    }
-    // A row that has drifted into the table makes no event fail.
-    let insert = "INSERT INTO directory (shard, $names) SELECT $1, rows.* FROM $rows
-         ON CONFLICT (shard, community, member) DO UPDATE SET tier = excluded.tier,
-             joined_at = excluded.joined_at, nym_key = excluded.nym_key";
-    statement::execute(connection, Statement::in_shard(shard, insert).rows(members)).await?;
-    Ok(())
+/// The changes of one transaction to the directory.
+#[derive(Default)]
+pub(crate) struct Changes {
+    pub(crate) listed: Vec<Listed>,
+    pub(crate) relisted: Vec<Listed>,
+    pub(crate) unlisted: Vec<Unlisted>,
 }
 
-/// Lists known members as they are now.
-pub(crate) async fn update(
-    connection: &mut AsyncPgConnection,
-    shard: Shard,
-    members: Vec<Listed>,
-) -> Result<(), Error> {
-    if members.is_empty() {
-        return Ok(());
+impl Changes {
+    /// Writes them.
+    pub(crate) async fn write(self, connection: &mut AsyncPgConnection, shard: Shard) -> Result<(), Error> {
+        let delete = concat!(
+            "DELETE FROM directory AS d USING ",
+            rows_in!("directory", "member"),
+            " WHERE d.shard = $1 AND d.ctid = found.ctid"
+        );
+        statement::write(connection, Statement::in_shard(shard, delete), self.unlisted).await?;
+        let update = concat!(
+            "UPDATE directory AS d SET tier = rows.tier, joined_at = rows.joined_at, nym_key = rows.nym_key FROM ",
+            rows_in!("directory", "member"),
+            " WHERE d.shard = $1 AND d.ctid = found.ctid"
+        );
+        statement::write(connection, Statement::in_shard(shard, update), self.relisted).await?;
+        // A row that has drifted into the table makes no event fail.
+        let insert = "INSERT INTO directory (shard, $names) SELECT $1, rows.* FROM $rows
+             ON CONFLICT (shard, community, member) DO UPDATE SET tier = excluded.tier,
+                 joined_at = excluded.joined_at, nym_key = excluded.nym_key";
+        statement::write(connection, Statement::in_shard(shard, insert), self.listed).await?;
+        Ok(())
     }
-    let update =
-        "UPDATE directory AS d SET tier = rows.tier, joined_at = rows.joined_at, nym_key = rows.nym_key
-         FROM $rows CROSS JOIN LATERAL (SELECT r.ctid FROM directory AS r
-             WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member LIMIT 1) AS row
-         WHERE d.shard = $1 AND d.ctid = row.ctid";
-    statement::execute(connection, Statement::in_shard(shard, update).rows(members)).await?;
-    Ok(())
-}
-
-/// Takes members off the list.
-pub(crate) async fn remove(
-    connection: &mut AsyncPgConnection,
-    shard: Shard,
-    members: Vec<Unlisted>,
-) -> Result<(), Error> {
-    if members.is_empty() {
-        return Ok(());
-    }
-    let delete = "DELETE FROM directory AS d
-         USING $rows CROSS JOIN LATERAL (SELECT r.ctid FROM directory AS r
-             WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member LIMIT 1) AS row
-         WHERE d.shard = $1 AND d.ctid = row.ctid";
-    statement::execute(connection, Statement::in_shard(shard, delete).rows(members)).await?;
-    Ok(())
 }

@@ -6,14 +6,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use diesel::QueryableByName;
-use diesel::sql_types::{Binary, Integer, Text, Timestamptz};
-use diesel_async::AsyncPgConnection;
+use diesel::QueryResult;
+use diesel::prelude::{ExpressionMethods, QueryDsl, QueryableByName};
+use diesel::sql_types::{Binary, Integer, Timestamptz};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use muster_domain::{Effect, ErasedPerson, ErasureKey, Event, GuildId, MemberEffect, Shard, UserId};
 use time::OffsetDateTime;
 
 use crate::error::Error;
-use crate::schema::erasures;
+use crate::schema::{communities, erasures};
+use crate::sql::clock;
 use crate::sql::columns::columns;
 use crate::sql::statement::{self, Statement};
 use crate::tenant::Tenant;
@@ -37,9 +39,6 @@ impl Erased {
                 named.entry((*community, id)).or_insert_with(|| key.person(&event.guild, id));
             }
         }
-        if named.is_empty() {
-            return Ok(Self::default());
-        }
         let asked = named
             .iter()
             .map(|((community, _), person)| Asked { community: *community, person: person.bytes().to_vec() });
@@ -48,12 +47,8 @@ impl Erased {
             "SELECT rows.community, rows.person, e.erased_at FROM $rows
              CROSS JOIN LATERAL (SELECT e.erased_at FROM erasures AS e
                  WHERE e.shard = $1 AND e.community = rows.community AND e.person = rows.person LIMIT 1) AS e",
-        )
-        .rows(asked.collect());
-        let rows: Vec<ErasedRow> = statement::by_keys(connection, find, named.len()).await?;
-        if rows.is_empty() {
-            return Ok(Self::default());
-        }
+        );
+        let rows: Vec<ErasedRow> = statement::of_each(connection, find, asked.collect()).await?;
         let found: HashMap<(i32, Vec<u8>), OffsetDateTime> =
             rows.into_iter().map(|row| ((row.community, row.person), row.erased_at)).collect();
         let erased = named.into_iter().filter_map(|((community, id), person)| {
@@ -113,15 +108,17 @@ pub(crate) async fn remember(
     tenant: Tenant,
     user: &UserId,
 ) -> Result<OffsetDateTime, Error> {
-    let find =
-        Statement::shared("SELECT guild_id, clock_timestamp() AS now FROM communities WHERE community = $1")
-            .bind::<Integer, _>(tenant.community);
-    let found: Option<GuildRow> = statement::optional(connection, find).await?;
-    let found = found.ok_or_else(|| Error::defect("an erased person's community is gone"))?;
-    let guild = GuildId::parse(found.guild_id).map_err(Error::defect)?;
+    let guild = GuildId::parse(guild_id(connection, tenant).await?).map_err(Error::defect)?;
     let person = key.person(&guild, user.as_str());
-    insert(connection, tenant.shard, vec![(tenant.community, person, found.now)]).await?;
-    Ok(found.now)
+    let now = clock::now(connection).await?;
+    insert(connection, tenant.shard, vec![(tenant.community, person, now)]).await?;
+    Ok(now)
+}
+
+/// The chat server of a community.
+pub(crate) async fn guild_id(connection: &mut AsyncPgConnection, tenant: Tenant) -> QueryResult<String> {
+    let find = communities::table.filter(communities::community.eq(tenant.community));
+    find.select(communities::guild_id).get_result(connection).await
 }
 
 /// Remembers erasures of communities of a shard; answers how many were not known, or only of an earlier time.
@@ -145,9 +142,8 @@ pub(crate) async fn insert(
         "INSERT INTO erasures AS e (shard, $names) SELECT $1, rows.* FROM $rows
          ON CONFLICT (shard, community, person) DO UPDATE SET erased_at = excluded.erased_at
              WHERE e.erased_at < excluded.erased_at",
-    )
-    .rows(rows.collect());
-    Ok(statement::execute(connection, insert).await?)
+    );
+    Ok(statement::write(connection, insert, rows.collect()).await?)
 }
 
 columns! {
@@ -171,12 +167,4 @@ struct ErasedRow {
     community: i32,
     person: Vec<u8>,
     erased_at: OffsetDateTime,
-}
-
-#[derive(QueryableByName)]
-struct GuildRow {
-    #[diesel(sql_type = Text)]
-    guild_id: String,
-    #[diesel(sql_type = Timestamptz)]
-    now: OffsetDateTime,
 }

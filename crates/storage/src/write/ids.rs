@@ -83,13 +83,12 @@ pub(crate) async fn record(
     ids.retain(|id| !seen.contains(&(id.community, id.event_id)));
     ids.sort_unstable_by_key(|id| (id.slot, id.community, id.event_id));
     ids.dedup_by_key(|id| (id.community, id.event_id));
-    let keys = ids.len();
     let record = Statement::in_shard(
         shard,
         "INSERT INTO applied_events (shard, $names) SELECT $1, rows.* FROM $rows
          ON CONFLICT (shard, slot, community, event_id) DO NOTHING RETURNING community, event_id",
     );
-    let recorded: Vec<RecordedRow> = statement::by_keys(connection, record.rows(ids), keys).await?;
+    let recorded: Vec<RecordedRow> = statement::of_each(connection, record, ids).await?;
     let mut recorded: HashSet<(i32, Uuid)> =
         recorded.into_iter().map(|row| (row.community, row.event_id)).collect();
     // Removing what was taken leaves out a second copy within the batch.
@@ -118,10 +117,6 @@ async fn seen(
     shard: Shard,
     ids: Vec<Seen>,
 ) -> Result<HashSet<(i32, Uuid)>, Error> {
-    if ids.is_empty() {
-        return Ok(HashSet::new());
-    }
-    let keys = ids.len();
     let find = Statement::in_shard(
         shard,
         "SELECT e.community, e.event_id FROM $rows CROSS JOIN LATERAL (SELECT r.community, r.event_id
@@ -129,7 +124,7 @@ async fn seen(
              WHERE r.shard = $1 AND r.slot = rows.slot AND r.community = rows.community
                  AND r.event_id = rows.event_id LIMIT 1) AS e",
     );
-    let rows: Vec<RecordedRow> = statement::by_keys(connection, find.rows(ids), keys).await?;
+    let rows: Vec<RecordedRow> = statement::of_each(connection, find, ids).await?;
     Ok(rows.into_iter().map(|row| (row.community, row.event_id)).collect())
 }
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use diesel::prelude::{
     ExpressionMethods, NullableExpressionMethods, OptionalExtension, QueryDsl, QueryableByName,
 };
-use diesel::sql_types::{Array, BigInt, Integer, SmallInt, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Integer, SmallInt};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use muster_domain::{CommunityId, ProfileId, Shard, Stripe, UserId};
 use time::OffsetDateTime;
@@ -30,7 +30,6 @@ use crate::tenant::Tenant;
 pub(crate) struct Members {
     /// How often each community's thresholds had been moved when the lock was asked for.
     pub(crate) thresholds_moved: BTreeMap<i32, i64>,
-    ids: BTreeMap<i32, CommunityId>,
 }
 
 /// What is said where a community's state is not there, or is another's.
@@ -45,16 +44,10 @@ pub(crate) struct Locked {
     pub(crate) thresholds_moved: i64,
 }
 
-/// Fails unless the locked communities are those that the writer takes them for.
-pub(crate) fn are(
-    held: &Members,
-    locked: &BTreeMap<i32, Locked>,
-    ids: &BTreeMap<i32, CommunityId>,
-) -> Result<(), Error> {
-    let is = |number: &i32, id: CommunityId| ids.get(number).is_none_or(|known| *known == id);
-    let held = held.ids.iter().all(|(number, id)| is(number, *id));
-    let locked = locked.iter().all(|(number, locked)| is(number, locked.id));
-    if held && locked { Ok(()) } else { Err(Error::Unavailable(OF_ANOTHER.into())) }
+/// Fails where a locked community has another id than is known of its number.
+pub(crate) fn check(locked: &BTreeMap<i32, Locked>, known: &BTreeMap<i32, CommunityId>) -> Result<(), Error> {
+    let is_known = |(number, locked): (&i32, &Locked)| known.get(number).is_none_or(|id| *id == locked.id);
+    if locked.iter().all(is_known) { Ok(()) } else { Err(Error::Unavailable(OF_ANOTHER.into())) }
 }
 
 /// Locks these stripes.
@@ -68,7 +61,7 @@ pub(crate) async fn stripes(
     }
     let lock = Statement::in_shard(
         shard,
-        "SELECT s.community, c.community_id, c.thresholds_moved
+        "SELECT s.community, c.thresholds_moved
          FROM unnest($2, $3) AS k (community, stripe)
          JOIN community_stripes AS s ON s.shard = $1 AND s.community = k.community AND s.stripe = k.stripe
          JOIN community_states AS c ON c.shard = $1 AND c.community = k.community
@@ -83,7 +76,6 @@ pub(crate) async fn stripes(
         return Err(Error::Unavailable(OF_ANOTHER.into()));
     }
     Ok(Members {
-        ids: rows.iter().map(|row| (row.community, row.community_id.into())).collect(),
         thresholds_moved: rows.into_iter().map(|row| (row.community, row.thresholds_moved)).collect(),
     })
 }
@@ -155,8 +147,6 @@ pub(crate) async fn community(connection: &mut AsyncPgConnection, tenant: Tenant
 struct StripeRow {
     #[diesel(sql_type = Integer)]
     community: i32,
-    #[diesel(sql_type = SqlUuid)]
-    community_id: Uuid,
     #[diesel(sql_type = BigInt)]
     thresholds_moved: i64,
 }

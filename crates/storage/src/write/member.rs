@@ -14,7 +14,7 @@ use super::change::{MemberChange, Watermark, newer};
 use super::counts::{self, VisibilityChange};
 use super::directory::{self, Listed, Unlisted};
 use super::lock::{self, Locked};
-use super::member_rows::{self, State, Stored};
+use super::member_rows::{self, NumberKey, State, Stored, UserKey};
 use super::numbers::{self, Sequence};
 use super::tiers::{self, TierMove, Tiers};
 use super::{activity, badges, suffixes};
@@ -47,7 +47,9 @@ pub(crate) async fn change(
     touched: &BTreeSet<i32>,
     changes: Vec<((i32, UserId), MemberChange)>,
 ) -> Result<Changed, Error> {
-    let keys = changes.iter().map(|((community, user), _)| (*community, user.as_str().to_owned())).collect();
+    let key =
+        |(community, user): &(i32, UserId)| UserKey { community: *community, key: user.as_str().to_owned() };
+    let keys = changes.iter().map(|(of, _)| key(of)).collect();
     let mut stored: HashMap<(i32, String), Stored> = HashMap::with_capacity(changes.len());
     for row in member_rows::find_by_user(connection, shard, keys).await? {
         stored.insert((row.community, row.state.user.as_str().to_owned()), row);
@@ -76,7 +78,7 @@ pub(crate) async fn change_known(
     changes: Vec<(i64, MemberChange)>,
 ) -> Result<(), Error> {
     let mut changes: HashMap<i64, MemberChange> = changes.into_iter().collect();
-    let keys = changes.keys().map(|number| (tenant.community, *number)).collect();
+    let keys = changes.keys().map(|number| NumberKey { community: tenant.community, key: *number }).collect();
     let mut members = Vec::with_capacity(changes.len());
     for row in member_rows::find_by_number(connection, tenant.shard, keys).await? {
         let change = changes.remove(&row.number).unwrap_or_default();
@@ -186,7 +188,7 @@ async fn write_rows(
     members: &[Member],
 ) -> Result<(), Error> {
     let (mut made, mut updated) = (Vec::new(), Vec::new());
-    let (mut listed, mut relisted, mut unlisted) = (Vec::new(), Vec::new(), Vec::new());
+    let mut directory = directory::Changes::default();
     for member in members {
         let (community, number) = member.key();
         let row = || member.state.row(community, number);
@@ -204,19 +206,17 @@ async fn write_rows(
         };
         let listed_as = |state: &State| (state.tier, state.joined_at, state.nym_key.clone());
         match (member.shown_before(), member.shown_after()) {
-            (None, Some(after)) => listed.push(listing(after)),
-            (Some(_), None) => unlisted.push(Unlisted { community, member: number }),
+            (None, Some(after)) => directory.listed.push(listing(after)),
+            (Some(_), None) => directory.unlisted.push(Unlisted { community, member: number }),
             (Some(before), Some(after)) if listed_as(before) != listed_as(after) => {
-                relisted.push(listing(after));
+                directory.relisted.push(listing(after));
             }
             _ => {}
         }
     }
     member_rows::insert(connection, shard, made).await?;
     member_rows::update(connection, shard, updated).await?;
-    directory::remove(connection, shard, unlisted).await?;
-    directory::update(connection, shard, relisted).await?;
-    directory::add(connection, shard, listed).await?;
+    directory.write(connection, shard).await?;
     write_entries(connection, shard, members, &[Board::Badges]).await
 }
 
@@ -343,9 +343,7 @@ impl Changed {
                 visible: member.state.visible(),
             })
             .collect();
-        if !changed.is_empty() {
-            counts::apply_visibility(connection, shard, changed).await?;
-        }
+        counts::apply_visibility(connection, shard, changed).await?;
         for (community, at) in tiers::record(connection, shard, &moves).await? {
             counts.promotion(community, at);
         }
@@ -364,7 +362,7 @@ async fn read_tiers_again(
     let known = members
         .iter()
         .filter(|member| member.stored.is_some() && communities.contains(&member.community))
-        .map(Member::key)
+        .map(|member| NumberKey { community: member.community, key: member.number })
         .collect();
     for row in member_rows::tiers(connection, shard, known).await? {
         let place = members.binary_search_by_key(&(row.community, row.member), Member::key);
@@ -399,7 +397,9 @@ async fn assign_tiers(
     let moved_now = tiers::move_thresholds(connection, shard, &at_an_edge).await?;
     policies.extend(tiers::policies(connection, shard, &moved_now.communities).await?);
     let known: HashSet<(i32, i64)> = members.iter().map(Member::key).collect();
-    let strangers = moved_now.crossed.iter().filter(|key| !known.contains(key)).copied().collect();
+    let strangers = moved_now.crossed.iter().filter(|key| !known.contains(key));
+    let strangers =
+        strangers.map(|(community, number)| NumberKey { community: *community, key: *number }).collect();
     for row in member_rows::find_by_number(connection, shard, strangers).await? {
         members.push(Member::known(row, MemberChange::default())?);
     }

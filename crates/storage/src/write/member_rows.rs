@@ -13,7 +13,7 @@ use super::counts::Standing;
 use crate::board::Board;
 use crate::error::Error;
 use crate::schema::members;
-use crate::sql::columns::columns;
+use crate::sql::columns::{Row, columns, rows_in};
 use crate::sql::statement::{self, Statement};
 
 /// What a member is at one moment.
@@ -178,14 +178,16 @@ impl State {
 }
 
 columns! {
-    struct UserKey {
+    /// A person in a community.
+    pub(crate) struct UserKey {
         community: i32 => Integer,
         key: String => Text,
     }
 }
 
 columns! {
-    struct NumberKey {
+    /// A member in a community.
+    pub(crate) struct NumberKey {
         community: i32 => Integer,
         key: i64 => BigInt,
     }
@@ -246,33 +248,26 @@ macro_rules! find_by {
 pub(crate) async fn find_by_user(
     connection: &mut AsyncPgConnection,
     shard: Shard,
-    keys: Vec<(i32, String)>,
+    keys: Vec<UserKey>,
 ) -> Result<Vec<Stored>, Error> {
-    let keys = keys.into_iter().map(|(community, key)| UserKey { community, key }).collect::<Vec<_>>();
-    let count = keys.len();
-    find(connection, Statement::in_shard(shard, find_by!("user_id")).rows(keys), count).await
+    find(connection, Statement::in_shard(shard, find_by!("user_id")), keys).await
 }
 
 /// The rows of these members, but of who was erased.
 pub(crate) async fn find_by_number(
     connection: &mut AsyncPgConnection,
     shard: Shard,
-    keys: Vec<(i32, i64)>,
+    keys: Vec<NumberKey>,
 ) -> Result<Vec<Stored>, Error> {
-    let keys = keys.into_iter().map(|(community, key)| NumberKey { community, key }).collect::<Vec<_>>();
-    let count = keys.len();
-    find(connection, Statement::in_shard(shard, find_by!("member")).rows(keys), count).await
+    find(connection, Statement::in_shard(shard, find_by!("member")), keys).await
 }
 
-async fn find(
+async fn find<R: Row>(
     connection: &mut AsyncPgConnection,
     statement: Statement,
-    keys: usize,
+    keys: Vec<R>,
 ) -> Result<Vec<Stored>, Error> {
-    if keys == 0 {
-        return Ok(Vec::new());
-    }
-    let rows: Vec<StoredRow> = statement::by_keys(connection, statement, keys).await?;
+    let rows: Vec<StoredRow> = statement::of_each(connection, statement, keys).await?;
     rows.into_iter().map(TryInto::try_into).collect()
 }
 
@@ -280,20 +275,15 @@ async fn find(
 pub(crate) async fn tiers(
     connection: &mut AsyncPgConnection,
     shard: Shard,
-    keys: Vec<(i32, i64)>,
+    keys: Vec<NumberKey>,
 ) -> Result<Vec<TierRow>, Error> {
-    let keys = keys.into_iter().map(|(community, key)| NumberKey { community, key }).collect::<Vec<_>>();
-    if keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    let count = keys.len();
     let find = Statement::in_shard(
         shard,
         "SELECT m.* FROM $rows CROSS JOIN LATERAL (SELECT r.community, r.member, r.tier, r.tier_assigned
              FROM members AS r
              WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.key LIMIT 1) AS m",
     );
-    Ok(statement::by_keys(connection, find.rows(keys), count).await?)
+    Ok(statement::of_each(connection, find, keys).await?)
 }
 
 /// Writes new members.
@@ -302,25 +292,18 @@ pub(crate) async fn insert(
     shard: Shard,
     rows: Vec<MemberRow>,
 ) -> Result<(), Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
     let insert = "INSERT INTO members (shard, $names) SELECT $1, rows.* FROM $rows";
-    statement::execute(connection, Statement::in_shard(shard, insert).rows(rows)).await?;
+    statement::write(connection, Statement::in_shard(shard, insert), rows).await?;
     Ok(())
 }
 
-/// Writes known members. Their communities are locked, so that their places do not change while they are looked for.
+/// Writes known members. Their communities are locked.
 pub(crate) async fn update(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     rows: Vec<MemberRow>,
 ) -> Result<(), Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let update = Statement::in_shard(
-        shard,
+    let update = concat!(
         "UPDATE members AS m SET tier = rows.tier, conviction = rows.conviction, activity = rows.activity,
              joined_at = rows.joined_at, last_active_at = rows.last_active_at,
              conviction_set_at = rows.conviction_set_at, activity_set_at = rows.activity_set_at,
@@ -331,11 +314,11 @@ pub(crate) async fn update(
              activity_set_by = rows.activity_set_by, username_set_by = rows.username_set_by,
              nick_set_by = rows.nick_set_by, presence_set_by = rows.presence_set_by,
              username = rows.username, nick = rows.nick, nym_key = rows.nym_key
-         FROM $rows CROSS JOIN LATERAL (SELECT r.ctid FROM members AS r
-             WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member LIMIT 1) AS row
-         WHERE m.shard = $1 AND m.ctid = row.ctid",
+         FROM ",
+        rows_in!("members", "member"),
+        " WHERE m.shard = $1 AND m.ctid = found.ctid"
     );
-    statement::execute(connection, update.rows(rows)).await?;
+    statement::write(connection, Statement::in_shard(shard, update), rows).await?;
     Ok(())
 }
 

@@ -1,19 +1,51 @@
-//! The events of a probe: of every kind, and with every effect on a member's standing.
+//! A probe: events of every kind and with every effect on a member's standing are applied, and taken back.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use diesel::QueryableByName;
+use diesel::sql_types::Text;
+use diesel_async::AsyncPgConnection;
+use futures_util::FutureExt;
 use muster_domain::{
-    Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect,
-    GuildId, MaxClockSkew, MemberEffect, Nym, Reason, Role, TimeBounds, UserId,
+    Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, ErasureKey, Event, EventId, EventTime,
+    GuildEffect, GuildId, MaxClockSkew, MemberEffect, Nym, Reason, Role, Shard, TimeBounds, UserId,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::{apply, communities, ids};
 use crate::error::Error;
+use crate::sql::statement::{self, Statement};
+use crate::store::Store;
+use crate::tenant::{Named, Tenant};
 
 /// One more than the highest rank tier of the default policy has room for.
 const MEMBERS: i64 = 8;
 
+impl Store {
+    /// Writes what events of every kind write, for new members of a community, and takes it all back: in a new community, or in
+    /// that of `guild`. It fails where events of any such community would: for want of a table, a permission or room, or by
+    /// a trigger.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is, [`Error::Defect`] when such writes fail.
+    pub async fn events_probe(&self, guild: Option<GuildId>) -> Result<(), Error> {
+        let name =
+            guild.map_or_else(|| format!("probe-{}", Uuid::now_v7()), |guild| guild.as_str().to_owned());
+        let guild = GuildId::parse(name).map_err(Error::defect)?;
+        let events = events(&guild)?;
+        let known = self.communities_known(&BTreeSet::from([guild.clone()])).await?;
+        let community = known.get(&guild).copied();
+        let key = self.erasure_key().clone();
+        self.write_and_take_back("events_probe", move |connection| {
+            async move { try_out(connection, &key, guild, community, events).await }.boxed()
+        })
+        .await
+    }
+}
+
 /// Batches to be applied one after the other. Members come, rise, fall and go; what a member has is set and set anew.
-pub(crate) fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
+fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
     let times = TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default());
     let mut at = OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000_000;
     let mut event = |effect| {
@@ -71,4 +103,46 @@ pub(crate) fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
         batches.push(batch);
     }
     Ok(batches)
+}
+
+/// Applies the events of a probe, in a community that is made where it is not there, and checks what a commit would.
+async fn try_out(
+    connection: &mut AsyncPgConnection,
+    key: &ErasureKey,
+    guild: GuildId,
+    community: Option<Named>,
+    batches: Vec<Vec<Event>>,
+) -> Result<(), Error> {
+    let (id, shard, number) = match community {
+        Some(named) => (named.id, named.tenant.shard, named.tenant.community),
+        None => {
+            communities::make(connection, BTreeSet::from([guild.clone()])).await?;
+            let find = Statement::shared(
+                "SELECT community_id, shard, community FROM communities WHERE guild_id = $1",
+            )
+            .bind::<Text, _>(guild.as_str().to_owned());
+            let made: Option<MadeRow> = statement::optional(connection, find).await?;
+            // Made by another meanwhile, so it can be made.
+            let Some(made) = made else { return Ok(()) };
+            let shard = Shard::parse(made.shard).ok_or_else(|| Error::defect("there is no such shard"))?;
+            (made.community_id.into(), shard, made.community)
+        }
+    };
+    communities::complete(connection, shard, &[Named { id, tenant: Tenant { shard, community: number } }])
+        .await?;
+    for events in batches {
+        let events = events.into_iter().map(|event| (number, event)).collect();
+        apply::apply(connection, key, shard, &BTreeMap::new(), events).await?;
+    }
+    ids::try_out(connection, shard, number).await?;
+    statement::execute(connection, Statement::shared("SET CONSTRAINTS ALL IMMEDIATE")).await?;
+    Ok(())
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = crate::schema::communities)]
+struct MadeRow {
+    community_id: Uuid,
+    shard: i16,
+    community: i32,
 }

@@ -5,7 +5,7 @@ use diesel_async::AsyncPgConnection;
 use muster_domain::{Nym, Shard};
 
 use crate::error::Error;
-use crate::sql::columns::columns;
+use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Statement};
 
 columns! {
@@ -38,14 +38,11 @@ pub(crate) async fn add(
     shard: Shard,
     mut suffixes: Vec<Suffix>,
 ) -> Result<(), Error> {
-    if suffixes.is_empty() {
-        return Ok(());
-    }
     in_order(&mut suffixes);
     // A suffix that has drifted into the table makes no event fail.
     let insert = "INSERT INTO nym_suffixes (shard, $names) SELECT $1, rows.* FROM $rows
          ON CONFLICT (shard, community, class, suffix, member) DO NOTHING";
-    statement::execute(connection, Statement::in_shard(shard, insert).rows(suffixes)).await?;
+    statement::write(connection, Statement::in_shard(shard, insert), suffixes).await?;
     Ok(())
 }
 
@@ -55,16 +52,13 @@ pub(crate) async fn remove(
     shard: Shard,
     mut suffixes: Vec<Suffix>,
 ) -> Result<(), Error> {
-    if suffixes.is_empty() {
-        return Ok(());
-    }
     in_order(&mut suffixes);
-    let delete = "DELETE FROM nym_suffixes AS s
-         USING $rows CROSS JOIN LATERAL (SELECT r.ctid FROM nym_suffixes AS r
-             WHERE r.shard = $1 AND r.community = rows.community AND r.class = rows.class
-                 AND r.suffix = rows.suffix COLLATE \"C\" AND r.member = rows.member LIMIT 1) AS row
-         WHERE s.shard = $1 AND s.ctid = row.ctid";
-    statement::execute(connection, Statement::in_shard(shard, delete).rows(suffixes)).await?;
+    let delete = concat!(
+        "DELETE FROM nym_suffixes AS s USING ",
+        rows_in!("nym_suffixes", "class", "suffix", "member"),
+        " WHERE s.shard = $1 AND s.ctid = found.ctid"
+    );
+    statement::write(connection, Statement::in_shard(shard, delete), suffixes).await?;
     Ok(())
 }
 

@@ -16,7 +16,8 @@ use time::OffsetDateTime;
 use crate::community::MAX_TIERS;
 use crate::error::Error;
 use crate::schema::{board_entries, tiers};
-use crate::sql::columns::columns;
+use crate::sql::clock;
+use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Statement};
 use crate::tenant::Tenant;
 use crate::write::numbers::{self, Sequence};
@@ -214,9 +215,8 @@ async fn write_moved(connection: &mut AsyncPgConnection, shard: Shard, moved: &[
         shard,
         "UPDATE tiers AS t SET threshold = rows.threshold FROM $rows
          WHERE t.shard = $1 AND t.community = rows.community AND t.tier = rows.tier",
-    )
-    .rows(rows.collect());
-    statement::execute(connection, update).await?;
+    );
+    statement::write(connection, update, rows.collect()).await?;
     Ok(())
 }
 
@@ -228,16 +228,12 @@ async fn count_moves(
 ) -> Result<(), Error> {
     let rows =
         moves.into_iter().map(|(community, thresholds_moved)| MovesColumns { community, thresholds_moved });
-    // Found one by one by its key, whatever the planner believes of the table. The lock is held, so its place does not change.
-    let update = Statement::in_shard(
-        shard,
-        "UPDATE community_states AS s SET thresholds_moved = s.thresholds_moved + rows.thresholds_moved
-         FROM $rows CROSS JOIN LATERAL (SELECT r.ctid FROM community_states AS r
-             WHERE r.shard = $1 AND r.community = rows.community LIMIT 1) AS row
-         WHERE s.shard = $1 AND s.ctid = row.ctid",
-    )
-    .rows(rows.collect());
-    statement::execute(connection, update).await?;
+    let update = concat!(
+        "UPDATE community_states AS s SET thresholds_moved = s.thresholds_moved + rows.thresholds_moved FROM ",
+        rows_in!("community_states"),
+        " WHERE s.shard = $1 AND s.ctid = found.ctid"
+    );
+    statement::write(connection, Statement::in_shard(shard, update), rows.collect()).await?;
     Ok(())
 }
 
@@ -265,9 +261,8 @@ async fn crossed(
              WHERE e.shard = $1 AND e.community = rows.community AND e.board = 1
                  AND e.negated_score > rows.above AND e.negated_score <= rows.until
          ) AS crossed",
-    )
-    .rows(ranges.collect());
-    let rows: Vec<CrossedRow> = statement::by_keys(connection, find, moved.len()).await?;
+    );
+    let rows: Vec<CrossedRow> = statement::of_each(connection, find, ranges.collect()).await?;
     let crossed: BTreeSet<(i32, i64)> = rows
         .into_iter()
         .flat_map(|row| row.members.into_iter().map(move |member| (row.community, member)))
@@ -294,9 +289,7 @@ pub(crate) async fn record(
         return Ok(Vec::new());
     }
     // The transaction's own time may lie before that of one whose lock it waited for.
-    let now: Option<NowRow> =
-        statement::optional(connection, Statement::shared("SELECT clock_timestamp() AS at")).await?;
-    let at = now.ok_or_else(|| Error::defect("the database does not tell the time"))?.at;
+    let at = clock::now(connection).await?;
     let changes = numbers::next(connection, Sequence::TierChanges, moves.len()).await?;
     if changes.len() != moves.len() {
         return Err(Error::defect("changes of tier got fewer numbers than there are changes"));
@@ -318,9 +311,8 @@ pub(crate) async fn record(
         shard,
         "INSERT INTO tier_changes (shard, at, visible, $names) SELECT $1, $2, true, rows.* FROM $rows",
     )
-    .bind::<Timestamptz, _>(at)
-    .rows(rows);
-    statement::execute(connection, insert).await?;
+    .bind::<Timestamptz, _>(at);
+    statement::write(connection, insert, rows).await?;
     Ok(moves.iter().filter(|moved| moved.promotion).map(|moved| (moved.community, at)).collect())
 }
 
@@ -335,12 +327,8 @@ pub(crate) async fn policy_insert(
     for community in communities {
         rows.extend(policy_rows(*community, policy, &mut |_, place| place.checked_add(1))?);
     }
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let insert = Statement::in_shard(shard, "INSERT INTO tiers (shard, $names) SELECT $1, rows.* FROM $rows")
-        .rows(rows);
-    statement::execute(connection, insert).await?;
+    let insert = "INSERT INTO tiers (shard, $names) SELECT $1, rows.* FROM $rows";
+    statement::write(connection, Statement::in_shard(shard, insert), rows).await?;
     Ok(())
 }
 
@@ -383,9 +371,8 @@ pub(crate) async fn policy_replace(
         "INSERT INTO tiers (shard, $names) SELECT $1, rows.* FROM $rows
          ON CONFLICT (shard, community, tier) DO UPDATE SET
              place = excluded.place, last_rank = excluded.last_rank, from_conviction = excluded.from_conviction",
-    )
-    .rows(rows);
-    statement::execute(connection, insert).await?;
+    );
+    statement::write(connection, insert, rows).await?;
     let moved = find_moved(connection, tenant.shard, &BTreeSet::from([tenant.community])).await?;
     if !moved.is_empty() {
         write_moved(connection, tenant.shard, &moved).await?;
@@ -501,12 +488,6 @@ struct CrossedRow {
     community: i32,
     #[diesel(sql_type = Array<BigInt>)]
     members: Vec<i64>,
-}
-
-#[derive(QueryableByName)]
-struct NowRow {
-    #[diesel(sql_type = Timestamptz)]
-    at: OffsetDateTime,
 }
 
 #[cfg(test)]
