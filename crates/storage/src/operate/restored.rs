@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::QueryableByName;
-use diesel::sql_types::{BigInt, Binary, Integer, Text, Timestamptz};
+use diesel::sql_types::{BigInt, Binary, Text, Timestamptz};
 use futures_util::FutureExt;
 use muster_domain::{ErasedPerson, ErasureKey, GuildId, PageLimit, Shard, Stripe};
 use time::OffsetDateTime;
@@ -11,11 +11,11 @@ use time::OffsetDateTime;
 use crate::community::Community;
 use crate::error::Error;
 use crate::operate::erasure::{self, PersonRow};
-use crate::schema::{communities, erasures};
+use crate::schema::erasures;
 use crate::sql::columns::columns;
 use crate::sql::statement::{self, Statement};
 use crate::store::Store;
-use crate::tenant::Tenant;
+use crate::tenant::{Tenant, ids_of};
 use crate::write::{badges, erased, lock};
 
 /// The most erasures that are taken at once.
@@ -32,7 +32,7 @@ pub struct Erasure {
     pub erased_at: OffsetDateTime,
 }
 
-/// What had to be removed of persons who are known to be erased.
+/// What was removed of persons who are known to be erased.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Enforced {
     /// Profiles that were erased.
@@ -42,7 +42,7 @@ pub struct Enforced {
 }
 
 impl Store {
-    /// Takes over erasures that another database knows of, and answers how many were news. It can be repeated: a time
+    /// Takes over erasures that another database knows of, and answers how many were new. It can be repeated: a time
     /// only moves forward. From then on no event brings back what is older; what is there already goes by
     /// [`Community::erasures_enforce`].
     ///
@@ -58,6 +58,7 @@ impl Store {
         // A community of after the backup is made here, so that the stream finds its erasures.
         let guilds = erasures.iter().map(|erasure| erasure.guild.clone()).collect();
         let communities = self.communities_ensure(guilds).await?;
+        let known = ids_of(communities.values());
         let mut shards: BTreeMap<Shard, Vec<(i32, ErasedPerson, OffsetDateTime)>> = BTreeMap::new();
         for erasure in erasures {
             let community = communities.get(&erasure.guild);
@@ -65,8 +66,9 @@ impl Store {
                 community.ok_or_else(|| Error::defect("an ensured community is gone"))?.tenant;
             shards.entry(shard).or_default().push((community, erasure.person, erasure.erased_at));
         }
-        let mut news = 0_usize;
+        let mut remembered = 0_usize;
         for (shard, erasures) in shards {
+            let known = known.clone();
             let remembering = self.write("erasures_remember", move |connection| {
                 async move {
                     let stripes: BTreeSet<(i32, Stripe)> = erasures
@@ -74,13 +76,21 @@ impl Store {
                         .flat_map(|(community, ..)| Stripe::all().map(|stripe| (*community, stripe)))
                         .collect();
                     lock::stripes(connection, shard, &stripes).await?;
+                    let touched = erasures.iter().map(|(community, ..)| *community).collect();
+                    lock::check(&lock::communities(connection, shard, &touched).await?, &known)?;
                     erased::insert(connection, shard, erasures).await
                 }
                 .boxed()
             });
-            news = news.saturating_add(remembering.await?);
+            match remembering.await {
+                Ok(number) => remembered = remembered.saturating_add(number),
+                Err(error) => {
+                    self.forget_keys(&communities).await;
+                    return Err(error);
+                }
+            }
         }
-        Ok(news)
+        Ok(remembered)
     }
 }
 
@@ -232,11 +242,9 @@ impl Community {
     }
 
     async fn guild(&self, query: &'static str) -> Result<GuildId, Error> {
-        let find = Statement::shared("SELECT guild_id FROM communities WHERE community = $1")
-            .bind::<Integer, _>(self.tenant.community);
-        let row: Option<GuildRow> = self.store.optional(query, find).await?;
-        let row = row.ok_or_else(|| Error::defect("a community is gone"))?;
-        GuildId::parse(row.guild_id).map_err(Error::defect)
+        let tenant = self.tenant;
+        let find = self.store.read(query, move |connection| erased::guild_id(connection, tenant).boxed());
+        GuildId::parse(find.await?).map_err(Error::defect)
     }
 }
 
@@ -288,12 +296,6 @@ columns! {
 struct ErasureRow {
     person: Vec<u8>,
     erased_at: OffsetDateTime,
-}
-
-#[derive(QueryableByName)]
-#[diesel(table_name = communities)]
-struct GuildRow {
-    guild_id: String,
 }
 
 #[derive(QueryableByName)]

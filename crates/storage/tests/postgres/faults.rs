@@ -4,17 +4,19 @@ use std::error::Error as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_domain::{Environment, PageLimit, TlsPolicy};
-use muster_storage::{Community, Error, Store, StoreConfig};
+use muster_domain::{CommunityName, Effect, Environment, Event, GuildEffect, PageLimit, Shard, TlsPolicy};
+use muster_storage::{Community, Erasure, Error, Store, StoreConfig};
 use secrecy::SecretString;
+use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_postgres::Client;
+use uuid::Uuid;
 use xtask::services::{Authority, RunDirectory};
 
 use crate::support::consistency;
 use crate::support::database::{Database, ca_file, config, connect, trusting, url};
-use crate::support::events::{START, apply, guild, joined, scored, user};
+use crate::support::events::{START, apply, guild, joined, scored, user, view};
 
 /// How long a read may take in these tests; a write may take six times as long.
 const READ: Duration = Duration::from_millis(500);
@@ -205,6 +207,55 @@ async fn a_read_only_database_refuses_writes_until_it_is_none() {
     }
     assert_eq!(setting.read().await.unwrap(), 1);
     consistency::check(&setting.client).await;
+}
+
+/// As a server may that was restored: a number that the store keeps is now another community's.
+#[tokio::test]
+async fn keys_that_are_another_communitys_by_now_are_refused_and_looked_up_again() {
+    let setting = Setting::new().await;
+    let (store, lost) = (&setting.store, guild("faults"));
+    let taken_over = async || {
+        let mut others = std::iter::repeat_with(|| guild(&format!("other-{}", Uuid::new_v4())));
+        let other = others.find(|other| Shard::of(other) == Shard::of(&lost)).unwrap();
+        let (known, new) = (store.community_find(&lost).await.unwrap().community_id.get(), Uuid::now_v7());
+        for (sql, guild) in [
+            ("UPDATE community_states SET community_id = $2 WHERE community_id = $1 AND $3 <> ''", &other),
+            ("UPDATE communities SET community_id = $2, guild_id = $3 WHERE community_id = $1", &other),
+        ] {
+            assert_eq!(setting.client.execute(sql, &[&known, &new, &guild.as_str()]).await.unwrap(), 1);
+        }
+        other
+    };
+    let of_other = async |other| {
+        let community = view(store, &other).await;
+        let members = community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items.len();
+        let erasures = community.erasure_list(PageLimit::MAX, None).await.unwrap().len();
+        (members, erasures, store.community_find(&other).await.unwrap().name)
+    };
+
+    let other = taken_over().await;
+    let event = joined(&lost, &user(2), START, "x");
+    let said = unavailable(store.events_apply(vec![event.clone()]).await);
+    assert!(said.contains("since a failover or a restore"), "{said}");
+    assert_eq!(store.events_apply(vec![event]).await.unwrap().fresh.len(), 1);
+    assert_eq!(of_other(other).await, (1, 0, None));
+
+    let other = taken_over().await;
+    let name = CommunityName::parse_optional("mine").unwrap();
+    let effect = Effect::Guild(GuildEffect::Update { name });
+    let event = Event { effect, ..joined(&lost, &user(2), START + 1, "x") };
+    unavailable(store.events_apply(vec![event.clone()]).await);
+    assert_eq!(store.events_apply(vec![event]).await.unwrap().fresh.len(), 1);
+    assert_eq!(of_other(other).await, (1, 0, None));
+    assert!(store.community_find(&lost).await.unwrap().name.is_some());
+
+    let other = taken_over().await;
+    let person = store.erasure_key().person(&lost, "u3");
+    let erasure = Erasure { guild: lost.clone(), person, erased_at: OffsetDateTime::now_utc() };
+    unavailable(store.erasures_remember(vec![erasure.clone()]).await);
+    assert_eq!(store.erasures_remember(vec![erasure]).await.unwrap(), 1);
+    assert_eq!(of_other(other).await.1, 0);
+    assert_eq!(of_other(lost.clone()).await.1, 1);
 }
 
 #[tokio::test]
