@@ -8,7 +8,7 @@ use crate::community::Community;
 use crate::error::Error;
 use crate::sql::columns::columns;
 use crate::verify::counting::REPAIRED_AT_ONCE;
-use crate::verify::report::{Batch, Compared, Verification, count, is_full};
+use crate::verify::report::{Batch, Compared, Progress, Verification, count, is_full};
 
 const BOARDS: [(i16, &str); 3] =
     [(1, "board_entries of conviction"), (2, "board_entries of activity"), (3, "board_entries of badges")];
@@ -113,10 +113,15 @@ impl Community {
             .bind::<SmallInt, _>(check.board);
         let entries: Vec<EntriesRow> = self.counted(entries, Batch::clamp(1)).await?;
         compared.rows = u64::try_from(entries.first().map_or(0, |row| row.entries)).map_err(Error::defect)?;
+        let mut progress = Progress::default();
         loop {
             let compare = self.statement(check.compare).bind::<SmallInt, _>(check.board);
             let rows: Vec<EntryDrift> = self.counted(compare, Batch::MAX).await?;
             let (full, differing) = (is_full(&rows, Batch::MAX)?, count(rows.len())?);
+            if progress.is_stuck(rows.iter().map(|row| row.member)) {
+                compared.take_back(differing);
+                break;
+            }
             compared.add_drifted(differing);
             for row in &rows {
                 found.name(check.what, row.member.to_string(), row.kept.clone(), row.counted.clone());

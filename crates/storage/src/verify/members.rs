@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::sql::columns::columns;
 use crate::sql::statement::{self, Statement};
 use crate::verify::counting::REPAIRED_AT_ONCE;
-use crate::verify::report::{Batch, Compared, Verification, count, is_full};
+use crate::verify::report::{Batch, Compared, Progress, Verification, count, is_full};
 use crate::write::change::MemberChange;
 use crate::write::{lock, member};
 
@@ -30,7 +30,7 @@ pub(super) struct OfMember {
 
 /// What the operations of each of the `pairs` of a member and a kind come to, in their order: an award is a badge
 /// unless the operation before it is an award, too, and the next revocation revokes it. An operation that is of
-/// another sort than the one before it is a turn, and turns are awards and revocations by turns.
+/// another sort than the one before it is a turn: of turns, each award is followed by a revocation.
 macro_rules! folded {
     () => {
         "operations AS (
@@ -176,13 +176,18 @@ impl Community {
             for (check, compared) in checks.iter().zip(&mut compared) {
                 compared.rows = compared.rows.saturating_add(members);
                 // A range may hold more drifted rows than one answer: their members are repaired, then the rest.
+                let mut progress = Progress::default();
                 loop {
                     let statement =
                         self.statement(check.compare).bind::<BigInt, _>(after).bind::<BigInt, _>(until);
                     let rows: Vec<MemberDrift> = self.counted(statement, Batch::MAX).await?;
                     let full = is_full(&rows, Batch::MAX)?;
-                    let differing = self.drifted_members(check, repair, rows, compared, found).await?;
-                    if !repair || !full || differing == 0 {
+                    if progress.is_stuck(rows.iter().map(|row| row.member)) {
+                        compared.take_back(count(rows.len())?);
+                        break;
+                    }
+                    self.drifted_members(check, repair, rows, compared, found).await?;
+                    if !repair || !full {
                         break;
                     }
                 }
@@ -196,7 +201,7 @@ impl Community {
         Ok(())
     }
 
-    /// Names members that drifted, and repairs them; answers how many values.
+    /// Names members that drifted, and repairs them.
     pub(super) async fn drifted_members(
         &self,
         check: &'static OfMember,
@@ -204,7 +209,7 @@ impl Community {
         rows: Vec<MemberDrift>,
         compared: &mut Compared,
         found: &mut Verification,
-    ) -> Result<u64, Error> {
+    ) -> Result<(), Error> {
         let differing = count(rows.len())?;
         compared.add_drifted(differing);
         let members: BTreeSet<i64> = rows.iter().map(|row| row.member).collect();
@@ -213,7 +218,7 @@ impl Community {
             found.name(check.what, row.key, row.kept, row.counted);
         }
         if !repair {
-            return Ok(differing);
+            return Ok(());
         }
         for drifted in members.chunks(REPAIRED_AT_ONCE) {
             let (tenant, drifted) = (self.tenant, drifted.to_vec());
@@ -239,7 +244,7 @@ impl Community {
                 .await?;
         }
         compared.add_repaired(differing);
-        Ok(differing)
+        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a verification finds, as it is reported.
 
+use std::collections::BTreeSet;
+
 use muster_domain::{CommunityId, Limit};
 use serde::Serialize;
 
@@ -87,6 +89,28 @@ impl Compared {
     /// Counts values that were put right.
     pub(super) const fn add_repaired(&mut self, values: u64) {
         self.repaired = self.repaired.saturating_add(values);
+    }
+
+    /// Counts values no more that were taken to be put right, and are found again.
+    pub(super) const fn take_back(&mut self, values: u64) {
+        self.repaired = self.repaired.saturating_sub(values);
+    }
+}
+
+/// Tells whether a repair gets on, when its comparison is made again because there may be more than one answer holds.
+#[derive(Default)]
+pub(super) struct Progress {
+    members: BTreeSet<i64>,
+}
+
+impl Progress {
+    /// Whether this answer is of the same members as the one before: the repair of that changed nothing, and one more would
+    /// not either.
+    pub(super) fn is_stuck(&mut self, members: impl Iterator<Item = i64>) -> bool {
+        let members: BTreeSet<i64> = members.collect();
+        let stuck = !members.is_empty() && members == self.members;
+        self.members = members;
+        stuck
     }
 }
 

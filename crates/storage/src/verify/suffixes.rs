@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::sql::columns::columns;
 use crate::verify::counting::REPAIRED_AT_ONCE;
 use crate::verify::members::{MemberDrift, OfMember};
-use crate::verify::report::{Batch, Compared, Verification, count, is_full};
+use crate::verify::report::{Batch, Compared, Progress, Verification, count, is_full};
 
 /// The most members whose suffixes are looked up after one counting.
 type Members = Limit<100_000>;
@@ -105,10 +105,16 @@ impl Community {
     pub(super) async fn verify_suffixes(&self, repair: bool, found: &mut Verification) -> Result<(), Error> {
         let mut stray = Compared::nothing("nym_suffixes without a nym");
         let mut missing = Compared::nothing(MISSING.what);
+        // Of whom suffixes that should not be there were found, in the last answer of them.
         let mut suspects: BTreeSet<i64> = BTreeSet::new();
+        let mut progress = Progress::default();
         loop {
             let rows: Vec<SuffixRow> = self.counted(self.statement(STRAY), Batch::MAX).await?;
             let (full, differing) = (is_full(&rows, Batch::MAX)?, count(rows.len())?);
+            if progress.is_stuck(rows.iter().map(|row| row.member)) {
+                stray.take_back(differing);
+                break;
+            }
             stray.add_drifted(differing);
             for row in &rows {
                 let key = format!("{} {}", row.member, row.suffix);
@@ -130,31 +136,49 @@ impl Community {
             if !full {
                 break;
             }
+            let members = std::mem::take(&mut suspects);
+            self.missing_suffixes(members, repair, &mut missing, found).await?;
         }
+        let mut progress = Progress::default();
         loop {
             let counts: Vec<CountRow> = self.counted(self.statement(COUNT), Members::clamp(1)).await?;
             let counts = counts.first().ok_or_else(|| Error::defect("suffixes cannot be counted"))?;
             missing.rows = u64::try_from(counts.members).map_err(Error::defect)?;
             stray.rows = u64::try_from(counts.suffixes).map_err(Error::defect)?;
-            let mut full = false;
+            let mut short = Vec::new();
             // A stray one that stays would make up for one that is missing.
             if counts.suffixes != counts.wanted || stray.repaired < stray.drifted {
-                let rows: Vec<ShortRow> = self.counted(self.statement(SHORT), Members::MAX).await?;
-                full = is_full(&rows, Members::MAX)?;
-                suspects.extend(rows.iter().map(|row| row.member));
+                short = self.counted::<ShortRow, _>(self.statement(SHORT), Members::MAX).await?;
             }
-            let before = missing.drifted;
-            for members in Vec::from_iter(std::mem::take(&mut suspects)).chunks(REPAIRED_AT_ONCE) {
-                let rows = members.iter().map(|member| Suspect { member: *member }).collect();
-                let compare = self.statement(MISSING.compare).rows(rows);
-                let rows: Vec<MemberDrift> = self.counted(compare, Batch::MAX).await?;
-                self.drifted_members(&MISSING, repair, rows, &mut missing, found).await?;
+            let full = is_full(&short, Members::MAX)?;
+            if progress.is_stuck(short.iter().map(|row| row.member)) {
+                missing.take_back(count(short.len())?);
+                break;
             }
-            if !repair || !full || missing.drifted == before {
+            suspects.extend(short.iter().map(|row| row.member));
+            let members = std::mem::take(&mut suspects);
+            self.missing_suffixes(members, repair, &mut missing, found).await?;
+            if !repair || !full {
                 break;
             }
         }
         found.compared.extend([missing, stray]);
+        Ok(())
+    }
+
+    async fn missing_suffixes(
+        &self,
+        members: BTreeSet<i64>,
+        repair: bool,
+        missing: &mut Compared,
+        found: &mut Verification,
+    ) -> Result<(), Error> {
+        for members in Vec::from_iter(members).chunks(REPAIRED_AT_ONCE) {
+            let rows = members.iter().map(|member| Suspect { member: *member }).collect();
+            let compare = self.statement(MISSING.compare).rows(rows);
+            let rows: Vec<MemberDrift> = self.counted(compare, Batch::MAX).await?;
+            self.drifted_members(&MISSING, repair, rows, missing, found).await?;
+        }
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! A verification finds what drifted, and repairs it while events go on.
 
+use std::time::Duration;
+
 use muster_domain::PageLimit;
 use muster_storage::Store;
 
@@ -114,4 +116,43 @@ async fn drift_in_each_kept_table_is_found_and_repaired_while_events_go_on() {
         all_exact(&store).await;
         consistency::check(&client).await;
     }
+}
+
+/// Two tables of which a repair deletes rows that should not be there, more than one answer holds.
+#[tokio::test]
+async fn a_repair_that_changes_nothing_ends_and_is_not_exact() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guild = guild("stuck");
+    let community = apply(&store, &guild, vec![joined(&guild, &user(1), START, "ab c")]).await;
+    for stray in [
+        "INSERT INTO board_entries SELECT shard, 2, community, -1000 - n, joined_at, member
+         FROM members, generate_series(1, 32000) AS n",
+        "INSERT INTO nym_suffixes SELECT shard, 2, community, member, 'stray' || n
+         FROM members, generate_series(1, 32000) AS n",
+    ] {
+        client.execute(stray, &[]).await.unwrap();
+    }
+    client
+        .batch_execute(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER keep BEFORE DELETE ON board_entries FOR EACH ROW EXECUTE FUNCTION keep();
+             CREATE TRIGGER keep BEFORE DELETE ON nym_suffixes FOR EACH ROW EXECUTE FUNCTION keep();",
+        )
+        .await
+        .unwrap();
+    let stuck = tokio::time::timeout(Duration::from_secs(60), community.verify(true)).await;
+    let found = stuck.expect("a verification that ends").unwrap();
+    assert!(!found.is_exact());
+    for what in ["board_entries of activity", "nym_suffixes without a nym"] {
+        let of = found.compared.iter().find(|compared| compared.what == what).unwrap();
+        assert!(of.drifted > 0 && of.repaired == 0, "{of:?}");
+    }
+    client
+        .batch_execute("DROP TRIGGER keep ON board_entries; DROP TRIGGER keep ON nym_suffixes")
+        .await
+        .unwrap();
+    assert!(community.verify(true).await.unwrap().is_exact());
+    all_exact(&store).await;
+    consistency::check(&client).await;
 }
