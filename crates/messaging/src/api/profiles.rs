@@ -13,7 +13,7 @@ use super::page::{Page, Rows, pages};
 use super::row::{Badge, Profile};
 
 endpoint! {
-    "profiles.ranked" -> Page<RankedProfile>, "page of profiles by conviction, highest first, each with `rank`";
+    "profiles.ranked" -> Page<RankedProfile>, "page of profiles by conviction, highest first, then earliest joined, each with `rank`";
 
     /// Profiles by conviction, highest first.
     #[derive(Default)]
@@ -181,7 +181,7 @@ impl From<muster_domain::Position> for MemberPosition {
 
 endpoint! {
     "profiles.around" -> Page<RankedProfile>,
-    "page of the profiles ranked around that one, itself among them, each with `rank`";
+    "page of the profiles ranked around that one, itself among them, then earliest joined, each with `rank`";
 
     /// The members ranked around one.
     pub struct Around {
@@ -237,7 +237,7 @@ impl Endpoint for Many {
 }
 
 endpoint! {
-    "profiles.active" -> Page<Profile>, "page of profiles by activity, above zero only";
+    "profiles.active" -> Page<Profile>, "page of profiles by activity, above zero only, then earliest joined";
 
     /// Profiles by activity.
     #[derive(Default)]

@@ -10,7 +10,7 @@ use super::row::{Profile, utc};
 
 endpoint! {
     "tiers.progression" -> Page<Progress>,
-    "page of profiles closest below their next score tier, with `next_tier` and `distance`";
+    "page of profiles closest below their next score tier, then earliest joined, with `next_tier` and `distance`";
 
     /// Members closest below their next score tier.
     #[derive(Default)]
