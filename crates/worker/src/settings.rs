@@ -13,6 +13,7 @@ use muster_domain::{Environment, MaxClockSkew, TlsPolicy};
 use muster_messaging::events::envelope::MAX_BYTES;
 use muster_messaging::tls::material::{MinimumVersion, TlsFiles};
 use muster_messaging::tls::server::{ServerUrl, Servers, ServersError};
+use muster_storage::Store;
 use secrecy::SecretString;
 use serde::Deserialize;
 
@@ -359,8 +360,7 @@ impl RawEvents {
             max_deliveries: bounded("events.max_deliveries", self.max_deliveries, 1..=1000)?,
             max_bytes: max_bytes("events.max_bytes", self.max_bytes)?,
             max_clock_skew: clock_skew("events.max_clock_skew_ms", self.max_clock_skew_ms)?,
-            remember: bounded("events.remember_days", self.remember_days, 1..=44)
-                .map(|days: u32| Duration::from_hours(24).saturating_mul(days))?,
+            remember: remember("events.remember_days", self.remember_days)?,
         })
     }
 }
@@ -538,6 +538,12 @@ fn clock_skew(key: &str, value: i64) -> Result<MaxClockSkew, SettingsError> {
     skew.ok_or_else(|| SettingsError::key(key, format!("{value} is out of range: write {least} to {most}")))
 }
 
+fn remember(key: &str, days: i64) -> Result<Duration, SettingsError> {
+    const DAY: Duration = Duration::from_hours(24);
+    let most = i64::try_from(Store::MAX_REMEMBERED.as_secs() / DAY.as_secs()).unwrap_or(i64::MAX);
+    bounded(key, days, 1..=most).map(|days: u32| DAY.saturating_mul(days))
+}
+
 fn rate(key: &str, value: i64) -> Result<u32, SettingsError> {
     bounded(key, value, 1..=1_000_000)
 }
@@ -584,6 +590,8 @@ mod tests {
             (("MUSTER__EVENTS__BATCH", "5000"), "MUSTER__EVENTS__BATCH"),
             (("MUSTER__EVENTS__MAX_BYTES", "4194305"), "1024 to 4194304"),
             (("MUSTER__EVENTS__MAX_CLOCK_SKEW_MS", "999"), "1000 to 86400000"),
+            (("MUSTER__EVENTS__REMEMBER_DAYS", "0"), "1 to 44"),
+            (("MUSTER__EVENTS__REMEMBER_DAYS", "45"), "1 to 44"),
             (("MUSTER__HTTP__ADDRESS", "8080"), "ip:port"),
             (("MUSTER__NATS__MINIMUM_TLS", "1.1"), "1.1"),
             (("MUSTER__NATS__KEY_FILE", "/k"), "certificate_file"),
