@@ -142,7 +142,9 @@ async fn leave(worker: &Worker, descriptors: u64) -> Result<()> {
     // The connections of earlier requests are closed once the number stays.
     let mut number = open()?;
     let mut same = 0;
+    let until = Instant::now() + Duration::from_secs(30);
     while same < 10 {
+        ensure!(Instant::now() < until, "the worker goes on opening files: {number} now");
         sleep(Duration::from_millis(20)).await;
         let before = std::mem::replace(&mut number, open()?);
         same = if before == number { same + 1 } else { 0 };

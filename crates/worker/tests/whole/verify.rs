@@ -18,7 +18,7 @@ pub(crate) fn psql(setting: &Setting, sql: &str) -> Result<()> {
     Ok(())
 }
 
-/// What makes each kept table drift, and how the report names it.
+/// Some of what storage's tests make drift, one of each kind of comparison, and how the report names it.
 const DRIFTS: [(&str, &str); 11] = [
     ("members.badge_count", "UPDATE members SET badge_count = 7 WHERE user_id = 'u3'"),
     ("board_entries of conviction", "DELETE FROM board_entries WHERE board = 1 AND negated_score = -10"),
