@@ -71,7 +71,7 @@ pub(crate) fn together(rows: &[Row], [what, said]: [&str; 2]) -> Verdict {
     }
     println!("\n{table}");
     for (name, ..) in rows.iter().filter(|(_, verdict, _)| *verdict == Verdict::NotRun) {
-        println!("NOT RUN: {name}. It did not pass; run it where what it needs can be had.");
+        println!("NOT RUN: {name}. It did not pass; run it where what it needs is available.");
     }
     rows.iter().map(|(_, verdict, _)| *verdict).max().unwrap_or(Verdict::NotRun)
 }

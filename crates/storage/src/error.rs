@@ -199,7 +199,7 @@ mod tests {
             ("55P03: canceling statement due to lock timeout", FaultOf::Others),
             ("57014: canceling statement due to statement timeout", FaultOf::Unknown),
             ("58030: could not read block 7", FaultOf::Unknown),
-            ("42501: permission denied for table scores", FaultOf::Unknown),
+            ("42501: permission denied for table members", FaultOf::Unknown),
             ("P0001: no", FaultOf::Unknown),
         ] {
             let error = Error::from(of(message));

@@ -1,4 +1,4 @@
-//! What is told of each query to whoever measures.
+//! What an observer is told of each query, for metrics.
 
 use std::sync::Arc;
 use std::time::Duration;

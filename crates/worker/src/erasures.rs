@@ -27,7 +27,7 @@ const MAX_AHEAD: Duration = Duration::from_hours(24);
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Action {
-    /// Prints the list of all erasures, for a backup to be told of them.
+    /// Prints the list of all erasures, for a restored backup.
     Export,
     /// Takes over a list of erasures: whoever is on it and is still here as they were before is erased now, and no older event
     /// brings them back. For a database that was restored from a backup, before a worker is started on it; safe to repeat.

@@ -1,6 +1,6 @@
 # Ends what a run left running and removes its directory, once the pipe on standard input closes. The kernel closes that
-# pipe however the run ends, `kill -9` included. What was started last ends first, since it needs the others to end in good
-# order.
+# pipe however the run ends, `kill -9` included. What was started last ends first, since it needs the others to end
+# cleanly.
 cat >/dev/null
 ls -t "$1"/*.pid | while read -r file; do
     read -r pid <"$file"

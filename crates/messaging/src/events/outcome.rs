@@ -65,7 +65,7 @@ pub struct Delivered {
     pub traceparent: Option<String>,
 }
 
-/// Why events were not applied: those of one shard, none of them, whatever the reason. [`fault`](super::fault) has the rule that decides who
+/// Why the events of a shard were not applied. None of that shard's was, whatever the reason. [`fault`](super::fault) decides who
 /// is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {

@@ -359,7 +359,7 @@ impl Material {
         self.shared.current().contents
     }
 
-    /// Certificates of the files that are of no use, which whoever keeps the files is to be told of.
+    /// Certificates of the files that are of no use, which are to be reported.
     #[must_use]
     pub fn unused(&self) -> Vec<Unused> {
         self.shared.current().unused

@@ -55,7 +55,7 @@ macro_rules! members_in_order {
     };
 }
 
-/// The row `m` of each member, in its turn. The inner limit keeps the planner from reading a whole table instead of as many rows
+/// The row `m` of each member, in the order of the keys. The inner limit keeps the planner from reading a whole table instead of as many rows
 /// as there are keys.
 macro_rules! member_of_each_key {
     ($member:literal) => {

@@ -43,13 +43,13 @@ fn expected(nyms: &HashMap<ProfileId, (Nym, i64)>, query: &str) -> Vec<ProfileId
     for (id, (nym, number)) in nyms {
         let key: Vec<char> = nym.key().as_str().chars().collect();
         let places = (0..key.len()).filter_map(|place| {
-            let tail: String = key[place..].iter().collect();
+            let suffix: String = key[place..].iter().collect();
             let class = match place.checked_sub(1).map(|before| key[before]) {
                 None => 0,
                 Some(before) if before.is_ascii_whitespace() || before.is_ascii_punctuation() => 1,
                 Some(_) => 2,
             };
-            tail.starts_with(&query).then_some((class, tail, *number, *id))
+            suffix.starts_with(&query).then_some((class, suffix, *number, *id))
         });
         matches.extend(places.min());
     }
