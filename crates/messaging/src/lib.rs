@@ -1,7 +1,7 @@
 //! Muster over NATS.
 //!
 //! Nothing but this crate names `async_nats`. A [`connection::Connection`] is made only of servers that have passed the
-//! TLS policy ([`tls::server::Servers`]); [`service`] answers questions over it, [`events`] reads what the chat gateway
+//! TLS policy ([`connection::Transport`]); [`service`] answers questions over it, [`events`] reads what the chat gateway
 //! publishes, and [`client`] asks. What can be asked is in [`api`].
 
 pub mod api;

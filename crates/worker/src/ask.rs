@@ -24,8 +24,7 @@ pub(crate) struct Arguments {
 
 /// Prints the answer's body; an error when the answer is one, or there is none.
 pub(crate) async fn ask(nats: &Nats, arguments: &Arguments) -> Result<(), Failure> {
-    let (config, _) = connect::nats(nats)?;
-    let mut client = Client::new(Connection::open(config).await?);
+    let mut client = Client::new(Connection::open(connect::nats(nats)?).await?);
     if let Some(caller) = &arguments.caller {
         let caller =
             Caller::parse(caller).map_err(|error| SettingsError::new(format!("--caller {error}")))?;

@@ -50,14 +50,13 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
     let settings = configuration.serving()?;
     println!("configuration  ok      environment {}", settings.environment);
     let configured = configure(&settings)?;
-    for (place, material) in
-        [("nats", &configured.nats_material), ("postgres", &configured.database_material)]
-    {
+    let materials = configured.materials();
+    for (place, material) in &materials {
         if let Some(material) = material {
             certificates(place, material);
         }
     }
-    if let Some(material) = configured.nats_material.as_ref().or(configured.database_material.as_ref()) {
+    if let Some(material) = materials.iter().find_map(|(_, material)| material.as_ref()) {
         println!("key exchange   {}", key_exchange(&material.key_exchange()));
     }
     let unfit = fitness::unfit(settings.environment);
@@ -101,7 +100,7 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
                 println!("nats           REFUSED {server}: {}", Failure::from(error).chain());
             }
         }
-        if let Some(material) = &configured.nats_material {
+        if let Some(material) = configured.nats.transport.material() {
             let host = server.host().trim_matches(['[', ']']);
             shown("nats", material, |name| name == host);
         }

@@ -60,8 +60,7 @@ pub(crate) struct Which {
 /// Does it, and prints what came of it. One that fails does not keep the others from being done; the error then comes last.
 #[expect(clippy::print_stdout, reason = "the command's result is for standard output")]
 pub(crate) async fn run(nats: &Nats, action: &Action) -> Result<(), Failure> {
-    let (config, _) = connect::nats(nats)?;
-    let letters = DeadLetters::open(&Connection::open(config).await?).await?;
+    let letters = DeadLetters::open(&Connection::open(connect::nats(nats)?).await?).await?;
     match action {
         Action::List { limit, from, json } => {
             let limit = PageLimit::clamp(*limit);

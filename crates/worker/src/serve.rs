@@ -50,11 +50,6 @@ pub(crate) async fn serve(
         tls.policy = %settings.policy,
         "muster-worker starts"
     );
-    if !settings.policy.is_required()
-        && let Some(plaintext) = settings.nats.servers.as_slice().iter().find(|server| !server.is_tls())
-    {
-        tracing::warn!(nats.server = %plaintext, tls.policy = %settings.policy, "NATS is spoken to in plaintext");
-    }
     let handle = metrics::install(settings.policy)?;
     let readiness = Readiness::new();
     let descriptors = descriptors::provide(settings.database.pool_size);

@@ -55,7 +55,9 @@ impl Session {
                 readiness.set(part, ready);
             }
         };
-        let Configured { nats, nats_material, database, database_material } = configure(settings)?;
+        let configured = configure(settings)?;
+        let materials = configured.materials();
+        let Configured { nats, database, .. } = configured;
         // Both at once, so that it is known of each whether it is there.
         let (store, connection) =
             tokio::join!(Store::open(database.observe(Arc::new(metrics::query))), Connection::open(nats));
@@ -117,7 +119,6 @@ impl Session {
             },
         )
         .await?;
-        let materials = [("nats", nats_material), ("postgres", database_material)];
         for (place, material) in &materials {
             for unused in material.iter().flat_map(|material| material.unused()) {
                 tracing::warn!(certificates = place, "{unused}");

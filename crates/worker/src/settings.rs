@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use hyper::Uri;
 use muster_domain::{Environment, MaxClockSkew, TlsPolicy};
+use muster_messaging::connection::{Credentials, ServerUrl, ServersError};
 use muster_messaging::events::envelope::MAX_BYTES;
 use muster_messaging::tls::material::{MinimumVersion, TlsFiles};
-use muster_messaging::tls::server::{ServerUrl, Servers, ServersError};
 use muster_storage::Store;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -52,22 +52,30 @@ pub(crate) struct Settings {
 
 #[derive(Debug)]
 pub(crate) struct Nats {
-    pub(crate) servers: Servers,
+    /// They have passed the policy.
+    pub(crate) urls: Vec<String>,
+    pub(crate) policy: TlsPolicy,
     pub(crate) tls: TlsFiles,
     pub(crate) minimum_tls: MinimumVersion,
     pub(crate) tls_first: bool,
-    pub(crate) auth: AuthFrom,
+    pub(crate) login: Option<Login>,
     pub(crate) give_up_after: Duration,
 }
 
-/// Where the credentials for NATS come from.
+/// The secret by which the worker logs in to NATS, and as what it is read: anew for each connection, for it may change.
 #[derive(Debug)]
-pub(crate) enum AuthFrom {
-    Nothing,
-    UserPassword(String, Secret),
-    Token(Secret),
-    NKey(Secret),
-    Credentials(Secret),
+pub(crate) struct Login {
+    user: String,
+    secret: Secret,
+    read: ReadCredentials,
+}
+
+type ReadCredentials = fn(user: &str, secret: &Secret) -> Result<Credentials, SettingsError>;
+
+impl Login {
+    pub(crate) fn credentials(&self) -> Result<Credentials, SettingsError> {
+        (self.read)(&self.user, &self.secret)
+    }
 }
 
 #[derive(Debug)]
@@ -209,20 +217,14 @@ impl Configuration {
 
     /// What the policy says of each NATS server, for a report.
     pub(crate) fn verdicts(&self) -> Vec<Result<ServerUrl, ServersError>> {
-        Servers::verdicts(&self.raw.nats.urls, self.policy)
+        ServerUrl::verdicts(&self.raw.nats.urls, self.policy)
     }
 }
 
 impl Settings {
     /// Every file that certificates and secrets are read from.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let secret = match &self.nats.auth {
-            AuthFrom::Nothing => None,
-            AuthFrom::UserPassword(_, secret)
-            | AuthFrom::Token(secret)
-            | AuthFrom::NKey(secret)
-            | AuthFrom::Credentials(secret) => Some(secret),
-        };
+        let secret = self.nats.login.as_ref().map(|login| &login.secret);
         let secrets = secret.into_iter().chain([&self.database.url]).filter_map(|secret| match secret {
             Secret::Value { .. } => None,
             Secret::File { path, .. } => Some(path.clone()),
@@ -420,12 +422,23 @@ impl RawNats {
         let nkey = self.nkey_file.map(|path| Secret::File { key: "nats.nkey_file", path });
         let credentials =
             self.credentials_file.map(|path| Secret::File { key: "nats.credentials_file", path });
-        let auth = match (self.user, password, token, nkey, credentials) {
-            (None, None, None, None, None) => AuthFrom::Nothing,
-            (Some(user), Some(password), None, None, None) => AuthFrom::UserPassword(user, password),
-            (None, None, Some(token), None, None) => AuthFrom::Token(token),
-            (None, None, None, Some(nkey), None) => AuthFrom::NKey(nkey),
-            (None, None, None, None, Some(credentials)) => AuthFrom::Credentials(credentials),
+        let login: Option<(Secret, ReadCredentials)> = match (&self.user, password, token, nkey, credentials)
+        {
+            (None, None, None, None, None) => None,
+            (Some(_), Some(password), None, None, None) => Some((password, |user, secret| {
+                Ok(Credentials::UserPassword { user: user.to_owned(), password: secret.line()? })
+            })),
+            (None, None, Some(token), None, None) => {
+                Some((token, |_, secret| secret.line().map(Credentials::Token)))
+            }
+            (None, None, None, Some(nkey), None) => Some((nkey, |_, secret| {
+                Credentials::nkey(&secret.line()?)
+                    .map_err(|error| secret.refused(format!("is refused: {error}")))
+            })),
+            (None, None, None, None, Some(file)) => Some((file, |_, secret| {
+                Credentials::file(&secret.document()?)
+                    .map_err(|error| secret.refused(format!("is refused: {error}")))
+            })),
             _ => {
                 return Err(SettingsError::new(
                     "nats.user, nats.password_file, nats.token_file, nats.nkey_file, nats.credentials_file: give user with \
@@ -433,13 +446,14 @@ impl RawNats {
                 ));
             }
         };
+        ServerUrl::list(&self.urls, policy).map_err(|error| SettingsError::key("nats.urls", error))?;
         Ok(Nats {
-            servers: Servers::parse(&self.urls, policy)
-                .map_err(|error| SettingsError::key("nats.urls", error))?,
+            urls: self.urls,
+            policy,
             tls: files("nats", self.ca_file, self.certificate_file, self.key_file)?,
             minimum_tls: minimum("nats.minimum_tls", &self.minimum_tls)?,
             tls_first: self.tls_first,
-            auth,
+            login: login.map(|(secret, read)| Login { user: self.user.unwrap_or_default(), secret, read }),
             give_up_after: millis("nats.give_up_after_ms", self.give_up_after_ms, 1000..=86_400_000)?,
         })
     }
@@ -573,7 +587,7 @@ mod tests {
         let settings = load(&[]).unwrap();
         assert_eq!(settings.environment, Environment::Production);
         assert_eq!(settings.policy.to_string(), "required: production");
-        assert_eq!(settings.nats.servers.as_slice().len(), 2);
+        assert_eq!(settings.nats.urls.len(), 2);
         let log = read(None, &[("MUSTER__LOG__FILTER", "")]).unwrap().log;
         assert!(log.json && log.filter == LogFilter::default());
         let asked = read(None, &[("MUSTER__LOG__FILTER", "debug")]).unwrap();
@@ -694,7 +708,7 @@ mod tests {
         ];
         let settings = load(&empty).unwrap();
         assert_eq!((settings.nats.tls, settings.events.batch), (TlsFiles::default(), 1000));
-        assert!(matches!(settings.nats.auth, AuthFrom::Nothing));
+        assert!(settings.nats.login.is_none());
         let message = load(&[("MUSTER__DATABASE__URL", "")]).map(|_| ()).unwrap_err().to_string();
         assert!(message.contains("database.url_file"), "{message}");
     }

@@ -12,13 +12,13 @@ use muster_domain::{
 };
 use muster_messaging::api::{Endpoint, ErrorCode, Question, ServiceError, admin, community};
 use muster_messaging::client::{Client, ClientError, EventPublisher};
-use muster_messaging::connection::{Connection, NatsConfig, Transport};
+use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::events::consumer::{Consumer, ConsumerConfig, Delivered};
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::stream::StreamBounds;
 use muster_messaging::replicas::{clear_everywhere, listen};
 use muster_messaging::service::{ServiceConfig, serve};
-use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
+use muster_messaging::tls::material::TlsFiles;
 use time::OffsetDateTime;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -60,7 +60,7 @@ impl Cluster {
     }
 
     async fn raw(&self, name: &str) -> (async_nats::Client, Told) {
-        raw(&self.url(), self.config(name)).await.unwrap()
+        raw(&self.url(), &self.config(name)).await.unwrap()
     }
 
     async fn connect(&self, name: &str) -> Connection {
@@ -227,11 +227,9 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     config.connect_timeout = Duration::from_secs(1);
     assert!(Connection::open(config).await.is_err(), "INFO before the handshake");
     let files = cluster.authority.files(&cluster.authority.client("muster-reader").unwrap());
-    let anonymous =
-        Material::load(&TlsFiles { ca: files.ca.clone(), ..TlsFiles::default() }, MinimumVersion::Tls13);
-    let mut config = cluster.config("muster-reader");
-    let Transport::Tls { servers, .. } = config.transport else { panic!("not TLS") };
-    config.transport = Transport::Tls { servers, material: Arc::new(anonymous.unwrap()) };
+    let anonymous = TlsFiles { ca: files.ca.clone(), ..TlsFiles::default() };
+    let config = NatsConfig::production([cluster.url()], &anonymous, "muster-reader").unwrap();
+    let config = NatsConfig { tls_first: true, ..config };
     assert!(Connection::open(config).await.is_err(), "no certificate");
     for (version, welcome) in [(&TLS12, false), (&TLS13, true)] {
         let options =

@@ -1,4 +1,4 @@
-//! Which servers may be spoken to. The only way to a connection leads through [`Servers::parse`].
+//! Which servers may be spoken to.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,114 +9,43 @@ use muster_domain::TlsPolicy;
 /// The most servers of one list.
 pub const MAX_SERVERS: usize = 64;
 
-/// Servers that have passed the TLS policy.
-#[derive(Debug, Clone)]
-pub enum Servers {
-    /// Every one of them speaks TLS and nothing else.
-    Tls(TlsServers),
-    /// At least one of them may be spoken to in plaintext, which the policy allowed.
-    Plaintext(PlaintextServers),
-}
+/// One server's address: scheme, host and port. It never holds credentials.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServerUrl(ServerAddr);
 
-/// A list of servers every one of which speaks TLS. Only [`Servers::parse`] makes one.
-#[derive(Debug, Clone)]
-pub struct TlsServers(Vec<ServerUrl>);
-
-/// A list of servers of which at least one is plaintext. Only [`Servers::parse`] makes one, and only where the policy
-/// is [`TlsPolicy::Optional`].
-#[derive(Debug, Clone)]
-pub struct PlaintextServers(Vec<ServerUrl>);
-
-impl Servers {
+impl ServerUrl {
     /// Holds every URL of a list to the policy. Where TLS is required, only `tls://`, `nats+tls://` and `wss://` pass;
-    /// where it is optional, `nats://`, `ws://` and a bare `host:4222` do too, with one warning in the log.
+    /// where it is optional, `nats://`, `ws://` and a bare `host:4222` do too.
     ///
     /// # Errors
-    /// [`ServersError`] names the first URL that is refused, without its credentials, and what to write instead.
-    pub fn parse<T: AsRef<str>>(
+    /// [`ServersError`] names the worst URL, without its credentials, and what to write instead.
+    pub fn list<T: AsRef<str>>(
         urls: impl IntoIterator<Item = T>,
         policy: TlsPolicy,
-    ) -> Result<Self, ServersError> {
+    ) -> Result<Vec<Self>, ServersError> {
         let urls: Vec<T> = urls.into_iter().take(MAX_SERVERS.saturating_add(1)).collect();
         match urls.len() {
             0 => return Err(ServersError::Empty),
             1..=MAX_SERVERS => {}
             _ => return Err(ServersError::TooMany),
         }
-        let mut refused: Vec<ServersError> = Vec::new();
-        let mut servers: Vec<ServerUrl> = Vec::with_capacity(urls.len());
-        for verdict in Self::verdicts(&urls, policy) {
-            match verdict {
-                Ok(url) => servers.push(url),
-                Err(error) => refused.push(error),
-            }
-        }
-        if let Some(worst) = refused.into_iter().min_by_key(ServersError::rank) {
-            return Err(worst);
-        }
-        match servers.iter().find(|url| !url.is_tls()) {
-            None => Ok(Self::Tls(TlsServers(servers))),
-            Some(plaintext) => {
-                tracing::warn!(
-                    nats.server = %plaintext,
-                    tls.policy = %policy,
-                    "NATS is spoken to in plaintext: anyone in the path can read and change what is sent"
-                );
-                Ok(Self::Plaintext(PlaintextServers(servers)))
-            }
+        let (servers, refused): (Vec<_>, Vec<_>) =
+            Self::verdicts(&urls, policy).into_iter().partition(Result::is_ok);
+        match refused.into_iter().filter_map(Result::err).min_by_key(ServersError::rank) {
+            Some(worst) => Err(worst),
+            None => Ok(servers.into_iter().flatten().collect()),
         }
     }
 
-    /// What the policy says of every URL of a list, in its order, for a report: [`Servers::parse`] takes a list only when
+    /// What the policy says of every URL of a list, in its order, for a report: [`ServerUrl::list`] takes a list only when
     /// all of it passes.
     pub fn verdicts<T: AsRef<str>>(
         urls: impl IntoIterator<Item = T>,
         policy: TlsPolicy,
-    ) -> Vec<Result<ServerUrl, ServersError>> {
-        (1..).zip(urls).map(|(position, url)| ServerUrl::pass(position, url.as_ref(), policy)).collect()
+    ) -> Vec<Result<Self, ServersError>> {
+        (1..).zip(urls).map(|(position, url)| Self::pass(position, url.as_ref(), policy)).collect()
     }
 
-    /// The servers.
-    #[must_use]
-    pub fn as_slice(&self) -> &[ServerUrl] {
-        match self {
-            Self::Tls(servers) => servers.as_slice(),
-            Self::Plaintext(servers) => servers.as_slice(),
-        }
-    }
-}
-
-impl TlsServers {
-    /// The servers.
-    #[must_use]
-    pub fn as_slice(&self) -> &[ServerUrl] {
-        &self.0
-    }
-
-    /// That one of them, and no other.
-    pub(crate) fn only(&self, server: &ServerUrl) -> Self {
-        Self(self.0.iter().filter(|url| *url == server).take(1).cloned().collect())
-    }
-}
-
-impl PlaintextServers {
-    /// The servers.
-    #[must_use]
-    pub fn as_slice(&self) -> &[ServerUrl] {
-        &self.0
-    }
-
-    /// That one of them, and no other.
-    pub(crate) fn only(&self, server: &ServerUrl) -> Self {
-        Self(self.0.iter().filter(|url| *url == server).take(1).cloned().collect())
-    }
-}
-
-/// One server's address: scheme, host and port. It never holds credentials.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ServerUrl(ServerAddr);
-
-impl ServerUrl {
     /// Reads one URL and holds it to the policy.
     fn pass(position: usize, text: &str, policy: TlsPolicy) -> Result<Self, ServersError> {
         let (url, credentials) = Self::read(position, text)?;
@@ -267,8 +196,8 @@ mod tests {
     const OPTIONAL: TlsPolicy = TlsPolicy::Optional(Environment::Development);
 
     fn parse(urls: &[&str], policy: TlsPolicy) -> Result<Vec<String>, String> {
-        Servers::parse(urls, policy)
-            .map(|servers| servers.as_slice().iter().map(ToString::to_string).collect())
+        ServerUrl::list(urls, policy)
+            .map(|servers| servers.iter().map(ToString::to_string).collect())
             .map_err(|error| error.to_string())
     }
 
@@ -336,7 +265,7 @@ mod tests {
             "tls://u:s3%cret@[::1",
         ] {
             for policy in [REQUIRED, OPTIONAL] {
-                let shown = match Servers::parse([given], policy) {
+                let shown = match ServerUrl::list([given], policy) {
                     Ok(servers) => format!("{servers:?}"),
                     Err(error) => format!("{error} {error:?}"),
                 };
@@ -351,14 +280,12 @@ mod tests {
             parse(&["a", "nats://b:1", "ws://c", "tls://d"], OPTIONAL),
             Ok(["nats://a:4222", "nats://b:1", "ws://c:80", "tls://d:4222"].map(str::to_owned).to_vec())
         );
-        assert!(matches!(Servers::parse(["a"], OPTIONAL), Ok(Servers::Plaintext(_))));
-        assert!(matches!(Servers::parse(["tls://a"], OPTIONAL), Ok(Servers::Tls(_))));
     }
 
     #[test]
     fn a_verdict_for_every_server() {
         let urls = ["tls://a", "nats://user:s3cret@b", "?", "tls://user:s3cret@c"];
-        let shown: Vec<String> = Servers::verdicts(urls, REQUIRED)
+        let shown: Vec<String> = ServerUrl::verdicts(urls, REQUIRED)
             .into_iter()
             .map(|verdict| verdict.map_or_else(|error| error.to_string(), |url| url.to_string()))
             .collect();
@@ -370,10 +297,10 @@ mod tests {
 
     #[test]
     fn the_size_of_a_list() {
-        assert_eq!(Servers::parse(std::iter::empty::<&str>(), OPTIONAL).unwrap_err(), ServersError::Empty);
-        assert!(Servers::parse(["tls://a"; MAX_SERVERS], REQUIRED).is_ok());
+        assert_eq!(ServerUrl::list(std::iter::empty::<&str>(), OPTIONAL).unwrap_err(), ServersError::Empty);
+        assert!(ServerUrl::list(["tls://a"; MAX_SERVERS], REQUIRED).is_ok());
         assert_eq!(
-            Servers::parse(std::iter::repeat("tls://a"), REQUIRED).unwrap_err(),
+            ServerUrl::list(std::iter::repeat("tls://a"), REQUIRED).unwrap_err(),
             ServersError::TooMany
         );
     }
@@ -381,9 +308,9 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_but_tls_passes_whatever_is_given(given: String, scheme in "(tls|nats|ws|wss|nats\\+tls)?(://)?") {
-            if let Ok(servers) = Servers::parse([format!("{scheme}{given}")], REQUIRED) {
-                prop_assert!(matches!(servers, Servers::Tls(_)));
-                for server in servers.as_slice() {
+            if let Ok(servers) = ServerUrl::list([format!("{scheme}{given}")], REQUIRED) {
+                for server in servers {
+                    prop_assert!(server.is_tls());
                     let shown = server.to_string();
                     prop_assert!(shown.starts_with("tls://") || shown.starts_with("wss://"));
                     prop_assert!(!shown.contains('@'));
