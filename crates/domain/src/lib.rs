@@ -1,5 +1,21 @@
 //! Muster's words as types.
 //!
+//! ```
+//! use muster_domain::{Conviction, Nym, PageLimit, Rank, Tier, TierPolicy};
+//!
+//! // What enters is cleaned and held to its bounds, or refused.
+//! assert_eq!(Nym::parse(" Stilgar ")?.as_str(), "Stilgar");
+//! assert!(Nym::parse("").is_err());
+//! assert_eq!(PageLimit::clamp(5_000_000).get(), 1000);
+//!
+//! // Who ranks high holds a rank tier, everybody else the tier of their score.
+//! let policy = TierPolicy::default();
+//! let tier = |score: i64, above: u64| policy.tier(Conviction::clamp(score), Rank::below(above)).map(Tier::as_str);
+//! assert_eq!(tier(250, 0), Some("naib"));
+//! assert_eq!(tier(250, 5000), Some("stillsuit"));
+//! # Ok::<(), muster_domain::TextError>(())
+//! ```
+//!
 //! A community has profiles; a profile has scores, a tier, a rank and badges. Everything that enters Muster is parsed
 //! into these types at its edge and handed inward as them. A page size is a [`Limit`], and there is no way to make an
 //! unlimited one.

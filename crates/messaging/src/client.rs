@@ -1,20 +1,5 @@
-//! Asking the service from Rust: each endpoint is a type of [`api`](crate::api), which knows its answer.
-//!
-//! ```no_run
-//! # async fn example(config: muster_messaging::connection::NatsConfig, guild: muster_domain::GuildId)
-//! # -> Result<(), muster_messaging::client::ClientError> {
-//! use muster_messaging::api::profiles;
-//! use muster_messaging::client::Client;
-//!
-//! let client = Client::connect(config).await?;
-//! let community = client.find_community(guild).await?;
-//! let page = client.community(community.community_id).ask(&profiles::Ranked::first(10)).await?;
-//! for member in page.items {
-//!     println!("{} {}", member.rank, member.profile.nym);
-//! }
-//! # Ok(())
-//! # }
-//! ```
+//! Asking the service from Rust: each endpoint is a type of [`api`](crate::api), which knows its answer. The crate's
+//! documentation begins with an example.
 
 use std::time::Duration;
 

@@ -69,16 +69,6 @@ pub struct NatsConfig {
 impl NatsConfig {
     /// The defaults over TLS 1.3 to every one of `urls`, as production wants it.
     ///
-    /// ```no_run
-    /// use muster_messaging::connection::NatsConfig;
-    /// use muster_messaging::tls::material::TlsFiles;
-    ///
-    /// let files = TlsFiles { ca: Some("/etc/muster/ca.pem".into()), ..TlsFiles::default() };
-    /// let config = NatsConfig::production(["tls://nats.example:4222"], &files, "my-service")?;
-    /// # drop(config);
-    /// # Ok::<(), muster_messaging::connection::TransportError>(())
-    /// ```
-    ///
     /// # Errors
     /// [`TransportError::Servers`] when a URL is not TLS, [`TransportError::Material`] when a file is not in order.
     pub fn production<T: AsRef<str>>(
