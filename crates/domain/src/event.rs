@@ -168,6 +168,11 @@ pub struct Event {
     pub effect: Effect,
 }
 
+impl Event {
+    /// The most events that are applied together.
+    pub const MAX_BATCH: u16 = 2000;
+}
+
 /// What kind of change an event is, named as on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum EventType {

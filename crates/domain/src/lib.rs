@@ -31,6 +31,7 @@ mod hash;
 mod id;
 mod keys;
 mod limit;
+pub mod lists;
 mod mac;
 mod nym;
 mod page;

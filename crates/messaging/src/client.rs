@@ -14,7 +14,8 @@ use crate::api::community::{Community, Find};
 use crate::api::{Caller, Description, Endpoint, ErrorBody, ErrorCode, MAX_REQUEST};
 use crate::connection::{Connection, ConnectionError, NatsConfig};
 use crate::events::envelope;
-use crate::request::{CALLER, TRACEPARENT};
+use crate::header::set_traceparent;
+use crate::request::CALLER;
 use crate::service::ERROR_CODE;
 
 /// How often a request is sent at most, where it may be repeated.
@@ -173,9 +174,7 @@ impl Client {
         if let Some(caller) = &self.caller {
             headers.insert(CALLER, caller.as_str());
         }
-        if let Some(traceparent) = self.traceparent.as_ref().filter(|text| !text.contains(['\r', '\n'])) {
-            headers.insert(TRACEPARENT, traceparent.as_str());
-        }
+        set_traceparent(&mut headers, self.traceparent.as_deref());
         headers
     }
 }
@@ -302,14 +301,11 @@ impl EventPublisher {
     /// [`PublishError`] when the stream did not take them.
     pub async fn publish_raw(&self, subject: String, payload: Vec<u8>) -> Result<u64, PublishError> {
         let failed = |cause: async_nats::jetstream::context::PublishError| PublishError(cause.into());
-        let trace = self.traceparent.as_ref().filter(|text| !text.contains(['\r', '\n']));
-        let sent = match trace {
-            Some(trace) => {
-                let mut headers = HeaderMap::new();
-                headers.insert(TRACEPARENT, trace.as_str());
-                self.context.publish_with_headers(subject, headers, payload.into()).await
-            }
-            None => self.context.publish(subject, payload.into()).await,
+        let mut headers = HeaderMap::new();
+        set_traceparent(&mut headers, self.traceparent.as_deref());
+        let sent = match headers.is_empty() {
+            true => self.context.publish(subject, payload.into()).await,
+            false => self.context.publish_with_headers(subject, headers, payload.into()).await,
         };
         let sent = sent.map_err(failed)?;
         Ok(sent.await.map_err(failed)?.sequence)

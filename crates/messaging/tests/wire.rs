@@ -308,10 +308,10 @@ fn requests_of_the_directory_and_the_community() {
         ..directory::List::default()
     };
     assert_eq!(numbered.direction(), Direction::Desc);
-    assert_eq!((numbered.page(), numbered.rows_before(third)), (Some(third), 20));
+    assert_eq!((numbered.page(), numbered.rows_before()), (Some(third), 20));
     asks(Query::DirectoryList, numbered.clone(), r#"{"sort":"badges","page":3}"#);
     assert!(numbered.halve());
-    assert_eq!((numbered.limit.applied().get(), numbered.rows_before(third)), (5, 20));
+    assert_eq!((numbered.limit.applied().get(), numbered.rows_before()), (5, 20));
     let by_cursor = directory::List {
         tier: Some(tier("sietch")),
         sort: Some(DirectorySort::Tenure),

@@ -142,9 +142,8 @@ async fn policy(store: &Store, id: CommunityId, tenant: Tenant) -> Result<Arc<Po
         return Ok(Arc::new(Policy { tiers, tenure, names: HashMap::new(), read_at }));
     };
     if first.community_id != id.get() {
-        // The database is another than that which the keys are from, such as a standby that was behind.
         store.forget_tenant(id).await;
-        return Err(Error::Unavailable("the community has other keys by now: ask again".into()));
+        return Err(Error::other_keys());
     }
     let days = |days: i32| u32::try_from(days).map_err(Error::defect);
     let tenure = TenurePolicy::new(

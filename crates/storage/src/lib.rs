@@ -26,7 +26,6 @@ pub use error::{Cause, Error, FaultOf, Missing};
 pub use migration::{check as migrations_check, migrate, revert as migration_revert};
 pub use observation::{ObserveQuery, QueryFailure, QueryObservation};
 pub use operate::restored::{Enforced, Erasure, MAX_ERASURES};
-pub use read::directory::{DIRECTORY_ROWS_BY_NUMBER, DirectoryStart};
 pub use store::{FoundCommunity, PoolStatus, SERVER_FLOOR, Store};
 pub use verify::report::{Compared, Drift, MAX_NAMED, Verification};
-pub use write::apply::{Applied, MAX_BATCH};
+pub use write::apply::Applied;

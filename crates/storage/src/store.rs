@@ -221,7 +221,7 @@ impl Store {
             }
             Some(_) => {
                 self.forget_keys(&found).await;
-                return Err(Error::Unavailable("the community has other keys by now: ask again".into()));
+                return Err(Error::other_keys());
             }
             // One that was only just made is active and has no name.
             None => FoundRow { community_id: named.id.get(), name: None, active: true },

@@ -10,7 +10,7 @@ use muster_messaging::connection::Connection;
 use muster_messaging::log_budget::LogBudget;
 use muster_messaging::replicas::{ReplicaError, clear_everywhere};
 use muster_messaging::request::Request;
-use muster_storage::{Community, DirectoryStart, Error, Store};
+use muster_storage::{Community, Error, Store};
 use tracing::{Instrument, Level};
 
 use crate::limits::{RateLimits, Scope};
@@ -162,15 +162,11 @@ impl Answers {
             }
             Query::TiersThreshold(ask) => ask.reply(community.tier_threshold().await?),
             Query::DirectoryList(ask) => {
-                let start = match &ask.start {
-                    None => DirectoryStart::Cursor(None),
-                    Some(directory::Start::Cursor(cursor)) => DirectoryStart::Cursor(Some(cursor.clone())),
-                    Some(directory::Start::Page(page)) => DirectoryStart::Offset(ask.rows_before(*page)),
-                };
                 let (sort, direction) = (ask.sort.unwrap_or_default(), ask.direction());
-                let limit = ask.limit.applied();
-                let page =
-                    community.directory_list(ask.tier.as_ref(), sort, direction, limit, &start).await?;
+                let (limit, cursor, skipped) = (ask.limit.applied(), ask.cursor(), ask.rows_before());
+                let page = community
+                    .directory_list(ask.tier.as_ref(), sort, direction, limit, cursor, skipped)
+                    .await?;
                 ask.reply(directory::DirectoryPage::new(page, ask.page()))
             }
             Query::CommunityStats(ask) => ask.reply(community.stats().await?),

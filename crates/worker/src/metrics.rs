@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use muster_domain::{EventType, TlsPolicy};
+use muster_domain::{Event, EventType, TlsPolicy};
 use muster_messaging::api::{ENDPOINTS, ErrorCode};
 use muster_messaging::connection::LinkCounts;
 use muster_messaging::events::consumer::{ConsumerEvent, Lag, Outcome};
@@ -186,14 +186,13 @@ const OUTCOMES: [&str; 11] = [
 /// Seconds, from half a millisecond to the longest deadline.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Events, up to the largest batch.
-const SIZES: [f64; 7] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0];
-
 /// Installs the recorder. What is recorded before is lost.
 pub(crate) fn install(policy: TlsPolicy) -> Result<PrometheusHandle, BuildError> {
+    // Events, up to the largest batch.
+    let sizes = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, Event::MAX_BATCH.into()];
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)?
-        .set_buckets_for_metric(Matcher::Full(BATCH.to_owned()), &SIZES)?
+        .set_buckets_for_metric(Matcher::Full(BATCH.to_owned()), &sizes)?
         .install_recorder()?;
     for Metric { name, kind, help, .. } in METRICS {
         match kind {

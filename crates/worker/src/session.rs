@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use muster_domain::{Event, GuildId};
 use muster_messaging::connection::Connection;
 use muster_messaging::events::consumer::{
-    self, ApplyError, Consumer, ConsumerConfig, ConsumerHandle, Delivered, Unfit,
+    ApplyError, Consumer, ConsumerConfig, ConsumerHandle, Delivered, Unfit,
 };
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::fault::{Probe, StoreFailure};
@@ -27,9 +27,6 @@ use crate::metrics;
 use crate::readiness::{Part, Readiness};
 use crate::settings::Settings;
 use crate::traces;
-
-// What is taken together can be applied together.
-const _: () = assert!(consumer::MAX_BATCH <= muster_storage::MAX_BATCH);
 
 pub(crate) struct Session {
     pub(crate) store: Store,

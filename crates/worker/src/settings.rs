@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::Uri;
-use muster_domain::{Environment, MaxClockSkew, TlsPolicy};
+use muster_domain::{Environment, Event, MaxClockSkew, TlsPolicy};
 use muster_messaging::connection::{Credentials, ServerUrl, ServersError};
+use muster_messaging::events::consumer::MAX_LANES;
 use muster_messaging::events::envelope::MAX_BYTES;
 use muster_messaging::tls::material::{MinimumVersion, TlsFiles};
 use muster_storage::Store;
@@ -357,10 +358,10 @@ impl Raw {
 impl RawEvents {
     fn check(&self) -> Result<Events, SettingsError> {
         Ok(Events {
-            batch: bounded("events.batch", self.batch, 1..=2000)?,
-            in_flight: bounded("events.in_flight", self.in_flight, 1..=16)?,
+            batch: bounded("events.batch", self.batch, 1..=Event::MAX_BATCH.into())?,
+            in_flight: bounded("events.in_flight", self.in_flight, 1..=MAX_LANES)?,
             max_deliveries: bounded("events.max_deliveries", self.max_deliveries, 1..=1000)?,
-            max_bytes: max_bytes("events.max_bytes", self.max_bytes)?,
+            max_bytes: bounded("events.max_bytes", self.max_bytes, MAX_BYTES)?,
             max_clock_skew: clock_skew("events.max_clock_skew_ms", self.max_clock_skew_ms)?,
             remember: remember("events.remember_days", self.remember_days)?,
         })
@@ -521,29 +522,20 @@ fn secret(
     }
 }
 
-fn bounded<T: TryFrom<i64>>(key: &str, value: i64, allowed: RangeInclusive<i64>) -> Result<T, SettingsError> {
+fn bounded<T: TryFrom<i64> + PartialOrd + fmt::Display>(
+    key: &str,
+    value: i64,
+    allowed: RangeInclusive<T>,
+) -> Result<T, SettingsError> {
     let refused = || {
-        SettingsError::key(
-            key,
-            format!("{value} is out of range: write {} to {}", allowed.start(), allowed.end()),
-        )
+        let (least, most) = (allowed.start(), allowed.end());
+        SettingsError::key(key, format!("{value} is out of range: write {least} to {most}"))
     };
-    if !allowed.contains(&value) {
-        return Err(refused());
-    }
-    T::try_from(value).map_err(|_| refused())
+    T::try_from(value).ok().filter(|value| allowed.contains(value)).ok_or_else(refused)
 }
 
-fn millis(key: &str, value: i64, allowed: RangeInclusive<i64>) -> Result<Duration, SettingsError> {
+fn millis(key: &str, value: i64, allowed: RangeInclusive<u64>) -> Result<Duration, SettingsError> {
     bounded(key, value, allowed).map(Duration::from_millis)
-}
-
-fn max_bytes(key: &str, value: i64) -> Result<usize, SettingsError> {
-    let (least, most) = (*MAX_BYTES.start(), *MAX_BYTES.end());
-    usize::try_from(value)
-        .ok()
-        .filter(|bytes| MAX_BYTES.contains(bytes))
-        .ok_or_else(|| SettingsError::key(key, format!("{value} is out of range: write {least} to {most}")))
 }
 
 fn clock_skew(key: &str, value: i64) -> Result<MaxClockSkew, SettingsError> {
@@ -554,8 +546,8 @@ fn clock_skew(key: &str, value: i64) -> Result<MaxClockSkew, SettingsError> {
 
 fn remember(key: &str, days: i64) -> Result<Duration, SettingsError> {
     const DAY: Duration = Duration::from_hours(24);
-    let most = i64::try_from(Store::MAX_REMEMBERED.as_secs() / DAY.as_secs()).unwrap_or(i64::MAX);
-    bounded(key, days, 1..=most).map(|days: u32| DAY.saturating_mul(days))
+    let most = u32::try_from(Store::MAX_REMEMBERED.as_secs() / DAY.as_secs()).unwrap_or(u32::MAX);
+    bounded(key, days, 1..=most).map(|days| DAY.saturating_mul(days))
 }
 
 fn rate(key: &str, value: i64) -> Result<u32, SettingsError> {

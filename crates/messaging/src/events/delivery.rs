@@ -7,10 +7,7 @@ use muster_domain::{Effect, Event, Stripe};
 
 use super::envelope::MAX_BYTES;
 use super::outcome::Delivered;
-use crate::request::TRACEPARENT;
-
-/// The longest `traceparent` that is passed on.
-const MAX_TRACEPARENT: usize = 128;
+use crate::header::traceparent;
 
 /// One delivery of a message.
 #[derive(Debug, Clone, Copy)]
@@ -62,13 +59,11 @@ pub(super) struct TakenEvent {
 
 impl TakenEvent {
     pub(super) fn new(event: Event, delivery: Delivery, message: Message) -> Self {
-        let header = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
-        let traceparent = header.map(|value| value.as_str()).filter(|text| text.len() <= MAX_TRACEPARENT);
         let delivered = Delivered {
             event,
             sequence: delivery.stream_sequence,
             deliveries: delivery.deliveries,
-            traceparent: traceparent.map(str::to_owned),
+            traceparent: traceparent(message.headers.as_ref()),
         };
         Self { delivered, message: Arc::new(message) }
     }

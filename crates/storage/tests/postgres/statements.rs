@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_domain::{
-    Awarder, Cursor, Direction, DirectorySort, Keys, Lookup, MemberEffect, PageLimit, Reason, SearchQuery,
-    Shard, SuggestLimit, Tier, TierPolicy, UserId, Wallet,
+    Awarder, Cursor, Direction, DirectoryPage, DirectorySort, Keys, Lookup, MemberEffect, PageLimit, Reason,
+    SearchQuery, Shard, SuggestLimit, Tier, TierPolicy, UserId, Wallet,
 };
-use muster_storage::{Community, DirectoryStart, Erasure, Store};
+use muster_storage::{Community, Erasure, Store};
 use time::OffsetDateTime;
 use tokio_postgres::Client;
 
@@ -350,13 +350,14 @@ async fn reads(community: &Community, client: &Client) {
         let tier = tier.map(|tier| Tier::parse(tier).unwrap());
         for sort in [DirectorySort::Nym, DirectorySort::Tenure, DirectorySort::Badges] {
             for direction in [Direction::Asc, Direction::Desc] {
-                let list = async |start: DirectoryStart| {
-                    community.directory_list(tier.as_ref(), sort, direction, one, &start).await.unwrap().next
+                let list = async |cursor: Option<&Cursor>, skipped| {
+                    let page = community.directory_list(tier.as_ref(), sort, direction, one, cursor, skipped);
+                    page.await.unwrap().next
                 };
-                let next = list(DirectoryStart::Cursor(None)).await;
-                list(DirectoryStart::Cursor(next)).await;
-                list(DirectoryStart::Offset(3)).await;
-                list(DirectoryStart::Offset(10_000)).await;
+                let next = list(None, 0).await;
+                list(next.as_ref(), 0).await;
+                list(None, 3).await;
+                list(None, DirectoryPage::MAX_PAGED_ROWS).await;
             }
         }
     }
