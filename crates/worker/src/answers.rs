@@ -13,7 +13,8 @@ use muster_messaging::request::Request;
 use muster_storage::{Community, Error, Store};
 use tracing::{Instrument, Level};
 
-use crate::limits::{RateLimits, Scope};
+use crate::metrics::Scope;
+use crate::rate_limit::RateLimits;
 use crate::traces;
 
 /// Lines a minute about requests that the database did not answer; the others are for who looks for a fault.

@@ -6,7 +6,7 @@ use muster_messaging::connection::{Credentials, NatsConfig, Transport, Transport
 use muster_messaging::tls::material::Material;
 use muster_storage::StoreConfig;
 
-use crate::failure::chain;
+use crate::chain::chain;
 use crate::settings::{Database, Login, Nats, Settings, SettingsError};
 
 /// What both connections need, and the certificates that PostgreSQL was given.

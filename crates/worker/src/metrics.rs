@@ -16,8 +16,6 @@ use muster_messaging::tls::material::{Peer, TlsVersion};
 use muster_storage::{PoolStatus, QueryObservation};
 use time::OffsetDateTime;
 
-use crate::limits::Scope;
-
 const REQUESTS: &str = "muster_requests_total";
 const REQUEST_SECONDS: &str = "muster_request_duration_seconds";
 const REQUESTS_IN_FLIGHT: &str = "muster_requests_in_flight";
@@ -249,6 +247,22 @@ pub(crate) fn request(observation: &Observation) {
     }
     if observation.cut {
         counter!(CUT, "endpoint" => endpoint).increment(1);
+    }
+}
+
+/// Whose limit a request met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Community,
+    Caller,
+}
+
+impl Scope {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Community => "community",
+            Self::Caller => "caller",
+        }
     }
 }
 

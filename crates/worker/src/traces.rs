@@ -167,7 +167,7 @@ impl<C: HttpClient + Clone + 'static> HttpClient for Client<C> {
         let refusal = match &result {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(response.status().to_string()),
-            Err(error) => Some(crate::failure::chain(error.as_ref())),
+            Err(error) => Some(crate::chain::chain(error.as_ref())),
         };
         match refusal {
             Some(error) if !self.refused.swap(true, Ordering::Relaxed) => {

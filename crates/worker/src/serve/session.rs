@@ -18,13 +18,13 @@ use muster_storage::{Error, FaultOf, Store};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::readiness::{Part, Readiness};
 use crate::answers::Answers;
 use crate::connect::{Configured, configure};
 use crate::failure::Failure;
 use crate::fitness;
-use crate::limits::RateLimits;
 use crate::metrics;
-use crate::readiness::{Part, Readiness};
+use crate::rate_limit::RateLimits;
 use crate::settings::Settings;
 use crate::traces;
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use muster_messaging::tls::file;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::failure::chain;
-use crate::settings::SettingsError;
+use super::error::SettingsError;
+use crate::chain::chain;
 
 /// The most bytes of a secret's file: NATS credentials are a few kilobytes.
 const MAX_SECRET: usize = 64 * 1024;

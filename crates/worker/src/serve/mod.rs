@@ -1,5 +1,10 @@
 //! The worker's life: connect, work, watch, drain.
 
+mod http;
+mod readiness;
+mod rotation;
+mod session;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +18,14 @@ use muster_storage::Store;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use self::http::Http;
+use self::readiness::{Part, Readiness};
+use self::rotation::{Expiry, Files};
+use self::session::Session;
 use crate::descriptors;
 use crate::failure::Failure;
-use crate::http::Http;
-use crate::limits::RateLimits;
 use crate::metrics;
-use crate::readiness::{Part, Readiness};
-use crate::rotation::{self, Expiry, Files};
-use crate::session::Session;
+use crate::rate_limit::RateLimits;
 use crate::settings::Settings;
 use crate::signals::Signals;
 use crate::start;

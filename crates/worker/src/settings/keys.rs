@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use config::{Config, File, FileFormat};
 use toml::{Table, Value};
 
-use crate::settings::{DEFAULTS, SettingsError};
+use super::error::{PREFIX, SettingsError, variable};
 
+/// The defaults, in the form of the file.
+pub(crate) const DEFAULTS: &str = include_str!("../defaults.toml");
 /// The variable that names the file.
 const CONFIG_FILE: &str = "MUSTER_CONFIG_FILE";
-const PREFIX: &str = "MUSTER__";
 
 /// Keys without a default. Each is a text.
 const WITHOUT_DEFAULT: [&str; 18] = [
@@ -35,11 +36,6 @@ const WITHOUT_DEFAULT: [&str; 18] = [
     "traces.endpoint",
     "traces.ca_file",
 ];
-
-/// The variable that sets a key.
-pub(crate) fn variable(key: &str) -> String {
-    format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
-}
 
 /// What a key may be set to; it is that of its default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,8 +7,9 @@ use muster_messaging::events::dead_letter::{DeadLetter, DeadLetterError, DeadLet
 use serde_json::{Value, json};
 use time::format_description::well_known::Rfc3339;
 
+use crate::chain::chain;
 use crate::connect;
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::settings::Nats;
 
 /// How many are listed where nothing else is asked for.

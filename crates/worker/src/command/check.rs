@@ -9,8 +9,9 @@ use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{KeyExchange, Material, Peer};
 use muster_storage::{FoundHost, Store, StoreConfig};
 
+use crate::chain::chain;
 use crate::connect::{self, configure};
-use crate::failure::{Failure, chain};
+use crate::failure::Failure;
 use crate::fitness;
 use crate::settings::{Configuration, Database, Settings};
 

@@ -1,5 +1,10 @@
-//! The worker's configuration. Its keys are read whole before anything else happens ([`crate::keys`]); of what they say, a
+//! The worker's configuration. Its keys are read whole before anything else happens ([`keys`]); of what they say, a
 //! command has checked what it needs.
+
+mod error;
+pub(crate) mod keys;
+pub(crate) mod log_filter;
+mod secret;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,12 +23,10 @@ use muster_storage::Store;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use crate::keys::{Keys, variable};
-use crate::log_filter::LogFilter;
-use crate::secret::Secret;
-
-/// The defaults, in the form of the file.
-pub(crate) const DEFAULTS: &str = include_str!("defaults.toml");
+pub(crate) use self::error::SettingsError;
+use self::keys::Keys;
+use self::log_filter::LogFilter;
+use self::secret::Secret;
 
 /// A configuration whose keys are all known and of their form. Each section is checked when a command asks for it, so that
 /// none needs what it does not use.
@@ -132,21 +135,6 @@ pub(crate) struct Traces {
     pub(crate) sample_percent: u8,
 }
 
-/// What is wrong with the configuration, and what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct SettingsError(String);
-
-impl SettingsError {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
-    }
-
-    pub(crate) fn key(key: &str, problem: impl fmt::Display) -> Self {
-        Self(format!("{key}: {problem} (in the file, or as {})", variable(key)))
-    }
-}
-
 impl Configuration {
     /// Reads the file, if the command line or a variable names one, and this process's variables.
     pub(crate) fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
@@ -159,7 +147,7 @@ impl Configuration {
     ) -> Result<Self, SettingsError> {
         let raw: Raw = Keys::read(file, variables)?
             .try_deserialize()
-            .map_err(|error| SettingsError(format!("the configuration is wrong: {error}")))?;
+            .map_err(|error| SettingsError::new(format!("the configuration is wrong: {error}")))?;
         let environment = raw.environment()?;
         let policy = TlsPolicy::new(environment, raw.require_tls);
         let log = raw.log.check(environment)?;

@@ -11,29 +11,13 @@ use moka::sync::Cache;
 use muster_domain::CommunityId;
 use muster_messaging::api::Caller;
 
-use crate::metrics;
+use crate::metrics::{self, Scope};
 use crate::settings::Limits;
 
 /// How many communities are remembered.
 const COMMUNITIES: u64 = 10_000;
 /// A counter that was not asked for this long is full again, and need not be remembered.
 const IDLE: Duration = Duration::from_mins(10);
-
-/// Whose limit a request met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scope {
-    Community,
-    Caller,
-}
-
-impl Scope {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Community => "community",
-            Self::Caller => "caller",
-        }
-    }
-}
 
 /// A request that came too soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,9 +25,9 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::task::{AbortHandle, Id, JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::readiness::{Part, Readiness};
 use crate::descriptors::{self, Spare};
 use crate::failure::Failure;
-use crate::readiness::{Part, Readiness};
 
 /// How long a client may take to send a request's head.
 const HEAD_TIME: Duration = Duration::from_secs(5);

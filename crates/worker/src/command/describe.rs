@@ -7,9 +7,9 @@ use muster_messaging::api::{ENDPOINTS, ErrorCode};
 use muster_messaging::events::{envelope, subjects};
 use serde_json::{Value, json};
 
-use crate::keys;
 use crate::metrics::{METRICS, Metric};
 use crate::settings::SettingsError;
+use crate::settings::keys;
 
 /// All of it. `command` is the command line.
 pub(crate) fn worker(mut command: Command) -> Result<Value, SettingsError> {

@@ -3,13 +3,15 @@
 //! Each line says by itself what happened and carries fields with dotted names. Persons' ids stand in it as pseudonyms only
 //! ([`muster_domain::PseudonymKey`]); tokens, URLs with passwords and payloads never do.
 
+pub(crate) mod queue;
+
 use tracing::Level;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterExt, FilterFn, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::log_queue::LogQueue;
+use self::queue::LogQueue;
 use crate::settings::{Log, SettingsError};
 use crate::traces::Exporting;
 

@@ -1,22 +1,17 @@
-//! The list of erasures: exported from one database, applied to another that was restored from an older backup.
+//! The form of the list of erasures.
 //!
 //! It is lines of JSON: a heading with the list's version and the fingerprint of the key, an erasure a line, and at last their
 //! number, by which a list that was cut short is told from a whole one. It holds hashes and times, and no person's id.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Subcommand;
-use muster_domain::{CommunityId, ErasedPersonError, GuildId, PageLimit, TextError};
-use muster_storage::{Enforced, Erasure, MAX_ERASURES, Store};
+use muster_domain::{ErasedPersonError, GuildId, TextError};
+use muster_storage::{Erasure, MAX_ERASURES};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-
-use crate::connect;
-use crate::failure::Failure;
-use crate::settings::Database;
 
 /// The list's version.
 const VERSION: u32 = 1;
@@ -24,18 +19,6 @@ const VERSION: u32 = 1;
 const MAX_LINE: usize = 1024;
 /// How far ahead of this machine's clock an erasure may lie. One in the far future would keep a person away for good.
 const MAX_AHEAD: Duration = Duration::from_hours(24);
-
-#[derive(Debug, Clone, Subcommand)]
-pub(crate) enum Action {
-    /// Prints the list of all erasures, for a restored backup.
-    Export,
-    /// Takes over a list of erasures: whoever is on it and is still here as they were before is erased now, and no older event
-    /// brings them back. For a database that was restored from a backup, before a worker is started on it; safe to repeat.
-    Apply {
-        /// The file with the list, or - for standard input.
-        list: PathBuf,
-    },
-}
 
 /// Why a list was not applied.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +40,20 @@ pub(crate) enum ListError {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Heading {
+pub(super) struct Heading {
     muster_erasures: u32,
     key: String,
 }
 
+impl Heading {
+    pub(super) fn new(key: String) -> Self {
+        Self { muster_erasures: VERSION, key }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
-enum Entry {
+pub(super) enum Entry {
     Erasure {
         guild_id: String,
         person: String,
@@ -76,89 +65,8 @@ enum Entry {
     },
 }
 
-/// Exports or applies a list.
-pub(crate) async fn run(database: &Database, action: &Action) -> Result<(), Failure> {
-    let store = Store::open(connect::database(database)?.0).await?;
-    match action {
-        Action::Export => export(&store).await,
-        Action::Apply { list } => apply(&store, list).await,
-    }
-}
-
-async fn export(store: &Store) -> Result<(), Failure> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    let key = store.erasure_key().fingerprint().to_string();
-    write_line(&mut out, &Heading { muster_erasures: VERSION, key })?;
-    let mut erasures = 0_u64;
-    let mut communities = Communities::default();
-    while let Some(id) = communities.next(store).await? {
-        let community = store.community(id).await?;
-        let mut after = None;
-        loop {
-            let page = community.erasure_list(PageLimit::MAX, after).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.person);
-            for Erasure { guild, person, erased_at } in page {
-                let (guild_id, person) = (guild.as_str().to_owned(), person.to_string());
-                write_line(&mut out, &Entry::Erasure { guild_id, person, erased_at })?;
-                erasures = erasures.saturating_add(1);
-            }
-        }
-    }
-    write_line(&mut out, &Entry::End { erasures })?;
-    Ok(out.flush()?)
-}
-
-#[expect(clippy::print_stdout, reason = "the report is this command's output")]
-async fn apply(store: &Store, path: &Path) -> Result<(), Failure> {
-    let mut list = List::open(path)?;
-    list.heading(&store.erasure_key().fingerprint().to_string())?;
-    let (mut read, mut news) = (0_usize, 0_usize);
-    loop {
-        let some = list.some()?;
-        if some.is_empty() {
-            break;
-        }
-        read = read.saturating_add(some.len());
-        news = news.saturating_add(store.erasures_remember(some).await?);
-    }
-    println!("{read} erasures on the list, {news} of them news");
-    let mut sum = Enforced::default();
-    let mut communities = Communities::default();
-    while let Some(id) = communities.next(store).await? {
-        let Enforced { profiles, awarders } = store.community(id).await?.erasures_enforce().await?;
-        sum.profiles = sum.profiles.saturating_add(profiles);
-        sum.awarders = sum.awarders.saturating_add(awarders);
-    }
-    println!("{} profiles erased, {} awarders forgotten", sum.profiles, sum.awarders);
-    Ok(())
-}
-
-fn write_line(out: &mut impl Write, line: &impl Serialize) -> Result<(), Failure> {
-    serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from)?;
-    Ok(out.write_all(b"\n")?)
-}
-
-/// Every community, one after the other.
-#[derive(Default)]
-struct Communities {
-    page: std::vec::IntoIter<CommunityId>,
-    after: Option<CommunityId>,
-}
-
-impl Communities {
-    async fn next(&mut self, store: &Store) -> Result<Option<CommunityId>, Failure> {
-        if self.page.len() == 0 {
-            self.page = store.community_ids(PageLimit::MAX, self.after).await?.into_iter();
-        }
-        let next = self.page.next();
-        self.after = next.or(self.after);
-        Ok(next)
-    }
-}
-
 /// A list, read line by line.
-struct List {
+pub(super) struct List {
     path: PathBuf,
     lines: Box<dyn BufRead>,
     number: u64,
@@ -167,7 +75,7 @@ struct List {
 }
 
 impl List {
-    fn open(path: &Path) -> Result<Self, ListError> {
+    pub(super) fn open(path: &Path) -> Result<Self, ListError> {
         let lines: Box<dyn BufRead> = if path == Path::new("-") {
             Box::new(BufReader::new(std::io::stdin()))
         } else {
@@ -178,7 +86,7 @@ impl List {
     }
 
     /// Reads the first line, which says under which key the list was made.
-    fn heading(&mut self, here: &str) -> Result<(), ListError> {
+    pub(super) fn heading(&mut self, here: &str) -> Result<(), ListError> {
         let line = self.line()?.ok_or(ListError::CutShort { number: 0 })?;
         let heading: Heading = serde_json::from_slice(&line).map_err(|error| self.wrong(error))?;
         if heading.muster_erasures != VERSION {
@@ -192,7 +100,7 @@ impl List {
     }
 
     /// The next erasures, as many as are taken at once; none behind the list's last line.
-    fn some(&mut self) -> Result<Vec<Erasure>, ListError> {
+    pub(super) fn some(&mut self) -> Result<Vec<Erasure>, ListError> {
         let mut some = Vec::new();
         while !self.has_ended && some.len() < MAX_ERASURES {
             let line = self.line()?.ok_or(ListError::CutShort { number: self.number })?;
