@@ -284,7 +284,7 @@ impl<'a> Fields<'a> {
         T::parse(text).map_err(|refused| ServiceError::invalid_request(name, format!("{name} {refused}")))
     }
 
-    /// A list of 1 to 100 texts, if there is one; `null` is none.
+    /// A list of texts as [`Keys`] has it, if there is one; `null` is none.
     pub(super) fn keys<T: Text + PartialEq>(&mut self, name: &str) -> Result<Option<Keys<T>>, ServiceError> {
         let Some(raw) = self.take(name) else { return Ok(None) };
         let refused =

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use self::credentials::Login;
-use self::monitor::{Counters, Monitor};
+use self::monitor::Monitor;
 use crate::tls::material::{MinimumVersion, TlsFiles};
 
 pub use self::credentials::{Credentials, CredentialsError, UserKey};
@@ -105,7 +105,7 @@ pub struct Connection(Arc<Link>);
 struct Link {
     client: Client,
     state: watch::Receiver<LinkState>,
-    counters: Arc<Counters>,
+    counts: watch::Receiver<LinkCounts>,
     request_timeout: Duration,
     monitor: JoinHandle<()>,
 }
@@ -142,11 +142,11 @@ impl Connection {
                 false => ConnectionError::from_connect(error),
             })?;
         let (state_in, state) = watch::channel(LinkState::Connected);
-        let counters = Arc::new(Counters::default());
+        let (counts_in, counts) = watch::channel(LinkCounts::default());
         let monitor = Monitor {
             client: client.clone(),
             state: state_in,
-            counters: Arc::clone(&counters),
+            counts: counts_in,
             given_up,
             unproven,
             give_up_after: config.give_up_after,
@@ -157,7 +157,7 @@ impl Connection {
         Ok(Self(Arc::new(Link {
             client,
             state,
-            counters,
+            counts,
             request_timeout: config.request_timeout,
             monitor: tokio::spawn(monitor.run(events)),
         })))
@@ -172,7 +172,7 @@ impl Connection {
     /// What has happened so far.
     #[must_use]
     pub fn counts(&self) -> LinkCounts {
-        self.0.counters.read()
+        *self.0.counts.borrow()
     }
 
     /// The version and name of the server that is connected to.

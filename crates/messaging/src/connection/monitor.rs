@@ -1,7 +1,7 @@
 //! How a link fares, and when it is given up.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerError};
@@ -55,31 +55,11 @@ pub struct LinkCounts {
     pub lame_ducks: u64,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Counters {
-    reconnects: AtomicU64,
-    refusals: AtomicU64,
-    slow_consumers: AtomicU64,
-    lame_ducks: AtomicU64,
-}
-
-impl Counters {
-    pub(super) fn read(&self) -> LinkCounts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        LinkCounts {
-            reconnects: read(&self.reconnects),
-            refusals: read(&self.refusals),
-            slow_consumers: read(&self.slow_consumers),
-            lame_ducks: read(&self.lame_ducks),
-        }
-    }
-}
-
 /// Turns the library's events into a state and counts, and bounds what it would repeat for ever.
 pub(super) struct Monitor {
     pub(super) client: Client,
     pub(super) state: watch::Sender<LinkState>,
-    pub(super) counters: Arc<Counters>,
+    pub(super) counts: watch::Sender<LinkCounts>,
     pub(super) given_up: Arc<AtomicBool>,
     pub(super) unproven: Arc<AtomicBool>,
     pub(super) give_up_after: Duration,
@@ -117,7 +97,7 @@ impl Monitor {
             Event::Connected => {
                 self.connections = self.connections.saturating_add(1);
                 if self.connections > 1 {
-                    self.counters.reconnects.fetch_add(1, Ordering::Relaxed);
+                    self.count(|counts| &mut counts.reconnects);
                 }
                 self.refusals = 0;
                 if !failed {
@@ -131,12 +111,12 @@ impl Monitor {
                 self.state.send_replace(LinkState::Closed);
             }
             Event::LameDuckMode => {
-                self.counters.lame_ducks.fetch_add(1, Ordering::Relaxed);
+                self.count(|counts| &mut counts.lame_ducks);
                 // Fails only on a connection that is closed.
                 let _ = self.client.force_reconnect().await;
             }
             Event::SlowConsumer(_) | Event::ServerError(ServerError::SlowConsumer(_)) => {
-                self.counters.slow_consumers.fetch_add(1, Ordering::Relaxed);
+                self.count(|counts| &mut counts.slow_consumers);
             }
             Event::ServerError(ServerError::AuthorizationViolation) => self.refused(),
             Event::ClientError(ClientError::Other(text)) if is_refusal(&text) => self.refused(),
@@ -144,11 +124,18 @@ impl Monitor {
         }
     }
 
+    fn count(&self, what: impl FnOnce(&mut LinkCounts) -> &mut u64) {
+        self.counts.send_modify(|counts| {
+            let count = what(counts);
+            *count = count.saturating_add(1);
+        });
+    }
+
     fn refused(&mut self) {
         if self.unproven.load(Ordering::Acquire) {
             return self.fail(LinkFailure::NotTls);
         }
-        self.counters.refusals.fetch_add(1, Ordering::Relaxed);
+        self.count(|counts| &mut counts.refusals);
         self.refusals = self.refusals.saturating_add(1);
         if self.refusals >= self.max_refusals {
             self.fail(LinkFailure::Refused);
