@@ -23,6 +23,7 @@
 //! Nothing here does I/O, keeps time or waits.
 
 mod badge;
+mod change;
 mod community;
 mod cursor;
 mod erasure;
@@ -47,6 +48,7 @@ mod transport;
 mod version;
 
 pub use badge::{Award, Awarder, Badge, BadgeKind, KindCount, Reason};
+pub use change::{Change, ChangeType, Changed, Disappearance, MemberNews, ToldBadge, TraceParent};
 pub use community::{CommunityName, Stats, TierCount};
 pub use cursor::{Cursor, CursorError, CursorKey, CursorScope};
 pub use erasure::{ErasedPerson, ErasedPersonError, ErasureKey, KeyFingerprint};
@@ -54,7 +56,7 @@ pub use event::{
     Effect, Event, EventTime, EventTimeError, EventType, GuildEffect, MaxClockSkew, MemberEffect, Role,
     TimeBounds,
 };
-pub use id::{BadgeId, CommunityId, EventId, GuildId, ProfileId, UserId, Wallet};
+pub use id::{BadgeId, ChangeId, CommunityId, EventId, GuildId, ProfileId, UserId, Wallet};
 pub use keys::{Keys, KeysError, MAX_KEYS};
 pub use limit::{Limit, LimitError, PageLimit, SuggestLimit};
 pub use nym::{Nym, NymKey, SearchQuery};

@@ -25,6 +25,7 @@ pub use connection::{FoundHost, StoreConfig};
 pub use error::{Cause, Error, FaultOf, Missing};
 pub use migration::{check as migrations_check, migrate, revert as migration_revert};
 pub use observation::{ObserveQuery, QueryFailure, QueryObservation};
+pub use operate::changes::{MAX_PUBLISHED, Publication, WaitingChanges};
 pub use operate::restored::{Enforced, Erasure, MAX_ERASURES};
 pub use store::{FoundCommunity, PoolStatus, SERVER_FLOOR, Store};
 pub use verify::report::{Compared, Drift, MAX_NAMED, Verification};

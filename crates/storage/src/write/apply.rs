@@ -63,7 +63,10 @@ impl Store {
                 async move { apply(connection, &key, shard, &known, events).await }.boxed()
             });
             match part.await {
-                Ok(part) => applied.add(part),
+                Ok(part) => {
+                    applied.add(part);
+                    self.wrote(shard);
+                }
                 Err(error) => {
                     // The database may be another than that which the keys are from.
                     self.forget_keys(&communities).await;

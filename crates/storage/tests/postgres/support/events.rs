@@ -55,6 +55,7 @@ pub(crate) fn member(guild: &GuildId, user: &UserId, at: i64, effect: MemberEffe
         at: event_time(at),
         guild: guild.clone(),
         effect: Effect::Member { user: user.clone(), effect },
+        traceparent: None,
     }
 }
 
@@ -112,6 +113,7 @@ impl Drawn {
             at: event_time(START + self.at),
             guild: guilds[self.guild].clone(),
             effect: self.effect.clone(),
+            traceparent: None,
         }
     }
 }
