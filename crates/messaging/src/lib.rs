@@ -22,6 +22,7 @@
 //! publishes, and [`client`] asks. What can be asked is in [`api`].
 
 pub mod api;
+pub mod changes;
 pub mod client;
 pub mod connection;
 pub mod events;

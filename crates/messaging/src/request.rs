@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use async_nats::HeaderMap;
-use muster_domain::CommunityId;
+use muster_domain::{CommunityId, TraceParent};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ pub struct Request {
     /// The person on whose behalf it is asked.
     pub caller: Option<Caller>,
     /// The trace that it belongs to.
-    pub traceparent: Option<String>,
+    pub traceparent: Option<TraceParent>,
     /// When the client is told `unavailable` if there is no answer by then.
     pub deadline: Instant,
 }

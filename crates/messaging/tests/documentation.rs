@@ -145,6 +145,7 @@ fn samples() -> BTreeMap<&'static str, Value> {
         community_id: CommunityId::new(Uuid::from_u128(1)),
         name: CommunityName::parse("Arrakis").ok(),
         active: true,
+        changes: 42,
     };
     BTreeMap::from([
         sample::<profiles::Ranked>(ranked()),

@@ -160,8 +160,9 @@ fn the_directory_and_the_community() {
             community_id: community(),
             name: Some(CommunityName::parse("Arrakis").unwrap()),
             active: true,
+            changes: 42,
         },
-        r#"{"community_id":"00000000-0000-0000-0000-0000000000c0","name":"Arrakis","active":true}"#,
+        r#"{"community_id":"00000000-0000-0000-0000-0000000000c0","name":"Arrakis","active":true,"changes":42}"#,
     );
 }
 

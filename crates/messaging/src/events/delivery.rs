@@ -58,13 +58,10 @@ pub(super) struct TakenEvent {
 }
 
 impl TakenEvent {
-    pub(super) fn new(event: Event, delivery: Delivery, message: Message) -> Self {
-        let delivered = Delivered {
-            event,
-            sequence: delivery.stream_sequence,
-            deliveries: delivery.deliveries,
-            traceparent: traceparent(message.headers.as_ref()),
-        };
+    pub(super) fn new(mut event: Event, delivery: Delivery, message: Message) -> Self {
+        event.traceparent = traceparent(message.headers.as_ref());
+        let delivered =
+            Delivered { event, sequence: delivery.stream_sequence, deliveries: delivery.deliveries };
         Self { delivered, message: Arc::new(message) }
     }
 }

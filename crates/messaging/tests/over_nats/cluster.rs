@@ -100,6 +100,7 @@ fn event(n: u128) -> Event {
             user: UserId::parse("7").unwrap(),
             effect: MemberEffect::ActivityAdd { amount: Activity::clamp(1_i64) },
         },
+        traceparent: None,
     }
 }
 
@@ -138,7 +139,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
         std::future::ready(match request.question {
             Question::Find(ask) => {
                 let community_id = CommunityId::new(Uuid::nil());
-                Ok(ask.reply(community::Community { community_id, name: None, active: true }))
+                Ok(ask.reply(community::Community { community_id, name: None, active: true, changes: 0 }))
             }
             Question::Within(..) => Err(ServiceError::not_found("profile")),
         })
