@@ -84,6 +84,7 @@ impl Answers {
             Question::Find(ask) => self.community_find(ask).await.map_err(failed),
             Question::Within(id, query) => {
                 let community = self.store.community(*id).await.map_err(|error| failed(error.into()))?;
+                let community = community.in_trace(request.traceparent.clone());
                 // Clearing is not counted: it is how an operator gets back in.
                 if !matches!(query, Query::AdminRatelimitClear(_)) {
                     self.count(*id, request.caller.as_ref())?;
@@ -119,6 +120,7 @@ impl Answers {
             community_id: found.community_id,
             name: found.name,
             active: found.active,
+            changes: found.changes,
         }))
     }
 

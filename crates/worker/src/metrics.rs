@@ -13,7 +13,7 @@ use muster_messaging::events::fault::{Fault, FaultScope};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Peer, TlsVersion};
-use muster_storage::{PoolStatus, QueryObservation};
+use muster_storage::{PoolStatus, QueryObservation, WaitingChanges};
 use time::OffsetDateTime;
 
 const REQUESTS: &str = "muster_requests_total";
@@ -33,6 +33,9 @@ const OLDEST: &str = "muster_events_oldest_pending_seconds";
 const DROPPED: &str = "muster_events_dropped";
 const STORE_FAULTS: &str = "muster_store_faults";
 const DEAD_LETTERS: &str = "muster_dead_letters";
+const CHANGES_PUBLISHED: &str = "muster_changes_published_total";
+const CHANGES_WAITING: &str = "muster_changes_waiting";
+const CHANGES_OLDEST: &str = "muster_changes_oldest_waiting_seconds";
 const QUERY_SECONDS: &str = "muster_query_duration_seconds";
 const QUERY_FAILURES: &str = "muster_query_failures_total";
 const POOL: &str = "muster_database_connections";
@@ -127,6 +130,9 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(DROPPED, "events", &[], "Events that the stream dropped before they were applied; each replica counts every one"),
     gauge(STORE_FAULTS, "faults", &["scope", "sqlstate"], "Faults that keep events from being applied: 1 of the store, or the number of communities; sqlstate is the server's code or none"),
     gauge(DEAD_LETTERS, "events", &[], "Dead letters that are kept"),
+    counter(CHANGES_PUBLISHED, "changes", &[], "Changes that were published to siblings"),
+    gauge(CHANGES_WAITING, "changes", &[], "Changes that wait in the database to be published"),
+    gauge(CHANGES_OLDEST, "seconds", &[], "Age of the oldest change that waits to be published; 0 without one"),
     histogram(QUERY_SECONDS, "seconds", &["query"], "From a query's connection to its answer, or to a write's commit"),
     counter(QUERY_FAILURES, "queries", &["query", "failure"], "Queries without an answer: no_connection, unavailable or defect"),
     gauge(POOL, "connections", &["state"], "Database connections: in_use, open and max"),
@@ -231,7 +237,7 @@ fn begin() {
     for scope in [FaultScope::Store, FaultScope::Community] {
         gauge!(STORE_FAULTS, "scope" => scope.as_str(), "sqlstate" => "none").set(0);
     }
-    for name in [REDELIVERIES, DROPPED, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED] {
+    for name in [REDELIVERIES, CHANGES_PUBLISHED, DROPPED, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED] {
         counter!(name).increment(0);
     }
 }
@@ -328,6 +334,18 @@ pub(crate) fn lag(lag: &Lag) {
     gauge!(PENDING).set(wide(lag.pending));
     gauge!(UNACKNOWLEDGED).set(wide(lag.unacknowledged));
     gauge!(OLDEST).set(lag.oldest.unwrap_or(Duration::ZERO).as_secs_f64());
+}
+
+/// Counts changes that were published.
+pub(crate) fn changes_published(changes: usize) {
+    counter!(CHANGES_PUBLISHED).increment(u64::try_from(changes).unwrap_or(u64::MAX));
+}
+
+/// Shows what waits to be published.
+pub(crate) fn changes_waiting(waiting: &WaitingChanges) {
+    gauge!(CHANGES_WAITING).set(wide(waiting.count));
+    let age = waiting.oldest.map_or(0.0, |at| (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0));
+    gauge!(CHANGES_OLDEST).set(age);
 }
 
 /// Counts one query.

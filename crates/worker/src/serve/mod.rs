@@ -1,6 +1,7 @@
 //! The worker's life: connect, work, watch, drain.
 
 mod http;
+mod outbox;
 mod readiness;
 mod rotation;
 mod session;
@@ -257,7 +258,11 @@ impl Watch {
                     // Apart, for a broker that is away lets it wait for long, and readiness must not.
                     while reporting.try_join_next().is_some() {}
                     if reporting.is_empty() {
-                        reporting.spawn(report_lag(session.consumer.clone(), session.dead_letters.clone()));
+                        reporting.spawn(report_lag(
+                            session.consumer.clone(),
+                            session.dead_letters.clone(),
+                            session.store.clone(),
+                        ));
                     }
                 }
                 _ = prune.tick() => {
@@ -337,7 +342,7 @@ impl Watch {
     }
 }
 
-async fn report_lag(consumer: Consumer, dead_letters: DeadLetters) {
+async fn report_lag(consumer: Consumer, dead_letters: DeadLetters, store: Store) {
     match consumer.lag().await {
         Ok(lag) => metrics::lag(&lag),
         // That the stream is gone is found by the reading itself, which ends by it.
@@ -346,5 +351,9 @@ async fn report_lag(consumer: Consumer, dead_letters: DeadLetters) {
     match dead_letters.count().await {
         Ok(kept) => metrics::dead_letters(kept),
         Err(error) => tracing::debug!(error = %error, "the number of dead letters is not known"),
+    }
+    match store.changes_waiting().await {
+        Ok(waiting) => metrics::changes_waiting(&waiting),
+        Err(error) => tracing::debug!(error = %error, "the number of waiting changes is not known"),
     }
 }

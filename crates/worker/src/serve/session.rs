@@ -18,6 +18,7 @@ use muster_storage::{Error, FaultOf, Store};
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::outbox::Publishing;
 use super::readiness::{Part, Readiness};
 use crate::answers::Answers;
 use crate::connect::{Configured, configure};
@@ -35,6 +36,7 @@ pub(crate) struct Session {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) consuming: ConsumerHandle,
     pub(crate) materials: [(&'static str, Option<Arc<Material>>); 2],
+    publishing: Publishing,
     service: Service,
     // Hears the other replicas until it is dropped.
     _listening: Listening,
@@ -116,6 +118,7 @@ impl Session {
             },
         )
         .await?;
+        let publishing = Publishing::start(store.clone(), connection.clone());
         for (place, material) in &materials {
             for unused in material.iter().flat_map(|material| material.unused()) {
                 tracing::warn!(certificates = place, "{unused}");
@@ -128,6 +131,7 @@ impl Session {
             dead_letters,
             consuming,
             materials,
+            publishing,
             service,
             _listening: listening,
         })
@@ -146,6 +150,8 @@ impl Session {
             let (events, requests) = tokio::join!(self.consuming.stop(left()), self.service.stop(left()));
             events?;
             requests?;
+            // What the last of them changed is told, too.
+            self.publishing.stop(left()).await;
             self.connection.drain(left()).await?;
             Ok::<(), Failure>(())
         };
