@@ -1,6 +1,7 @@
 //! The Kubernetes manifests, rendered, against Kubernetes' schema, the admission policies and the rules of infra/expected.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use cel::{Context, Env, Program, Value as Cel, extensions};
+use regex::Regex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -17,7 +19,8 @@ use crate::description::{describe, list, text};
 use crate::verdict::Verdict;
 use crate::{cargo, observability};
 
-const PRODUCTION: &str = "overlays/production";
+const MANIFESTS: &str = "infra/k8s";
+const PRODUCTION: &str = "../k8s/overlays/production";
 const ADMISSION: &str = "../k8s/admission";
 const TRY: &str = "infra/k8s/admission/try.sh";
 
@@ -26,9 +29,14 @@ const KUBERNETES: [&str; 2] = ["1.33.0", "1.37.0"];
 /// The group of the Prometheus operator, whose kinds are not Kubernetes' own.
 const CUSTOM: &str = "monitoring.coreos.com/";
 
-/// A fault of production, from infra/expected/faults.yaml.
+/// A fault from infra/expected/faults.yaml.
 #[derive(Deserialize)]
 struct Fault {
+    /// The overlay that it is planted in, unless that is production.
+    of: Option<String>,
+    /// Whether a cluster refuses it for another reason first.
+    #[serde(default)]
+    not_on_cluster: bool,
     /// The part of the rendered text that is replaced; without it, `with` is one more object.
     replace: Option<String>,
     with: String,
@@ -37,10 +45,10 @@ struct Fault {
 }
 
 impl Fault {
-    fn plant(&self, production: &str) -> Result<String> {
-        let Some(right) = &self.replace else { return Ok(format!("{production}---\n{}", self.with)) };
-        ensure!(production.contains(right), "{right} is no longer in the manifests");
-        Ok(production.replace(right, &self.with))
+    fn plant(&self, rendered: &str) -> Result<String> {
+        let Some(right) = &self.replace else { return Ok(format!("{rendered}---\n{}", self.with)) };
+        ensure!(rendered.contains(right), "{right} is no longer in the manifests");
+        Ok(rendered.replace(right, &self.with))
     }
 }
 
@@ -66,6 +74,7 @@ fn policies(worker: &Path) -> Result<Policies> {
     params.insert("dockerfile".to_owned(), cargo::read("infra/docker/Dockerfile")?.into());
     params.insert("alerts".to_owned(), observability::alerts()?.into());
     params.insert("alert_tests".to_owned(), read("../observability/rules_test.yaml")?);
+    params.insert("production".to_owned(), parse(&rendered(PRODUCTION)?)?.into());
     policies.extend(parse(&cargo::read("infra/expected/rules.yaml")?)?);
     Policies::read(&policies, params)
 }
@@ -75,17 +84,16 @@ fn problems(policies: &Policies, overlay: &str, rendered: &str) -> Result<Vec<St
     let mut objects = parse(rendered)?;
     objects.push(json!({"kind": "Overlay", "metadata": {"name": overlay}}));
     let mut problems = policies.refusals(&objects);
-    if overlay.starts_with("overlays/") {
-        let file = tempfile::NamedTempFile::new()?;
-        fs::write(&file, rendered)?;
-        let mut diff = Command::new("diff");
-        diff.arg("--unified=0").arg(expected("production.yaml")).arg(file.path());
-        let output = diff.output().context("cannot run diff")?;
-        ensure!(output.status.code().is_some_and(|code| code < 2), "diff cannot compare production.yaml");
-        let differences = String::from_utf8(output.stdout)?;
-        let lines = differences.lines().skip(2).filter(|line| !line.starts_with("@@"));
-        problems.extend(lines.map(|line| format!("production.yaml: {line}")));
-    }
+    let own = Path::new(overlay).file_name().and_then(OsStr::to_str).unwrap_or(overlay);
+    let golden = if overlay.contains("overlays/") { "production" } else { own }.to_owned() + ".yaml";
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(&file, rendered)?;
+    let mut diff = Command::new("diff");
+    let output = diff.arg("--unified=0").arg(expected(&golden)).arg(file.path()).output()?;
+    ensure!(output.status.code().is_some_and(|code| code < 2), "diff cannot compare {golden}");
+    let differences = String::from_utf8(output.stdout)?;
+    let lines = differences.lines().skip(2).filter(|line| !line.starts_with("@@"));
+    problems.extend(lines.map(|line| format!("{golden}: {line}")));
     Ok(problems)
 }
 
@@ -100,9 +108,12 @@ pub(crate) async fn check() -> Result<Verdict> {
         loaded => loaded,
     };
     let policies = policies(&cargo::build_worker().await?)?;
-    let mut passed = true;
-    for (overlay, wanted) in read::<BTreeMap<String, Vec<String>>>("overlays.yaml")? {
-        let rendered = render(&expected(&overlay))?;
+    let overlays = read::<BTreeMap<String, Vec<String>>>("overlays.yaml")?;
+    let unlisted = unlisted(&cargo::root().join(MANIFESTS), overlays.keys())?;
+    unlisted.iter().for_each(|it| println!("{it} is not in infra/expected/overlays.yaml"));
+    let mut passed = unlisted.is_empty();
+    for (overlay, wanted) in overlays {
+        let rendered = rendered(&overlay)?;
         let mut found = problems(&policies, &overlay, &rendered)?;
         if let Ok(schemas) = &schemas {
             found.extend(refused(schemas, &rendered)?);
@@ -124,11 +135,13 @@ pub(crate) async fn check() -> Result<Verdict> {
 
 /// Tries every planted fault that the admission policies must refuse, and production itself, on the cluster.
 pub(crate) async fn on_cluster() -> Result<Verdict> {
-    let production = render(&expected(PRODUCTION))?;
+    let production = rendered(PRODUCTION)?;
     let directory = tempfile::tempdir()?;
     fs::write(directory.path().join("production.yaml"), &production)?;
     for (fault, number) in read::<Vec<Fault>>("faults.yaml")?.iter().zip(100..) {
-        let refusals = fault.found.iter().filter(|problem| problem.starts_with("muster-"));
+        let tried = fault.of.is_none() && !fault.not_on_cluster;
+        let refused = |problem: &&String| tried && problem.starts_with("muster-");
+        let refusals = fault.found.iter().filter(refused);
         let message = |it: &String| Some(it.rsplit_once(": ")?.1.to_owned() + "\n");
         let messages: String = refusals.filter_map(message).collect();
         if !messages.is_empty() {
@@ -150,6 +163,23 @@ pub(crate) fn has_kubectl() -> bool {
 
 pub(crate) fn render(kustomization: &Path) -> Result<String> {
     output(Command::new("kubectl").arg("kustomize").arg(kustomization))
+}
+
+/// An overlay of infra/expected/overlays.yaml with images as a release promotes them: any whole digest counts as this one.
+fn rendered(overlay: &str) -> Result<String> {
+    let promoted = format!("@sha256:{}\n", "a".repeat(64));
+    let digest = Regex::new("@sha256:[0-9a-f]{64}\n")?;
+    Ok(digest.replace_all(&render(&expected(overlay))?, promoted).into_owned())
+}
+
+/// The kustomizations that no overlay is named after. `base` is part of every overlay.
+fn unlisted<'a>(manifests: &Path, overlays: impl Iterator<Item = &'a String>) -> Result<Vec<String>> {
+    let found = output(Command::new("find").arg(manifests).args(["-iname", "kustomization*"]))?;
+    let listed: BTreeSet<_> = overlays.filter_map(|overlay| Path::new(overlay).file_name()).collect();
+    let directories = found.lines().filter_map(|file| Path::new(file).parent());
+    let unlisted = directories
+        .filter(|path| !path.ends_with("base") && path.file_name().is_none_or(|name| !listed.contains(name)));
+    Ok(unlisted.map(|path| path.display().to_string()).collect())
 }
 
 pub(crate) fn parse(text: &str) -> Result<Vec<Value>> {
@@ -312,11 +342,14 @@ mod tests {
             return assert_eq!(Verdict::NotRun.enforced(), Verdict::NotRun);
         }
         let policies = policies(&cargo::build_worker().await.unwrap()).unwrap();
-        let production = render(&expected(PRODUCTION)).unwrap();
+        let overlays = read::<BTreeMap<String, Vec<String>>>("overlays.yaml").unwrap().into_keys();
+        let overlays = overlays.map(|overlay| (overlay.clone(), rendered(&overlay).unwrap()));
+        let overlays: BTreeMap<String, String> = overlays.collect();
         let mut missed = Vec::new();
         for fault in read::<Vec<Fault>>("faults.yaml").unwrap() {
-            let planted = fault.plant(&production).unwrap();
-            let mut problems = problems(&policies, PRODUCTION, &planted).unwrap();
+            let overlay = fault.of.as_deref().unwrap_or(PRODUCTION);
+            let planted = fault.plant(&overlays[overlay]).unwrap();
+            let mut problems = problems(&policies, overlay, &planted).unwrap();
             if fault.found.iter().any(|problem| problem.starts_with("Kubernetes")) {
                 problems.extend(refused(&schemas().unwrap(), &planted).unwrap());
             }
@@ -324,5 +357,16 @@ mod tests {
             missed.extend(fault.found.into_iter().filter(|wanted| !is_found(wanted)));
         }
         assert_eq!(missed, [""; 0]);
+    }
+
+    #[test]
+    fn a_kustomization_that_is_not_listed_is_found() {
+        let manifests = tempfile::tempdir().unwrap();
+        for place in ["base", "overlays/production", "overlays/staging"] {
+            fs::create_dir_all(manifests.path().join(place)).unwrap();
+            fs::write(manifests.path().join(place).join("kustomization.yml"), "").unwrap();
+        }
+        let found = unlisted(manifests.path(), [PRODUCTION.to_owned()].iter()).unwrap();
+        assert_eq!(found, [manifests.path().join("overlays/staging").display().to_string()]);
     }
 }
