@@ -26,8 +26,8 @@ const TRY: &str = "infra/k8s/admission/try.sh";
 
 /// The versions whose schemas are asked: the lowest that the manifests are for (infra/k8s/README.md) and the newest.
 const KUBERNETES: [&str; 2] = ["1.33.0", "1.37.0"];
-/// The group of the Prometheus operator, whose kinds are not Kubernetes' own.
-const CUSTOM: &str = "monitoring.coreos.com/";
+/// The groups of the Prometheus operator and of Sigstore's policy controller, whose kinds are not Kubernetes' own.
+const CUSTOM: [&str; 2] = ["monitoring.coreos.com/", "policy.sigstore.dev/"];
 
 /// A fault from infra/expected/faults.yaml.
 #[derive(Deserialize)]
@@ -75,6 +75,7 @@ fn policies(worker: &Path) -> Result<Policies> {
     params.insert("alerts".to_owned(), observability::alerts()?.into());
     params.insert("alert_tests".to_owned(), read("../observability/rules_test.yaml")?);
     params.insert("production".to_owned(), parse(&rendered(PRODUCTION)?)?.into());
+    params.insert("release".to_owned(), read("../../.github/workflows/release.yml")?);
     policies.extend(parse(&cargo::read("infra/expected/rules.yaml")?)?);
     Policies::read(&policies, params)
 }
@@ -217,7 +218,7 @@ fn refused(schemas: &BTreeMap<&str, Value>, rendered: &str) -> Result<Vec<String
             let validator = jsonschema::draft202012::new(&schema).map_err(|error| anyhow!("{error}"))?;
             let errors = validator.iter_errors(object);
             errors.for_each(|error| say(format!("{}: {error}", error.instance_path())));
-        } else if !api.starts_with(CUSTOM) {
+        } else if !CUSTOM.iter().any(|group| api.starts_with(group)) {
             say(format!("there is no {kind} in {api}"));
         }
     }

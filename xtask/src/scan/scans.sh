@@ -50,7 +50,7 @@ workflow-syntax() {
 manifests() {
     command -v kubectl >/dev/null || not_run "kubectl, which renders the manifests, is not on this machine"
     local kustomization rendered
-    for kustomization in infra/k8s/overlays/* infra/k8s/monitoring infra/k8s/admission; do
+    for kustomization in infra/k8s/overlays/* infra/k8s/monitoring infra/k8s/admission infra/k8s/admission/signatures; do
         rendered=$scratch/rendered/$(basename "$kustomization")
         mkdir -p "$rendered"
         kubectl kustomize "$kustomization" --output "$rendered"
