@@ -90,13 +90,12 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<Verdict> {
     fs::create_dir_all(root.join(REPORTS))?;
     // The report of an earlier run is not this one's.
     fs::remove_file(&report).ok();
-    let output = script(&program, root)?.arg(scan).env("REPORT", &report).output()?;
-    print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.code() == Some(NOT_RUN) {
+    let status = script(&program, root)?.arg(scan).env("REPORT", &report).status()?;
+    if status.code() == Some(NOT_RUN) {
         return Ok(Verdict::NotRun);
     }
     name_report(&report, scan).with_context(|| format!("{} is no report", report.display()))?;
-    Ok(Verdict::of(output.status.success()))
+    Ok(Verdict::of(status.success()))
 }
 
 /// `scans.sh`, with the tool first on its PATH.
