@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use time::macros::format_description;
-use time::{Date, OffsetDateTime};
+use time::{Date, Duration, OffsetDateTime};
 use xtask::tool::{self, WrongDigest};
 
 use crate::cargo;
@@ -34,6 +34,8 @@ const TRIVY: &str = ".trivyignore.yaml";
 const DENY: &str = "deny.toml";
 const VEX: &str = "infra/vex/muster.openvex.json";
 const NOT_RUN: i32 = 77;
+/// How far ahead an exception may expire.
+const AT_MOST: Duration = Duration::days(400);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -118,18 +120,21 @@ fn name_report(report: &Path, scan: &str) -> Result<()> {
     fs::write(report, sarif.to_string()).context("it cannot be written")
 }
 
-/// The exceptions without a reason or a day to come on which they expire. Trivy's file has a field for both; cargo-deny has
-/// one for the reason, which ends with the day. `scans.sh` lets no other scanner make exceptions.
+/// The exceptions without a reason or a near day to come on which they expire, and those of misconfigurations in any file.
+/// Trivy's file has a field for each; cargo-deny has one for the reason, which ends with the day. `scans.sh` lets no other
+/// scanner make exceptions.
 fn exceptions(root: &Path, today: Date) -> Result<Vec<String>> {
     let read = |file| fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {file}"));
     let trivy: Value = serde_norway::from_str(&read(TRIVY)?).context(TRIVY)?;
     let deny: Value = toml::from_str(&read(DENY)?).context(DENY)?;
     let vex: Value = serde_json::from_str(&read(VEX)?).context(VEX)?;
-    let mut problems = Vec::new();
+    let wide = list(&trivy, "/misconfigurations").iter().filter(|it| list(it, "/paths").is_empty());
+    let wide = wide.map(|it| format!("{TRIVY}: {} names no paths", text(it, "/id")));
+    let mut problems: Vec<String> = wide.collect();
     let mut check = |file: &str, id: &str, reason: &str, expires: &str| {
         let expires = Date::parse(expires, format_description!("[year]-[month]-[day]")).ok();
-        if reason.trim().is_empty() || expires.is_none_or(|day| day <= today) {
-            problems.push(format!("{file}: {id} has no reason, or no day to come on which it expires"));
+        if reason.trim().is_empty() || expires.is_none_or(|day| day <= today || day > today + AT_MOST) {
+            problems.push(format!("{file}: {id} has no reason, or no day to come soon on which it expires"));
         }
     };
     for it in trivy.as_object().into_iter().flat_map(|kinds| kinds.values()).flat_map(|kind| list(kind, "")) {
@@ -156,10 +161,11 @@ mod tests {
 
     use super::*;
 
-    /// What makes a copy of what is scanned, with exceptions that do not expire, and an image as it must be for its scans.
+    /// What makes a copy of the repository, with exceptions that expire on $day, and an image as it must be for its scans.
     const COPY: &str = concat!(
-        "(cd \"$0\" && cp -r .github infra .hadolint.yaml .trivyignore.yaml .dive-ci deny.toml \"$OLDPWD\")\nmkdir .git\n",
-        "sed -Ei 's/[0-9]{4}-[0-9]{2}-[0-9]{2}/9999-01-01/' .trivyignore.yaml deny.toml\n",
+        "(cd \"$0\" && git ls-files -coz --exclude-standard | tar -cf - --ignore-failed-read --null -T -) | tar -xf -\n",
+        "mkdir .git\nday=$(date --date '390 days' +%F)\n",
+        "sed -Ei \"s/[0-9]{4}-[0-9]{2}-[0-9]{2}/$day/\" .trivyignore.yaml deny.toml\n",
         include_str!("image/plant.sh"),
         "[[ $1 != image-* ]] || image \"$config\" right\n",
     );
