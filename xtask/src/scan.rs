@@ -16,9 +16,11 @@ use crate::description::{list, text};
 use crate::verdict::{self, Verdict, step};
 
 /// Every scan, and the tool that makes it.
-const SCANS: [(&str, &str); 11] = [
+const SCANS: [(&str, &str); 13] = [
     ("exceptions", "xtask"),
-    ("workflow-gates", "diff"),
+    ("gates", "diff"),
+    ("dependencies", "cargo-deny"),
+    ("advisories", "cargo-deny"),
     ("dockerfile", "hadolint"),
     ("workflows", "zizmor"),
     ("workflow-syntax", "actionlint"),
