@@ -20,6 +20,7 @@ pub(crate) async fn run() -> Result<Verdict> {
 }
 
 async fn one(name: &str, command: &str) -> Result<Verdict> {
+    let words: Vec<&str> = command.split(' ').collect();
     match name {
         "tests" => Ok(Verdict::of(test::tests(&[]).await?.success())),
         "manifests" => manifests::check().await,
@@ -27,9 +28,6 @@ async fn one(name: &str, command: &str) -> Result<Verdict> {
         "documents" => documentation::check(false).await,
         "runbooks" => runbook::check(false).await,
         scan if command.is_empty() => scan::one(scan, &cargo::root()),
-        _ => {
-            let mut cargo = cargo::cargo(&command.split(' ').collect::<Vec<_>>());
-            cargo::passes(cargo.env("RUSTDOCFLAGS", "-D warnings")).await
-        }
+        _ => cargo::passes(cargo::cargo(&words).env("RUSTDOCFLAGS", "-D warnings")).await,
     }
 }

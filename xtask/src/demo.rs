@@ -289,11 +289,9 @@ impl Demo {
         let own = format!("export PATH='{}':\"$PATH\" COMMUNITY={}\n", program.display(), self.community);
         let (http, id, port) = (self.worker.address, self.worker.id(), self.services.nats.port);
         let own = own + &format!("export WORKER=http://{http} WORKER_PID={id} NATS=localhost:{port}\n");
-        let variables =
-            command.get_envs().filter_map(|(name, value)| Some((name.display(), value?.display())));
-        let variables = variables.map(|(name, value)| format!("export {name}='{value}'\n"));
-        let text = own + &variables.collect::<String>();
-        let file = self.services.directory.secret_file("operator.env", &text)?;
+        let given = command.get_envs().filter_map(|(name, value)| Some((name.display(), value?.display())));
+        let given = given.map(|(name, value)| format!("export {name}='{value}'\n")).collect::<String>();
+        let file = self.services.directory.secret_file("operator.env", &(own + &given))?;
         show(format!("source {}", file.display()));
         show("muster-worker ask muster.v1.$COMMUNITY.profiles.ranked '{\"limit\":3}'");
         show(format!("The worker's log: {}", self.worker.log.display()));

@@ -1,7 +1,6 @@
 //! The Kubernetes manifests, rendered, against Kubernetes' schema, the admission policies and the rules of infra/expected.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -84,7 +83,7 @@ fn problems(policies: &Policies, overlay: &str, rendered: &str) -> Result<Vec<St
     let mut objects = parse(rendered)?;
     objects.push(json!({"kind": "Overlay", "metadata": {"name": overlay}}));
     let mut problems = policies.refusals(&objects);
-    let own = Path::new(overlay).file_name().and_then(OsStr::to_str).unwrap_or(overlay);
+    let own = overlay.rsplit('/').next().unwrap_or(overlay);
     let golden = if overlay.contains("overlays/") { "production" } else { own }.to_owned() + ".yaml";
     let file = tempfile::NamedTempFile::new()?;
     fs::write(&file, rendered)?;
@@ -135,10 +134,10 @@ pub(crate) async fn on_cluster() -> Result<Verdict> {
     let production = rendered(PRODUCTION)?;
     let directory = tempfile::tempdir()?;
     fs::write(directory.path().join("production.yaml"), &production)?;
-    for (fault, number) in read::<Vec<Fault>>("faults.yaml")?.iter().zip(100..) {
-        let tried = fault.of.is_none() && !fault.not_on_cluster;
-        let refused = |problem: &&String| tried && problem.starts_with("muster-");
-        let refusals = fault.found.iter().filter(refused);
+    let faults = read::<Vec<Fault>>("faults.yaml")?;
+    let faults = faults.iter().filter(|fault| fault.of.is_none() && !fault.not_on_cluster);
+    for (fault, number) in faults.zip(100..) {
+        let refusals = fault.found.iter().filter(|problem| problem.starts_with("muster-"));
         let message = |it: &String| Some(it.rsplit_once(": ")?.1.to_owned() + "\n");
         let messages: String = refusals.filter_map(message).collect();
         if !messages.is_empty() {
@@ -329,14 +328,13 @@ mod tests {
             return assert_eq!(Verdict::NotRun.enforced(), Verdict::NotRun);
         }
         let policies = policies(&cargo::build_worker().await.unwrap()).unwrap();
-        let overlays = read::<BTreeMap<String, Vec<String>>>("overlays.yaml").unwrap().into_keys();
-        let overlays = overlays.map(|overlay| (overlay.clone(), rendered(&overlay).unwrap()));
-        let overlays: BTreeMap<String, String> = overlays.collect();
+        let overlays: BTreeMap<String, Vec<String>> = read("overlays.yaml").unwrap();
+        let overlays: BTreeMap<_, _> = overlays.keys().map(|it| (it, rendered(it).unwrap())).collect();
         let mut missed = Vec::new();
         for fault in read::<Vec<Fault>>("faults.yaml").unwrap() {
-            let overlay = fault.of.as_deref().unwrap_or(PRODUCTION);
-            let planted = fault.plant(&overlays[overlay]).unwrap();
-            let mut problems = problems(&policies, overlay, &planted).unwrap();
+            let overlay = fault.of.clone().unwrap_or(PRODUCTION.to_owned());
+            let planted = fault.plant(&overlays[&overlay]).unwrap();
+            let mut problems = problems(&policies, &overlay, &planted).unwrap();
             if fault.found.iter().any(|problem| problem.starts_with("Kubernetes")) {
                 problems.extend(refused(&schemas().unwrap(), &planted).unwrap());
             }

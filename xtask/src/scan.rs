@@ -36,17 +36,12 @@ const TRIVY: &str = ".trivyignore.yaml";
 const DENY: &str = "deny.toml";
 const VEX: &str = "infra/vex/muster.openvex.json";
 const NOT_RUN: i32 = 77;
-/// How far ahead an exception may expire.
-const AT_MOST: Duration = Duration::days(400);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Run these scans and no other.
     #[arg(long, value_delimiter = ',', value_parser = SCANS.map(|(scan, _)| scan))]
     only: Vec<String>,
-    /// Leave these scans out: what is left out by name does not count as not run.
-    #[arg(long, value_delimiter = ',', value_parser = SCANS.map(|(scan, _)| scan))]
-    exclude: Vec<String>,
     /// Also list what is inside the image, in CycloneDX, in this file.
     #[arg(long)]
     sbom: Option<PathBuf>,
@@ -55,8 +50,7 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     let (root, mut rows) = (cargo::root(), Vec::new());
     for (scan, _) in SCANS {
-        let named = |scans: &[String]| scans.iter().any(|it| it == scan);
-        if !named(&arguments.exclude) && (arguments.only.is_empty() || named(&arguments.only)) {
+        if arguments.only.is_empty() || arguments.only.iter().any(|it| it == scan) {
             rows.push(step(scan, async { one(scan, &root) }).await);
         }
     }
@@ -135,7 +129,9 @@ fn exceptions(root: &Path, today: Date) -> Result<Vec<String>> {
     let mut problems: Vec<String> = wide.collect();
     let mut check = |file: &str, id: &str, reason: &str, expires: &str| {
         let expires = Date::parse(expires, format_description!("[year]-[month]-[day]")).ok();
-        if reason.trim().is_empty() || expires.is_none_or(|day| day <= today || day > today + AT_MOST) {
+        if reason.trim().is_empty()
+            || expires.is_none_or(|day| day <= today || day > today + Duration::days(400))
+        {
             problems.push(format!("{file}: {id} has no reason, or no day to come soon on which it expires"));
         }
     };
@@ -148,12 +144,9 @@ fn exceptions(root: &Path, today: Date) -> Result<Vec<String>> {
         check(DENY, it.as_str().unwrap_or(text(it, "/id")), reason, expires);
     }
     // Trivy leaves out what VEX says does not affect Muster.
-    for it in list(&vex, "/statements") {
-        let id = text(it, "/vulnerability/name");
-        if !advisories.iter().any(|advisory| text(advisory, "/id") == id) {
-            problems.push(format!("{VEX}: {id} is not in {DENY}, where it expires"));
-        }
-    }
+    let unaffected = list(&vex, "/statements").iter().map(|it| text(it, "/vulnerability/name"));
+    let forever = unaffected.filter(|id| !advisories.iter().any(|advisory| text(advisory, "/id") == *id));
+    problems.extend(forever.map(|id| format!("{VEX}: {id} is not in {DENY}, where it expires")));
     Ok(problems)
 }
 
@@ -163,14 +156,8 @@ mod tests {
 
     use super::*;
 
-    /// What makes a copy of the repository, with exceptions that expire on $day, and an image as it must be for its scans.
-    const COPY: &str = concat!(
-        "(cd \"$0\" && git ls-files -coz --exclude-standard | tar -cf - --ignore-failed-read --null -T -) | tar -xf -\n",
-        "mkdir .git\nday=$(date --date '390 days' +%F)\n",
-        "sed -Ei \"s/[0-9]{4}-[0-9]{2}-[0-9]{2}/$day/\" .trivyignore.yaml deny.toml\n",
-        include_str!("image/plant.sh"),
-        "[[ $1 != image-* ]] || image \"$config\" right\n",
-    );
+    /// What makes a copy of the repository, with the functions that make an image.
+    const COPY: &str = concat!(include_str!("image/plant.sh"), include_str!("scan/copy.sh"));
 
     /// Plants a fault in a copy of the repository, and answers how the scan ends and its report; `None` when it cannot be run here.
     fn scanned(scan: &str, fault: &str) -> Option<(Verdict, String)> {
