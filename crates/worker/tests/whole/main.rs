@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test stands on fails as the test does")]
 
 mod answers;
+mod changes;
 mod command_line;
 mod contract;
 mod crowd;
