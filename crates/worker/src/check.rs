@@ -220,7 +220,8 @@ fn certificates(place: &str, material: &Material) {
         println!("file           {place} {}: {file}", file.path.display());
     }
     for unused in material.unused() {
-        println!("certificate    {place} NOT USED {unused}");
+        let word = if unused.is_for_later() { "NOT YET" } else { "NOT USED" };
+        println!("certificate    {place} {word} {unused}");
     }
     for certificate in material.own() {
         println!("certificate    {place} own: {}", facts(&certificate));
