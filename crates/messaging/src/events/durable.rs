@@ -43,7 +43,8 @@ pub struct ConsumerConfig {
     pub max_deliveries: u32,
     /// The largest event in bytes, within [`MAX_BYTES`](super::envelope::MAX_BYTES); a larger one becomes a dead letter.
     pub max_bytes: usize,
-    /// How far ahead of this process's clock an event's time may be; one further ahead becomes a dead letter.
+    /// How far ahead an event's time may be of this process's clock, or of the broker's when it stored the event, whichever is
+    /// later; one further ahead becomes a dead letter.
     pub max_clock_skew: MaxClockSkew,
     /// How large the streams are created if they are missing.
     pub bounds: StreamBounds,
