@@ -93,7 +93,7 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
                     println!("nats           warning {server}: {why}");
                 }
                 if !std::mem::replace(&mut streams, true) {
-                    all_work &= settings_of_streams(&connection, unfit).await;
+                    all_work &= settings_of_streams(&connection, &settings, unfit).await;
                 }
             }
             Err(error) => {
@@ -127,8 +127,9 @@ fn stands(place: &str, standing: Standing, unfit: Unfit) -> bool {
 
 /// Says of each setting of the streams and the consumer how it is; false where one is refused.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
-async fn settings_of_streams(connection: &Connection, unfit: Unfit) -> bool {
-    let findings = match stream::inspect(connection, &ConsumerConfig::default().durable).await {
+async fn settings_of_streams(connection: &Connection, settings: &Settings, unfit: Unfit) -> bool {
+    let (durable, remember) = (ConsumerConfig::default().durable, settings.events.remember);
+    let findings = match stream::inspect(connection, &durable, remember).await {
         Ok(findings) => findings,
         Err(error) => {
             println!("events         FAILED  {}", chain(&error));
