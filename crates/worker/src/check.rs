@@ -13,6 +13,7 @@ use crate::connect::{self, configure};
 use crate::failure::{Failure, chain};
 use crate::fitness;
 use crate::settings::{Configuration, Database, Settings};
+use crate::traces;
 
 /// Whether the database can be connected to, whatever its schema.
 pub(crate) async fn database(settings: &Database) -> Result<(), Failure> {
@@ -56,6 +57,9 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
         if let Some(material) = material {
             certificates(place, material);
         }
+    }
+    if let Some(traces) = &settings.traces {
+        certificates("traces", &traces::material(traces)?);
     }
     if let Some(material) = configured.nats_material.as_ref().or(configured.database_material.as_ref()) {
         println!("key exchange   {}", key_exchange(&material.key_exchange()));
