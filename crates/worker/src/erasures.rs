@@ -3,14 +3,15 @@
 //! It is lines of JSON: a heading with the list's version and the fingerprint of the key, an erasure a line, and at last their
 //! number, by which a list that was cut short is told from a whole one. It holds hashes and times, and no person's id.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Subcommand;
-use muster_domain::{CommunityId, ErasedPersonError, GuildId, PageLimit, TextError};
-use muster_storage::{Enforced, Erasure, MAX_ERASURES, Store};
+use muster_domain::{CommunityId, ErasedPerson, ErasedPersonError, GuildId, PageLimit, TextError};
+use muster_storage::{Enforced, Erasure, Error, MAX_ERASURES, Store};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -107,6 +108,25 @@ async fn export(store: &Store) -> Result<(), Failure> {
     }
     write_line(&mut out, &Entry::End { erasures })?;
     Ok(out.flush()?)
+}
+
+/// Who of a chat server was erased, and when; nobody of one that is not known.
+pub(crate) async fn of_guild(
+    store: &Store,
+    guild: &GuildId,
+) -> Result<HashMap<ErasedPerson, OffsetDateTime>, Failure> {
+    let community = match store.community_find(guild).await {
+        Ok(found) => store.community(found.community_id).await?,
+        Err(Error::NotFound(_)) => return Ok(HashMap::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let (mut erased, mut after) = (HashMap::new(), None);
+    loop {
+        let page = community.erasure_list(PageLimit::MAX, after).await?;
+        let Some(last) = page.last() else { return Ok(erased) };
+        after = Some(last.person);
+        erased.extend(page.into_iter().map(|erasure| (erasure.person, erasure.erased_at)));
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
