@@ -57,7 +57,7 @@ async fn a_command_asks_for_what_it_needs_and_for_nothing_else() -> Result<()> {
         .with("MUSTER__NATS__URLS", "")
         .with("MUSTER__NATS__CA_FILE", "/nowhere/ca.pem")
         .with("MUSTER__NATS__KEY_FILE", "/nowhere/key.pem");
-    for command in ["migrate", "verify --all", "pseudonym paul"] {
+    for command in ["migrate", "verify --all", "erasures export", "pseudonym paul"] {
         let output = without_nats.run(command).await?;
         assert!(output.status.success(), "{command}: {}", text(&output.stderr));
     }
