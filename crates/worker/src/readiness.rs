@@ -81,3 +81,41 @@ impl Readiness {
         self.parts.borrow().clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_part_that_comes_and_goes_has_few_lines() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let readiness = Readiness::new();
+            for number in 0..501 {
+                readiness.set(Part::Postgres, number % 2 == 0);
+            }
+            assert_eq!(readiness.parts().get(&Part::Postgres), Some(&true), "the state is not left out");
+        });
+        let told = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(told.lines().count(), usize::try_from(LINES_PER_MINUTE).unwrap());
+    }
+}
