@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -282,16 +282,18 @@ impl Demo {
         Ok(self)
     }
 
-    /// Prints a command that asks for the board, and where the worker's log is.
+    /// Writes what a shell needs to know, and prints a command that asks for the board.
     fn how_to_ask(&self) -> Result<()> {
         let command = self.configuration.as_client(&self.services.clients.operator).command("ask");
-        let variables = command
-            .get_envs()
-            .filter_map(|(name, value)| Some(format!("export {}='{}'\n", name.display(), value?.display())));
-        let file = self.services.directory.secret_file("operator.env", &variables.collect::<String>())?;
-        let (program, id) = (command.get_program().display(), &self.community);
+        let program = Path::new(command.get_program()).with_file_name("");
+        let own = format!("export PATH='{}':\"$PATH\" COMMUNITY={}\n", program.display(), self.community);
+        let (http, id, port) = (self.worker.address, self.worker.id(), self.services.nats.port);
+        let own = own + &format!("export WORKER=http://{http} WORKER_PID={id} NATS=localhost:{port}\n");
+        let given = command.get_envs().filter_map(|(name, value)| Some((name.display(), value?.display())));
+        let given = given.map(|(name, value)| format!("export {name}='{value}'\n")).collect::<String>();
+        let file = self.services.directory.secret_file("operator.env", &(own + &given))?;
         show(format!("source {}", file.display()));
-        show(format!("{program} ask muster.v1.{id}.profiles.ranked '{{\"limit\":3}}'"));
+        show("muster-worker ask muster.v1.$COMMUNITY.profiles.ranked '{\"limit\":3}'");
         show(format!("The worker's log: {}", self.worker.log.display()));
         Ok(())
     }

@@ -45,7 +45,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<ExitCode> {
     let verdict = match command {
-        Command::Test(arguments) => return test::run(&arguments).await,
+        Command::Test(arguments) => return Ok(cargo::exit_code(test::tests(&arguments.for_cargo).await?)),
         Command::Bench(arguments) => return bench::run(&arguments).await,
         Command::Demo(arguments) => demo::run(&arguments).await,
         Command::Ci => ci::run().await,

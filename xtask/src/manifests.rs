@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use cel::{Context, Env, Program, Value as Cel, extensions};
+use regex::Regex;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -17,18 +18,23 @@ use crate::description::{describe, list, text};
 use crate::verdict::Verdict;
 use crate::{cargo, observability};
 
-const PRODUCTION: &str = "overlays/production";
+const PRODUCTION: &str = "../k8s/overlays/production";
 const ADMISSION: &str = "../k8s/admission";
 const TRY: &str = "infra/k8s/admission/try.sh";
 
 /// The versions whose schemas are asked: the lowest that the manifests are for (infra/k8s/README.md) and the newest.
 const KUBERNETES: [&str; 2] = ["1.33.0", "1.37.0"];
-/// The group of the Prometheus operator, whose kinds are not Kubernetes' own.
-const CUSTOM: &str = "monitoring.coreos.com/";
+/// The groups of the Prometheus operator and of Sigstore's policy controller, whose kinds are not Kubernetes' own.
+const CUSTOM: [&str; 2] = ["monitoring.coreos.com/", "policy.sigstore.dev/"];
 
-/// A fault of production, from infra/expected/faults.yaml.
+/// A fault from infra/expected/faults.yaml.
 #[derive(Deserialize)]
 struct Fault {
+    /// The overlay that it is planted in, unless that is production.
+    of: Option<String>,
+    /// Whether a cluster refuses it for another reason first.
+    #[serde(default)]
+    not_on_cluster: bool,
     /// The part of the rendered text that is replaced; without it, `with` is one more object.
     replace: Option<String>,
     with: String,
@@ -37,10 +43,10 @@ struct Fault {
 }
 
 impl Fault {
-    fn plant(&self, production: &str) -> Result<String> {
-        let Some(right) = &self.replace else { return Ok(format!("{production}---\n{}", self.with)) };
-        ensure!(production.contains(right), "{right} is no longer in the manifests");
-        Ok(production.replace(right, &self.with))
+    fn plant(&self, rendered: &str) -> Result<String> {
+        let Some(right) = &self.replace else { return Ok(format!("{rendered}---\n{}", self.with)) };
+        ensure!(rendered.contains(right), "{right} is no longer in the manifests");
+        Ok(rendered.replace(right, &self.with))
     }
 }
 
@@ -66,6 +72,8 @@ fn policies(worker: &Path) -> Result<Policies> {
     params.insert("dockerfile".to_owned(), cargo::read("infra/docker/Dockerfile")?.into());
     params.insert("alerts".to_owned(), observability::alerts()?.into());
     params.insert("alert_tests".to_owned(), read("../observability/rules_test.yaml")?);
+    params.insert("production".to_owned(), parse(&rendered(PRODUCTION)?)?.into());
+    params.insert("release".to_owned(), read("../../.github/workflows/release.yml")?);
     policies.extend(parse(&cargo::read("infra/expected/rules.yaml")?)?);
     Policies::read(&policies, params)
 }
@@ -75,17 +83,16 @@ fn problems(policies: &Policies, overlay: &str, rendered: &str) -> Result<Vec<St
     let mut objects = parse(rendered)?;
     objects.push(json!({"kind": "Overlay", "metadata": {"name": overlay}}));
     let mut problems = policies.refusals(&objects);
-    if overlay.starts_with("overlays/") {
-        let file = tempfile::NamedTempFile::new()?;
-        fs::write(&file, rendered)?;
-        let mut diff = Command::new("diff");
-        diff.arg("--unified=0").arg(expected("production.yaml")).arg(file.path());
-        let output = diff.output().context("cannot run diff")?;
-        ensure!(output.status.code().is_some_and(|code| code < 2), "diff cannot compare production.yaml");
-        let differences = String::from_utf8(output.stdout)?;
-        let lines = differences.lines().skip(2).filter(|line| !line.starts_with("@@"));
-        problems.extend(lines.map(|line| format!("production.yaml: {line}")));
-    }
+    let own = overlay.rsplit('/').next().unwrap_or(overlay);
+    let golden = if overlay.contains("overlays/") { "production" } else { own }.to_owned() + ".yaml";
+    let file = tempfile::NamedTempFile::new()?;
+    fs::write(&file, rendered)?;
+    let mut diff = Command::new("diff");
+    let output = diff.arg("--unified=0").arg(expected(&golden)).arg(file.path()).output()?;
+    ensure!(output.status.code().is_some_and(|code| code < 2), "diff cannot compare {golden}");
+    let differences = String::from_utf8(output.stdout)?;
+    let lines = differences.lines().skip(2).filter(|line| !line.starts_with("@@"));
+    problems.extend(lines.map(|line| format!("{golden}: {line}")));
     Ok(problems)
 }
 
@@ -102,7 +109,7 @@ pub(crate) async fn check() -> Result<Verdict> {
     let policies = policies(&cargo::build_worker().await?)?;
     let mut passed = true;
     for (overlay, wanted) in read::<BTreeMap<String, Vec<String>>>("overlays.yaml")? {
-        let rendered = render(&expected(&overlay))?;
+        let rendered = rendered(&overlay)?;
         let mut found = problems(&policies, &overlay, &rendered)?;
         if let Ok(schemas) = &schemas {
             found.extend(refused(schemas, &rendered)?);
@@ -124,10 +131,12 @@ pub(crate) async fn check() -> Result<Verdict> {
 
 /// Tries every planted fault that the admission policies must refuse, and production itself, on the cluster.
 pub(crate) async fn on_cluster() -> Result<Verdict> {
-    let production = render(&expected(PRODUCTION))?;
+    let production = rendered(PRODUCTION)?;
     let directory = tempfile::tempdir()?;
     fs::write(directory.path().join("production.yaml"), &production)?;
-    for (fault, number) in read::<Vec<Fault>>("faults.yaml")?.iter().zip(100..) {
+    let faults = read::<Vec<Fault>>("faults.yaml")?;
+    let faults = faults.iter().filter(|fault| fault.of.is_none() && !fault.not_on_cluster);
+    for (fault, number) in faults.zip(100..) {
         let refusals = fault.found.iter().filter(|problem| problem.starts_with("muster-"));
         let message = |it: &String| Some(it.rsplit_once(": ")?.1.to_owned() + "\n");
         let messages: String = refusals.filter_map(message).collect();
@@ -150,6 +159,13 @@ pub(crate) fn has_kubectl() -> bool {
 
 pub(crate) fn render(kustomization: &Path) -> Result<String> {
     output(Command::new("kubectl").arg("kustomize").arg(kustomization))
+}
+
+/// An overlay of infra/expected/overlays.yaml with images as a release promotes them: any whole digest counts as this one.
+fn rendered(overlay: &str) -> Result<String> {
+    let promoted = format!("@sha256:{}\n", "a".repeat(64));
+    let digest = Regex::new("@sha256:[0-9a-f]{64}\n")?;
+    Ok(digest.replace_all(&render(&expected(overlay))?, promoted).into_owned())
 }
 
 pub(crate) fn parse(text: &str) -> Result<Vec<Value>> {
@@ -187,7 +203,7 @@ fn refused(schemas: &BTreeMap<&str, Value>, rendered: &str) -> Result<Vec<String
             let validator = jsonschema::draft202012::new(&schema).map_err(|error| anyhow!("{error}"))?;
             let errors = validator.iter_errors(object);
             errors.for_each(|error| say(format!("{}: {error}", error.instance_path())));
-        } else if !api.starts_with(CUSTOM) {
+        } else if !CUSTOM.iter().any(|group| api.starts_with(group)) {
             say(format!("there is no {kind} in {api}"));
         }
     }
@@ -312,11 +328,13 @@ mod tests {
             return assert_eq!(Verdict::NotRun.enforced(), Verdict::NotRun);
         }
         let policies = policies(&cargo::build_worker().await.unwrap()).unwrap();
-        let production = render(&expected(PRODUCTION)).unwrap();
+        let overlays: BTreeMap<String, Vec<String>> = read("overlays.yaml").unwrap();
+        let overlays: BTreeMap<_, _> = overlays.keys().map(|it| (it, rendered(it).unwrap())).collect();
         let mut missed = Vec::new();
         for fault in read::<Vec<Fault>>("faults.yaml").unwrap() {
-            let planted = fault.plant(&production).unwrap();
-            let mut problems = problems(&policies, PRODUCTION, &planted).unwrap();
+            let overlay = fault.of.clone().unwrap_or(PRODUCTION.to_owned());
+            let planted = fault.plant(&overlays[&overlay]).unwrap();
+            let mut problems = problems(&policies, &overlay, &planted).unwrap();
             if fault.found.iter().any(|problem| problem.starts_with("Kubernetes")) {
                 problems.extend(refused(&schemas().unwrap(), &planted).unwrap());
             }

@@ -5,9 +5,10 @@
 
 mod setting;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::process::Command;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -26,6 +27,7 @@ use crate::demo::{self, GUILD, Member};
 use crate::verdict::Verdict;
 use crate::{cargo, observability};
 pub(crate) use setting::Setting;
+use setting::Shell;
 
 const NOT_RUN_HERE: &str = "not run here: ";
 /// The mark of a block that runs where there is a cluster.
@@ -35,19 +37,18 @@ const WANTED: &str =
 /// Stands for any text within a line, and alone on a line for any number of lines.
 const ANY: &str = "…";
 /// The runbooks, in the order in which they are run.
-const RUNBOOKS: [&str; 3] =
-    ["docs/runbooks/operations.md", "docs/runbooks/credential-rotation.md", "docs/runbooks/findings.md"];
+const RUNBOOKS: [&str; 3] = ["docs/runbooks/operations.md", "docs/runbooks/credential-rotation.md", ALONE];
+/// The one for a stranger: it starts a demonstration, and knows nothing of what the others set.
+const ALONE: &str = "docs/runbooks/findings.md";
 /// During this one no request may fail.
 const WITHOUT_DOWNTIME: &str = "docs/runbooks/credential-rotation.md";
 /// What the commands use besides GNU's tools and what is started here.
 const TOOLS: [&str; 7] = ["bash", "curl", "kubectl", "openssl", "pg_dump", "pg_restore", "psql"];
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(150);
 const MEMBERS: u32 = 300;
 /// Between two questions: well below what a community may ask, since the runbooks ask as well.
 const PAUSE: Duration = Duration::from_millis(40);
 const RETRY: Duration = Duration::from_millis(200);
-/// How many outcomes wait at most to be counted: those of forty minutes.
-const OUTCOMES: usize = 1 << 16;
 /// Over how long the dashboard's rates are taken: the whole run.
 const RATE_INTERVAL: &str = "600s";
 
@@ -61,9 +62,11 @@ pub(crate) async fn check(cluster: bool) -> Result<Verdict> {
     let Ok(prometheus) = prometheus else { return Ok(Verdict::NotRun) };
     let setting = Setting::new(&cargo::build_worker().await?, 1, Some(&prometheus))?;
     let mut shell = setting.shell()?;
+    let mut stranger = Shell::start(&BTreeMap::new(), &setting.services.directory.path().join("blocks"))?;
     let load = Load::start(&setting)?;
     let (mut ran, mut left_out) = (0, 0);
     for path in RUNBOOKS {
+        let shell = if path == ALONE { &mut stranger } else { &mut shell };
         for block in read(&cargo::read(path)?).context(path)? {
             let place = format!("{path}:{} {}", block.line, block.section);
             if !(block.mark.is_empty() || cluster && block.mark == ON_A_CLUSTER) {
@@ -175,11 +178,11 @@ impl Load {
         let services = &setting.services;
         let sibling = services.nats_config(&services.clients.operator, "sibling")?;
         let gateway = services.nats_config(&services.clients.gateway, "gateway")?;
-        let (sender, outcomes) = sync_channel(OUTCOMES);
+        let (sender, outcomes) = channel();
         let mut task = JoinSet::new();
         task.spawn(async move {
             if let Err(error) = work(sibling, gateway, &sender).await {
-                sender.try_send(Err(format!("{error:#}"))).ok();
+                sender.send(Err(format!("{error:#}"))).ok();
             }
         });
         Ok(Self { outcomes, _task: task })
@@ -194,13 +197,12 @@ impl Load {
     }
 }
 
-async fn work(sibling: NatsConfig, gateway: NatsConfig, said: &SyncSender<Result<(), String>>) -> Result<()> {
+async fn work(sibling: NatsConfig, gateway: NatsConfig, said: &Sender<Result<(), String>>) -> Result<()> {
     let client = Client::new(Connection::open(sibling).await?);
     let publisher = EventPublisher::new(&Connection::open(gateway).await?);
     let members = demo::members(MEMBERS);
     let mut events = demo::founding(&members);
-    let badge = json!({"kind": "water-bearer"});
-    let badge = |member: &Member| demo::event("badge.award", Some(&member.user_id), badge.clone());
+    let badge = |of: &Member| demo::event("badge.award", Some(&of.user_id), json!({"kind": "water-bearer"}));
     events.extend(members.iter().map(badge));
     // The worker makes the stream when it is started for the first time.
     while demo::publish(&publisher, events.clone()).await.is_err() {
@@ -215,9 +217,9 @@ async fn work(sibling: NatsConfig, gateway: NatsConfig, said: &SyncSender<Result
     let asking = client.on_behalf_of(Caller::parse("stilgar")?).community(community);
     for (round, member) in members.iter().cycle().enumerate() {
         match asking.ask(&profiles::Ranked::first(100)).await {
-            Ok(_) => said.try_send(Ok(()))?,
+            Ok(_) => said.send(Ok(()))?,
             Err(error) if error.code() == Some(ErrorCode::RateLimited) => {}
-            Err(error) => said.try_send(Err(error.to_string()))?,
+            Err(error) => said.send(Err(error.to_string()))?,
         }
         if round % 5 == 0 {
             let active = demo::event("activity.add", Some(&member.user_id), json!({"amount": 1}));

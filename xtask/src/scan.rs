@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use time::macros::format_description;
-use time::{Date, OffsetDateTime};
+use time::{Date, Duration, OffsetDateTime};
 use xtask::tool::{self, WrongDigest};
 
 use crate::cargo;
@@ -16,9 +16,11 @@ use crate::description::{list, text};
 use crate::verdict::{self, Verdict, step};
 
 /// Every scan, and the tool that makes it.
-const SCANS: [(&str, &str); 11] = [
+const SCANS: [(&str, &str); 13] = [
     ("exceptions", "xtask"),
-    ("workflow-gates", "diff"),
+    ("gates", "diff"),
+    ("dependencies", "cargo-deny"),
+    ("advisories", "cargo-deny"),
     ("dockerfile", "hadolint"),
     ("workflows", "zizmor"),
     ("workflow-syntax", "actionlint"),
@@ -40,9 +42,6 @@ pub(crate) struct Arguments {
     /// Run these scans and no other.
     #[arg(long, value_delimiter = ',', value_parser = SCANS.map(|(scan, _)| scan))]
     only: Vec<String>,
-    /// Leave these scans out: what is left out by name does not count as not run.
-    #[arg(long, value_delimiter = ',', value_parser = SCANS.map(|(scan, _)| scan))]
-    exclude: Vec<String>,
     /// Also list what is inside the image, in CycloneDX, in this file.
     #[arg(long)]
     sbom: Option<PathBuf>,
@@ -51,8 +50,7 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     let (root, mut rows) = (cargo::root(), Vec::new());
     for (scan, _) in SCANS {
-        let named = |scans: &[String]| scans.iter().any(|it| it == scan);
-        if !named(&arguments.exclude) && (arguments.only.is_empty() || named(&arguments.only)) {
+        if arguments.only.is_empty() || arguments.only.iter().any(|it| it == scan) {
             rows.push(step(scan, async { one(scan, &root) }).await);
         }
     }
@@ -90,13 +88,12 @@ pub(crate) fn one(scan: &str, root: &Path) -> Result<Verdict> {
     fs::create_dir_all(root.join(REPORTS))?;
     // The report of an earlier run is not this one's.
     fs::remove_file(&report).ok();
-    let output = script(&program, root)?.arg(scan).env("REPORT", &report).output()?;
-    print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.code() == Some(NOT_RUN) {
+    let status = script(&program, root)?.arg(scan).env("REPORT", &report).status()?;
+    if status.code() == Some(NOT_RUN) {
         return Ok(Verdict::NotRun);
     }
     name_report(&report, scan).with_context(|| format!("{} is no report", report.display()))?;
-    Ok(Verdict::of(output.status.success()))
+    Ok(Verdict::of(status.success()))
 }
 
 /// `scans.sh`, with the tool first on its PATH.
@@ -119,18 +116,23 @@ fn name_report(report: &Path, scan: &str) -> Result<()> {
     fs::write(report, sarif.to_string()).context("it cannot be written")
 }
 
-/// The exceptions without a reason or a day to come on which they expire. Trivy's file has a field for both; cargo-deny has
-/// one for the reason, which ends with the day. `scans.sh` lets no other scanner make exceptions.
+/// The exceptions without a reason or a near day to come on which they expire, and those of misconfigurations in any file.
+/// Trivy's file has a field for each; cargo-deny has one for the reason, which ends with the day. `scans.sh` lets no other
+/// scanner make exceptions.
 fn exceptions(root: &Path, today: Date) -> Result<Vec<String>> {
     let read = |file| fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {file}"));
     let trivy: Value = serde_norway::from_str(&read(TRIVY)?).context(TRIVY)?;
     let deny: Value = toml::from_str(&read(DENY)?).context(DENY)?;
     let vex: Value = serde_json::from_str(&read(VEX)?).context(VEX)?;
-    let mut problems = Vec::new();
+    let wide = list(&trivy, "/misconfigurations").iter().filter(|it| list(it, "/paths").is_empty());
+    let wide = wide.map(|it| format!("{TRIVY}: {} names no paths", text(it, "/id")));
+    let mut problems: Vec<String> = wide.collect();
     let mut check = |file: &str, id: &str, reason: &str, expires: &str| {
         let expires = Date::parse(expires, format_description!("[year]-[month]-[day]")).ok();
-        if reason.trim().is_empty() || expires.is_none_or(|day| day <= today) {
-            problems.push(format!("{file}: {id} has no reason, or no day to come on which it expires"));
+        if reason.trim().is_empty()
+            || expires.is_none_or(|day| day <= today || day > today + Duration::days(400))
+        {
+            problems.push(format!("{file}: {id} has no reason, or no day to come soon on which it expires"));
         }
     };
     for it in trivy.as_object().into_iter().flat_map(|kinds| kinds.values()).flat_map(|kind| list(kind, "")) {
@@ -142,12 +144,9 @@ fn exceptions(root: &Path, today: Date) -> Result<Vec<String>> {
         check(DENY, it.as_str().unwrap_or(text(it, "/id")), reason, expires);
     }
     // Trivy leaves out what VEX says does not affect Muster.
-    for it in list(&vex, "/statements") {
-        let id = text(it, "/vulnerability/name");
-        if !advisories.iter().any(|advisory| text(advisory, "/id") == id) {
-            problems.push(format!("{VEX}: {id} is not in {DENY}, where it expires"));
-        }
-    }
+    let unaffected = list(&vex, "/statements").iter().map(|it| text(it, "/vulnerability/name"));
+    let forever = unaffected.filter(|id| !advisories.iter().any(|advisory| text(advisory, "/id") == *id));
+    problems.extend(forever.map(|id| format!("{VEX}: {id} is not in {DENY}, where it expires")));
     Ok(problems)
 }
 
@@ -157,13 +156,8 @@ mod tests {
 
     use super::*;
 
-    /// What makes a copy of what is scanned, with exceptions that do not expire, and an image as it must be for its scans.
-    const COPY: &str = concat!(
-        "(cd \"$0\" && cp -r .github infra .hadolint.yaml .trivyignore.yaml .dive-ci deny.toml \"$OLDPWD\")\nmkdir .git\n",
-        "sed -Ei 's/[0-9]{4}-[0-9]{2}-[0-9]{2}/9999-01-01/' .trivyignore.yaml deny.toml\n",
-        include_str!("image/plant.sh"),
-        "[[ $1 != image-* ]] || image \"$config\" right\n",
-    );
+    /// What makes a copy of the repository, with the functions that make an image.
+    const COPY: &str = concat!(include_str!("image/plant.sh"), include_str!("scan/copy.sh"));
 
     /// Plants a fault in a copy of the repository, and answers how the scan ends and its report; `None` when it cannot be run here.
     fn scanned(scan: &str, fault: &str) -> Option<(Verdict, String)> {

@@ -6,13 +6,8 @@ mod nats;
 mod postgres;
 mod process;
 
-use std::sync::Arc;
-
-use anyhow::{Context, Result, bail};
-use muster_domain::{Environment, TlsPolicy};
-use muster_messaging::connection::{NatsConfig, Transport};
-use muster_messaging::tls::material::{Material, MinimumVersion};
-use muster_messaging::tls::server::Servers;
+use anyhow::{Context, Result};
+use muster_messaging::connection::NatsConfig;
 
 use crate::tool::postgres_server;
 
@@ -96,12 +91,5 @@ impl Services {
 
 /// How a client connects to servers that are as infra/nats ships them, through the same gate as the worker.
 pub fn nats_config(urls: &[String], ca: &Authority, client: &Identity, name: &str) -> Result<NatsConfig> {
-    let policy = TlsPolicy::new(Environment::Production, false);
-    let Servers::Tls(servers) = Servers::parse(urls, policy)? else {
-        bail!("the policy let a plaintext server pass");
-    };
-    let material = Arc::new(Material::load(&ca.files(client), MinimumVersion::Tls13)?);
-    let mut config = NatsConfig::new(Transport::Tls { servers, material }, name);
-    config.tls_first = true;
-    Ok(config)
+    Ok(NatsConfig { tls_first: true, ..NatsConfig::production(urls, &ca.files(client), name)? })
 }

@@ -1,6 +1,6 @@
 //! Every test of the workspace, against servers that are started once for all of them.
 
-use std::process::{ExitCode, ExitStatus};
+use std::process::ExitStatus;
 
 use anyhow::Result;
 use xtask::services::Services;
@@ -11,11 +11,7 @@ use crate::cargo;
 pub(crate) struct Arguments {
     /// What is handed to `cargo test`, such as a test's name.
     #[arg(last = true)]
-    for_cargo: Vec<String>,
-}
-
-pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
-    Ok(cargo::exit_code(tests(&arguments.for_cargo).await?))
+    pub(crate) for_cargo: Vec<String>,
 }
 
 pub(crate) async fn tests(for_cargo: &[String]) -> Result<ExitStatus> {

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -13,17 +13,13 @@ use std::time::{Duration, Instant};
 use xtask::services::{Authority, Postgres, PostgresOptions, RunDirectory, Services};
 use xtask::tool::postgres_server;
 
-fn connect(port: u16) -> io::Result<TcpStream> {
-    TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-}
-
 fn refuses(port: u16) -> bool {
-    connect(port).is_err()
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err()
 }
 
 /// What a server says to this, in plaintext; nothing when it says nothing.
 fn answer(port: u16, request: &[u8]) -> String {
-    let (mut stream, mut answer) = (connect(port).unwrap(), [0; 4096]);
+    let (mut stream, mut answer) = (TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap(), [0; 4096]);
     stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     stream.write_all(request).unwrap();
     let read = stream.read(&mut answer).unwrap_or(0);

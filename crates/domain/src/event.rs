@@ -3,7 +3,10 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use crate::text::{text_type, visible_ascii};
-use crate::{Activity, Awarder, BadgeKind, CommunityName, Conviction, EventId, GuildId, Nym, Reason, UserId};
+use crate::{
+    Activity, Awarder, BadgeKind, CommunityName, Conviction, EventId, GuildId, Nym, Reason, TraceParent,
+    UserId,
+};
 
 text_type!(
     /// A role's id on the chat platform: 1 to 64 visible ASCII characters.
@@ -173,6 +176,13 @@ pub struct Event {
     pub guild: GuildId,
     /// What it changes.
     pub effect: Effect,
+    /// The trace that it belongs to.
+    pub traceparent: Option<TraceParent>,
+}
+
+impl Event {
+    /// The most events that are applied together.
+    pub const MAX_BATCH: u16 = 2000;
 }
 
 /// What kind of change an event is, named as on the wire.

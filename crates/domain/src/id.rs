@@ -68,6 +68,10 @@ uuid_type!(
     BadgeId
 );
 uuid_type!(
+    /// A change's id, under which it is published however often.
+    ChangeId
+);
+uuid_type!(
     /// An event's id: an event has one effect, however often its id arrives.
     EventId
 );

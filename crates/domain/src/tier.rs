@@ -1,3 +1,4 @@
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::text::{TextError, spelled, text_type};
@@ -170,7 +171,8 @@ pub enum PolicyError {
 }
 
 /// Whether a change of tier was up or down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Movement {
     /// To a higher tier.
     Promotion,

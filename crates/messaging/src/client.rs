@@ -1,35 +1,23 @@
-//! Asking the service from Rust: each endpoint is a type of [`api`](crate::api), which knows its answer.
-//!
-//! ```no_run
-//! # async fn example(config: muster_messaging::connection::NatsConfig, guild: muster_domain::GuildId)
-//! # -> Result<(), muster_messaging::client::ClientError> {
-//! use muster_messaging::api::profiles;
-//! use muster_messaging::client::Client;
-//!
-//! let client = Client::connect(config).await?;
-//! let community = client.find_community(guild).await?;
-//! let page = client.community(community.community_id).ask(&profiles::Ranked::first(10)).await?;
-//! for member in page.items {
-//!     println!("{} {}", member.rank, member.profile.nym);
-//! }
-//! # Ok(())
-//! # }
-//! ```
+//! Asking the service from Rust: each endpoint is a type of [`api`](crate::api), which knows its answer. The crate's
+//! documentation begins with an example.
 
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
 use async_nats::{HeaderMap, Message};
 use futures_util::stream::{self, StreamExt};
-use muster_domain::{CommunityId, Event, GuildId};
+use muster_domain::{CommunityId, Event, GuildId, TraceParent};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::community::{Community, Find};
 use crate::api::{Caller, Description, Endpoint, ErrorBody, ErrorCode, MAX_REQUEST};
+use crate::changes::follower::{Changes, FollowError};
+use crate::changes::subjects;
 use crate::connection::{Connection, ConnectionError, NatsConfig};
 use crate::events::envelope;
-use crate::request::{CALLER, TRACEPARENT};
+use crate::header::set_traceparent;
+use crate::request::CALLER;
 use crate::service::ERROR_CODE;
 
 /// How often a request is sent at most, where it may be repeated.
@@ -42,7 +30,7 @@ const NOBODY_PAUSE: Duration = Duration::from_millis(100);
 pub struct Client {
     connection: Connection,
     caller: Option<Caller>,
-    traceparent: Option<String>,
+    traceparent: Option<TraceParent>,
     timeout: Duration,
 }
 
@@ -71,8 +59,8 @@ impl Client {
 
     /// The same client, whose requests belong to this trace (W3C Trace Context).
     #[must_use]
-    pub fn in_trace(mut self, traceparent: impl Into<String>) -> Self {
-        self.traceparent = Some(traceparent.into());
+    pub fn in_trace(mut self, traceparent: TraceParent) -> Self {
+        self.traceparent = Some(traceparent);
         self
     }
 
@@ -87,6 +75,15 @@ impl Client {
     #[must_use]
     pub fn connection(&self) -> &Connection {
         &self.connection
+    }
+
+    /// Follows the changes of every community, one after the other, under a name by which the broker remembers how far this follower
+    /// is: 1 to 32 letters, digits, `-` and `_`.
+    ///
+    /// # Errors
+    /// [`FollowError::Consumer`] when this user may not.
+    pub async fn changes(&self, durable: &str) -> Result<Changes, FollowError> {
+        Changes::follow(&self.connection, durable, None).await
     }
 
     /// Asks within one community.
@@ -188,9 +185,7 @@ impl Client {
         if let Some(caller) = &self.caller {
             headers.insert(CALLER, caller.as_str());
         }
-        if let Some(traceparent) = self.traceparent.as_ref().filter(|text| !text.contains(['\r', '\n'])) {
-            headers.insert(TRACEPARENT, traceparent.as_str());
-        }
+        set_traceparent(&mut headers, self.traceparent.as_ref());
         headers
     }
 }
@@ -207,6 +202,14 @@ impl CommunityClient {
     #[must_use]
     pub fn id(&self) -> CommunityId {
         self.community
+    }
+
+    /// Follows this community's changes, as [`Client::changes`] follows those of all.
+    ///
+    /// # Errors
+    /// [`FollowError::Consumer`] when this user may not.
+    pub async fn changes(&self, durable: &str) -> Result<Changes, FollowError> {
+        Changes::follow(&self.client.connection, durable, Some(subjects(self.community))).await
     }
 
     /// Sends a request and waits for its answer.
@@ -282,7 +285,6 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct EventPublisher {
     context: async_nats::jetstream::Context,
-    traceparent: Option<String>,
 }
 
 impl EventPublisher {
@@ -292,14 +294,7 @@ impl EventPublisher {
     /// Publishes over this connection.
     #[must_use]
     pub fn new(connection: &Connection) -> Self {
-        Self { context: async_nats::jetstream::new(connection.client().clone()), traceparent: None }
-    }
-
-    /// The same publisher, whose events belong to this trace (W3C Trace Context).
-    #[must_use]
-    pub fn in_trace(mut self, traceparent: impl Into<String>) -> Self {
-        self.traceparent = Some(traceparent.into());
-        self
+        Self { context: async_nats::jetstream::new(connection.client().clone()) }
     }
 
     /// Publishes one event, and waits until the stream has it. Answers its sequence there.
@@ -308,7 +303,7 @@ impl EventPublisher {
     /// [`PublishError`] when the stream did not take it.
     pub async fn publish(&self, event: &Event) -> Result<u64, PublishError> {
         let (subject, payload) = envelope::encode(event);
-        self.publish_raw(subject, payload).await
+        self.send(subject, event.traceparent.as_ref(), payload).await
     }
 
     /// Publishes any bytes on any subject of the stream.
@@ -316,15 +311,21 @@ impl EventPublisher {
     /// # Errors
     /// [`PublishError`] when the stream did not take them.
     pub async fn publish_raw(&self, subject: String, payload: Vec<u8>) -> Result<u64, PublishError> {
+        self.send(subject, None, payload).await
+    }
+
+    async fn send(
+        &self,
+        subject: String,
+        trace: Option<&TraceParent>,
+        payload: Vec<u8>,
+    ) -> Result<u64, PublishError> {
         let failed = |cause: async_nats::jetstream::context::PublishError| PublishError(cause.into());
-        let trace = self.traceparent.as_ref().filter(|text| !text.contains(['\r', '\n']));
-        let sent = match trace {
-            Some(trace) => {
-                let mut headers = HeaderMap::new();
-                headers.insert(TRACEPARENT, trace.as_str());
-                self.context.publish_with_headers(subject, headers, payload.into()).await
-            }
-            None => self.context.publish(subject, payload.into()).await,
+        let mut headers = HeaderMap::new();
+        set_traceparent(&mut headers, trace);
+        let sent = match headers.is_empty() {
+            true => self.context.publish(subject, payload.into()).await,
+            false => self.context.publish_with_headers(subject, headers, payload.into()).await,
         };
         let sent = sent.map_err(failed)?;
         Ok(sent.await.map_err(failed)?.sequence)

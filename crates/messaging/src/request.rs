@@ -3,18 +3,16 @@
 use std::str::FromStr;
 
 use async_nats::HeaderMap;
-use muster_domain::CommunityId;
+use muster_domain::{CommunityId, TraceParent};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::{Caller, Description, MAX_REQUEST, PREFIX, Question, ServiceError};
+pub use crate::header::TRACEPARENT;
+use crate::header::traceparent;
 
 /// The header that names the person on whose behalf a client asks.
 pub const CALLER: &str = "Muster-Caller";
-/// The header that says which trace a request belongs to, as W3C Trace Context has it.
-pub const TRACEPARENT: &str = "traceparent";
-/// The largest `traceparent` that is kept: version 00 has 55 characters, later ones may have more.
-const MAX_TRACEPARENT: usize = 128;
 
 /// One request as a handler gets it: everything in it has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +26,7 @@ pub struct Request {
     /// The person on whose behalf it is asked.
     pub caller: Option<Caller>,
     /// The trace that it belongs to.
-    pub traceparent: Option<String>,
+    pub traceparent: Option<TraceParent>,
     /// When the client is told `unavailable` if there is no answer by then.
     pub deadline: Instant,
 }
@@ -47,14 +45,12 @@ impl Request {
             return Err(ServiceError::payload_too_large());
         }
         let question = Question::parse(endpoint, community(subject), payload)?;
-        let header = |name: &str| headers.and_then(|headers| headers.get(name));
-        let caller = header(CALLER)
+        let caller = headers
+            .and_then(|headers| headers.get(CALLER))
             .map(|value| Caller::parse(value.as_str()))
             .transpose()
             .map_err(|cause| ServiceError::invalid_request(CALLER, format!("{CALLER} {cause}")))?;
-        let traceparent = header(TRACEPARENT).map(|value| value.as_str().to_owned()).filter(|value| {
-            value.len() <= MAX_TRACEPARENT && value.bytes().all(|byte| byte.is_ascii_graphic())
-        });
+        let traceparent = traceparent(headers);
         Ok(Self { id, endpoint, question, caller, traceparent, deadline })
     }
 }

@@ -64,6 +64,18 @@ fn one_crypto_provider_can_be_built_and_it_is_ring() {
     }
 }
 
+/// That it compiles is seen whenever the workspace is built.
+#[test]
+fn a_sibling_needs_one_dependency_on_muster_and_one_use_line() {
+    let sibling = workspace().join("crates/messaging/tests/sibling");
+    let manifest = std::fs::read_to_string(sibling.join("Cargo.toml")).unwrap();
+    let (_, dependencies) = manifest.split_once("[dependencies]").unwrap();
+    assert_eq!(dependencies.trim(), "muster-messaging.workspace = true");
+    let source = std::fs::read_to_string(sibling.join("src/lib.rs")).unwrap();
+    assert_eq!(source.lines().filter(|line| line.trim_start().starts_with("use ")).count(), 1);
+    assert!(!source.contains("muster_messaging::api::") && !source.contains("muster_domain"));
+}
+
 #[test]
 fn the_provider_that_is_used_is_ring() {
     let directory = RunDirectory::create().unwrap();

@@ -77,7 +77,7 @@ fn an_endpoint_as_json_says_all_of_itself() {
     let around = json!({
         "name": "profiles.around", "pattern": "muster.v1.*.profiles.around", "admin": false, "repeatable": true,
         "help": "The members ranked around one.", "fields": [profile_id, limit],
-        "answer": "page of the profiles ranked around that one, itself among them, each with `rank`",
+        "answer": "page of the profiles ranked around that one, itself among them, then earliest joined, each with `rank`",
     });
     assert_eq!(serde_json::to_value(profiles::Around::DESCRIPTION).unwrap(), around);
     let all = serde_json::to_value(ENDPOINTS).unwrap();
@@ -145,6 +145,7 @@ fn samples() -> BTreeMap<&'static str, Value> {
         community_id: CommunityId::new(Uuid::from_u128(1)),
         name: CommunityName::parse("Arrakis").ok(),
         active: true,
+        changes: 42,
     };
     BTreeMap::from([
         sample::<profiles::Ranked>(ranked()),

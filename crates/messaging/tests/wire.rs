@@ -160,8 +160,9 @@ fn the_directory_and_the_community() {
             community_id: community(),
             name: Some(CommunityName::parse("Arrakis").unwrap()),
             active: true,
+            changes: 42,
         },
-        r#"{"community_id":"00000000-0000-0000-0000-0000000000c0","name":"Arrakis","active":true}"#,
+        r#"{"community_id":"00000000-0000-0000-0000-0000000000c0","name":"Arrakis","active":true,"changes":42}"#,
     );
 }
 
@@ -308,10 +309,10 @@ fn requests_of_the_directory_and_the_community() {
         ..directory::List::default()
     };
     assert_eq!(numbered.direction(), Direction::Desc);
-    assert_eq!((numbered.page(), numbered.rows_before(third)), (Some(third), 20));
+    assert_eq!((numbered.page(), numbered.rows_before()), (Some(third), 20));
     asks(Query::DirectoryList, numbered.clone(), r#"{"sort":"badges","page":3}"#);
     assert!(numbered.halve());
-    assert_eq!((numbered.limit.applied().get(), numbered.rows_before(third)), (5, 20));
+    assert_eq!((numbered.limit.applied().get(), numbered.rows_before()), (5, 20));
     let by_cursor = directory::List {
         tier: Some(tier("sietch")),
         sort: Some(DirectorySort::Tenure),

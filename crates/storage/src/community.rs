@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 
 use diesel::QueryableByName;
 use diesel::sql_types::{Integer, Uuid as SqlUuid};
+use diesel_async::AsyncPgConnection;
+use futures_util::future::BoxFuture;
 use muster_domain::{
     CommunityId, Conviction, Cursor, CursorScope, Limit, Rank, RankTier, ScoreTier, TenurePolicy, Tier,
-    TierPolicy,
+    TierPolicy, TraceParent,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +22,7 @@ use crate::schema::tiers;
 use crate::sql::statement::Statement;
 use crate::store::Store;
 use crate::tenant::Tenant;
+use crate::write::change::MemberChange;
 
 /// One community. Its methods see and change this community's rows only; there is no way to name another's.
 #[derive(Clone)]
@@ -28,6 +31,7 @@ pub struct Community {
     pub(crate) id: CommunityId,
     pub(crate) tenant: Tenant,
     pub(crate) policy: Arc<Policy>,
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 impl Store {
@@ -38,7 +42,7 @@ impl Store {
     pub async fn community(&self, id: CommunityId) -> Result<Community, Error> {
         let tenant = self.tenant(id).await?.ok_or(Error::NotFound(Missing::Community))?;
         let policy = self.policy(id, policy(self, id, tenant)).await?;
-        Ok(Community { store: self.clone(), id, tenant, policy })
+        Ok(Community { store: self.clone(), id, tenant, policy, traceparent: None })
     }
 }
 
@@ -49,10 +53,33 @@ impl Community {
         self.id
     }
 
+    /// The same view, whose changes belong to this trace.
+    #[must_use]
+    pub fn in_trace(mut self, traceparent: Option<TraceParent>) -> Self {
+        self.traceparent = traceparent;
+        self
+    }
+
     /// The tiers of this community.
     #[must_use]
     pub fn tier_policy(&self) -> &TierPolicy {
         &self.policy.tiers
+    }
+
+    /// Runs a write of this community.
+    pub(crate) async fn write<T, F>(&self, query: &'static str, work: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
+    {
+        let done = self.store.write(query, work).await?;
+        self.store.wrote(self.tenant.shard);
+        Ok(done)
+    }
+
+    /// A change of a member of this community, in the view's trace.
+    pub(crate) fn change(&self) -> MemberChange {
+        MemberChange { traceparent: self.traceparent.clone(), ..MemberChange::default() }
     }
 
     /// A statement on this community, which is `$1` and `$2`.
@@ -142,9 +169,8 @@ async fn policy(store: &Store, id: CommunityId, tenant: Tenant) -> Result<Arc<Po
         return Ok(Arc::new(Policy { tiers, tenure, names: HashMap::new(), read_at }));
     };
     if first.community_id != id.get() {
-        // The database is another than that which the keys are from, such as a standby that was behind.
         store.forget_tenant(id).await;
-        return Err(Error::Unavailable("the community has other keys by now: ask again".into()));
+        return Err(Error::other_keys());
     }
     let days = |days: i32| u32::try_from(days).map_err(Error::defect);
     let tenure = TenurePolicy::new(

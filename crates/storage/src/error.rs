@@ -133,6 +133,11 @@ impl Error {
             })
     }
 
+    /// The keys at hand are from another database, such as a standby that was behind.
+    pub(crate) fn other_keys() -> Self {
+        Self::Unavailable("the community has other keys by now: ask again".into())
+    }
+
     pub(crate) fn defect(what: impl Into<Cause>) -> Self {
         Self::Defect(what.into())
     }

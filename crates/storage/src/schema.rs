@@ -74,6 +74,33 @@ diesel::table! {
 }
 
 diesel::table! {
+    changes (shard, community, number) {
+        shard -> Int2,
+        change_type -> Int2,
+        community -> Int4,
+        number -> Int8,
+        lost -> Nullable<Int8>,
+        at -> Timestamptz,
+        change_id -> Uuid,
+        profile_id -> Nullable<Uuid>,
+        badge_id -> Nullable<Uuid>,
+        user_id -> Nullable<Text>,
+        told_from -> Nullable<Text>,
+        told_to -> Nullable<Text>,
+        reason -> Nullable<Text>,
+        traceparent -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    changes_published (shard, community) {
+        shard -> Int2,
+        community -> Int4,
+        number -> Int8,
+    }
+}
+
+diesel::table! {
     communities (community_id) {
         community_id -> Uuid,
         guild_id -> Text,
@@ -109,6 +136,9 @@ diesel::table! {
         tenure_elder_from -> Int4,
         active -> Bool,
         name -> Nullable<Text>,
+        changes -> Int8,
+        changes_lost -> Int8,
+        changes_told -> Int2,
     }
 }
 
@@ -246,6 +276,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     badge_ops,
     board_counts,
     board_entries,
+    changes,
+    changes_published,
     communities,
     community_days,
     community_states,

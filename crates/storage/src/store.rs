@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
@@ -17,6 +18,7 @@ use moka::future::Cache;
 use muster_domain::{
     CommunityId, CommunityName, CursorKey, ErasureKey, Floor, GuildId, Limit, PseudonymKey, Shard, Version,
 };
+use tokio::sync::Notify;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
@@ -60,6 +62,16 @@ struct Inner {
     policies: Cache<CommunityId, Arc<Policy>>,
     tenants: Cache<CommunityId, Tenant>,
     guilds: Cache<GuildId, Named>,
+    outbox: OutboxHints,
+}
+
+/// Where changes may wait to be published, as far as this process knows.
+struct OutboxHints {
+    /// The shards that this process wrote to since it was last asked, one bit each.
+    written: AtomicU16,
+    wake: Notify,
+    /// For each shard, up to which community changes were last handed out.
+    handed: Vec<AtomicI32>,
 }
 
 /// A community as its chat server's id finds it.
@@ -71,6 +83,8 @@ pub struct FoundCommunity {
     pub name: Option<CommunityName>,
     /// False once the chat server was left.
     pub active: bool,
+    /// The number of its last change.
+    pub changes: u64,
 }
 
 /// The pool at one moment.
@@ -103,7 +117,13 @@ impl Store {
         let policies = Cache::builder().max_capacity(POLICIES).time_to_live(POLICY_AGE).build();
         let tenants = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
         let guilds = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
-        let inner = Inner { pool, config, cursor_key, pseudonym_key, erasure_key, policies, tenants, guilds };
+        let outbox = OutboxHints {
+            written: AtomicU16::new(u16::MAX),
+            wake: Notify::new(),
+            handed: Shard::all().map(|_| AtomicI32::new(0)).collect(),
+        };
+        let inner =
+            Inner { pool, config, cursor_key, pseudonym_key, erasure_key, policies, tenants, guilds, outbox };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -221,13 +241,14 @@ impl Store {
             }
             Some(_) => {
                 self.forget_keys(&found).await;
-                return Err(Error::Unavailable("the community has other keys by now: ask again".into()));
+                return Err(Error::other_keys());
             }
             // One that was only just made is active and has no name.
-            None => FoundRow { community_id: named.id.get(), name: None, active: true },
+            None => FoundRow { community_id: named.id.get(), name: None, active: true, changes: 0 },
         };
         let name = row.name.map(CommunityName::parse).transpose().map_err(Error::defect)?;
-        Ok(FoundCommunity { community_id: named.id, name, active: row.active })
+        let changes = u64::try_from(row.changes).map_err(Error::defect)?;
+        Ok(FoundCommunity { community_id: named.id, name, active: row.active, changes })
     }
 
     /// Asks the database for an answer, as a readiness check.
@@ -284,6 +305,38 @@ impl Store {
     #[must_use]
     pub fn erasure_key(&self) -> &ErasureKey {
         &self.0.erasure_key
+    }
+
+    /// Waits until this process has written to some shards, and answers which: changes may wait there. What another process left
+    /// behind is found by looking at every shard from time to time.
+    pub async fn changes_written(&self) -> Vec<Shard> {
+        let hints = &self.0.outbox;
+        loop {
+            let written = hints.written.swap(0, Ordering::AcqRel);
+            if written != 0 {
+                return Shard::all().filter(|shard| written & bit(*shard) != 0).collect();
+            }
+            hints.wake.notified().await;
+        }
+    }
+
+    /// Notes that a shard was written to.
+    pub(crate) fn wrote(&self, shard: Shard) {
+        self.0.outbox.written.fetch_or(bit(shard), Ordering::AcqRel);
+        self.0.outbox.wake.notify_one();
+    }
+
+    /// Up to which community of a shard changes were last handed out.
+    pub(crate) fn handed(&self, shard: Shard) -> i32 {
+        let handed = self.0.outbox.handed.get(usize::from(shard.number()));
+        handed.map_or(0, |handed| handed.load(Ordering::Relaxed))
+    }
+
+    /// Notes up to which community of a shard changes are handed out.
+    pub(crate) fn note_handed(&self, shard: Shard, community: i32) {
+        if let Some(handed) = self.0.outbox.handed.get(usize::from(shard.number())) {
+            handed.store(community, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn cursor_key(&self) -> &CursorKey {
@@ -477,6 +530,11 @@ impl Store {
     }
 }
 
+/// A shard's bit among those written to.
+const fn bit(shard: Shard) -> u16 {
+    1 << shard.number()
+}
+
 /// What a trace holds of a query: its name, and nothing of its values.
 fn span(query: &'static str) -> Span {
     tracing::debug_span!(
@@ -570,6 +628,7 @@ struct FoundRow {
     community_id: Uuid,
     name: Option<String>,
     active: bool,
+    changes: i64,
 }
 
 #[derive(QueryableByName)]

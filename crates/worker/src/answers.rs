@@ -10,10 +10,11 @@ use muster_messaging::connection::Connection;
 use muster_messaging::log_budget::LogBudget;
 use muster_messaging::replicas::{ReplicaError, clear_everywhere};
 use muster_messaging::request::Request;
-use muster_storage::{Community, DirectoryStart, Error, Store};
+use muster_storage::{Community, Error, Store};
 use tracing::{Instrument, Level};
 
-use crate::limits::{RateLimits, Scope};
+use crate::metrics::Scope;
+use crate::rate_limit::RateLimits;
 use crate::traces;
 
 /// Lines a minute about requests that the database did not answer; the others are for who looks for a fault.
@@ -86,6 +87,7 @@ impl Answers {
             Question::Find(ask) => self.community_find(ask).await.map_err(failed),
             Question::Within(id, query) => {
                 let community = self.store.community(*id).await.map_err(|error| failed(error.into()))?;
+                let community = community.in_trace(request.traceparent.clone());
                 // Clearing is not counted: it is how an operator gets back in.
                 if !matches!(query, Query::AdminRatelimitClear(_)) {
                     self.count(*id, request.caller.as_ref())?;
@@ -123,6 +125,7 @@ impl Answers {
             community_id: found.community_id,
             name: found.name,
             active: found.active,
+            changes: found.changes,
         }))
     }
 
@@ -167,15 +170,11 @@ impl Answers {
             }
             Query::TiersThreshold(ask) => ask.reply(community.tier_threshold().await?),
             Query::DirectoryList(ask) => {
-                let start = match &ask.start {
-                    None => DirectoryStart::Cursor(None),
-                    Some(directory::Start::Cursor(cursor)) => DirectoryStart::Cursor(Some(cursor.clone())),
-                    Some(directory::Start::Page(page)) => DirectoryStart::Offset(ask.rows_before(*page)),
-                };
                 let (sort, direction) = (ask.sort.unwrap_or_default(), ask.direction());
-                let limit = ask.limit.applied();
-                let page =
-                    community.directory_list(ask.tier.as_ref(), sort, direction, limit, &start).await?;
+                let (limit, cursor, skipped) = (ask.limit.applied(), ask.cursor(), ask.rows_before());
+                let page = community
+                    .directory_list(ask.tier.as_ref(), sort, direction, limit, cursor, skipped)
+                    .await?;
                 ask.reply(directory::DirectoryPage::new(page, ask.page()))
             }
             Query::CommunityStats(ask) => ask.reply(community.stats().await?),

@@ -7,8 +7,9 @@ use muster_messaging::events::dead_letter::DeadLetterError;
 use muster_messaging::replicas::ReplicaError;
 use muster_messaging::service::{ServeError, StopError};
 
+use crate::chain::chain;
+use crate::command::erasure_list::ListError;
 use crate::descriptors;
-use crate::erasures::ListError;
 use crate::settings::SettingsError;
 use crate::signals::Received;
 
@@ -127,19 +128,4 @@ impl Failure {
         }
         text
     }
-}
-
-/// An error's message with those of its causes, each once.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
 }

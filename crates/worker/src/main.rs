@@ -1,34 +1,21 @@
 //! The Muster worker: takes the chat gateway's events, keeps the record, answers questions.
 
 mod answers;
-mod ask;
-mod check;
+mod chain;
+mod command;
 mod connect;
 mod core_dumps;
-mod deadletters;
-mod describe;
 mod descriptors;
-mod erasures;
 mod failure;
 mod fitness;
-mod health;
-mod http;
-mod keys;
-mod limits;
-mod log_filter;
-mod log_queue;
 mod logging;
 mod metrics;
-mod readiness;
-mod rotation;
-mod secret;
+mod rate_limit;
 mod serve;
-mod session;
 mod settings;
 mod signals;
 mod start;
 mod traces;
-mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,9 +23,10 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::command::{ask, check, deadletters, describe, erasures, health, verify};
 use crate::failure::Failure;
-use crate::log_queue::LogQueue;
-use crate::settings::{Configuration, SettingsError};
+use crate::logging::queue::LogQueue;
+use crate::settings::{Configuration, SettingsError, keys};
 use crate::signals::Signals;
 
 /// Takes a chat gateway's events from NATS JetStream, keeps members, badges, tiers and ranks in PostgreSQL, and answers
@@ -163,7 +151,7 @@ async fn run(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
         }
         Command::Defaults => {
             end_by_signal(signals, &log);
-            print!("{}", settings::DEFAULTS);
+            print!("{}", keys::DEFAULTS);
             Ok(())
         }
         Command::Describe => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use muster_domain::{EventType, TlsPolicy};
+use muster_domain::{Event, EventType, TlsPolicy};
 use muster_messaging::api::{ENDPOINTS, ErrorCode};
 use muster_messaging::connection::LinkCounts;
 use muster_messaging::events::consumer::{ConsumerEvent, Lag, Outcome};
@@ -13,10 +13,8 @@ use muster_messaging::events::fault::{Fault, FaultScope};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Peer, TlsVersion};
-use muster_storage::{PoolStatus, QueryObservation};
+use muster_storage::{PoolStatus, QueryObservation, WaitingChanges};
 use time::OffsetDateTime;
-
-use crate::limits::Scope;
 
 const REQUESTS: &str = "muster_requests_total";
 const REQUEST_SECONDS: &str = "muster_request_duration_seconds";
@@ -35,6 +33,9 @@ const OLDEST: &str = "muster_events_oldest_pending_seconds";
 const DROPPED: &str = "muster_events_dropped";
 const STORE_FAULTS: &str = "muster_store_faults";
 const DEAD_LETTERS: &str = "muster_dead_letters";
+const CHANGES_PUBLISHED: &str = "muster_changes_published_total";
+const CHANGES_WAITING: &str = "muster_changes_waiting";
+const CHANGES_OLDEST: &str = "muster_changes_oldest_waiting_seconds";
 const QUERY_SECONDS: &str = "muster_query_duration_seconds";
 const QUERY_FAILURES: &str = "muster_query_failures_total";
 const POOL: &str = "muster_database_connections";
@@ -129,6 +130,9 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(DROPPED, "events", &[], "Events that the stream dropped before they were applied; each replica counts every one"),
     gauge(STORE_FAULTS, "faults", &["scope", "sqlstate"], "Faults that keep events from being applied: 1 of the store, or the number of communities; sqlstate is the server's code or none"),
     gauge(DEAD_LETTERS, "events", &[], "Dead letters that are kept"),
+    counter(CHANGES_PUBLISHED, "changes", &[], "Changes that were published to siblings"),
+    gauge(CHANGES_WAITING, "changes", &[], "Changes that wait in the database to be published"),
+    gauge(CHANGES_OLDEST, "seconds", &[], "Age of the oldest change that waits to be published; 0 without one"),
     histogram(QUERY_SECONDS, "seconds", &["query"], "From a query's connection to its answer, or to a write's commit"),
     counter(QUERY_FAILURES, "queries", &["query", "failure"], "Queries without an answer: no_connection, unavailable or defect"),
     gauge(POOL, "connections", &["state"], "Database connections: in_use, open and max"),
@@ -186,14 +190,13 @@ const OUTCOMES: [&str; 11] = [
 /// Seconds, from half a millisecond to the longest deadline.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Events, up to the largest batch.
-const SIZES: [f64; 7] = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0];
-
 /// Installs the recorder. What is recorded before is lost.
 pub(crate) fn install(policy: TlsPolicy) -> Result<PrometheusHandle, BuildError> {
+    // Events, up to the largest batch.
+    let sizes = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, Event::MAX_BATCH.into()];
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &BUCKETS)?
-        .set_buckets_for_metric(Matcher::Full(BATCH.to_owned()), &SIZES)?
+        .set_buckets_for_metric(Matcher::Full(BATCH.to_owned()), &sizes)?
         .install_recorder()?;
     for Metric { name, kind, help, .. } in METRICS {
         match kind {
@@ -234,7 +237,7 @@ fn begin() {
     for scope in [FaultScope::Store, FaultScope::Community] {
         gauge!(STORE_FAULTS, "scope" => scope.as_str(), "sqlstate" => "none").set(0);
     }
-    for name in [REDELIVERIES, DROPPED, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED] {
+    for name in [REDELIVERIES, CHANGES_PUBLISHED, DROPPED, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED] {
         counter!(name).increment(0);
     }
 }
@@ -250,6 +253,22 @@ pub(crate) fn request(observation: &Observation) {
     }
     if observation.cut {
         counter!(CUT, "endpoint" => endpoint).increment(1);
+    }
+}
+
+/// Whose limit a request met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    Community,
+    Caller,
+}
+
+impl Scope {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Community => "community",
+            Self::Caller => "caller",
+        }
     }
 }
 
@@ -315,6 +334,18 @@ pub(crate) fn lag(lag: &Lag) {
     gauge!(PENDING).set(wide(lag.pending));
     gauge!(UNACKNOWLEDGED).set(wide(lag.unacknowledged));
     gauge!(OLDEST).set(lag.oldest.unwrap_or(Duration::ZERO).as_secs_f64());
+}
+
+/// Counts changes that were published.
+pub(crate) fn changes_published(changes: usize) {
+    counter!(CHANGES_PUBLISHED).increment(u64::try_from(changes).unwrap_or(u64::MAX));
+}
+
+/// Shows what waits to be published.
+pub(crate) fn changes_waiting(waiting: &WaitingChanges) {
+    gauge!(CHANGES_WAITING).set(wide(waiting.count));
+    let age = waiting.oldest.map_or(0.0, |at| (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0));
+    gauge!(CHANGES_OLDEST).set(age);
 }
 
 /// Counts one query.

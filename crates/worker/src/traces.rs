@@ -31,7 +31,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::failure::chain;
+use crate::chain::chain;
 use crate::settings::{SettingsError, Traces};
 
 /// The most traces that a batch of events is linked with.
@@ -132,7 +132,7 @@ pub(crate) fn request(request: &Request) -> Span {
     }
     if let Some(traceparent) = &request.traceparent {
         // Nobody takes spans where this fails.
-        let _ = span.set_parent(context(traceparent));
+        let _ = span.set_parent(context(traceparent.as_str()));
     }
     span
 }
@@ -145,8 +145,10 @@ pub(crate) fn batch(delivered: &[Delivered]) -> Span {
         otel.kind = "consumer",
         messaging.batch.message_count = delivered.len()
     );
-    let traceparents: BTreeSet<Option<&str>> =
-        delivered.iter().map(|delivered| delivered.traceparent.as_deref()).collect();
+    let traceparents: BTreeSet<Option<&str>> = delivered
+        .iter()
+        .map(|delivered| delivered.event.traceparent.as_ref().map(|trace| trace.as_str()))
+        .collect();
     if let (1, Some(Some(traceparent))) = (traceparents.len(), traceparents.first()) {
         // Nobody takes spans where this fails.
         let _ = span.set_parent(context(traceparent));

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use muster_domain::CommunityId;
-use muster_messaging::api::directory::Start;
 use muster_messaging::api::{Description, ENDPOINTS, Endpoint, Query as Ask, Question, profiles};
-use muster_storage::{DirectoryStart, Store};
+use muster_storage::Store;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio_postgres::types::ToSql;
@@ -205,9 +204,8 @@ async fn storage(store: &Store, asked: Question) -> Result<()> {
         Ask::TiersChanges(q) => of.tier_change_list(q.limit.applied(), q.cursor.as_ref()).await.map(drop),
         Ask::TiersThreshold(_) => of.tier_threshold().await.map(drop),
         Ask::DirectoryList(q) => {
-            let cursor = if let Some(Start::Cursor(cursor)) = &q.start { Some(cursor.clone()) } else { None };
-            let (sort, start) = (q.sort.unwrap_or_default(), DirectoryStart::Cursor(cursor));
-            of.directory_list(q.tier.as_ref(), sort, q.direction(), q.limit.applied(), &start).await.map(drop)
+            let (sort, limit) = (q.sort.unwrap_or_default(), q.limit.applied());
+            of.directory_list(q.tier.as_ref(), sort, q.direction(), limit, q.cursor(), 0).await.map(drop)
         }
         Ask::CommunityStats(_) => of.stats().await.map(drop),
         _ => bail!("a question that is not measured"),

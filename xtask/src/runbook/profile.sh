@@ -14,7 +14,8 @@ export CA="$SECRETS/ca.pem" CA_KEY="$STATE/ca.key"
 export IMAGE=registry.example/muster/muster-worker
 export DIGEST=sha256:6d75737465722d776f726b65722c206f66206e6f2072656c656173652c206e6f
 
-export NATS="localhost:$NATS_PORT" NATS_PID="$STATE/nats-0.pid"
+export POD=worker-0
+export NATS="localhost:$NATS_PORT" NATS_NAMES=DNS:localhost,DNS:nats-0.nats.nats.svc NATS_PID="$STATE/nats-0.pid"
 export LOGINS_PID="$STATE/logins.pid" ISSUED_NKEY="$STATE/issued-nkey" NEXT_NKEY="$STATE/next-nkey"
 
 export POSTGRES_DATA="$STATE/postgres"

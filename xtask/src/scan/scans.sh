@@ -9,17 +9,57 @@ trap 'rm -rf "$scratch"' EXIT
 root=$PWD
 image=$root/target/image/muster-worker.tar
 
-# Each workflow is what infra/expected/workflows says, so that no gate is missing, weakened or passed over. Only comments and
-# the commits of actions may differ; that there is a commit is zizmor's to check.
-workflow-gates() {
-    mkdir "$scratch/workflows"
+# What decides over a change is what infra/expected/repository says, so that no gate is missing, weakened or passed over. Only
+# comments may differ, and the exceptions of deny.toml, which have a check of their own. Each kustomization is in
+# infra/expected/overlays.yaml, and what CODEOWNERS names is there.
+gates() {
     local file failed=0
-    shopt -s dotglob
-    for file in .github/workflows/*; do
-        sed -E '/^ *#/d; s/(uses: [^@ ]+)@.*/\1/' "$file" >"$scratch/workflows/${file##*/}"
+    {
+        find .cargo .dive-ci .github .hadolint.yaml deny.toml infra/nats/*.conf xtask/src/ci/steps -type f || true
+    } | while read -r file; do
+        mkdir -p "$scratch/repository/$(dirname "$file")"
+        sed '/^ *#/d; /^ *{ id = /d' "$file" >"$scratch/repository/$file"
     done
-    diff --unified --recursive --ignore-blank-lines infra/expected/workflows "$scratch/workflows" || failed=$?
-    report diff "$failed" .github/workflows "A workflow is not what infra/expected/workflows says"
+    diff --unified --recursive --ignore-blank-lines infra/expected/repository "$scratch/repository" || failed=1
+    while read -r file; do
+        file=$(dirname "$file")
+        if [[ $file != */base ]] && ! grep -q "/${file##*/}:" infra/expected/overlays.yaml; then
+            echo "$file is not in infra/expected/overlays.yaml"
+            failed=1
+        fi
+    done < <(find infra/k8s -iname 'kustomization*')
+    while read -r file _; do
+        if [[ $file = /* && ! -e .$file ]]; then
+            echo "$file of CODEOWNERS is not there"
+            failed=1
+        fi
+    done < <(cat .github/CODEOWNERS)
+    report diff "$failed" infra/expected "A gate is not what infra/expected says"
+}
+
+# cargo-deny, on what may be depended on.
+dependencies() {
+    local failed=0
+    cargo-deny check bans licenses sources || failed=$?
+    report cargo-deny "$failed" deny.toml "A dependency is not what deny.toml allows"
+}
+
+# cargo-deny, against the RustSec database: as it is now, or else the newest snapshot at hand, whose date is shown.
+# $MUSTER_ADVISORY_DB names a clone of it, for a machine that does not reach it.
+advisories() {
+    local database=https://github.com/RustSec/advisory-db failed=0 git date
+    if [[ -n ${MUSTER_ADVISORY_DB-} ]]; then
+        export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=url.$MUSTER_ADVISORY_DB.insteadOf GIT_CONFIG_VALUE_0=$database
+    fi
+    # An old database is not enough where the verdict counts.
+    cargo-deny fetch db || [[ ${GITHUB_ACTIONS-} != true ]] || failed=1
+    for git in "${CARGO_HOME:-$HOME/.cargo}"/advisory-dbs/*/.git; do
+        date=$(git --git-dir "$git" log -1 --format=%cd --date=short 2>/dev/null) ||
+            not_run "there is no RustSec database: name a clone of $database in MUSTER_ADVISORY_DB"
+    done
+    echo "the RustSec database is of $date"
+    cargo-deny check --disable-fetch advisories || failed=$?
+    report cargo-deny "$failed" deny.toml "A dependency has an advisory, or the database could not be fetched"
 }
 
 # Hadolint. Comments make no exception, and neither may its configuration: none of its exceptions expires.
@@ -50,7 +90,7 @@ workflow-syntax() {
 manifests() {
     command -v kubectl >/dev/null || not_run "kubectl, which renders the manifests, is not on this machine"
     local kustomization rendered
-    for kustomization in infra/k8s/overlays/* infra/k8s/monitoring infra/k8s/admission; do
+    for kustomization in infra/k8s/overlays/* infra/k8s/monitoring infra/k8s/admission infra/k8s/admission/signatures; do
         rendered=$scratch/rendered/$(basename "$kustomization")
         mkdir -p "$rendered"
         kubectl kustomize "$kustomization" --output "$rendered"

@@ -4,7 +4,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use muster_domain::{Environment, TlsPolicy, TlsReason};
-use muster_messaging::tls::server::{MAX_SERVERS, Servers};
+use muster_messaging::connection::{MAX_SERVERS, ServerUrl};
 
 /// Stands where a password stands, and nowhere that may be shown.
 const PASSWORD: &str = "hunter2canary";
@@ -44,7 +44,7 @@ fuzz_target!(|input: Input<'_>| {
     let placed = input.servers.iter().filter(|server| matches!(server, Server::WithPassword(..))).count();
     let shows_password = |text: String| spelt == placed && text.to_lowercase().contains(PASSWORD);
 
-    let verdicts = Servers::verdicts(&urls, policy);
+    let verdicts = ServerUrl::verdicts(&urls, policy);
     assert_eq!(verdicts.len(), urls.len());
     let all_pass = (1..=MAX_SERVERS).contains(&urls.len()) && verdicts.iter().all(Result::is_ok);
     for verdict in &verdicts {
@@ -54,21 +54,20 @@ fuzz_target!(|input: Input<'_>| {
         };
         assert!(!shows_password(shown.clone()), "{shown}");
     }
-    match Servers::parse(&urls, policy) {
+    match ServerUrl::list(&urls, policy) {
         Ok(servers) => {
             assert!(all_pass);
-            assert_eq!(servers.as_slice().len(), urls.len());
-            let every_one_is_tls = servers.as_slice().iter().all(|server| server.is_tls());
-            assert_eq!(matches!(servers, Servers::Tls(_)), every_one_is_tls);
+            assert_eq!(servers.len(), urls.len());
+            let every_one_is_tls = servers.iter().all(|server| server.is_tls());
             assert!(every_one_is_tls || !policy.is_required());
-            for server in servers.as_slice() {
+            for server in &servers {
                 let shown = server.to_string();
                 let tls = shown.starts_with("tls://") || shown.starts_with("wss://");
                 assert!(tls == server.is_tls() && !shown.contains('@'), "{shown}");
                 assert!(!server.host().is_empty() && server.port() != 0, "{shown}");
                 // What is shown is what is meant: read again, it is the same server.
-                let again = Servers::parse([&shown], policy).expect("a server that passed passes again");
-                assert_eq!(again.as_slice()[0].to_string(), shown);
+                let again = ServerUrl::list([&shown], policy).expect("a server that passed passes again");
+                assert_eq!(again[0].to_string(), shown);
             }
         }
         Err(error) => {

@@ -1,5 +1,6 @@
 //! `admin.*`: what operators do.
 
+use muster_domain::lists::ADMIN_PROFILES_EXPORT;
 use muster_domain::{Awarder, BadgeKind, Cursor, Export, PageLimit, ProfileId, Reason};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -153,7 +154,7 @@ impl ExportProfile {
 }
 
 impl Endpoint for ExportProfile {
-    const NAME: &'static str = "admin.profiles.export";
+    const NAME: &'static str = ADMIN_PROFILES_EXPORT;
     const HELP: &'static str = "All that is held on a person, piece by piece.";
     const FIELDS: &'static [Field] = &[
         Field::of::<ProfileId>("profile_id", "On whom."),

@@ -1,5 +1,6 @@
 //! `badges.*`: what badges there are, and who has most.
 
+use muster_domain::lists::{BADGES_KINDS, BADGES_LEADERBOARD};
 use muster_domain::{BadgeKind, Cursor, Rank};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -9,7 +10,7 @@ use super::page::{Page, Rows, pages};
 use super::row::{Profile, utc};
 
 endpoint! {
-    "badges.leaderboard" -> Page<BadgeStanding>,
+    BADGES_LEADERBOARD -> Page<BadgeStanding>,
     "page of profiles by `badge_count`, then earliest joined, each with `badge_rank`";
 
     /// Profiles by number of badges.
@@ -39,7 +40,7 @@ impl From<muster_domain::BadgeStanding> for BadgeStanding {
 }
 
 endpoint! {
-    "badges.kinds" -> Page<KindCount>, "page of `kind`, `holders`, `first_awarded_at`";
+    BADGES_KINDS -> Page<KindCount>, "page of `kind`, `holders`, `first_awarded_at`";
 
     /// The community's badge kinds.
     #[derive(Default)]

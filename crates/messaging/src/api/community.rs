@@ -61,7 +61,8 @@ impl From<muster_domain::Stats> for CommunityStats {
 }
 
 endpoint! {
-    "communities.find" -> Community, "`community_id`, `name`, `active` (on `muster.v1.communities.find`)";
+    "communities.find" -> Community, "`community_id`, `name`, `active`, `changes` (the number of the community's last \
+        [change](#changes)) (on `muster.v1.communities.find`)";
 
     /// A community's id by its chat server's.
     pub struct Find {
@@ -81,4 +82,6 @@ pub struct Community {
     pub name: Option<CommunityName>,
     /// Whether its chat server still has it.
     pub active: bool,
+    /// The number of its last change: who has read its lists follows from there.
+    pub changes: u64,
 }

@@ -2,17 +2,17 @@
 
 use std::num::NonZeroU32;
 
+use muster_domain::lists::DIRECTORY_LIST;
 use muster_domain::{Cursor, Direction, DirectorySort, PageLimit, Tenure, Tier};
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::Endpoint;
 use super::error::ServiceError;
-use super::field::{Field, Fields, Value};
+use super::field::{Field, Fields, Form, Value};
 use super::page::Rows;
 use super::row::Profile;
 
-/// How many rows of a directory can be reached by page number; past them only a cursor does.
-pub const MAX_PAGED_ROWS: u32 = 10_000;
+const MAX_PAGED_ROWS: u32 = muster_domain::DirectoryPage::MAX_PAGED_ROWS;
 
 /// The members, sorted and filtered.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -40,7 +40,7 @@ pub struct List {
 pub enum Start {
     /// Where a cursor says.
     Cursor(Cursor),
-    /// By page number, from 1, within the first [`MAX_PAGED_ROWS`] members.
+    /// By page number, from 1, within the first [`MAX_PAGED_ROWS`](muster_domain::DirectoryPage::MAX_PAGED_ROWS) members.
     Page(NonZeroU32),
 }
 
@@ -60,15 +60,26 @@ impl List {
         }
     }
 
-    /// How many rows come before the page of this number. A page that does not fit into one message begins where it would.
+    /// The cursor, when there is one.
     #[must_use]
-    pub fn rows_before(&self, page: NonZeroU32) -> u32 {
-        page.get().saturating_sub(1).saturating_mul(self.limit.page_size().get())
+    pub fn cursor(&self) -> Option<&Cursor> {
+        match &self.start {
+            Some(Start::Cursor(cursor)) => Some(cursor),
+            _ => None,
+        }
+    }
+
+    /// How many rows come before the page that is asked for by number; none where it is not. A page that does not fit into
+    /// one message begins where it would.
+    #[must_use]
+    pub fn rows_before(&self) -> u32 {
+        let pages_before = self.page().map_or(0, |page| page.get().saturating_sub(1));
+        pages_before.saturating_mul(self.limit.page_size().get())
     }
 }
 
 impl Endpoint for List {
-    const NAME: &'static str = "directory.list";
+    const NAME: &'static str = DIRECTORY_LIST;
     const HELP: &'static str = "The members, sorted and filtered, from `cursor` or `page`, not both.";
     const FIELDS: &'static [Field] = &[
         Field::of::<Option<Tier>>("tier", "Only the members of this tier."),
@@ -81,15 +92,15 @@ impl Endpoint for List {
         Field::of::<Option<Cursor>>("cursor", "Where to begin. Not together with `page`."),
         Field {
             name: "page",
-            form: "integer from 1",
+            form: Form::Page(MAX_PAGED_ROWS),
             required: false,
             default: None,
             cap: None,
-            help: "Which page, within the first 10,000 rows. Not together with `cursor`.",
+            help: "Which page. Not together with `cursor`.",
         },
     ];
     const ANSWER: &'static str =
-        "page of profiles with `tenure`; `total` and `total_pages`; `page` reaches the first 10,000 rows";
+        "page of profiles with `tenure`; `total` and `total_pages`; `page` where it was asked for by number";
 
     type Answer = DirectoryPage;
 

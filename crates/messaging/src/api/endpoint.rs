@@ -153,7 +153,7 @@ impl Reply {
 /// and documentation of the answer stand before it.
 macro_rules! endpoint {
     (
-        $name:literal -> $answer_type:ty, $answer:literal;
+        $name:tt -> $answer_type:ty, $answer:literal;
 
         $(#[doc = $help:literal])+
         $(#[derive($($derive:ident),+)])?

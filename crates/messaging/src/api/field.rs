@@ -9,8 +9,8 @@ use muster_domain::{
     Awarder, BadgeKind, Cursor, Direction, DirectorySort, GuildId, Keys, Nym, ProfileId, Reason, SearchQuery,
     Tier, UserId, Wallet,
 };
-use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::caller::Caller;
@@ -27,8 +27,8 @@ const MAX_NAME_TOLD: usize = 40;
 pub struct Field {
     /// Its name.
     pub name: &'static str,
-    /// What its value is, such as `integer` or `1 to 64 characters`.
-    pub form: &'static str,
+    /// What its value is.
+    pub form: Form,
     /// Whether a request without it is refused.
     pub required: bool,
     /// What stands for it where it is not given.
@@ -49,6 +49,39 @@ pub enum DefaultValue {
     Word(&'static str),
 }
 
+/// What a field's value is: for a person to read, with the bounds that the types have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As the words say, such as `integer`.
+    Words(&'static str),
+    /// At least one character, and at most so many.
+    Characters(usize),
+    /// At least one visible ASCII character, and at most so many.
+    VisibleAscii(usize),
+    /// At least one of what is named, and at most so many.
+    List(u32, &'static str),
+    /// The number of a page, within so many rows.
+    Page(u32),
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Words(words) => f.write_str(words),
+            Self::Characters(max) => write!(f, "1 to {max} characters"),
+            Self::VisibleAscii(max) => write!(f, "1 to {max} visible ASCII characters"),
+            Self::List(max, what) => write!(f, "list of 1 to {max} {what}"),
+            Self::Page(rows) => write!(f, "integer from 1, within the first {rows} rows"),
+        }
+    }
+}
+
+impl Serialize for Form {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl Field {
     pub(super) const fn of<T: Value>(name: &'static str, help: &'static str) -> Self {
         Self { name, form: T::FORM, required: T::REQUIRED, default: T::DEFAULT, cap: T::CAP, help }
@@ -57,7 +90,7 @@ impl Field {
 
 /// What a field can hold.
 pub(super) trait Value: Sized {
-    const FORM: &'static str;
+    const FORM: Form;
     const REQUIRED: bool = false;
     const DEFAULT: Option<DefaultValue> = None;
     const CAP: Option<u32> = None;
@@ -87,7 +120,7 @@ pub(super) trait Value: Sized {
 
 /// What is a text in JSON.
 pub(super) trait Text: Sized {
-    const FORM: &'static str;
+    const FORM: Form;
     const DEFAULT: Option<DefaultValue> = None;
 
     /// Checks a text. Some types take a blank one as none.
@@ -99,7 +132,7 @@ pub(super) trait Text: Sized {
 }
 
 impl<T: Text> Value for T {
-    const FORM: &'static str = T::FORM;
+    const FORM: Form = T::FORM;
     const REQUIRED: bool = true;
 
     fn read(fields: &mut Fields<'_>, name: &str) -> Result<Self, ServiceError> {
@@ -112,7 +145,7 @@ impl<T: Text> Value for T {
 }
 
 impl<T: Text> Value for Option<T> {
-    const FORM: &'static str = T::FORM;
+    const FORM: Form = T::FORM;
     const DEFAULT: Option<DefaultValue> = T::DEFAULT;
 
     fn read(fields: &mut Fields<'_>, name: &str) -> Result<Self, ServiceError> {
@@ -129,7 +162,7 @@ impl<T: Text> Value for Option<T> {
 }
 
 impl Value for Option<Cursor> {
-    const FORM: &'static str = "`next` of the page before";
+    const FORM: Form = Form::Words("`next` of the page before");
 
     fn read(fields: &mut Fields<'_>, name: &str) -> Result<Self, ServiceError> {
         fields.string(name)?.map(Cursor::parse).transpose().map_err(ServiceError::invalid_cursor)
@@ -141,7 +174,7 @@ impl Value for Option<Cursor> {
 }
 
 impl Text for ProfileId {
-    const FORM: &'static str = "UUID";
+    const FORM: Form = Form::Words("UUID");
 
     fn parse(text: String) -> Result<Option<Self>, String> {
         Self::from_str(&text).map(Some).map_err(|_| "must be a UUID".to_owned())
@@ -153,7 +186,7 @@ impl Text for ProfileId {
 }
 
 impl Text for DirectorySort {
-    const FORM: &'static str = "`nym`, `tenure` or `badges`";
+    const FORM: Form = Form::Words("`nym`, `tenure` or `badges`");
     const DEFAULT: Option<DefaultValue> = Some(DefaultValue::Word("nym"));
 
     fn parse(text: String) -> Result<Option<Self>, String> {
@@ -167,7 +200,7 @@ impl Text for DirectorySort {
 }
 
 impl Text for Direction {
-    const FORM: &'static str = "`asc` or `desc`";
+    const FORM: Form = Form::Words("`asc` or `desc`");
 
     fn parse(text: String) -> Result<Option<Self>, String> {
         match text.as_str() {
@@ -179,10 +212,10 @@ impl Text for Direction {
 }
 
 macro_rules! texts {
-    ($($type:ident: $form:literal, $parse:expr;)+) => {
+    ($($type:ident: $form:expr, $parse:expr;)+) => {
         $(
             impl Text for $type {
-                const FORM: &'static str = $form;
+                const FORM: Form = $form;
 
                 fn parse(text: String) -> Result<Option<Self>, String> {
                     $parse(text).map_err(|refused| refused.to_string())
@@ -193,16 +226,16 @@ macro_rules! texts {
 }
 
 texts! {
-    GuildId: "1 to 64 visible ASCII characters", |text| Self::parse(text).map(Some);
-    UserId: "1 to 64 visible ASCII characters", |text| Self::parse(text).map(Some);
-    Wallet: "1 to 128 visible ASCII characters", |text| Self::parse(text).map(Some);
-    Nym: "1 to 32 characters", |text| Self::parse(text).map(Some);
-    Tier: "a tier's name", |text| Self::parse(text).map(Some);
-    SearchQuery: "1 to 100 characters", |text| Self::parse(text).map(Some);
-    BadgeKind: "1 to 64 characters", |text| Self::parse(text).map(Some);
-    Caller: "1 to 128 characters", |text| Self::parse(text).map(Some);
-    Reason: "1 to 500 characters", Self::parse_optional;
-    Awarder: "1 to 64 characters", Self::parse_optional;
+    GuildId: Form::VisibleAscii(Self::MAX), |text| Self::parse(text).map(Some);
+    UserId: Form::VisibleAscii(Self::MAX), |text| Self::parse(text).map(Some);
+    Wallet: Form::VisibleAscii(Self::MAX), |text| Self::parse(text).map(Some);
+    Nym: Form::Characters(Self::MAX), |text| Self::parse(text).map(Some);
+    Tier: Form::Words("a tier's name"), |text| Self::parse(text).map(Some);
+    SearchQuery: Form::Characters(Self::MAX), |text| Self::parse(text).map(Some);
+    BadgeKind: Form::Characters(Self::MAX), |text| Self::parse(text).map(Some);
+    Caller: Form::Characters(Self::MAX), |text| Self::parse(text).map(Some);
+    Reason: Form::Characters(Self::MAX), Self::parse_optional;
+    Awarder: Form::Characters(Self::MAX), Self::parse_optional;
 }
 
 /// The fields of a request that nobody has taken yet.
@@ -251,7 +284,7 @@ impl<'a> Fields<'a> {
         T::parse(text).map_err(|refused| ServiceError::invalid_request(name, format!("{name} {refused}")))
     }
 
-    /// A list of 1 to 100 texts, if there is one; `null` is none.
+    /// A list of texts as [`Keys`] has it, if there is one; `null` is none.
     pub(super) fn keys<T: Text + PartialEq>(&mut self, name: &str) -> Result<Option<Keys<T>>, ServiceError> {
         let Some(raw) = self.take(name) else { return Ok(None) };
         let refused =

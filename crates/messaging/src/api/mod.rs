@@ -24,7 +24,7 @@ pub mod tiers;
 pub use caller::{Caller, InvalidCaller};
 pub use endpoint::{Description, Endpoint, PREFIX, Reply};
 pub use error::{ErrorBody, ErrorCode, ErrorFields, MAX_REQUEST, ServiceError};
-pub use field::{DefaultValue, Field, Fields};
+pub use field::{DefaultValue, Field, Fields, Form};
 pub use page::{Page, Rows};
 pub use registry::{ENDPOINTS, Query, Question};
 pub use row::{Badge, Profile};

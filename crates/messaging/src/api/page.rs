@@ -4,7 +4,7 @@ use muster_domain::{Cursor, Limit};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::error::ServiceError;
-use super::field::{DefaultValue, Fields, Value};
+use super::field::{DefaultValue, Fields, Form, Value};
 use crate::integer::read_integer;
 
 /// One page of a list.
@@ -69,7 +69,7 @@ impl<const DEFAULT: u32, const MAX: u32> Rows<DEFAULT, MAX> {
 }
 
 impl<const DEFAULT: u32, const MAX: u32> Value for Rows<DEFAULT, MAX> {
-    const FORM: &'static str = "integer";
+    const FORM: Form = Form::Words("integer");
     const DEFAULT: Option<DefaultValue> = Some(DefaultValue::Number(DEFAULT));
     const CAP: Option<u32> = Some(MAX);
 

@@ -1,5 +1,6 @@
 //! `profiles.*`: members, one or many.
 
+use muster_domain::lists::{PROFILES_ACTIVE, PROFILES_BADGES, PROFILES_RANKED};
 use muster_domain::{
     Conviction, Cursor, Keys, Lookup, MAX_KEYS, Nym, ProfileId, Rank, SearchQuery, Tenure, Tier, UserId,
     Wallet,
@@ -8,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::endpoint::{Endpoint, endpoint};
 use super::error::ServiceError;
-use super::field::{Field, Fields, Value, exactly_one};
+use super::field::{Field, Fields, Form, Value, exactly_one};
 use super::page::{Page, Rows, pages};
 use super::row::{Badge, Profile};
 
 endpoint! {
-    "profiles.ranked" -> Page<RankedProfile>, "page of profiles by conviction, highest first, then earliest joined, each with `rank`";
+    PROFILES_RANKED -> Page<RankedProfile>, "page of profiles by conviction, highest first, then earliest joined, each with `rank`";
 
     /// Profiles by conviction, highest first.
     #[derive(Default)]
@@ -208,7 +209,7 @@ impl Endpoint for Many {
     const FIELDS: &'static [Field] = &[
         Field {
             name: "profile_ids",
-            form: "list of 1 to 100 UUIDs",
+            form: Form::List(MAX_KEYS, "UUIDs"),
             required: false,
             default: None,
             cap: Some(MAX_KEYS),
@@ -216,7 +217,7 @@ impl Endpoint for Many {
         },
         Field {
             name: "user_ids",
-            form: "list of 1 to 100 ids",
+            form: Form::List(MAX_KEYS, "ids"),
             required: false,
             default: None,
             cap: Some(MAX_KEYS),
@@ -237,7 +238,7 @@ impl Endpoint for Many {
 }
 
 endpoint! {
-    "profiles.active" -> Page<Profile>, "page of profiles by activity, above zero only, then earliest joined";
+    PROFILES_ACTIVE -> Page<Profile>, "page of profiles by activity, above zero only, then earliest joined";
 
     /// Profiles by activity.
     #[derive(Default)]
@@ -263,7 +264,7 @@ endpoint! {
 }
 
 endpoint! {
-    "profiles.badges" -> Page<Badge>, "page of the profile's unrevoked badges, newest first";
+    PROFILES_BADGES -> Page<Badge>, "page of the profile's unrevoked badges, newest first";
 
     /// One profile's badges.
     pub struct Badges {

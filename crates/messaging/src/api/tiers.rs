@@ -1,6 +1,7 @@
 //! `tiers.*`: who changes tier, and what it takes.
 
-use muster_domain::{Conviction, Cursor, Nym, ProfileId, Rank, Tier};
+use muster_domain::lists::{TIERS_CHANGES, TIERS_PROGRESSION};
+use muster_domain::{Conviction, Cursor, Movement, Nym, ProfileId, Rank, Tier};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -9,7 +10,7 @@ use super::page::{Page, Rows, pages};
 use super::row::{Profile, utc};
 
 endpoint! {
-    "tiers.progression" -> Page<Progress>,
+    TIERS_PROGRESSION -> Page<Progress>,
     "page of profiles closest below their next score tier, then earliest joined, with `next_tier` and `distance`";
 
     /// Members closest below their next score tier.
@@ -41,7 +42,7 @@ impl From<muster_domain::Progress> for Progress {
 }
 
 endpoint! {
-    "tiers.changes" -> Page<TierChange>,
+    TIERS_CHANGES -> Page<TierChange>,
     "page of `profile_id`, `nym`, `from`, `to`, `movement` (`promotion` or `demotion`), `at`, newest first";
 
     /// Promotions and demotions.
@@ -72,16 +73,6 @@ pub struct TierChange {
     pub at: OffsetDateTime,
 }
 
-/// Up or down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Movement {
-    /// To a higher tier.
-    Promotion,
-    /// To a lower tier, or to none.
-    Demotion,
-}
-
 impl From<muster_domain::TierChange> for TierChange {
     fn from(change: muster_domain::TierChange) -> Self {
         Self {
@@ -89,10 +80,7 @@ impl From<muster_domain::TierChange> for TierChange {
             nym: change.nym,
             from: change.from,
             to: change.to,
-            movement: match change.movement {
-                muster_domain::Movement::Promotion => Movement::Promotion,
-                muster_domain::Movement::Demotion => Movement::Demotion,
-            },
+            movement: change.movement,
             at: utc(change.at),
         }
     }

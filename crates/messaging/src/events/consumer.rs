@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::durable::Durable;
-pub use super::durable::{ConsumerConfig, MAX_BATCH, Unfit};
+pub use super::durable::{ConsumerConfig, MAX_LANES, Unfit};
 pub use super::error::ConsumerError;
 use super::fault::{Fault, Faults, Probe};
 use super::lane::{Failures, Lane};
@@ -88,7 +88,7 @@ impl Consumer {
     {
         let stop = CancellationToken::new();
         let apply = Arc::new(apply);
-        let lanes = self.0.config.lanes.clamp(1, 16);
+        let lanes = self.0.config.lanes.clamp(1, MAX_LANES);
         let queue = Arc::new(SharedQueue::new(lanes));
         let failures = Arc::new(Failures::default());
         let faults = Arc::new(Faults::default());

@@ -8,10 +8,7 @@ use time::OffsetDateTime;
 
 use super::envelope::MAX_BYTES;
 use super::outcome::Delivered;
-use crate::request::TRACEPARENT;
-
-/// The longest `traceparent` that is passed on.
-const MAX_TRACEPARENT: usize = 128;
+use crate::header::traceparent;
 
 /// One delivery of a message.
 #[derive(Debug, Clone, Copy)]
@@ -65,15 +62,10 @@ pub(super) struct TakenEvent {
 }
 
 impl TakenEvent {
-    pub(super) fn new(event: Event, delivery: Delivery, message: Message) -> Self {
-        let header = message.headers.as_ref().and_then(|headers| headers.get(TRACEPARENT));
-        let traceparent = header.map(|value| value.as_str()).filter(|text| text.len() <= MAX_TRACEPARENT);
-        let delivered = Delivered {
-            event,
-            sequence: delivery.stream_sequence,
-            deliveries: delivery.deliveries,
-            traceparent: traceparent.map(str::to_owned),
-        };
+    pub(super) fn new(mut event: Event, delivery: Delivery, message: Message) -> Self {
+        event.traceparent = traceparent(message.headers.as_ref());
+        let delivered =
+            Delivered { event, sequence: delivery.stream_sequence, deliveries: delivery.deliveries };
         Self { delivered, message: Arc::new(message) }
     }
 }

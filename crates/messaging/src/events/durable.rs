@@ -22,17 +22,17 @@ use super::stream::{self, StreamBounds};
 use super::subjects::{EVENTS, EVENTS_SUBJECTS};
 use crate::connection::Connection;
 
-/// The most events that are applied together.
-pub const MAX_BATCH: usize = 2000;
+/// The most batches that are applied at once.
+pub const MAX_LANES: usize = 16;
 
 /// How events are read.
 #[derive(Clone)]
 pub struct ConsumerConfig {
     /// The consumer's name on the stream. All replicas of a worker share one.
     pub durable: String,
-    /// The most events that are applied together: 1 to [`MAX_BATCH`].
+    /// The most events that are applied together: 1 to [`Event::MAX_BATCH`](muster_domain::Event::MAX_BATCH).
     pub batch: usize,
-    /// How many batches are applied at once: 1 to 16. Of one community, one fewer, but at least one.
+    /// How many batches are applied at once: 1 to [`MAX_LANES`]. Of one community, one fewer, but at least one.
     pub lanes: usize,
     /// How long the broker waits for an acknowledgement or a progress report before it delivers an event again.
     pub ack_wait: Duration,

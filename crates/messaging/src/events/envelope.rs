@@ -151,7 +151,7 @@ pub fn decode(subject: &str, payload: &[u8], bounds: EventBounds) -> Result<Deco
             member(MemberEffect::BadgeRevoke { kind, reason, by })?
         }
     };
-    Ok(Decoded::Event(Event { id, at, guild, effect }))
+    Ok(Decoded::Event(Event { id, at, guild, effect, traceparent: None }))
 }
 
 /// The community that an event names; the rest is not decoded.
@@ -618,6 +618,7 @@ mod tests {
                 at: EventTime::parse(millis, bounds().times).unwrap(),
                 guild: GuildId::parse("42").unwrap(),
                 effect: Effect::Member { user: UserId::parse("7").unwrap(), effect },
+                traceparent: None,
             };
             let (subject, payload) = encode(&event);
             prop_assert_eq!(decode(&subject, &payload), Ok(Decoded::Event(event)));

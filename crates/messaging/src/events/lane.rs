@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use async_nats::jetstream::Message;
 use futures_util::StreamExt;
-use muster_domain::{EventId, EventType, GuildId};
+use muster_domain::{Event, EventId, EventType, GuildId};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::dead_letter::publish_dead_letter;
 use super::delivery::{Item, TakenEvent};
-use super::durable::{Durable, MAX_BATCH};
+use super::durable::Durable;
 use super::error::ConsumerError;
 use super::fault::{Faults, Probe, StoreFailure, WaitingLane};
 use super::outcome::{ApplyError, ConsumerEvent, Delivered, Outcome};
@@ -108,7 +108,7 @@ where
     F: Future<Output = Result<(), ApplyError>> + Send + 'static,
 {
     pub(super) async fn run(self) -> Result<(), ConsumerError> {
-        let max_items = self.durable.config.batch.clamp(1, MAX_BATCH);
+        let max_items = self.durable.config.batch.clamp(1, Event::MAX_BATCH.into());
         loop {
             tokio::select! {
                 biased;

@@ -61,8 +61,6 @@ pub struct Delivered {
     pub sequence: u64,
     /// How often it was delivered, this time included: again after a failure, a lost acknowledgement or a deferral.
     pub deliveries: u32,
-    /// The trace it belongs to, as its header `traceparent` says: unchecked, at most 128 characters.
-    pub traceparent: Option<String>,
 }
 
 /// Why the events of a shard were not applied. None of that shard's was, whatever the reason. [`fault`](super::fault) decides who

@@ -5,4 +5,3 @@ pub mod file;
 pub mod key;
 pub mod material;
 pub mod pem;
-pub mod server;

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use async_nats::connection::State;
-use muster_messaging::connection::{NatsConfig, Transport};
+use muster_messaging::connection::NatsConfig;
 use xtask::services::{Authority, Nats, NatsOptions, RunDirectory, nats_config};
 
-use crate::broker::until;
+use crate::broker::{material, until};
 
 /// What the server tells a client, such as that something is not permitted.
 pub(crate) type Told = Arc<Mutex<Vec<String>>>;
@@ -14,15 +14,14 @@ pub(crate) type Told = Arc<Mutex<Vec<String>>>;
 /// The library's own client, configured as Muster's would be.
 pub(crate) async fn raw(
     url: &str,
-    config: NatsConfig,
+    config: &NatsConfig,
 ) -> Result<(async_nats::Client, Told), async_nats::ConnectError> {
-    let Transport::Tls { material, .. } = config.transport else { panic!("not TLS") };
     let told = Told::default();
     let keep = Arc::clone(&told);
     let options = async_nats::ConnectOptions::new()
         .tls_first()
         .max_reconnects(2)
-        .tls_client_config(material.client_config().as_ref().clone())
+        .tls_client_config(material(config).client_config().as_ref().clone())
         .event_callback(move |event| {
             keep.lock().unwrap().push(event.to_string());
             std::future::ready(())
@@ -60,8 +59,8 @@ impl Shipped {
     /// A client whose certificate bears this name.
     async fn client(&self, name: &str) -> Result<(async_nats::Client, Told), async_nats::ConnectError> {
         let identity = self.authority.client(name).unwrap();
-        raw(&self.nats.url(), nats_config(&[self.nats.url()], &self.authority, &identity, name).unwrap())
-            .await
+        let config = nats_config(&[self.nats.url()], &self.authority, &identity, name).unwrap();
+        raw(&self.nats.url(), &config).await
     }
 }
 

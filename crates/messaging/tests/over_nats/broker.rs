@@ -5,10 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_domain::{TlsPolicy, TlsReason, Version};
-use muster_messaging::connection::{Auth, Connection, NatsConfig, Transport};
+use muster_domain::{Environment, TlsPolicy, Version};
+use muster_messaging::connection::{Connection, Credentials, NatsConfig, Transport};
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
-use muster_messaging::tls::server::Servers;
 use time::OffsetDateTime;
 use xtask::services::{Authority, Nats, NatsOptions, RunDirectory};
 use xtask::tool::nats_server;
@@ -121,23 +120,15 @@ impl Broker {
     }
 
     pub(crate) fn config_of(&self, url: &str, files: &TlsFiles) -> NatsConfig {
-        let policy = TlsPolicy::Required(TlsReason::Production);
-        let Servers::Tls(servers) = Servers::parse([url], policy).unwrap() else { panic!("not all are TLS") };
-        let material = Arc::new(Material::load(files, MinimumVersion::Tls13).unwrap());
-        let mut config = NatsConfig::new(Transport::Tls { servers, material }, "test");
-        config.auth = Auth::UserPassword { user: "muster".to_owned(), password: PASSWORD.into() };
-        config
+        NatsConfig { credentials: password(), ..NatsConfig::production([url], files, "test").unwrap() }
     }
 
     pub(crate) fn plain_config(&self) -> NatsConfig {
-        let policy = TlsPolicy::Optional(muster_domain::Environment::Test);
+        let policy = TlsPolicy::Optional(Environment::Test);
         let url = format!("127.0.0.1:{}", self.port);
-        let Servers::Plaintext(servers) = Servers::parse([url], policy).unwrap() else {
-            panic!("all are TLS")
-        };
-        let mut config = NatsConfig::new(Transport::Plaintext { servers, material: None }, "test");
-        config.auth = Auth::UserPassword { user: "muster".to_owned(), password: PASSWORD.into() };
-        config
+        let transport = Transport::new([url], policy, &TlsFiles::default(), MinimumVersion::Tls13).unwrap();
+        assert!(!transport.is_tls());
+        NatsConfig { credentials: password(), ..NatsConfig::new(transport, "test") }
     }
 
     pub(crate) async fn connect(&self) -> Connection {
@@ -150,6 +141,22 @@ impl Broker {
             async_nats::ConnectOptions::with_user_and_password("muster".to_owned(), PASSWORD.to_owned());
         options.connect(format!("nats://127.0.0.1:{}", self.port)).await.unwrap()
     }
+}
+
+/// What the server's user logs in with.
+pub(crate) fn password() -> Credentials {
+    Credentials::UserPassword { user: "muster".to_owned(), password: PASSWORD.into() }
+}
+
+/// A transport in production that speaks TLS 1.2, too.
+pub(crate) fn since_tls_1_2(url: &str, files: &TlsFiles) -> Transport {
+    let policy = TlsPolicy::new(Environment::Production, false);
+    Transport::new([url], policy, files, MinimumVersion::Tls12).unwrap()
+}
+
+/// Whom a client trusts, and whom it met.
+pub(crate) fn material(config: &NatsConfig) -> Arc<Material> {
+    Arc::clone(config.transport.material().unwrap())
 }
 
 /// The port for websockets, by the file that the server wrote beside its streams.

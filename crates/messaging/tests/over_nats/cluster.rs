@@ -12,14 +12,17 @@ use muster_domain::{
 };
 use muster_messaging::api::{Endpoint, ErrorCode, Question, ServiceError, admin, community};
 use muster_messaging::client::{Client, ClientError, EventPublisher};
-use muster_messaging::connection::{Connection, NatsConfig, Transport};
+use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::events::consumer::{Consumer, ConsumerConfig, Delivered};
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::stream::StreamBounds;
 use muster_messaging::replicas::{clear_everywhere, listen};
 use muster_messaging::service::{ServiceConfig, serve};
-use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
+use muster_messaging::tls::material::TlsFiles;
 use time::OffsetDateTime;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
@@ -60,7 +63,7 @@ impl Cluster {
     }
 
     async fn raw(&self, name: &str) -> (async_nats::Client, Told) {
-        raw(&self.url(), self.config(name)).await.unwrap()
+        raw(&self.url(), &self.config(name)).await.unwrap()
     }
 
     async fn connect(&self, name: &str) -> Connection {
@@ -74,20 +77,34 @@ impl Cluster {
     }
 }
 
-/// A client's configuration in one version of TLS.
+/// A client's configuration in one version of TLS, with a certificate where the files have one.
 fn speaking(version: &'static SupportedProtocolVersion, files: &TlsFiles) -> ClientConfig {
     let certificates = |path: &Option<PathBuf>| -> Vec<CertificateDer<'static>> {
         CertificateDer::pem_file_iter(path.as_ref().unwrap()).unwrap().map(Result::unwrap).collect()
     };
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(certificates(&files.ca));
-    let key = PrivateKeyDer::from_pem_file(files.key.as_ref().unwrap()).unwrap();
-    ClientConfig::builder_with_provider(Arc::new(tokio_rustls::rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[version])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(certificates(&files.certificate), key)
-        .unwrap()
+    let config =
+        ClientConfig::builder_with_provider(Arc::new(tokio_rustls::rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots);
+    let Some(key) = &files.key else { return config.with_no_client_auth() };
+    let key = PrivateKeyDer::from_pem_file(key).unwrap();
+    config.with_client_auth_cert(certificates(&files.certificate), key).unwrap()
+}
+
+/// Whether a node tells others of itself who come as a route.
+async fn welcomes_route(node: &Nats, config: ClientConfig) -> bool {
+    let (port, _) = node.options.cluster.as_ref().unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", *port)).await.unwrap();
+    let connected = TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream);
+    let mut said = [0; 4];
+    // With TLS 1.3 a client learns what the server thinks of its certificate by the first answer.
+    match connected.await {
+        Ok(mut stream) => stream.read_exact(&mut said).await.is_ok() && &said == b"INFO",
+        Err(_) => false,
+    }
 }
 
 fn event(n: u128) -> Event {
@@ -100,6 +117,7 @@ fn event(n: u128) -> Event {
             user: UserId::parse("7").unwrap(),
             effect: MemberEffect::ActivityAdd { amount: Activity::clamp(1_i64) },
         },
+        traceparent: None,
     }
 }
 
@@ -138,7 +156,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
         std::future::ready(match request.question {
             Question::Find(ask) => {
                 let community_id = CommunityId::new(Uuid::nil());
-                Ok(ask.reply(community::Community { community_id, name: None, active: true }))
+                Ok(ask.reply(community::Community { community_id, name: None, active: true, changes: 0 }))
             }
             Question::Within(..) => Err(ServiceError::not_found("profile")),
         })
@@ -227,16 +245,23 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     config.connect_timeout = Duration::from_secs(1);
     assert!(Connection::open(config).await.is_err(), "INFO before the handshake");
     let files = cluster.authority.files(&cluster.authority.client("muster-reader").unwrap());
-    let anonymous =
-        Material::load(&TlsFiles { ca: files.ca.clone(), ..TlsFiles::default() }, MinimumVersion::Tls13);
-    let mut config = cluster.config("muster-reader");
-    let Transport::Tls { servers, .. } = config.transport else { panic!("not TLS") };
-    config.transport = Transport::Tls { servers, material: Arc::new(anonymous.unwrap()) };
+    let anonymous = TlsFiles { ca: files.ca.clone(), ..TlsFiles::default() };
+    let config = NatsConfig::production([cluster.url()], &anonymous, "muster-reader").unwrap();
+    let config = NatsConfig { tls_first: true, ..config };
     assert!(Connection::open(config).await.is_err(), "no certificate");
     for (version, welcome) in [(&TLS12, false), (&TLS13, true)] {
         let options =
             async_nats::ConnectOptions::new().tls_first().tls_client_config(speaking(version, &files));
         assert_eq!(options.connect(cluster.url()).await.is_ok(), welcome, "{version:?}");
+    }
+    // So they do on a route.
+    let node = &cluster.nodes[0];
+    let files = cluster.authority.files(&node.options.tls);
+    let anonymous = TlsFiles { ca: files.ca.clone(), ..TlsFiles::default() };
+    for (version, files, welcome) in
+        [(&TLS13, &anonymous, false), (&TLS12, &files, false), (&TLS13, &files, true)]
+    {
+        assert_eq!(welcomes_route(node, speaking(version, files)).await, welcome, "{version:?}");
     }
 
     // Under load, the node that the reader is connected to is killed.

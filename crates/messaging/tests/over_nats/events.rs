@@ -36,6 +36,7 @@ pub(crate) fn event(n: u128) -> Event {
             user: UserId::parse("7").unwrap(),
             effect: MemberEffect::ActivityAdd { amount: Activity::clamp(1_i64) },
         },
+        traceparent: None,
     }
 }
 
@@ -541,7 +542,9 @@ async fn an_event_carries_its_traceparent() {
     let see = Arc::clone(&seen);
     let _consuming = consumer.start(
         fixture.apply(move |delivered| {
-            see.lock().unwrap().insert(number(delivered), delivered.traceparent.clone());
+            see.lock()
+                .unwrap()
+                .insert(number(delivered), delivered.event.traceparent.clone().map(String::from));
             None
         }),
         working_store(),

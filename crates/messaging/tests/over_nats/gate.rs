@@ -7,19 +7,14 @@ use std::time::Duration;
 
 use muster_domain::Version;
 use muster_messaging::client::{Client, ClientError};
-use muster_messaging::connection::{Auth, Connection, ConnectionError, LinkFailure, LinkState, Transport};
+use muster_messaging::connection::{
+    Connection, ConnectionError, Credentials, CredentialsError, LinkFailure, LinkState,
+};
 use muster_messaging::tls::material::{TlsFiles, TlsVersion};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::broker::{Broker, PASSWORD, Setup, stranger, until, version};
-
-fn material(transport: &Transport) -> Arc<muster_messaging::tls::material::Material> {
-    match transport {
-        Transport::Tls { material, .. } => Arc::clone(material),
-        Transport::Plaintext { .. } => panic!("not TLS"),
-    }
-}
+use crate::broker::{Broker, PASSWORD, Setup, material, stranger, until, version};
 
 /// A round trip, which shows that the connection works.
 async fn asks(connection: &Connection) {
@@ -37,7 +32,7 @@ async fn mutual_tls_connects_and_shows_with_whom() {
         format!("wss://127.0.0.1:{}", broker.ws_port),
     ] {
         let config = broker.config_of(&url, &broker.client);
-        let material = material(&config.transport);
+        let material = material(&config);
         let connection = Connection::open(config).await.unwrap();
         asks(&connection).await;
         assert_eq!((material.accepted(), material.refused()), (1, 0), "{url}");
@@ -60,7 +55,7 @@ async fn a_wrong_authority_a_wrong_name_and_no_certificate_are_refused() {
     let stranger = stranger(&broker.directory);
     let stranger = stranger.files(&stranger.client("muster-worker").unwrap());
     let config = broker.config_of(&url, &stranger);
-    let refused = material(&config.transport);
+    let refused = material(&config);
     let error = Connection::open(config).await.unwrap_err();
     assert!(matches!(error, ConnectionError::Tls(_)), "{error:?}");
     assert_eq!((refused.accepted(), refused.refused()), (0, 1));
@@ -193,7 +188,7 @@ async fn a_revoked_user_is_given_up_after_a_bound() {
 async fn a_rotated_certificate_is_shown_by_the_next_connection() {
     let broker = Broker::start(&Setup::default());
     let config = broker.config();
-    let material = material(&config.transport);
+    let material = material(&config);
     let connection = Connection::open(config).await.unwrap();
     let first = material.peers().pop().unwrap().certificate.serial;
     let own = material.own()[0].serial.clone();
@@ -237,11 +232,9 @@ async fn tls_goes_first_where_the_server_does_it() {
 async fn a_token_or_broken_credentials_do_not_pass_for_a_user() {
     let broker = Broker::start(&Setup::default());
     let mut config = broker.config();
-    config.auth = Auth::Token(PASSWORD.into());
+    config.credentials = Credentials::Token(PASSWORD.into());
     assert!(matches!(Connection::open(config).await, Err(ConnectionError::Refused(_))));
-    let mut config = broker.config();
-    config.auth = Auth::Credentials(PASSWORD.into());
-    let error = Connection::open(config).await.unwrap_err();
-    assert!(matches!(error, ConnectionError::Credentials), "{error:?}");
+    let error = Credentials::file(&PASSWORD.into()).unwrap_err();
+    assert_eq!(error, CredentialsError::File);
     assert!(!format!("{error:?} {error}").contains(PASSWORD));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use muster_domain::{GuildId, Version};
 use muster_messaging::client::Client;
-use muster_messaging::connection::{Auth, Connection, ConnectionError, LinkFailure, LinkState, Transport};
+use muster_messaging::connection::{Connection, ConnectionError, Credentials, LinkFailure, LinkState};
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles, TlsVersion};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use tokio_rustls::rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ServerConfig, SupportedProtocolVersion};
 
-use crate::broker::{Broker, PASSWORD, Setup, sign, stranger, until, version};
+use crate::broker::{self, Broker, PASSWORD, Setup, material, sign, since_tls_1_2, stranger, until, version};
 use crate::login::{self, Login};
 
 /// Stands in a payload, to be looked for in what crossed the network.
@@ -129,13 +129,6 @@ async fn play(mut client: TcpStream, heard: Arc<Mutex<Vec<u8>>>) {
     }
 }
 
-fn material(transport: &Transport) -> Arc<Material> {
-    match transport {
-        Transport::Tls { material, .. } => Arc::clone(material),
-        Transport::Plaintext { .. } => panic!("not TLS"),
-    }
-}
-
 /// Says something of which the payload is known.
 async fn says(connection: &Connection) {
     let client = Client::new(connection.clone()).with_timeout(Duration::from_secs(1));
@@ -145,7 +138,7 @@ async fn says(connection: &Connection) {
 fn password() -> Login {
     Login {
         server: format!("authorization {{ user: muster, password: \"{PASSWORD}\" }}"),
-        auth: Auth::UserPassword { user: "muster".to_owned(), password: PASSWORD.into() },
+        credentials: broker::password(),
         secrets: Vec::new(),
     }
 }
@@ -153,7 +146,7 @@ fn password() -> Login {
 fn token() -> Login {
     Login {
         server: format!("authorization {{ token: \"{PASSWORD}\" }}"),
-        auth: Auth::Token(PASSWORD.into()),
+        credentials: Credentials::Token(PASSWORD.into()),
         secrets: Vec::new(),
     }
 }
@@ -176,7 +169,7 @@ async fn no_credential_and_no_payload_is_seen_on_the_path_at_first_or_on_reconne
         let broker = Broker::start(&setup);
         let proxy = Proxy::before(broker.port).await;
         let mut config = broker.config_of(&proxy.url(), &broker.client);
-        config.auth = login.auth.clone();
+        config.credentials = login.credentials.clone();
         config.connect_timeout = Duration::from_secs(2);
         config.give_up_after = Duration::from_secs(2);
         let connection = Connection::open(config).await.unwrap();
@@ -209,7 +202,7 @@ async fn a_first_connection_without_tls_hears_no_credential() {
                 proxy.plays.store(true, Ordering::SeqCst);
                 let url = format!("{scheme}://127.0.0.1:{}", proxy.port);
                 let mut config = broker.config_of(&url, &broker.client);
-                config.auth = login.auth.clone();
+                config.credentials = login.credentials.clone();
                 config.tls_first = tls_first;
                 config.connect_timeout = Duration::from_millis(500);
                 assert!(Connection::open(config).await.is_err(), "{url}");
@@ -224,10 +217,10 @@ async fn an_nkey_and_a_credentials_file_log_in_over_tls() {
     for login in [login::nkey(), login::credentials()] {
         let broker = Broker::start(&Setup { login: Some(login.server), ..Setup::default() });
         let mut config = broker.config();
-        config.auth = login.auth;
+        config.credentials = login.credentials;
         says(&Connection::open(config).await.unwrap()).await;
         let mut config = broker.config();
-        config.auth = login::nkey().auth;
+        config.credentials = login::nkey().credentials;
         assert!(matches!(Connection::open(config).await, Err(ConnectionError::Refused(_))), "another's key");
     }
 }
@@ -246,7 +239,7 @@ async fn an_expired_an_early_a_nameless_and_a_misnamed_server_are_refused_each_w
         sign(&broker.authority, "server", hosts, days);
         broker.restart(&Setup::default());
         let config = broker.config();
-        let material = material(&config.transport);
+        let material = material(&config);
         let error = Connection::open(config).await.unwrap_err();
         assert!(matches!(error, ConnectionError::Tls(_)), "{error:?}");
         let refusal = material.last_refusal().unwrap();
@@ -350,10 +343,9 @@ async fn an_unverified_server_receives_no_credentials() {
     let key = sign(&broker.authority, "another", &["127.0.0.1"], -60..30).key;
     for versions in [&[&TLS13][..], &[&TLS12]] {
         let (port, heard) = deciphering_server(&TlsFiles { key: key.clone(), ..own.clone() }, versions).await;
-        let mut config = broker.config_of(&format!("tls://127.0.0.1:{port}"), &broker.client);
-        let Transport::Tls { servers, .. } = config.transport else { panic!("not TLS") };
-        let material = Arc::new(Material::load(&broker.client, MinimumVersion::Tls12).unwrap());
-        config.transport = Transport::Tls { servers, material: Arc::clone(&material) };
+        let mut config = broker.config();
+        config.transport = since_tls_1_2(&format!("tls://127.0.0.1:{port}"), &broker.client);
+        let material = material(&config);
         let error = Connection::open(config).await.unwrap_err();
         assert!(matches!(error, ConnectionError::Tls(_)), "{error:?}");
         assert_eq!((material.accepted(), material.refused()), (0, 1));
@@ -372,13 +364,13 @@ async fn a_server_of_tls_1_2_only_is_refused_where_1_3_is_the_least() {
     let broker = Broker::start(&Setup::default());
     let server = sign(&broker.authority, "old", &["127.0.0.1"], -60..30);
     let (port, _) = deciphering_server(&server, &[&TLS12]).await;
-    let mut config = broker.config_of(&format!("tls://127.0.0.1:{port}"), &broker.client);
+    let url = format!("tls://127.0.0.1:{port}");
+    let mut config = broker.config_of(&url, &broker.client);
     let error = Connection::open(config.clone()).await.unwrap_err();
     assert!(matches!(error, ConnectionError::Tls(_)), "{error:?}");
 
-    let Transport::Tls { servers, .. } = config.transport else { panic!("not TLS") };
-    let material = Arc::new(Material::load(&broker.client, MinimumVersion::Tls12).unwrap());
-    config.transport = Transport::Tls { servers, material: Arc::clone(&material) };
+    config.transport = since_tls_1_2(&url, &broker.client);
+    let material = material(&config);
     Connection::open(config).await.unwrap();
     assert_eq!(material.peers().pop().unwrap().version, Some(TlsVersion::Tls12));
 }
@@ -408,7 +400,7 @@ async fn who_does_the_handshake_first_and_who_does_not_do_not_meet() {
 async fn a_servers_rotated_certificate_is_the_one_in_use() {
     let broker = Broker::start(&Setup::default());
     let config = broker.config();
-    let material = material(&config.transport);
+    let material = material(&config);
     let connection = Connection::open(config).await.unwrap();
     let first = material.peers().pop().unwrap().certificate.serial;
     sign(&broker.authority, "server", &["127.0.0.1"], -60..30);

@@ -2,14 +2,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use muster_messaging::connection::Auth;
+use muster_messaging::connection::Credentials;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
 
 /// A way to log in: what the server is configured with, what the client shows, and what of it must never be seen.
 pub(crate) struct Login {
     pub(crate) server: String,
-    pub(crate) auth: Auth,
+    pub(crate) credentials: Credentials,
     pub(crate) secrets: Vec<String>,
 }
 
@@ -19,7 +19,7 @@ pub(crate) fn nkey() -> Login {
     let seed = user.seed().unwrap();
     Login {
         server: format!("authorization {{ users: [{{ nkey: {} }}] }}", user.public_key()),
-        auth: Auth::NKey(seed.clone().into()),
+        credentials: Credentials::nkey(&seed.as_str().into()).unwrap(),
         secrets: vec![seed, user.public_key()],
     }
 }
@@ -50,7 +50,7 @@ pub(crate) fn credentials() -> Login {
             of_account(&system),
             of_account(&account),
         ),
-        auth: Auth::Credentials(file.into()),
+        credentials: Credentials::file(&file.into()).unwrap(),
         secrets: vec![seed, user_jwt],
     }
 }

@@ -3,6 +3,7 @@
 
 mod accounts;
 mod broker;
+mod changes;
 mod cluster;
 mod dead_letters;
 mod events;

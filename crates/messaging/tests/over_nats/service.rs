@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use muster_domain::{
     Activity, CommunityId, Conviction, Cursor, GuildId, Nym, Page, Profile, ProfileId, Rank, RankedProfile,
-    SearchQuery, UserId,
+    SearchQuery, TraceParent, UserId,
 };
 use muster_messaging::api::{
     Caller, Endpoint, ErrorCode, Query, Question, Reply, Rows, ServiceError, admin, community, profiles,
@@ -56,9 +56,12 @@ fn ranked(ask: &profiles::Ranked) -> Page<RankedProfile> {
 
 async fn handle(request: Request) -> Result<Reply, ServiceError> {
     match request.question {
-        Question::Find(ask) if ask.guild_id.as_str() == "42" => {
-            Ok(ask.reply(community::Community { community_id: community(), name: None, active: true }))
-        }
+        Question::Find(ask) if ask.guild_id.as_str() == "42" => Ok(ask.reply(community::Community {
+            community_id: community(),
+            name: None,
+            active: true,
+            changes: 0,
+        })),
         Question::Find(_) => Err(ServiceError::not_found("community")),
         Question::Within(_, Query::ProfilesRanked(ask)) => Ok(ask.reply(ranked(&ask))),
         Question::Within(_, Query::TiersThreshold(_)) => panic!("a defect of this handler"),
@@ -227,8 +230,10 @@ async fn the_client_reads_answers_and_errors() {
     let missing = client.find_community(GuildId::parse("7").unwrap()).await.unwrap_err();
     assert_eq!(missing.code(), Some(ErrorCode::NotFound));
 
-    let client =
-        client.on_behalf_of(Caller::parse("stilgar").unwrap()).in_trace("00-ab-cd-01").community(community());
+    let client = client
+        .on_behalf_of(Caller::parse("stilgar").unwrap())
+        .in_trace(TraceParent::parse("00-ab-cd-01").unwrap())
+        .community(community());
     let first = client.ask(&profiles::Ranked::first(5_000_000)).await.unwrap();
     assert_eq!((first.limit, first.items.len()), (1000, 1000));
     let second = client.ask(&profiles::Ranked::first(5).after(first.next.unwrap())).await.unwrap();

@@ -29,22 +29,21 @@ impl Community {
         reason: Option<Reason>,
         by: Option<Awarder>,
     ) -> Result<Award, Error> {
-        let tenant = self.tenant;
-        self.store
-            .write("badge_award", move |connection| {
-                async move {
-                    let member = Member::lock(connection, tenant, profile).await?;
-                    if let Some(badge) = badge_held(connection, tenant, member.number, &kind).await? {
-                        return Ok(Award { badge, created: false });
-                    }
-                    member.operate(connection, &kind, true, reason, by).await?;
-                    let badge = badge_held(connection, tenant, member.number, &kind).await?;
-                    let badge = badge.ok_or_else(|| Error::defect("an awarded badge is not held"))?;
-                    Ok(Award { badge, created: true })
+        let (tenant, change) = (self.tenant, self.change());
+        self.write("badge_award", move |connection| {
+            async move {
+                let member = Member::lock(connection, tenant, profile).await?;
+                if let Some(badge) = badge_held(connection, tenant, member.number, &kind).await? {
+                    return Ok(Award { badge, created: false });
                 }
-                .boxed()
-            })
-            .await
+                member.operate(connection, change, &kind, true, reason, by).await?;
+                let badge = badge_held(connection, tenant, member.number, &kind).await?;
+                let badge = badge.ok_or_else(|| Error::defect("an awarded badge is not held"))?;
+                Ok(Award { badge, created: true })
+            }
+            .boxed()
+        })
+        .await
     }
 
     /// Revokes a held badge, and answers it.
@@ -58,19 +57,18 @@ impl Community {
         reason: Option<Reason>,
         by: Option<Awarder>,
     ) -> Result<Badge, Error> {
-        let tenant = self.tenant;
-        self.store
-            .write("badge_revoke", move |connection| {
-                async move {
-                    let member = Member::lock(connection, tenant, profile).await?;
-                    let held = badge_held(connection, tenant, member.number, &kind).await?;
-                    let held = held.ok_or(Error::NotFound(Missing::Badge))?;
-                    member.operate(connection, &kind, false, reason, by).await?;
-                    badge_again(connection, tenant, member.number, &held).await
-                }
-                .boxed()
-            })
-            .await
+        let (tenant, change) = (self.tenant, self.change());
+        self.write("badge_revoke", move |connection| {
+            async move {
+                let member = Member::lock(connection, tenant, profile).await?;
+                let held = badge_held(connection, tenant, member.number, &kind).await?;
+                let held = held.ok_or(Error::NotFound(Missing::Badge))?;
+                member.operate(connection, change, &kind, false, reason, by).await?;
+                badge_again(connection, tenant, member.number, &held).await
+            }
+            .boxed()
+        })
+        .await
     }
 }
 
@@ -99,6 +97,7 @@ impl Member {
     async fn operate(
         &self,
         connection: &mut AsyncPgConnection,
+        change: MemberChange,
         kind: &BadgeKind,
         award: bool,
         reason: Option<Reason>,
@@ -119,7 +118,7 @@ impl Member {
         let now: Option<NowRow> = statement::optional(connection, now).await?;
         let at = now.ok_or_else(|| Error::defect("the database does not tell the time"))?.at;
         let badge = BadgeChange { set: (at, Uuid::now_v7()), kind: kind.clone(), award, reason, by };
-        let change = MemberChange { badges: vec![badge], ..MemberChange::default() };
+        let change = MemberChange { badges: vec![badge], ..change };
         member::change_known(connection, &self.held, self.tenant, vec![(self.number, change)]).await
     }
 }

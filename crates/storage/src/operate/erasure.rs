@@ -13,7 +13,7 @@ use crate::schema::members;
 use crate::sql::statement::{self, Statement};
 use crate::tenant::Tenant;
 use crate::write::change::MemberChange;
-use crate::write::{badges, erased, lock, member};
+use crate::write::{badges, erased, lock, member, outbox};
 
 impl Community {
     /// Erases a person: names, ids, wallet, badges, history and scores are removed, and every count follows. What
@@ -24,27 +24,26 @@ impl Community {
     /// # Errors
     /// [`Error::NotFound`] when there is no such profile, or it was erased before.
     pub async fn profile_erase(&self, id: ProfileId) -> Result<(), Error> {
-        let (tenant, key) = (self.tenant, self.store.erasure_key().clone());
-        self.store
-            .write("profile_erase", move |connection| {
-                async move {
-                    // Whom the person awarded may be anybody.
-                    let held = lock::all_members(connection, tenant).await?;
-                    let find = Statement::in_community(
-                        tenant,
-                        "SELECT member, user_id FROM members
+        let (tenant, key, change) = (self.tenant, self.store.erasure_key().clone(), self.change());
+        self.write("profile_erase", move |connection| {
+            async move {
+                // Whom the person awarded may be anybody.
+                let held = lock::all_members(connection, tenant).await?;
+                let find = Statement::in_community(
+                    tenant,
+                    "SELECT member, user_id FROM members
                          WHERE shard = $1 AND community = $2 AND profile_id = $3 AND user_id IS NOT NULL",
-                    )
-                    .bind::<SqlUuid, _>(id.get());
-                    let person: Option<PersonRow> = statement::optional(connection, find).await?;
-                    let person = person.ok_or(Error::NotFound(Missing::Profile))?;
-                    let user = person.user()?;
-                    let now = erased::remember(connection, &key, tenant, &user).await?;
-                    erase(connection, &held, tenant, person.member, &user, (now, None)).await
-                }
-                .boxed()
-            })
-            .await
+                )
+                .bind::<SqlUuid, _>(id.get());
+                let person: Option<PersonRow> = statement::optional(connection, find).await?;
+                let person = person.ok_or(Error::NotFound(Missing::Profile))?;
+                let user = person.user()?;
+                let now = erased::remember(connection, &key, tenant, &user).await?;
+                erase(connection, &held, tenant, person.member, &user, change, (now, None)).await
+            }
+            .boxed()
+        })
+        .await
     }
 }
 
@@ -56,10 +55,11 @@ pub(crate) async fn erase(
     tenant: Tenant,
     member: i64,
     user: &UserId,
+    change: MemberChange,
     (erased_at, until): (OffsetDateTime, Option<OffsetDateTime>),
 ) -> Result<(), Error> {
     // Out of sight first: everything that counts the person follows.
-    let change = MemberChange { hidden: Some(true), ..MemberChange::default() };
+    let change = MemberChange { hidden: Some(true), erased: true, ..change };
     member::change_known(connection, held, tenant, vec![(member, change)]).await?;
     const ERASURES: [&str; 3] = [
         "DELETE FROM badge_ops WHERE shard = $1 AND community = $2 AND member = $3",
@@ -82,6 +82,7 @@ pub(crate) async fn erase(
     .bind::<BigInt, _>(member)
     .bind::<Timestamptz, _>(erased_at);
     statement::execute(connection, empty).await?;
+    outbox::scrub(connection, tenant, user.as_str()).await?;
     badges::forget_awarder(connection, tenant, user.as_str(), until).await
 }
 

@@ -1,7 +1,7 @@
 //! All that is held on one person.
 
 use diesel::sql_types::Uuid as SqlUuid;
-use muster_domain::{Cursor, Export, PageLimit, ProfileId};
+use muster_domain::{Cursor, Export, PageLimit, ProfileId, lists};
 use uuid::Uuid;
 
 use crate::community::Community;
@@ -20,7 +20,7 @@ impl Community {
         limit: PageLimit,
         cursor: Option<&Cursor>,
     ) -> Result<Export, Error> {
-        const ENDPOINT: &str = "admin.profiles.export";
+        const ENDPOINT: &str = lists::ADMIN_PROFILES_EXPORT;
         let ordering = id.to_string();
         let start = ((0_i32, i64::MIN, Uuid::nil()), 0_i64);
         let (badge_after, change_after) = self.position(ENDPOINT, &ordering, cursor, start)?;

@@ -2,6 +2,7 @@
 
 mod applied;
 mod badges;
+pub(crate) mod changes;
 mod erasure;
 mod export;
 mod profile;

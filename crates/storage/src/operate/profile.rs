@@ -30,18 +30,17 @@ impl Community {
 
     async fn profile_set_hidden(&self, id: ProfileId, hidden: bool) -> Result<Profile, Error> {
         let tenant = self.tenant;
-        self.store
-            .write("profile_set_hidden", move |connection| {
-                async move {
-                    let locked = lock::member(connection, tenant, id).await?;
-                    let (number, held) = locked.ok_or(Error::NotFound(Missing::Profile))?;
-                    let change = MemberChange { hidden: Some(hidden), ..MemberChange::default() };
-                    member::change_known(connection, &held, tenant, vec![(number, change)]).await?;
-                    profile_held(connection, tenant, id).await
-                }
-                .boxed()
-            })
-            .await
+        let change = MemberChange { hidden: Some(hidden), ..self.change() };
+        self.write("profile_set_hidden", move |connection| {
+            async move {
+                let locked = lock::member(connection, tenant, id).await?;
+                let (number, held) = locked.ok_or(Error::NotFound(Missing::Profile))?;
+                member::change_known(connection, &held, tenant, vec![(number, change)]).await?;
+                profile_held(connection, tenant, id).await
+            }
+            .boxed()
+        })
+        .await
     }
 
     /// Links a wallet to a profile, or with `None` unlinks what is linked.
@@ -51,29 +50,28 @@ impl Community {
     /// profile.
     pub async fn profile_link_wallet(&self, id: ProfileId, wallet: Option<Wallet>) -> Result<Profile, Error> {
         let tenant = self.tenant;
-        self.store
-            .write("profile_link_wallet", move |connection| {
-                async move {
-                    let locked = lock::member(connection, tenant, id).await?;
-                    let (number, _held) = locked.ok_or(Error::NotFound(Missing::Profile))?;
-                    // Of two who link one wallet, the second sees that it is taken.
-                    lock::community(connection, tenant).await?;
-                    let update = Statement::in_community(
-                        tenant,
-                        "UPDATE members SET wallet = $4
+        self.write("profile_link_wallet", move |connection| {
+            async move {
+                let locked = lock::member(connection, tenant, id).await?;
+                let (number, _held) = locked.ok_or(Error::NotFound(Missing::Profile))?;
+                // Of two who link one wallet, the second sees that it is taken.
+                lock::community(connection, tenant).await?;
+                let update = Statement::in_community(
+                    tenant,
+                    "UPDATE members SET wallet = $4
                          WHERE shard = $1 AND community = $2 AND member = $3 AND erased_at IS NULL
                              AND NOT EXISTS (SELECT FROM members AS other
                                  WHERE other.shard = $1 AND other.community = $2 AND other.wallet = $4
                                      AND other.member <> $3)",
-                    )
-                    .bind::<BigInt, _>(number)
-                    .bind::<Nullable<Text>, _>(wallet.map(String::from));
-                    let linked = statement::execute(connection, update).await? > 0;
-                    let profile = profile_held(connection, tenant, id).await?;
-                    if linked { Ok(profile) } else { Err(Error::WalletTaken) }
-                }
-                .boxed()
-            })
-            .await
+                )
+                .bind::<BigInt, _>(number)
+                .bind::<Nullable<Text>, _>(wallet.map(String::from));
+                let linked = statement::execute(connection, update).await? > 0;
+                let profile = profile_held(connection, tenant, id).await?;
+                if linked { Ok(profile) } else { Err(Error::WalletTaken) }
+            }
+            .boxed()
+        })
+        .await
     }
 }

@@ -162,31 +162,31 @@ impl Community {
     /// Erases a member, if under the locks it still holds anything dated before its person was erased.
     async fn erase_again(&self, guild: &GuildId, member: i64) -> Result<bool, Error> {
         let (tenant, guild, key) = (self.tenant, guild.clone(), self.store.erasure_key().clone());
-        self.store
-            .write("profile_erase", move |connection| {
-                async move {
-                    let held = lock::all_members(connection, tenant).await?;
-                    let find = Statement::in_community(
-                        tenant,
-                        "SELECT member, user_id FROM members
+        let change = self.change();
+        self.write("profile_erase", move |connection| {
+            async move {
+                let held = lock::all_members(connection, tenant).await?;
+                let find = Statement::in_community(
+                    tenant,
+                    "SELECT member, user_id FROM members
                          WHERE shard = $1 AND community = $2 AND member = $3 AND user_id IS NOT NULL",
-                    )
-                    .bind::<BigInt, _>(member);
-                    let Some(person) = statement::optional::<PersonRow>(connection, find).await? else {
-                        return Ok(false);
-                    };
-                    let user = person.user()?;
-                    let stale = stale(tenant, &key, &guild, &[person])?;
-                    let Some(stale) = statement::optional::<StaleRow>(connection, stale).await? else {
-                        return Ok(false);
-                    };
-                    let dates = (stale.erased_at, Some(stale.erased_at));
-                    erasure::erase(connection, &held, tenant, member, &user, dates).await?;
-                    Ok(true)
-                }
-                .boxed()
-            })
-            .await
+                )
+                .bind::<BigInt, _>(member);
+                let Some(person) = statement::optional::<PersonRow>(connection, find).await? else {
+                    return Ok(false);
+                };
+                let user = person.user()?;
+                let stale = stale(tenant, &key, &guild, &[person])?;
+                let Some(stale) = statement::optional::<StaleRow>(connection, stale).await? else {
+                    return Ok(false);
+                };
+                let dates = (stale.erased_at, Some(stale.erased_at));
+                erasure::erase(connection, &held, tenant, member, &user, change, dates).await?;
+                Ok(true)
+            }
+            .boxed()
+        })
+        .await
     }
 
     /// Removes the ids of erased persons where they stand as awarders, whether or not they have a profile.
@@ -227,15 +227,14 @@ impl Community {
                 self.store.by_keys("erasures_enforce", find, page.len()).await?;
             for ErasedAwarderRow { id, erased_at } in found {
                 let tenant = self.tenant;
-                self.store
-                    .write("erasures_enforce", move |connection| {
-                        async move {
-                            lock::all_members(connection, tenant).await?;
-                            badges::forget_awarder(connection, tenant, &id, Some(erased_at)).await
-                        }
-                        .boxed()
-                    })
-                    .await?;
+                self.write("erasures_enforce", move |connection| {
+                    async move {
+                        lock::all_members(connection, tenant).await?;
+                        badges::forget_awarder(connection, tenant, &id, Some(erased_at)).await
+                    }
+                    .boxed()
+                })
+                .await?;
                 removed = removed.saturating_add(1);
             }
         }

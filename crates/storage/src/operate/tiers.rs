@@ -22,15 +22,14 @@ impl Community {
     pub async fn tier_policy_replace(&self, policy: &TierPolicy) -> Result<(), Error> {
         let tenant = self.tenant;
         let replacement = policy.clone();
-        self.store
-            .write("tier_policy_replace", move |connection| {
-                async move {
-                    lock::community(connection, tenant).await?;
-                    tiers::policy_replace(connection, tenant, &replacement).await
-                }
-                .boxed()
-            })
-            .await?;
+        self.write("tier_policy_replace", move |connection| {
+            async move {
+                lock::community(connection, tenant).await?;
+                tiers::policy_replace(connection, tenant, &replacement).await
+            }
+            .boxed()
+        })
+        .await?;
         self.store.forget_policy(self.id).await;
         let mut after = 0;
         loop {
@@ -44,17 +43,23 @@ impl Community {
                 self.store.page::<MemberRow, 1000>("tier_policy_replace", statement, PageLimit::MAX).await?;
             let Some(last) = batch.last() else { return Ok(()) };
             after = last.member;
-            self.store
-                .write("tier_policy_replace", move |connection| {
-                    async move {
-                        let held = lock::all_members(connection, tenant).await?;
-                        let recheck = || MemberChange { recheck_tier: true, ..MemberChange::default() };
-                        let changes = batch.iter().map(|row| (row.member, recheck())).collect();
-                        member::change_known(connection, &held, tenant, changes).await
-                    }
-                    .boxed()
-                })
-                .await?;
+            let traceparent = self.traceparent.clone();
+            self.write("tier_policy_replace", move |connection| {
+                async move {
+                    let held = lock::all_members(connection, tenant).await?;
+                    let changes = batch.iter().map(|row| {
+                        let traceparent = traceparent.clone();
+                        (
+                            row.member,
+                            MemberChange { recheck_tier: true, traceparent, ..MemberChange::default() },
+                        )
+                    });
+                    let changes = changes.collect();
+                    member::change_known(connection, &held, tenant, changes).await
+                }
+                .boxed()
+            })
+            .await?;
             if !more {
                 return Ok(());
             }

@@ -3,7 +3,9 @@
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Integer, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
-use muster_domain::{Awarder, Badge, BadgeKind, Cursor, KindCount, Page, PageLimit, ProfileId, Reason};
+use muster_domain::{
+    Awarder, Badge, BadgeKind, Cursor, KindCount, Page, PageLimit, ProfileId, Reason, lists,
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -98,7 +100,7 @@ impl Community {
         limit: PageLimit,
         cursor: Option<&Cursor>,
     ) -> Result<Page<Badge>, Error> {
-        const ENDPOINT: &str = "profiles.badges";
+        const ENDPOINT: &str = lists::PROFILES_BADGES;
         let ordering = profile.to_string();
         let (awarded, badge) = self.position(ENDPOINT, &ordering, cursor, (i64::MAX, Uuid::max()))?;
         // A member without a badge is one row without one; where there is no such member, there is no row.
@@ -147,7 +149,7 @@ impl Community {
         limit: PageLimit,
         cursor: Option<&Cursor>,
     ) -> Result<Page<KindCount>, Error> {
-        const ENDPOINT: &str = "badges.kinds";
+        const ENDPOINT: &str = lists::BADGES_KINDS;
         let after: String = self.position(ENDPOINT, "", cursor, String::new())?;
         let statement = self
             .statement(

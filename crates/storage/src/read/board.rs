@@ -4,6 +4,7 @@ use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Nullable, SmallInt, Timestamptz, Uuid as SqlUuid};
 use muster_domain::{
     BadgeStanding, Conviction, Cursor, Page, PageLimit, Position, Profile, ProfileId, Rank, RankedProfile,
+    lists,
 };
 
 use crate::board::Board;
@@ -122,7 +123,7 @@ impl Community {
         limit: PageLimit,
         cursor: Option<&Cursor>,
     ) -> Result<Page<RankedProfile>, Error> {
-        let names = ("profile_list_ranked", "profiles.ranked");
+        let names = ("profile_list_ranked", lists::PROFILES_RANKED);
         let (rows, next) = self.board_page(names, (Board::Conviction, true), limit, cursor).await?;
         Ok(Page { items: self.ranked(rows).await?, next, limit: limit.get() })
     }
@@ -136,7 +137,7 @@ impl Community {
         limit: PageLimit,
         cursor: Option<&Cursor>,
     ) -> Result<Page<Profile>, Error> {
-        let names = ("profile_list_active", "profiles.active");
+        let names = ("profile_list_active", lists::PROFILES_ACTIVE);
         let (rows, next) = self.board_page(names, (Board::Activity, false), limit, cursor).await?;
         let policy = self.policy_of(rows.iter().map(|row| row.profile.tier)).await?;
         let items = rows.into_iter().map(|row| row.profile.profile(&policy)).collect::<Result<_, _>>()?;
@@ -152,7 +153,7 @@ impl Community {
         limit: PageLimit,
         cursor: Option<&Cursor>,
     ) -> Result<Page<BadgeStanding>, Error> {
-        let names = ("badge_leaderboard", "badges.leaderboard");
+        let names = ("badge_leaderboard", lists::BADGES_LEADERBOARD);
         let (rows, next) = self.board_page(names, (Board::Badges, true), limit, cursor).await?;
         let ranks = board_ranks(Board::Badges, &rows)?;
         let policy = self.policy_of(rows.iter().map(|row| row.profile.tier)).await?;

@@ -2,7 +2,9 @@
 
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Nullable, SmallInt, Text, Timestamptz};
-use muster_domain::{Cursor, Direction, DirectoryPage, DirectorySort, PageLimit, TenuredProfile, Tier};
+use muster_domain::{
+    Cursor, Direction, DirectoryPage, DirectorySort, PageLimit, TenuredProfile, Tier, lists,
+};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -11,18 +13,6 @@ use crate::error::Error;
 use crate::read::date::{date, micros};
 use crate::read::profile::{ProfileRow, members_in_order};
 use crate::read::search::behind_every_nym;
-
-/// The last row that a page by number may reach; behind it only a cursor leads.
-pub const DIRECTORY_ROWS_BY_NUMBER: u32 = 10_000;
-
-/// Where a page of the directory begins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DirectoryStart {
-    /// Behind the last row of the page before, or at the first.
-    Cursor(Option<Cursor>),
-    /// At this many rows from the first, below [`DIRECTORY_ROWS_BY_NUMBER`].
-    Offset(u32),
-}
 
 /// The last row's key, in the order of the list.
 #[derive(Serialize, Deserialize)]
@@ -139,7 +129,8 @@ const BY_BADGES: Lists = lists!(
 
 impl Community {
     /// A page of the directory: by nym and then joining, by tenure, or by badges and then joining. By tenure and by badges,
-    /// descending is from the longest and the most.
+    /// descending is from the longest and the most. It begins behind the page of the cursor, or at the first member, less
+    /// so many that are skipped: at most [`DirectoryPage::MAX_PAGED_ROWS`].
     ///
     /// # Errors
     /// [`Error::Cursor`] for a foreign cursor.
@@ -149,16 +140,13 @@ impl Community {
         sort: DirectorySort,
         direction: Direction,
         limit: PageLimit,
-        start: &DirectoryStart,
+        cursor: Option<&Cursor>,
+        skipped: u32,
     ) -> Result<DirectoryPage, Error> {
-        const ENDPOINT: &str = "directory.list";
+        const ENDPOINT: &str = lists::DIRECTORY_LIST;
         let ordering = format!("{sort}:{direction}:{}", tier.map(Tier::as_str).unwrap_or_default());
         // The longest tenure is the earliest joining, and badges are kept negated: there, descending is forward.
         let forward = (sort == DirectorySort::Nym) == (direction == Direction::Asc);
-        let (cursor, offset) = match start {
-            DirectoryStart::Cursor(cursor) => (cursor.as_ref(), 0),
-            DirectoryStart::Offset(rows) => (None, (*rows).min(DIRECTORY_ROWS_BY_NUMBER)),
-        };
         let first = match (sort, forward) {
             (DirectorySort::Nym, true) => Key::Nym(String::new(), i64::MIN, i64::MIN),
             (DirectorySort::Nym, false) => Key::Nym(behind_every_nym(""), i64::MAX, i64::MAX),
@@ -183,7 +171,7 @@ impl Community {
         let statement = self
             .statement(if forward { ahead } else { back })
             .bind::<Nullable<SmallInt>, _>(number)
-            .bind::<BigInt, _>(i64::from(offset));
+            .bind::<BigInt, _>(i64::from(skipped.min(DirectoryPage::MAX_PAGED_ROWS)));
         let statement = match key {
             Key::Nym(nym, joined, member) => {
                 statement.bind::<Text, _>(nym).bind::<Timestamptz, _>(date(joined)).bind::<BigInt, _>(member)

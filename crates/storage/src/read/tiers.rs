@@ -3,7 +3,7 @@
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Bool, Nullable, SmallInt, Text, Timestamptz};
 use muster_domain::{
-    Conviction, Cursor, Movement, Nym, Page, PageLimit, Progress, TierChange, TierThreshold,
+    Conviction, Cursor, Movement, Nym, Page, PageLimit, Progress, TierChange, TierThreshold, lists,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -98,7 +98,7 @@ impl Community {
         limit: PageLimit,
         cursor: Option<&Cursor>,
     ) -> Result<Page<Progress>, Error> {
-        const ENDPOINT: &str = "tiers.progression";
+        const ENDPOINT: &str = lists::TIERS_PROGRESSION;
         let tiers = self.policy.tiers.score_tiers();
         // The list is ordered by distance, then by tier, then by the earliest joined.
         let start = (0_i64, i16::MAX, (i64::MAX, i64::MAX));
@@ -170,7 +170,7 @@ impl Community {
         limit: PageLimit,
         cursor: Option<&Cursor>,
     ) -> Result<Page<TierChange>, Error> {
-        const ENDPOINT: &str = "tiers.changes";
+        const ENDPOINT: &str = lists::TIERS_CHANGES;
         let (at, change) = self.position(ENDPOINT, "", cursor, (i64::MAX, i64::MAX))?;
         let statement = self
             .statement(concat!(

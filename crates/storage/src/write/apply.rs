@@ -13,9 +13,6 @@ use crate::error::Error;
 use crate::store::Store;
 use crate::tenant::ids_of;
 
-/// The most events of one batch.
-pub const MAX_BATCH: usize = 2000;
-
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
@@ -45,10 +42,10 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database is, [`Error::Defect`] when an event cannot be applied or there are more
-    /// than [`MAX_BATCH`].
+    /// than [`Event::MAX_BATCH`].
     pub async fn events_apply(&self, events: Vec<Event>) -> Result<Applied, Error> {
-        if events.len() > MAX_BATCH {
-            return Err(Error::defect(format!("a batch has at most {MAX_BATCH} events")));
+        if events.len() > usize::from(Event::MAX_BATCH) {
+            return Err(Error::defect(format!("a batch has at most {} events", Event::MAX_BATCH)));
         }
         let guilds: BTreeSet<GuildId> = events.iter().map(|event| event.guild.clone()).collect();
         let communities = self.communities_ensure(guilds).await?;
@@ -66,7 +63,10 @@ impl Store {
                 async move { apply(connection, &key, shard, &known, events).await }.boxed()
             });
             match part.await {
-                Ok(part) => applied.add(part),
+                Ok(part) => {
+                    applied.add(part);
+                    self.wrote(shard);
+                }
                 Err(error) => {
                     // The database may be another than that which the keys are from.
                     self.forget_keys(&communities).await;

@@ -37,13 +37,17 @@ pub(crate) struct Operation {
 
 /// A badge that is held now (sign 1), no longer held (-1), or was revoked before it was written (0), which
 /// still makes its kind known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Held {
     pub(crate) community: i32,
     pub(crate) member: i64,
     pub(crate) kind: i32,
     pub(crate) awarded_at: OffsetDateTime,
     pub(crate) sign: i32,
+    /// The badge.
+    pub(crate) id: Uuid,
+    /// Why it was awarded, or why it was revoked.
+    pub(crate) reason: Option<String>,
 }
 
 /// Whose operations, of which kind: community, member and kind.
@@ -126,7 +130,12 @@ pub(crate) async fn operate(
             let sign = i32::from(op.is_held()) - i32::from(stored.is_some_and(Op::is_held));
             if sign != 0 || (stored.is_none() && op.is_badge) {
                 let (community, member, kind) = pair;
-                held.push(Held { community, member, kind, awarded_at: watermark.0, sign });
+                let reason = match &op.revoked {
+                    Some(revoked) => revoked.reason.clone(),
+                    None => op.reason.clone(),
+                };
+                let (awarded_at, id) = watermark;
+                held.push(Held { community, member, kind, awarded_at, sign, id, reason });
             }
             let rows = if stored.is_none() { &mut made } else { &mut changed };
             rows.push(OpColumns::new(pair, watermark, op));

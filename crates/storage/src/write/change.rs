@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use muster_domain::{
     Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, GuildEffect, MemberEffect, Nym,
-    Reason, UserId,
+    Reason, TraceParent, UserId,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -60,10 +60,14 @@ pub(crate) struct MemberChange {
     pub(crate) badges: Vec<BadgeChange>,
     /// Taken out of every list, or put back.
     pub(crate) hidden: Option<bool>,
+    /// Whether the member is being erased, which siblings are told however invisible it was.
+    pub(crate) erased: bool,
     /// Whether the tier is to be looked at even where nothing else changes, for a new policy.
     pub(crate) recheck_tier: bool,
     /// Whether the person was erased before all of this: a profile that is made of it is not seen until they join.
     pub(crate) was_erased: bool,
+    /// The trace of what causes the change.
+    pub(crate) traceparent: Option<TraceParent>,
 }
 
 /// An award or a revocation.
@@ -94,6 +98,7 @@ impl Changes {
             Effect::Member { user, effect } => {
                 let change = self.members.entry((community, user)).or_default();
                 change.seen = Some(change.seen.map_or(watermark.0, |seen| seen.min(watermark.0)));
+                change.traceparent = event.traceparent.or(change.traceparent.take());
                 change.take(watermark, effect);
             }
         }

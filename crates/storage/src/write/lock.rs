@@ -42,6 +42,26 @@ pub(crate) struct Locked {
     pub(crate) name: Option<Watermark>,
     pub(crate) active: Option<Watermark>,
     pub(crate) thresholds_moved: i64,
+    pub(crate) changes: Outbox,
+}
+
+/// How far a community's changes are.
+pub(crate) struct Outbox {
+    /// The number of the last one.
+    pub(crate) last: i64,
+    /// That of the last that is published.
+    pub(crate) published: i64,
+    /// That of the last one that tells of dropped ones.
+    pub(crate) lost: i64,
+    /// Which types are told, one bit each.
+    pub(crate) told: i16,
+}
+
+impl Outbox {
+    /// How many changes wait to be published.
+    pub(crate) fn waiting(&self) -> i64 {
+        self.last.saturating_sub(self.published.max(self.lost.saturating_sub(1)))
+    }
 }
 
 /// Fails where a locked community has another id than is known of its number.
@@ -118,8 +138,12 @@ pub(crate) async fn communities(
 ) -> Result<BTreeMap<i32, Locked>, Error> {
     let lock = Statement::in_shard(
         shard,
-        "SELECT community, community_id, name_set_at, name_set_by, active_set_at, active_set_by, thresholds_moved
-         FROM community_states WHERE shard = $1 AND community = ANY($2) ORDER BY community FOR NO KEY UPDATE",
+        "SELECT s.community, s.community_id, s.name_set_at, s.name_set_by, s.active_set_at, s.active_set_by,
+             s.thresholds_moved, s.changes, s.changes_lost, s.changes_told,
+             coalesce((SELECT p.number FROM changes_published AS p
+                 WHERE p.shard = $1 AND p.community = s.community), 0) AS published
+         FROM community_states AS s WHERE s.shard = $1 AND s.community = ANY($2)
+         ORDER BY s.community FOR NO KEY UPDATE OF s",
     )
     .bind::<Array<Integer>, _>(communities.iter().copied().collect::<Vec<_>>());
     let rows: Vec<LockedRow> = statement::by_keys(connection, lock, communities.len()).await?;
@@ -132,6 +156,12 @@ pub(crate) async fn communities(
             name: row.name_set_at.zip(row.name_set_by),
             active: row.active_set_at.zip(row.active_set_by),
             thresholds_moved: row.thresholds_moved,
+            changes: Outbox {
+                last: row.changes,
+                published: row.published,
+                lost: row.changes_lost,
+                told: row.changes_told,
+            },
         };
         (row.community, locked)
     });
@@ -161,4 +191,9 @@ struct LockedRow {
     active_set_at: Option<OffsetDateTime>,
     active_set_by: Option<Uuid>,
     thresholds_moved: i64,
+    changes: i64,
+    changes_lost: i64,
+    changes_told: i16,
+    #[diesel(sql_type = BigInt)]
+    published: i64,
 }

@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use diesel_async::AsyncPgConnection;
-use muster_domain::{Activity, Shard, UserId};
+use muster_domain::{Activity, Disappearance, Shard, UserId};
 
+use super::badges::{self, Held};
 use super::boards;
 use super::change::{MemberChange, Watermark, newer};
 use super::counts::{self, VisibilityChange};
@@ -16,8 +17,9 @@ use super::directory::{self, Listed, Unlisted};
 use super::lock::{self, Locked};
 use super::member_rows::{self, NumberKey, State, Stored, UserKey};
 use super::numbers::{self, Sequence};
+use super::outbox::{self, HeldBadge, News, Told};
 use super::tiers::{self, TierMove, Tiers};
-use super::{activity, badges, suffixes};
+use super::{activity, suffixes};
 use crate::board::Board;
 use crate::error::Error;
 use crate::tenant::Tenant;
@@ -27,6 +29,8 @@ use crate::tenant::Tenant;
 pub(crate) struct Changed {
     members: Vec<Member>,
     counts: counts::Changes,
+    /// Badges that are held now, or no longer held.
+    badges: Vec<Held>,
 }
 
 /// One member: what is stored, what is to change, and what comes of it.
@@ -145,7 +149,7 @@ async fn write_own(
     // Neighbours in the tables are written together.
     members.sort_unstable_by_key(Member::key);
     let mut counts = counts::Changes::default();
-    change_badges(connection, shard, touched, &mut members, &mut counts).await?;
+    let badges = change_badges(connection, shard, touched, &mut members, &mut counts).await?;
     change_activity(connection, shard, &mut members).await?;
     write_entries(connection, shard, &members, &[Board::Conviction, Board::Activity]).await?;
     let (mut found, mut lost) = (Vec::new(), Vec::new());
@@ -160,7 +164,7 @@ async fn write_own(
     }
     suffixes::remove(connection, shard, lost).await?;
     suffixes::add(connection, shard, found).await?;
-    Ok(Changed { members, counts })
+    Ok(Changed { members, counts, badges })
 }
 
 /// Writes the members' places on these boards, where they change.
@@ -227,7 +231,7 @@ async fn change_badges(
     touched: &BTreeSet<i32>,
     members: &mut [Member],
     counts: &mut counts::Changes,
-) -> Result<(), Error> {
+) -> Result<Vec<Held>, Error> {
     let mut operations = Vec::new();
     for member in members.iter_mut() {
         let (community, number) = member.key();
@@ -245,9 +249,10 @@ async fn change_badges(
         }));
     }
     if operations.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    for held in badges::operate(connection, shard, touched, operations).await? {
+    let mut changed = badges::operate(connection, shard, touched, operations).await?;
+    for held in &changed {
         let place = members.binary_search_by_key(&(held.community, held.member), Member::key);
         let member = place.ok().and_then(|place| members.get_mut(place));
         let member = member.ok_or_else(|| Error::defect("a badge of nobody changed"))?;
@@ -258,7 +263,8 @@ async fn change_badges(
         let sign = if counted { i64::from(held.sign) } else { 0 };
         counts.badge(member.community, held.kind, held.awarded_at, sign);
     }
-    Ok(())
+    changed.retain(|held| held.sign != 0);
+    Ok(changed)
 }
 
 /// Works out activities, from what was set and what was added after that.
@@ -316,7 +322,7 @@ impl Changed {
         held: &lock::Members,
         locked: &BTreeMap<i32, Locked>,
     ) -> Result<(), Error> {
-        let Self { mut members, mut counts } = self;
+        let Self { mut members, mut counts, badges } = self;
         if members.is_empty() {
             return Ok(());
         }
@@ -352,7 +358,9 @@ impl Changed {
         for (community, at) in tiers::record(connection, shard, &moves).await? {
             counts.promotion(community, at);
         }
-        counts.write(connection, shard).await
+        counts.write(connection, shard).await?;
+        let news = news(connection, shard, &members, &moves, badges).await?;
+        outbox::write(connection, shard, locked, news).await
     }
 }
 
@@ -436,4 +444,80 @@ fn moves(members: &[Member], policies: &HashMap<i32, Tiers>) -> Vec<TierMove> {
         });
     }
     moves
+}
+
+/// What siblings are told of these members.
+async fn news(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    members: &[Member],
+    moves: &[TierMove],
+    badges: Vec<Held>,
+) -> Result<Vec<News>, Error> {
+    let mut told: Vec<(&Member, Told)> = Vec::new();
+    let mut appeared = Vec::new();
+    for member in members {
+        match (member.shown_before(), member.shown_after()) {
+            (None, Some(after)) => {
+                told.push((member, Told::Appeared { tier: after.tier }));
+                if member.stored.is_some() && after.badge_count > 0 {
+                    appeared.push(NumberKey { community: member.community, key: member.number });
+                }
+            }
+            (Some(before), Some(after))
+                if (&before.nick, &before.username) != (&after.nick, &after.username) =>
+            {
+                let (from, to) = (before.nym()?, after.nym()?);
+                if from != to {
+                    told.push((member, Told::Renamed { from, to }));
+                }
+            }
+            // The person is told of once more even where nobody saw them.
+            (_, None) if member.change.erased => {
+                told.push((member, Told::Disappeared(Disappearance::Erased)));
+            }
+            (Some(_), None) => {
+                let why = if member.state.has_left { Disappearance::Left } else { Disappearance::Hidden };
+                told.push((member, Told::Disappeared(why)));
+            }
+            _ => {}
+        }
+    }
+    let of = |key: (i32, i64)| {
+        let place = members.binary_search_by_key(&key, Member::key).ok();
+        let member = place.and_then(|place| members.get(place));
+        member.ok_or_else(|| Error::defect("something is told of a member that did not change"))
+    };
+    for change in moves {
+        let member = of((change.community, change.member))?;
+        if member.shown_before().is_some() {
+            let (promotion, from, to) = (change.promotion, change.from, change.to);
+            told.push((member, Told::Tier { promotion, from, to }));
+        }
+    }
+    for Held { community, member, kind, sign, id, reason, .. } in badges {
+        let member = of((community, member))?;
+        // Of one who appeared, all that is held is told.
+        let told_now = match &member.stored {
+            None => member.state.visible(),
+            Some(_) => member.shown_before().is_some() && member.shown_after().is_some(),
+        };
+        if told_now {
+            told.push((member, Told::Badge { held: sign > 0, badge: id, kind, reason }));
+        }
+    }
+    for HeldBadge { community, member, kind, op_id, reason } in
+        outbox::held_badges(connection, shard, appeared).await?
+    {
+        told.push((of((community, member))?, Told::Badge { held: true, badge: op_id, kind, reason }));
+    }
+    let news = told.into_iter().map(|(member, what)| News {
+        community: member.community,
+        member: member.number,
+        profile: member.state.profile_id,
+        user: member.state.user.as_str().to_owned(),
+        what,
+        traceparent: member.change.traceparent.clone().map(String::from),
+    });
+    Ok(news.collect())
 }

@@ -20,18 +20,18 @@ use crate::sql::statement::{self, Statement};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) user: UserId,
-    profile_id: Uuid,
+    pub(crate) profile_id: Uuid,
     pub(crate) conviction: i64,
     conviction_set: Option<Watermark>,
     pub(crate) activity: i64,
     pub(crate) activity_set: Option<Watermark>,
     last_active_at: Option<OffsetDateTime>,
-    username: Option<String>,
+    pub(crate) username: Option<String>,
     username_set: Option<Watermark>,
-    nick: Option<String>,
+    pub(crate) nick: Option<String>,
     nick_set: Option<Watermark>,
     pub(crate) nym_key: String,
-    has_left: bool,
+    pub(crate) has_left: bool,
     presence_set: Option<Watermark>,
     hidden: bool,
     pub(crate) joined_at: OffsetDateTime,
@@ -113,7 +113,7 @@ impl State {
     }
 
     /// The display name.
-    fn nym(&self) -> Result<Nym, Error> {
+    pub(crate) fn nym(&self) -> Result<Nym, Error> {
         match self.nick.as_ref().or(self.username.as_ref()) {
             Some(name) => Nym::parse(name).map_err(Error::defect),
             None => Ok(Nym::of_user(&self.user)),

@@ -14,6 +14,7 @@ pub(crate) mod lock;
 pub(crate) mod member;
 pub(crate) mod member_rows;
 pub(crate) mod numbers;
+pub(crate) mod outbox;
 pub(crate) mod probe;
 pub(crate) mod repair;
 pub(crate) mod suffixes;

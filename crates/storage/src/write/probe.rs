@@ -84,7 +84,13 @@ fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
     let mut event = |effect| {
         at += 1;
         let at = EventTime::parse(at, times).map_err(Error::defect)?;
-        Ok::<_, Error>(Event { id: EventId::new(Uuid::now_v7()), at, guild: guild.clone(), effect })
+        Ok::<_, Error>(Event {
+            id: EventId::new(Uuid::now_v7()),
+            at,
+            guild: guild.clone(),
+            effect,
+            traceparent: None,
+        })
     };
     let name = CommunityName::parse_optional("probe").map_err(Error::defect)?;
     let (username, nick) = (

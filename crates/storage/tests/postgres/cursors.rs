@@ -6,7 +6,7 @@ use muster_domain::{
     BadgeKind, Cursor, CursorError, Direction, DirectorySort, Lookup, PageLimit, ProfileId, SearchQuery,
     SuggestLimit, Tier,
 };
-use muster_storage::{Community, DirectoryStart, Error, Missing};
+use muster_storage::{Community, Error, Missing};
 
 use crate::support::database::Database;
 use crate::support::tied::{Tied, collector, profile};
@@ -41,10 +41,11 @@ fn lists<'a>(
         for sort in [DirectorySort::Nym, DirectorySort::Tenure, DirectorySort::Badges] {
             for direction in [Direction::Asc, Direction::Desc] {
                 let tier = tier.map(|tier| Tier::parse(tier).unwrap());
-                let start = DirectoryStart::Cursor(cursor.clone());
+                let cursor = cursor.clone();
                 let name = format!("directory {tier:?} {sort} {direction}");
                 let next = async move {
-                    Ok(community.directory_list(tier.as_ref(), sort, direction, one, &start).await?.next)
+                    let (tier, cursor) = (tier.as_ref(), cursor.as_ref());
+                    Ok(community.directory_list(tier, sort, direction, one, cursor, 0).await?.next)
                 };
                 lists.push((name, next.boxed()));
             }

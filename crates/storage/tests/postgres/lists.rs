@@ -1,7 +1,7 @@
 //! Every list shows each row once, in its order, with its rank, whatever the size of its pages.
 
 use muster_domain::{Cursor, Direction, DirectorySort, Movement, Page, PageLimit, Tier};
-use muster_storage::{Community, DirectoryStart};
+use muster_storage::Community;
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -301,39 +301,40 @@ async fn directory() {
                 for direction in [Direction::Asc, Direction::Desc] {
                     let expected = directory_expected(client, community, tier, (sort, direction)).await;
                     let total = u64::try_from(expected.len()).unwrap();
-                    let list = async |limit, start| {
-                        let page =
-                            community.directory_list(tier, sort, direction, limit, &start).await.unwrap();
+                    let list = async |limit, cursor: Option<&Cursor>, skipped| {
+                        let page = community.directory_list(tier, sort, direction, limit, cursor, skipped);
+                        let page = page.await.unwrap();
                         assert_eq!(page.total, total);
                         assert_eq!(page.total_pages(), total.div_ceil(u64::from(limit.get())));
                         page
                     };
                     let by_cursor = async |limit, cursor: Option<&Cursor>| {
-                        let page = list(limit, DirectoryStart::Cursor(cursor.cloned())).await;
+                        let page = list(limit, cursor, 0).await;
                         Page { items: directory_rows(&page), next: page.next, limit: page.limit }
                     };
                     let name = format!("directory {tier:?} {sort} {direction}");
                     walk(&name, &expected, by_cursor, String::clone).await;
                     for size in [1, 7, 100] {
                         for (number, rows) in expected.chunks(size).enumerate() {
-                            let start = DirectoryStart::Offset(u32::try_from(number * size).unwrap());
-                            let page = list(PageLimit::clamp(u32::try_from(size).unwrap()), start).await;
+                            let skipped = u32::try_from(number * size).unwrap();
+                            let limit = PageLimit::clamp(u32::try_from(size).unwrap());
+                            let page = list(limit, None, skipped).await;
                             assert_eq!(directory_rows(&page), rows, "{name}, page {number} of {size}");
                             let is_last = (number + 1) * size >= expected.len();
                             assert_eq!(page.next.is_none(), is_last, "{name}, page {number} of {size}");
                         }
                     }
                     // A cursor goes on where a page by number ended.
-                    let page = list(PageLimit::clamp(10), DirectoryStart::Offset(20)).await;
-                    let page = list(PageLimit::clamp(10), DirectoryStart::Cursor(page.next)).await;
+                    let page = list(PageLimit::clamp(10), None, 20).await;
+                    let page = list(PageLimit::clamp(10), page.next.as_ref(), 0).await;
                     assert_eq!(directory_rows(&page), expected[30..40], "{name}");
                 }
             }
         }
         let nobody = Tier::parse("nobody").unwrap();
-        let start = DirectoryStart::Cursor(None);
+        let ten = PageLimit::clamp(10);
         let page = community
-            .directory_list(Some(&nobody), DirectorySort::Nym, Direction::Asc, PageLimit::clamp(10), &start)
+            .directory_list(Some(&nobody), DirectorySort::Nym, Direction::Asc, ten, None, 0)
             .await
             .unwrap();
         assert_eq!((page.items.len(), page.next, page.total), (0, None, 0));

@@ -3,6 +3,7 @@
 
 mod applied;
 mod awards;
+mod changes;
 mod cursors;
 mod erasure;
 mod faults;

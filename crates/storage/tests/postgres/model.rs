@@ -73,7 +73,7 @@ fn run<S: Strategy>(
     let result = runner(cases).run(strategy, |value| {
         let empty = "TRUNCATE communities, community_states, community_stripes, community_totals, community_days, members,
              activity_adds, board_entries, board_counts, directory, nym_suffixes, badge_kinds, badge_ops, tiers,
-             tier_counts, tier_changes, erasures; DELETE FROM applied_events";
+             tier_counts, tier_changes, erasures, changes, changes_published; DELETE FROM applied_events";
         runtime.block_on(setting.client.batch_execute(empty)).unwrap();
         setting.stores.iter().for_each(Store::close_idle);
         // What a failed assertion says is lost when it is caught by the runner, so it is handed on.

@@ -11,7 +11,7 @@ use muster_domain::{
     Cursor, Direction, DirectorySort, ErasedPerson, Event, GuildId, Keys, Lookup, MemberEffect, PageLimit,
     ProfileId, SearchQuery, SuggestLimit, Tier,
 };
-use muster_storage::{Community, DirectoryStart, Store, StoreConfig};
+use muster_storage::{Community, Store, StoreConfig};
 use tokio_postgres::Client;
 
 use crate::support::consistency;
@@ -218,16 +218,15 @@ async fn read(measured: &Measured, deep: &Deep, who: ProfileId) {
         let kinds = async |c: &Community| c.badge_kind_list(limit, cursor(|d| &d.kinds)).await.unwrap();
         measured.call(&format!("kinds, {at}"), PAGE + FIXED, kinds).await;
         for (tier, sort, direction, found) in &deep.directories {
-            let start = DirectoryStart::Cursor(depth.map(|_| found.clone()));
+            let cursor = depth.map(|_| found);
             let list = async |c: &Community| {
-                c.directory_list(tier.as_ref(), *sort, *direction, limit, &start).await.unwrap()
+                c.directory_list(tier.as_ref(), *sort, *direction, limit, cursor, 0).await.unwrap()
             };
             measured.call(&format!("directory {tier:?} {sort} {direction}, {at}"), PAGE + FIXED, list).await;
         }
     }
-    let start = DirectoryStart::Offset(9000);
     let offset = async |c: &Community| {
-        c.directory_list(None, DirectorySort::Badges, Direction::Desc, limit, &start).await.unwrap()
+        c.directory_list(None, DirectorySort::Badges, Direction::Desc, limit, None, 9000).await.unwrap()
     };
     measured.call("directory by page number", 9000 + PAGE + FIXED, offset).await;
     let around = async |c: &Community| c.profile_list_around(who, limit).await.unwrap();
@@ -324,8 +323,8 @@ impl Deep {
             for sort in [DirectorySort::Nym, DirectorySort::Tenure, DirectorySort::Badges] {
                 for direction in [Direction::Asc, Direction::Desc] {
                     let cursor = far(4, async |from| {
-                        let start = DirectoryStart::Cursor(from);
-                        c.directory_list(tier.as_ref(), sort, direction, thousand, &start).await.unwrap().next
+                        let (tier, from) = (tier.as_ref(), from.as_ref());
+                        c.directory_list(tier, sort, direction, thousand, from, 0).await.unwrap().next
                     });
                     directories.push((tier.clone(), sort, direction, cursor.await));
                 }

@@ -158,7 +158,6 @@ async fn exact_then_start_then_word_then_inside() {
 #[tokio::test]
 async fn a_name_that_unfolds_or_ends_the_alphabet_harms_no_list() {
     use muster_domain::{Direction, DirectorySort, Lookup, PageLimit};
-    use muster_storage::DirectoryStart;
 
     let database = Database::migrated().await;
     let (store, client) = (database.store().await, database.client().await);
@@ -174,16 +173,17 @@ async fn a_name_that_unfolds_or_ends_the_alphabet_harms_no_list() {
     let community = apply(&store, &guild, events.collect()).await;
     consistency::check(&client).await;
     for direction in [Direction::Asc, Direction::Desc] {
-        let (mut count, mut start) = (0, DirectoryStart::Cursor(None));
+        let (mut count, mut cursor) = (0, None);
         loop {
             let limit = PageLimit::clamp(1);
             let page =
-                community.directory_list(None, DirectorySort::Nym, direction, limit, &start).await.unwrap();
+                community.directory_list(None, DirectorySort::Nym, direction, limit, cursor.as_ref(), 0);
+            let page = page.await.unwrap();
             count += page.items.len();
             if page.next.is_none() {
                 break;
             }
-            start = DirectoryStart::Cursor(page.next);
+            cursor = page.next;
         }
         assert_eq!(count, names.len(), "{direction}");
     }

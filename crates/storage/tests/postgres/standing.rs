@@ -201,6 +201,7 @@ async fn view_of_nobody(store: &Store) -> Community {
         at: event_time(START),
         guild: guild("nobody"),
         effect: Effect::Guild(GuildEffect::Join { name: Some(name) }),
+        traceparent: None,
     };
     apply(store, &guild("nobody"), vec![event]).await
 }

@@ -8,13 +8,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use muster_domain::{
-    Awarder, Cursor, Direction, DirectorySort, Keys, Lookup, MemberEffect, PageLimit, Reason, SearchQuery,
-    Shard, SuggestLimit, Tier, TierPolicy, UserId, Wallet,
+    Awarder, ChangeType, Cursor, Direction, DirectoryPage, DirectorySort, Keys, Lookup, MemberEffect,
+    PageLimit, Reason, SearchQuery, Shard, SuggestLimit, Tier, TierPolicy, UserId, Wallet,
 };
-use muster_storage::{Community, DirectoryStart, Erasure, Store};
+use muster_storage::{Community, Erasure, Store};
 use time::OffsetDateTime;
 use tokio_postgres::Client;
 
+use crate::changes::{fill, take};
 use crate::probe::batches;
 use crate::support::consistency;
 use crate::support::database::Database;
@@ -303,6 +304,7 @@ async fn every_call(database: &Database, store: &Store, client: &Client) {
         assert!(community.verify(true).await.unwrap().is_exact());
     }
     erasures(store, &there).await;
+    outbox(store, client).await;
     store.events_probe(None).await.unwrap();
     store.events_probe(Some(guild("here"))).await.unwrap();
     store.events_probe(Some(guild("nowhere"))).await.unwrap();
@@ -350,13 +352,14 @@ async fn reads(community: &Community, client: &Client) {
         let tier = tier.map(|tier| Tier::parse(tier).unwrap());
         for sort in [DirectorySort::Nym, DirectorySort::Tenure, DirectorySort::Badges] {
             for direction in [Direction::Asc, Direction::Desc] {
-                let list = async |start: DirectoryStart| {
-                    community.directory_list(tier.as_ref(), sort, direction, one, &start).await.unwrap().next
+                let list = async |cursor: Option<&Cursor>, skipped| {
+                    let page = community.directory_list(tier.as_ref(), sort, direction, one, cursor, skipped);
+                    page.await.unwrap().next
                 };
-                let next = list(DirectoryStart::Cursor(None)).await;
-                list(DirectoryStart::Cursor(next)).await;
-                list(DirectoryStart::Offset(3)).await;
-                list(DirectoryStart::Offset(10_000)).await;
+                let next = list(None, 0).await;
+                list(next.as_ref(), 0).await;
+                list(None, 3).await;
+                list(None, DirectoryPage::MAX_PAGED_ROWS).await;
             }
         }
     }
@@ -398,6 +401,24 @@ async fn changes(community: &Community, client: &Client) {
     community.profile_erase(who).await.unwrap();
 }
 
+/// What waits to be told, taken and skipped, and too much of it.
+async fn outbox(store: &Store, client: &Client) {
+    assert!(!store.changes_written().await.is_empty());
+    assert!(!take(store, usize::MAX).await.is_empty());
+    let (one, who) = (guild("one"), user("outbox"));
+    let community =
+        apply(store, &one, vec![joined(&one, &who, START, "Told"), awarded(&one, &who, START, "k")]).await;
+    assert!(store.changes_waiting().await.unwrap().count > 0);
+    let last = store.community_find(&one).await.unwrap().changes;
+    assert!(store.change_waiting(community.id(), last).await.unwrap().is_some());
+    store.changes_skip(community.id(), last + 10).await.unwrap();
+    fill(client, &one).await;
+    apply(store, &one, vec![awarded(&one, &who, START + 1, "l"), awarded(&one, &who, START + 1, "m")]).await;
+    assert!(store.changes_waiting().await.unwrap().count < 10);
+    community.change_types_replace(&BTreeSet::from([ChangeType::TierPromoted])).await.unwrap();
+    take(store, usize::MAX).await;
+}
+
 async fn erasures(store: &Store, community: &Community) {
     let known = community.erasure_list(PageLimit::clamp(1), None).await.unwrap();
     assert_eq!(known.len(), 1);
@@ -436,7 +457,8 @@ fn no_call_is_left_out() {
     let mut names = BTreeSet::new();
     calls(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut names);
     assert!(names.len() > 30, "{names:?}");
-    let made = concat!(include_str!("statements.rs"), include_str!("support/events.rs"));
+    let made =
+        concat!(include_str!("statements.rs"), include_str!("changes.rs"), include_str!("support/events.rs"));
     let is_made =
         |name: &String| made.contains(&format!(".{name}(")) || made.contains(&format!("Store::{name}("));
     let left_out: Vec<&String> = names.iter().filter(|name| !is_made(name)).collect();

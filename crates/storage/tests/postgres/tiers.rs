@@ -35,6 +35,7 @@ impl Setting {
             at: event_time(START),
             guild: setting.guild.clone(),
             effect: Effect::Guild(GuildEffect::Join { name: CommunityName::parse("Tiers").ok() }),
+            traceparent: None,
         };
         setting.apply(vec![founded]).await.tier_policy_replace(policy).await.unwrap();
         setting

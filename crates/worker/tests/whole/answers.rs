@@ -89,7 +89,9 @@ async fn each_endpoint_answers_what_the_events_come_to() -> Result<()> {
     let id = community(&client, "tabr").await?;
     let service = Asking { client: client.clone(), prefix: "muster.v1".to_owned() };
     let found = service.ask("communities.find", &json!({"guild_id": "tabr"})).await?;
-    assert_eq!(found, json!({"community_id": id, "name": "Sietch Tabr", "active": true}));
+    let changes = found["changes"].as_u64().context("a number of changes")?;
+    ensure!(changes > 0);
+    assert_eq!(found, json!({"community_id": id, "name": "Sietch Tabr", "active": true, "changes": changes}));
     let asking = Asking { client, prefix: format!("muster.v1.{id}") };
 
     // One answer whole, but for the id.

@@ -50,6 +50,21 @@ async fn a_wrong_configuration_exits_64_and_names_what_is_wrong() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn plaintext_is_warned_of_once_in_a_process_however_often_it_connects() -> Result<()> {
+    let setting = Setting::new().await?;
+    let development = setting
+        .configuration
+        .with("MUSTER__ENVIRONMENT", "development")
+        .with("MUSTER__NATS__URLS", "nats://127.0.0.1:1,nats://127.0.0.1:2");
+    for (command, warnings) in [("check --wait=1", 1), ("verify --all", 0)] {
+        let output = development.run(command).await?;
+        let said = text(&output.stderr);
+        assert_eq!(said.matches("is spoken to in plaintext").count(), warnings, "{command}: {said}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_command_asks_for_what_it_needs_and_for_nothing_else() -> Result<()> {
     let setting = Setting::new().await?;
     let without_nats = setting

@@ -103,7 +103,13 @@ impl Guild {
         self.at += 1000;
         let id = EventId::new(Uuid::new_v4());
         let times = TimeBounds::at(OffsetDateTime::now_utc(), MaxClockSkew::default());
-        Event { id, at: EventTime::parse(self.at, times).unwrap(), guild: self.id.clone(), effect }
+        Event {
+            id,
+            at: EventTime::parse(self.at, times).unwrap(),
+            guild: self.id.clone(),
+            effect,
+            traceparent: None,
+        }
     }
 
     /// Goes on from now, the clock of the servers.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
+use muster_domain::{Event, TraceParent};
 use muster_messaging::api::community;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::Span;
@@ -98,10 +99,15 @@ async fn a_trace_goes_on_from_a_request_or_event_to_its_query() -> Result<()> {
     publisher.publish(&Guild::new("tabr").join_guild()).await?;
     let id = community(&client, "tabr").await?;
 
-    client.clone().in_trace("00-not-a-trace-01").community(id).ask(&community::Stats {}).await?;
     client
         .clone()
-        .in_trace(format!("00-{TRACE}-{PARENT}-01"))
+        .in_trace(TraceParent::parse("00-not-a-trace-01")?)
+        .community(id)
+        .ask(&community::Stats {})
+        .await?;
+    client
+        .clone()
+        .in_trace(TraceParent::parse(format!("00-{TRACE}-{PARENT}-01"))?)
         .community(id)
         .ask(&community::Stats {})
         .await?;
@@ -117,8 +123,8 @@ async fn a_trace_goes_on_from_a_request_or_event_to_its_query() -> Result<()> {
     );
 
     let of_an_event = "22222222222222222222222222222222";
-    let in_trace = publisher.clone().in_trace(format!("00-{of_an_event}-{PARENT}-01"));
-    in_trace.publish(&Guild::new("tabr").join_guild()).await?;
+    let traceparent = Some(TraceParent::parse(format!("00-{of_an_event}-{PARENT}-01"))?);
+    publisher.publish(&Event { traceparent, ..Guild::new("tabr").join_guild() }).await?;
     eventually("the event's spans", async || collector.spans(of_an_event).contains_key("events")).await?;
     let spans = collector.spans(of_an_event);
     let batch = spans.get("events").context("no span of the batch")?;
@@ -128,7 +134,12 @@ async fn a_trace_goes_on_from_a_request_or_event_to_its_query() -> Result<()> {
 
     // What waits is handed over at the end.
     let last = "11111111111111111111111111111111";
-    client.clone().in_trace(format!("00-{last}-{PARENT}-01")).community(id).ask(&community::Stats {}).await?;
+    client
+        .clone()
+        .in_trace(TraceParent::parse(format!("00-{last}-{PARENT}-01"))?)
+        .community(id)
+        .ask(&community::Stats {})
+        .await?;
     ensure!(worker.stop()? == Some(0));
     ensure!(collector.spans(last).contains_key("community_stats"), "the last spans were lost");
     Ok(())

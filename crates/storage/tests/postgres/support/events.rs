@@ -5,7 +5,7 @@ use muster_domain::{
     GuildId, MaxClockSkew, MemberEffect, Nym, Rank, RankTier, Reason, Role, ScoreTier, Tier, TierPolicy,
     TimeBounds, UserId,
 };
-use muster_storage::{Community, MAX_BATCH, Store};
+use muster_storage::{Community, Store};
 use proptest::prelude::*;
 use time::macros::datetime;
 use uuid::Uuid;
@@ -55,6 +55,7 @@ pub(crate) fn member(guild: &GuildId, user: &UserId, at: i64, effect: MemberEffe
         at: event_time(at),
         guild: guild.clone(),
         effect: Effect::Member { user: user.clone(), effect },
+        traceparent: None,
     }
 }
 
@@ -81,7 +82,7 @@ pub(crate) fn added(guild: &GuildId, user: &UserId, at: i64, amount: i64) -> Eve
 
 /// Applies events in batches of the largest size; answers the community's view.
 pub(crate) async fn apply(store: &Store, guild: &GuildId, events: Vec<Event>) -> Community {
-    for batch in events.chunks(MAX_BATCH) {
+    for batch in events.chunks(Event::MAX_BATCH.into()) {
         store.events_apply(batch.to_vec()).await.unwrap();
     }
     view(store, guild).await
@@ -112,6 +113,7 @@ impl Drawn {
             at: event_time(START + self.at),
             guild: guilds[self.guild].clone(),
             effect: self.effect.clone(),
+            traceparent: None,
         }
     }
 }

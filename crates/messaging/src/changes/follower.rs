@@ -1,0 +1,181 @@
+//! Follows changes from Rust.
+//!
+//! ```no_run
+//! # async fn example(client: muster_messaging::client::Client) -> Result<(), Box<dyn std::error::Error>> {
+//! use muster_domain::{Changed, MemberNews};
+//!
+//! let mut changes = client.changes("roles").await?;
+//! loop {
+//!     let told = changes.next().await?;
+//!     if let Changed::Member { user, news: MemberNews::TierPromoted { to, .. }, .. } = &told.change.what {
+//!         println!("{user} holds {to:?} now");
+//!     }
+//!     told.ack().await?;
+//! }
+//! # }
+//! ```
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::{self, Config};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::{self, AckKind};
+use futures_util::StreamExt;
+use muster_domain::Change;
+
+use super::wire::{self, DecodeError};
+use super::{CHANGES, CHANGES_SUBJECTS};
+use crate::connection::Connection;
+use crate::header::traceparent;
+
+/// How long the broker waits for an acknowledgement before it delivers a change again.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How long to wait before the broker is asked again where it does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Changes as they are told, one after the other: the next is delivered when the one before it is acknowledged.
+///
+/// The broker remembers under the follower's name how far it has come, so it goes on there after a restart.
+pub struct Changes {
+    consumer: PullConsumer,
+    messages: Option<pull::Stream>,
+}
+
+/// A change, to be acknowledged when it has had its effect. One that is dropped without that comes again.
+#[derive(Debug)]
+pub struct ToldChange {
+    /// The change.
+    pub change: Change,
+    /// How often it was delivered, this time included.
+    pub deliveries: u32,
+    message: jetstream::Message,
+}
+
+impl Changes {
+    /// Follows the changes of these subjects under the name `durable`. Who follows for the first time is told all that the stream has.
+    pub(crate) async fn follow(
+        connection: &Connection,
+        durable: &str,
+        subjects: Option<String>,
+    ) -> Result<Self, FollowError> {
+        let context = jetstream::new(connection.client().clone());
+        let config = Config {
+            durable_name: Some(durable.to_owned()),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            // One at a time, so that none is delivered again behind its successor.
+            max_ack_pending: 1,
+            filter_subject: subjects.unwrap_or_else(|| CHANGES_SUBJECTS.to_owned()),
+            ..Config::default()
+        };
+        let consumer = context.create_consumer_on_stream(config, CHANGES).await;
+        let consumer = consumer.map_err(|error| FollowError::Consumer(durable.to_owned(), error.into()))?;
+        Ok(Self { consumer, messages: None })
+    }
+
+    /// The next change. It waits for one, and while the broker is away.
+    ///
+    /// A change in a form that is not known here comes as [`FollowError::Unreadable`], to be acknowledged like any other.
+    ///
+    /// # Errors
+    /// [`FollowError`]; with [`FollowError::Gone`] there is nothing more to follow.
+    pub async fn next(&mut self) -> Result<ToldChange, FollowError> {
+        loop {
+            let messages = match &mut self.messages {
+                Some(messages) => messages,
+                None => match self.consumer.stream().max_messages_per_batch(1).messages().await {
+                    Ok(messages) => self.messages.insert(messages),
+                    Err(_) => {
+                        tokio::time::sleep(PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            match messages.next().await {
+                Some(Ok(message)) => return read(message),
+                Some(Err(error)) if is_gone(&error.kind()) => return Err(FollowError::Gone(error.into())),
+                // Such as a heartbeat that did not come: the broker is asked anew.
+                Some(Err(_)) | None => {
+                    self.messages = None;
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+const fn is_gone(kind: &pull::MessagesErrorKind) -> bool {
+    matches!(kind, pull::MessagesErrorKind::ConsumerDeleted)
+}
+
+fn read(message: jetstream::Message) -> Result<ToldChange, FollowError> {
+    let deliveries = message.info().ok().and_then(|info| u32::try_from(info.delivered).ok()).unwrap_or(1);
+    match wire::decode(&message.payload) {
+        Ok(mut change) => {
+            change.traceparent = traceparent(message.headers.as_ref());
+            Ok(ToldChange { change, deliveries, message })
+        }
+        Err(cause) => Err(FollowError::Unreadable(UnreadableChange { message: Box::new(message), cause })),
+    }
+}
+
+impl ToldChange {
+    /// Acknowledges it: it has had its effect here, and does not come again.
+    ///
+    /// # Errors
+    /// [`FollowError::NotAcknowledged`]; the change comes again.
+    pub async fn ack(self) -> Result<(), FollowError> {
+        self.message.ack_with(AckKind::Ack).await.map_err(FollowError::NotAcknowledged)
+    }
+}
+
+/// A change that cannot be read.
+#[derive(Debug)]
+pub struct UnreadableChange {
+    message: Box<jetstream::Message>,
+    cause: DecodeError,
+}
+
+impl UnreadableChange {
+    /// Why it cannot be read.
+    #[must_use]
+    pub const fn cause(&self) -> &DecodeError {
+        &self.cause
+    }
+
+    /// Goes on without it.
+    ///
+    /// # Errors
+    /// [`FollowError::NotAcknowledged`]; it comes again.
+    pub async fn skip(self) -> Result<(), FollowError> {
+        self.message.ack_with(AckKind::Ack).await.map_err(FollowError::NotAcknowledged)
+    }
+}
+
+/// Why there is no change to take.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The consumer cannot be made.
+    #[error(
+        "changes cannot be followed as {0:?}: check that the worker has run once and that this user may make this consumer"
+    )]
+    Consumer(String, #[source] Cause),
+    /// The consumer was deleted.
+    #[error("the consumer was deleted: follow anew, and read the lists first")]
+    Gone(#[source] Cause),
+    /// A change of a form that is not known here.
+    #[error("a change cannot be read: {}", .0.cause)]
+    Unreadable(UnreadableChange),
+    /// An acknowledgement was not sent.
+    #[error("a change was not acknowledged, and comes again")]
+    NotAcknowledged(#[source] async_nats::Error),
+}
+
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Changes").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,273 @@
+//! Publishes changes to the stream `CHANGES`, each community's in their order.
+//!
+//! Many at once go as one atomic batch (NATS ADR-50), of which the stream stores all or none: a publisher that only sent them one
+//! behind the other could have a later one stored and an earlier one refused. Where the stream takes no such batches, or has some of
+//! them already, each is sent when the one before it is stored.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::{self, Context, ErrorCode};
+use async_nats::{HeaderMap, header};
+use bytes::Bytes;
+use muster_domain::{Change, ChangeId, CommunityId};
+use uuid::Uuid;
+
+use super::{CHANGES, CHANGES_SUBJECTS, subject, subjects, wire};
+use crate::connection::Connection;
+use crate::header::set_traceparent;
+
+/// How long the stream may take to store what it is sent.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// The most changes of one atomic batch: the server's own bound is 1000.
+const MAX_BATCH: usize = 1000;
+/// Of how many communities it is remembered which change was published last.
+const MAX_REMEMBERED: usize = 100_000;
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// How large the stream may grow that is created here. At either bound it drops the oldest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangesBounds {
+    /// The most bytes.
+    pub bytes: i64,
+    /// How long changes are kept.
+    pub age: Duration,
+    /// How many servers store the stream.
+    pub replicas: usize,
+}
+
+impl Default for ChangesBounds {
+    /// 1 GiB for 7 days, on one server.
+    fn default() -> Self {
+        Self { bytes: 1 << 30, age: Duration::from_hours(7 * 24), replicas: 1 }
+    }
+}
+
+/// The stream as it is created.
+fn config(bounds: &ChangesBounds) -> Config {
+    Config {
+        name: CHANGES.to_owned(),
+        description: Some("What Muster tells its siblings".to_owned()),
+        subjects: vec![CHANGES_SUBJECTS.to_owned()],
+        max_bytes: bounds.bytes,
+        max_age: bounds.age,
+        storage: StorageType::File,
+        retention: RetentionPolicy::Limits,
+        // It is for those who follow; the record is the database.
+        discard: DiscardPolicy::Old,
+        num_replicas: bounds.replicas,
+        duplicate_window: Duration::from_mins(2),
+        allow_atomic_publish: true,
+        ..Config::default()
+    }
+}
+
+/// Publishes changes.
+#[derive(Debug)]
+pub struct ChangePublisher {
+    context: Context,
+    client: async_nats::Client,
+    stream: Stream,
+    takes_batches: bool,
+    last: Mutex<HashMap<CommunityId, u64>>,
+}
+
+/// How far an attempt to publish came.
+#[derive(Debug)]
+pub struct PublishedChanges {
+    /// How many of the changes, from the first, the stream has.
+    pub count: usize,
+    /// Why it has no more.
+    pub error: Option<ChangesError>,
+}
+
+impl ChangePublisher {
+    /// Opens the stream, and creates it where it is missing.
+    ///
+    /// # Errors
+    /// [`ChangesError::Stream`] when it is neither there nor can be created.
+    pub async fn open(connection: &Connection, bounds: &ChangesBounds) -> Result<Self, ChangesError> {
+        let client = connection.client().clone();
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(TIMEOUT);
+        let stream = match context.get_stream(CHANGES).await {
+            Ok(stream) => stream,
+            Err(error) if is_missing(&error.kind()) => {
+                tracing::info!(stream = CHANGES, "the stream is missing and is created");
+                context
+                    .create_stream(config(bounds))
+                    .await
+                    .map_err(|error| ChangesError::Stream(error.into()))?
+            }
+            Err(error) => return Err(ChangesError::Stream(error.into())),
+        };
+        let takes_batches = stream.cached_info().config.allow_atomic_publish;
+        Ok(Self { context, client, stream, takes_batches, last: Mutex::default() })
+    }
+
+    /// The communities of which something else was published last than these changes follow: by another worker, by this one
+    /// before it was started again, or by a database that has since been restored from a backup.
+    #[must_use]
+    pub fn unsure_of(&self, changes: &[Change]) -> BTreeMap<CommunityId, u64> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut firsts = BTreeMap::new();
+        for change in changes {
+            firsts.entry(change.community).or_insert(change.number);
+        }
+        firsts.retain(|community, first| last.get(community).copied() != first.checked_sub(1));
+        firsts
+    }
+
+    /// The last change of a community that the stream has, by its number and id.
+    ///
+    /// # Errors
+    /// [`ChangesError`] when the stream does not answer.
+    pub async fn last_of(&self, community: CommunityId) -> Result<Option<(u64, ChangeId)>, ChangesError> {
+        use async_nats::jetstream::stream::LastRawMessageErrorKind::NoMessageFound;
+
+        let subjects = subjects(community);
+        let asked = self.stream.get_last_raw_message_by_subject(&subjects);
+        match tokio::time::timeout(TIMEOUT, asked).await {
+            // What is not one of ours says nothing of our numbers.
+            Ok(Ok(message)) => Ok(wire::decode(&message.payload).ok().map(|last| (last.number, last.id))),
+            Ok(Err(error)) if matches!(error.kind(), NoMessageFound) => Ok(None),
+            Ok(Err(error)) => Err(ChangesError::NotPublished(error.into())),
+            Err(elapsed) => Err(ChangesError::NotPublished(elapsed.into())),
+        }
+    }
+
+    /// Publishes changes; of each community they are to come in the order of their numbers. A change that the stream has already is
+    /// as good as published.
+    pub async fn publish(&self, changes: &[Change]) -> PublishedChanges {
+        let mut count = 0;
+        for batch in changes.chunks(MAX_BATCH) {
+            let published = self.publish_batch(batch).await;
+            self.remember(batch.get(..published.count).unwrap_or_default());
+            count += published.count;
+            if published.error.is_some() {
+                return PublishedChanges { count, error: published.error };
+            }
+        }
+        PublishedChanges { count, error: None }
+    }
+
+    async fn publish_batch(&self, changes: &[Change]) -> PublishedChanges {
+        if self.takes_batches && changes.len() > 1 {
+            match self.publish_atomically(changes).await {
+                Ok(()) => return PublishedChanges { count: changes.len(), error: None },
+                Err(BatchError::NotTaken) => {}
+                Err(BatchError::Failed(error)) => return PublishedChanges { count: 0, error: Some(error) },
+            }
+        }
+        for (count, change) in changes.iter().enumerate() {
+            if let Err(error) = self.publish_one(change).await {
+                return PublishedChanges { count, error: Some(error) };
+            }
+        }
+        PublishedChanges { count: changes.len(), error: None }
+    }
+
+    async fn publish_one(&self, change: &Change) -> Result<(), ChangesError> {
+        let mut headers = headers(change);
+        headers.insert(header::NATS_EXPECTED_STREAM, CHANGES);
+        let subject = subject(change.community, change.change_type());
+        let sent = self.context.publish_with_headers(subject, headers, payload(change)?).await;
+        let sent = sent.map_err(|error| ChangesError::NotPublished(error.into()))?.await;
+        sent.map(drop).map_err(|error| ChangesError::NotPublished(error.into()))
+    }
+
+    async fn publish_atomically(&self, changes: &[Change]) -> Result<(), BatchError> {
+        let failed = |cause: Cause| BatchError::Failed(ChangesError::NotPublished(cause));
+        let batch = Uuid::now_v7().to_string();
+        let Some((last, others)) = changes.split_last() else { return Ok(()) };
+        let headers_of = |change: &Change, sequence: usize| {
+            let mut headers = headers(change);
+            headers.insert(header::NATS_BATCH_ID, batch.as_str());
+            headers.insert(header::NATS_BATCH_SEQUENCE, sequence.to_string().as_str());
+            headers
+        };
+        for (change, sequence) in others.iter().zip(1_usize..) {
+            let subject = subject(change.community, change.change_type());
+            let payload = payload(change).map_err(BatchError::Failed)?;
+            let sent = self.client.publish_with_headers(subject, headers_of(change, sequence), payload);
+            sent.await.map_err(|error| failed(error.into()))?;
+        }
+        let mut headers = headers_of(last, changes.len());
+        headers.insert(header::NATS_BATCH_COMMIT, header::NATS_BATCH_COMMIT_FINAL);
+        let request = async_nats::Request::new()
+            .headers(headers)
+            .payload(payload(last).map_err(BatchError::Failed)?)
+            .timeout(Some(TIMEOUT));
+        let commit = self.client.send_request(subject(last.community, last.change_type()), request);
+        let answer = tokio::time::timeout(TIMEOUT, commit).await.map_err(|elapsed| failed(elapsed.into()))?;
+        let answer = answer.map_err(|error| failed(error.into()))?;
+        let answer = serde_json::from_slice(&answer.payload).map_err(|error| failed(error.into()))?;
+        match answer {
+            Response::Ok(PublishAck { stream, .. }) if stream == CHANGES => Ok(()),
+            Response::Ok(PublishAck { stream, .. }) => {
+                Err(failed(format!("the stream {stream} stored them").into()))
+            }
+            // It has some of them, or it takes no batches at this time.
+            Response::Err { error } if NOT_TAKEN.contains(&error.error_code()) => Err(BatchError::NotTaken),
+            Response::Err { error } => Err(failed(error.into())),
+        }
+    }
+
+    fn remember(&self, changes: &[Change]) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.len() >= MAX_REMEMBERED {
+            last.clear();
+        }
+        last.extend(changes.iter().map(|change| (change.community, change.number)));
+    }
+}
+
+/// What the server says where a batch cannot be stored at once, but its messages can one by one.
+const NOT_TAKEN: [ErrorCode; 5] = [
+    ErrorCode::ATOMIC_PUBLISH_DISABLED,
+    ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE,
+    ErrorCode::ATOMIC_PUBLISH_TOO_LARGE_BATCH,
+    ErrorCode::ATOMIC_PUBLISH_TOO_MANY_INFLIGHT,
+    ErrorCode::ATOMIC_PUBLISH_UNSUPPORTED_HEADER,
+];
+
+enum BatchError {
+    NotTaken,
+    Failed(ChangesError),
+}
+
+fn headers(change: &Change) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::NATS_MESSAGE_ID, change.id.to_string().as_str());
+    set_traceparent(&mut headers, change.traceparent.as_ref());
+    headers
+}
+
+fn payload(change: &Change) -> Result<Bytes, ChangesError> {
+    wire::encode(change).map(Bytes::from).map_err(|error| ChangesError::NotPublished(error.into()))
+}
+
+fn is_missing(kind: &GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// Why changes are not published.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangesError {
+    /// The stream cannot be used.
+    #[error(
+        "the stream {CHANGES} is neither there nor can be created: check JetStream, and this user's permissions"
+    )]
+    Stream(#[source] Cause),
+    /// It did not store what it was sent.
+    #[error(
+        "the stream {CHANGES} did not store a change: check that it exists and that NATS has room for it"
+    )]
+    NotPublished(#[source] Cause),
+}

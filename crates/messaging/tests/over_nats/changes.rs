@@ -1,0 +1,210 @@
+//! Changes reach a real stream once, in order, and whoever follows them goes on where it stopped.
+
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::Config;
+use futures_util::StreamExt;
+use muster_domain::{
+    Change, ChangeId, Changed, CommunityId, Disappearance, GuildId, MemberNews, ProfileId, TraceParent,
+    UserId,
+};
+use muster_messaging::changes::follower::{Changes, FollowError};
+use muster_messaging::changes::publisher::{ChangePublisher, ChangesBounds};
+use muster_messaging::changes::wire;
+use muster_messaging::client::Client;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::broker::{Broker, Setup};
+
+fn community(number: u128) -> CommunityId {
+    CommunityId::new(Uuid::from_u128(number))
+}
+
+/// Change `number` of a community.
+fn change(of: u128, number: u64) -> Change {
+    let news = match number % 2 {
+        0 => MemberNews::Disappeared(Disappearance::Hidden),
+        _ => MemberNews::Appeared { tier: None },
+    };
+    Change {
+        id: ChangeId::new(Uuid::from_u128(of << 64 | u128::from(number))),
+        number,
+        at: time::macros::datetime!(2026-11-25 12:00 UTC),
+        community: community(of),
+        guild: GuildId::parse("810").ok(),
+        what: Changed::Member {
+            profile: ProfileId::new(Uuid::from_u128(7)),
+            user: UserId::parse("7").unwrap(),
+            news,
+        },
+        traceparent: (number == 1).then(|| TraceParent::parse("00-ab-cd-01").unwrap()),
+    }
+}
+
+fn changes(of: u128, numbers: std::ops::RangeInclusive<u64>) -> Vec<Change> {
+    numbers.map(|number| change(of, number)).collect()
+}
+
+struct Fixture {
+    broker: Broker,
+    publisher: ChangePublisher,
+    client: Client,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        let broker = Broker::plain();
+        let connection = broker.connect().await;
+        let publisher = ChangePublisher::open(&connection, &ChangesBounds::default()).await.unwrap();
+        Self { broker, publisher, client: Client::new(connection) }
+    }
+
+    /// Publishes all of them.
+    async fn publish(&self, changes: &[Change]) {
+        let published = self.publisher.publish(changes).await;
+        assert!(published.error.is_none(), "{published:?}");
+        assert_eq!(published.count, changes.len());
+    }
+
+    /// The changes that the stream has, in its order.
+    async fn stored(&self) -> Vec<Change> {
+        let context = jetstream::new(self.broker.raw().await);
+        let mut stream = context.get_stream("CHANGES").await.unwrap();
+        let messages = stream.info().await.unwrap().state.messages;
+        let mut stored = Vec::new();
+        for sequence in 1..=messages {
+            stored.push(wire::decode(&stream.get_raw_message(sequence).await.unwrap().payload).unwrap());
+        }
+        stored
+    }
+}
+
+/// The numbers of the next changes, each acknowledged.
+async fn follow(changes: &mut Changes, number: usize) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    for _ in 0..number {
+        let told = timeout(Duration::from_secs(20), changes.next()).await.unwrap().unwrap();
+        numbers.push(told.change.number);
+        told.ack().await.unwrap();
+    }
+    numbers
+}
+
+#[tokio::test]
+async fn changes_are_stored_once_in_order_however_often_they_are_published() {
+    let fixture = Fixture::start().await;
+    fixture.publish(&changes(1, 1..=1)).await;
+    fixture.publish(&changes(1, 2..=1500)).await;
+    // A batch of which the stream has a part, as after a crash before that was noted.
+    fixture.publish(&changes(1, 1400..=1600)).await;
+    let mixed = [changes(1, 1601..=1603), changes(2, 1..=3)].concat();
+    fixture.publish(&mixed).await;
+    fixture.publish(&mixed).await;
+    let mut expected = changes(1, 1..=1603);
+    expected.extend(changes(2, 1..=3));
+    for change in &mut expected {
+        change.traceparent = None;
+    }
+    assert_eq!(fixture.stored().await, expected);
+    let last = fixture.publisher.last_of(community(1)).await.unwrap();
+    assert_eq!(last, Some((1603, change(1, 1603).id)));
+    assert_eq!(fixture.publisher.last_of(community(3)).await.unwrap(), None);
+    // What follows what was published last needs no look at the stream.
+    assert!(fixture.publisher.unsure_of(&changes(1, 1604..=1605)).is_empty());
+    assert_eq!(fixture.publisher.unsure_of(&changes(2, 3..=5)), [(community(2), 3)].into());
+    assert_eq!(fixture.publisher.unsure_of(&changes(3, 1..=2)), [(community(3), 1)].into());
+}
+
+#[tokio::test]
+async fn a_message_says_whose_change_it_is_and_of_which_trace() {
+    let fixture = Fixture::start().await;
+    let raw = fixture.broker.raw().await;
+    let mut heard = raw.subscribe("changes.>").await.unwrap();
+    raw.flush().await.unwrap();
+    fixture.publish(&changes(1, 1..=2)).await;
+    let first = heard.next().await.unwrap();
+    assert_eq!(first.subject.as_str(), "changes.v1.00000000-0000-0000-0000-000000000001.member.appeared");
+    let headers = first.headers.unwrap();
+    assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), change(1, 1).id.to_string());
+    assert_eq!(headers.get("traceparent").unwrap().as_str(), "00-ab-cd-01");
+}
+
+#[tokio::test]
+async fn a_stream_without_batches_is_published_to_one_by_one() {
+    let broker = Broker::plain();
+    let context = jetstream::new(broker.raw().await);
+    let config =
+        Config { name: "CHANGES".to_owned(), subjects: vec!["changes.>".to_owned()], ..Config::default() };
+    context.create_stream(config).await.unwrap();
+    let connection = broker.connect().await;
+    let publisher = ChangePublisher::open(&connection, &ChangesBounds::default()).await.unwrap();
+    let fixture = Fixture { broker, publisher, client: Client::new(connection) };
+    fixture.publish(&changes(1, 1..=40)).await;
+    fixture.publish(&changes(1, 30..=50)).await;
+    let numbers: Vec<u64> = fixture.stored().await.iter().map(|change| change.number).collect();
+    assert_eq!(numbers, (1..=50).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
+async fn what_a_broker_that_is_away_did_not_store_is_not_counted_as_published() {
+    let mut fixture = Fixture::start().await;
+    fixture.publish(&changes(1, 1..=3)).await;
+    fixture.broker.kill();
+    let published = fixture.publisher.publish(&changes(1, 4..=9)).await;
+    assert_eq!(published.count, 0);
+    assert!(published.error.is_some());
+    fixture.broker.restart(&Setup { tls: false, ..Setup::default() });
+    crate::broker::until("it is published again", async || {
+        fixture.publisher.publish(&changes(1, 4..=9)).await.count == 6
+    })
+    .await;
+    let numbers: Vec<u64> = fixture.stored().await.iter().map(|change| change.number).collect();
+    assert_eq!(numbers, (1..=9).collect::<Vec<u64>>());
+}
+
+#[tokio::test]
+async fn a_follower_goes_on_where_it_stopped_and_sees_again_what_it_did_not_acknowledge() {
+    let fixture = Fixture::start().await;
+    fixture.publish(&changes(1, 1..=4)).await;
+    fixture.publish(&changes(2, 1..=2)).await;
+    let one = fixture.client.community(community(1));
+    let mut following = one.changes("roles").await.unwrap();
+    assert_eq!(follow(&mut following, 2).await, [1, 2]);
+    let told = following.next().await.unwrap();
+    assert_eq!((told.change.number, told.deliveries), (3, 1));
+    // Nothing comes before it is acknowledged.
+    assert!(timeout(Duration::from_millis(500), following.next()).await.is_err());
+    told.ack().await.unwrap();
+    drop(following);
+    fixture.publish(&changes(1, 5..=6)).await;
+    let mut following = one.changes("roles").await.unwrap();
+    assert_eq!(follow(&mut following, 3).await, [4, 5, 6]);
+    let mut all = fixture.client.changes("everything").await.unwrap();
+    assert_eq!(follow(&mut all, 8).await, [1, 2, 3, 4, 1, 2, 5, 6]);
+    let traced = fixture.client.changes("traced").await.unwrap().next().await.unwrap();
+    assert_eq!(traced.change.traceparent.map(String::from).as_deref(), Some("00-ab-cd-01"));
+}
+
+#[tokio::test]
+async fn a_follower_waits_out_a_broker_that_is_away_and_skips_what_it_cannot_read() {
+    let mut fixture = Fixture::start().await;
+    let one = fixture.client.community(community(1));
+    let mut following = one.changes("roles").await.unwrap();
+    fixture.broker.kill();
+    fixture.broker.restart(&Setup { tls: false, ..Setup::default() });
+    crate::broker::until("it is published", async || {
+        fixture.publisher.publish(&changes(1, 1..=1)).await.count == 1
+    })
+    .await;
+    assert_eq!(follow(&mut following, 1).await, [1]);
+    let subject = format!("changes.v1.{}.season.ended", community(1));
+    jetstream::new(fixture.broker.raw().await).publish(subject, "{}".into()).await.unwrap().await.unwrap();
+    fixture.publish(&changes(1, 2..=2)).await;
+    match timeout(Duration::from_secs(20), following.next()).await.unwrap() {
+        Err(FollowError::Unreadable(unreadable)) => unreadable.skip().await.unwrap(),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(follow(&mut following, 1).await, [2]);
+}

@@ -1,0 +1,445 @@
+//! What siblings are told: which types, how much waits, and its way out of the outbox.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use diesel::QueryableByName;
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
+use diesel_async::AsyncPgConnection;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use muster_domain::{
+    BadgeKind, Change, ChangeId, ChangeType, Changed, CommunityId, Disappearance, GuildId, Limit, MemberNews,
+    Nym, Reason, Shard, Tier, ToldBadge, TraceParent, UserId,
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::community::Community;
+use crate::error::Error;
+use crate::schema::changes;
+use crate::sql::columns::{columns, rows_in};
+use crate::sql::statement::{self, Statement};
+use crate::store::Store;
+use crate::tenant::Tenant;
+use crate::write::lock;
+use crate::write::outbox::{bit_of, number_of};
+
+/// The most changes that are handed out to be published at once.
+pub const MAX_PUBLISHED: u32 = 1000;
+/// The most communities whose changes are handed out at once.
+type Communities = Limit<100>;
+/// The most communities of a shard in which it is counted what waits.
+type Counted = Limit<1000>;
+
+/// What came of an attempt to publish what waits in a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Publication {
+    /// How many changes were published.
+    pub published: usize,
+    /// Whether more may wait, which can be published at once.
+    pub more: bool,
+}
+
+/// What waits to be published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WaitingChanges {
+    /// How many changes.
+    pub count: u64,
+    /// When the oldest of them was made.
+    pub oldest: Option<OffsetDateTime>,
+}
+
+impl WaitingChanges {
+    fn and(self, other: Self) -> Self {
+        let oldest = match (self.oldest, other.oldest) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        Self { count: self.count.saturating_add(other.count), oldest }
+    }
+}
+
+/// The communities of a shard in which changes wait, each with the first of them, behind number `$2`: from one to the next by the
+/// index.
+macro_rules! waiting {
+    () => {
+        "WITH RECURSIVE waiting AS (
+             (SELECT c.community, c.number, c.at FROM changes AS c WHERE c.shard = $1 AND c.community > $2
+              ORDER BY c.community, c.number LIMIT 1)
+             UNION ALL
+             SELECT next.* FROM waiting AS w CROSS JOIN LATERAL (SELECT c.community, c.number, c.at FROM changes AS c
+                 WHERE c.shard = $1 AND c.community > w.community ORDER BY c.community, c.number LIMIT 1) AS next
+         ) "
+    };
+}
+
+impl Store {
+    /// Hands out changes of communities of a shard, each community's in their order, to be published, and forgets as many of them, from
+    /// the first, as `publish` says that it has published. While it runs, nobody else publishes changes of these communities.
+    ///
+    /// Changes of communities whose numbers come after `after` go first; the caller changes it by the way, so that none waits for
+    /// ever.
+    ///
+    /// `publish` is to end within `deadline`, after which it may be cut short; what it published then is handed out again.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is.
+    pub async fn changes_publish<P>(
+        &self,
+        shard: Shard,
+        deadline: Duration,
+        publish: P,
+    ) -> Result<Publication, Error>
+    where
+        P: FnOnce(Vec<Change>) -> BoxFuture<'static, usize> + Send + 'static,
+    {
+        let after = self.handed(shard);
+        let (publication, last) = self
+            .write_within("changes_publish", deadline, move |connection| {
+                async move {
+                    let mut communities = waiting_communities(connection, shard, after).await?;
+                    if communities.is_empty() && after > 0 {
+                        communities = waiting_communities(connection, shard, 0).await?;
+                    }
+                    let last = communities.last().copied().unwrap_or_default();
+                    let publication = publish_of(connection, shard, communities, publish).await?;
+                    Ok((publication, last))
+                }
+                .boxed()
+            })
+            .await?;
+        self.note_handed(shard, last);
+        Ok(publication)
+    }
+
+    /// The id of a community's change that waits under this number.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is.
+    pub async fn change_waiting(
+        &self,
+        community: CommunityId,
+        number: u64,
+    ) -> Result<Option<ChangeId>, Error> {
+        let Some(tenant) = self.tenant(community).await? else { return Ok(None) };
+        let find = Statement::in_community(
+            tenant,
+            "SELECT change_id FROM changes WHERE shard = $1 AND community = $2 AND number = $3",
+        )
+        .bind::<BigInt, _>(i64::try_from(number).map_err(Error::defect)?);
+        let found: Option<IdRow> = self.optional("change_waiting", find).await?;
+        Ok(found.map(|row| row.change_id.into()))
+    }
+
+    /// Gives a community's changes higher numbers than one that siblings have been told already, as when the database was
+    /// restored from a backup of before it. A number is left out, so that followers see that they have missed something.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is.
+    pub async fn changes_skip(&self, community: CommunityId, told: u64) -> Result<(), Error> {
+        let Some(tenant) = self.tenant(community).await? else { return Ok(()) };
+        let told = i64::try_from(told).map_err(Error::defect)?;
+        self.write("changes_skip", move |connection| {
+            async move { skip(connection, tenant, told).await }.boxed()
+        })
+        .await
+    }
+
+    /// What waits to be published, over all communities; of those in which something waits, the first thousand of each shard are
+    /// counted.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is.
+    pub async fn changes_waiting(&self) -> Result<WaitingChanges, Error> {
+        let mut waiting = WaitingChanges::default();
+        for shard in Shard::all() {
+            let count = Statement::in_shard(
+                shard,
+                concat!(
+                    waiting!(),
+                    "SELECT coalesce(sum(last.number - w.number + 1), 0)::bigint AS count, min(w.at) AS oldest
+                     FROM (SELECT * FROM waiting LIMIT $3) AS w
+                     CROSS JOIN LATERAL (SELECT c.number FROM changes AS c
+                         WHERE c.shard = $1 AND c.community = w.community ORDER BY c.number DESC LIMIT 1) AS last"
+                ),
+            )
+            .bind::<Integer, _>(0)
+            .bind::<BigInt, _>(i64::from(Counted::MAX));
+            let row: Option<WaitingRow> = self.optional("changes_waiting", count).await?;
+            let Some(row) = row else { continue };
+            let count = u64::try_from(row.count).unwrap_or_default();
+            waiting = waiting.and(WaitingChanges { count, oldest: row.oldest });
+        }
+        Ok(waiting)
+    }
+}
+
+impl Community {
+    /// Says which types of changes this community tells of from now on; all are the default. That changes were lost is told
+    /// whatever this says.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is.
+    pub async fn change_types_replace(&self, types: &BTreeSet<ChangeType>) -> Result<(), Error> {
+        let told = types.iter().fold(0_i16, |told, change_type| told | bit_of(*change_type));
+        let tenant = self.tenant;
+        self.write("change_types_replace", move |connection| {
+            async move {
+                lock::community(connection, tenant).await?;
+                let update = Statement::in_community(
+                    tenant,
+                    "UPDATE community_states SET changes_told = $3 WHERE shard = $1 AND community = $2",
+                )
+                .bind::<SmallInt, _>(told);
+                statement::execute(connection, update).await?;
+                Ok(())
+            }
+            .boxed()
+        })
+        .await
+    }
+}
+
+async fn waiting_communities(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    after: i32,
+) -> Result<Vec<i32>, Error> {
+    let find = Statement::in_shard(shard, concat!(waiting!(), "SELECT community FROM waiting LIMIT $limit"))
+        .bind::<Integer, _>(after);
+    let rows: Vec<CommunityRow> = statement::rows(connection, find, Communities::MAX).await?;
+    Ok(rows.into_iter().map(|row| row.community).collect())
+}
+
+async fn publish_of<P>(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    communities: Vec<i32>,
+    publish: P,
+) -> Result<Publication, Error>
+where
+    P: FnOnce(Vec<Change>) -> BoxFuture<'static, usize> + Send + 'static,
+{
+    if communities.is_empty() {
+        return Ok(Publication::default());
+    }
+    let full = communities.len() >= usize::try_from(Communities::MAX.get()).map_err(Error::defect)?;
+    let rows = communities.iter().map(|community| OfCommunity { community: *community }).collect();
+    let make = "INSERT INTO changes_published (shard, $names) SELECT $1, rows.* FROM $rows
+         WHERE NOT EXISTS (SELECT FROM changes_published AS p WHERE p.shard = $1 AND p.community = rows.community)
+         ON CONFLICT (shard, community) DO NOTHING";
+    statement::write(connection, Statement::in_shard(shard, make), rows).await?;
+    let claim = Statement::in_shard(
+        shard,
+        "SELECT community, number FROM changes_published WHERE shard = $1 AND community = ANY($2)
+         ORDER BY community FOR UPDATE SKIP LOCKED",
+    )
+    .bind::<Array<Integer>, _>(communities.clone());
+    let claimed: Vec<PublishedRow> = statement::by_keys(connection, claim, communities.len()).await?;
+    if claimed.is_empty() {
+        return Ok(Publication::default());
+    }
+    // Each community has as many of the places as the others.
+    let places = Limit::<MAX_PUBLISHED>::MAX;
+    let each =
+        i64::from(places).checked_div(i64::try_from(claimed.len()).map_err(Error::defect)?).unwrap_or(1);
+    let find = Statement::in_shard(
+        shard,
+        "SELECT k.community_id, k.guild_id, c.*
+         FROM $rows
+         JOIN communities AS k ON k.community = rows.community
+         CROSS JOIN LATERAL (SELECT c.community, c.change_type, c.number, c.lost, c.at, c.change_id, c.profile_id,
+                 c.badge_id, c.user_id, c.told_from, c.told_to, c.reason, c.traceparent
+             FROM changes AS c
+             WHERE c.shard = $1 AND c.community = rows.community AND c.number > rows.number
+             ORDER BY c.number LIMIT $2) AS c
+         ORDER BY c.community, c.number LIMIT $limit",
+    )
+    .bind::<BigInt, _>(each.max(1))
+    .rows(claimed.iter().map(|row| UpTo { community: row.community, number: row.number }).collect());
+    let rows: Vec<ChangeRow> = statement::rows(connection, find, places).await?;
+    let mut handed = Vec::with_capacity(rows.len());
+    let mut changes = Vec::with_capacity(rows.len());
+    for row in rows {
+        handed.push((row.community, row.number));
+        changes.push(row.change()?);
+    }
+    let all = changes.len();
+    let published = publish(changes).await.min(all);
+    let mut last: Vec<UpTo> = Vec::new();
+    for (community, number) in handed.into_iter().take(published) {
+        match last.last_mut().filter(|last| last.community == community) {
+            Some(last) => last.number = number,
+            None => last.push(UpTo { community, number }),
+        }
+    }
+    let forget = "DELETE FROM changes AS c USING $rows
+         WHERE c.shard = $1 AND c.community = rows.community AND c.number <= rows.number";
+    statement::write(connection, Statement::in_shard(shard, forget), last.clone()).await?;
+    let note = concat!(
+        "UPDATE changes_published AS p SET number = rows.number FROM ",
+        rows_in!("changes_published"),
+        " WHERE p.shard = $1 AND p.ctid = found.ctid"
+    );
+    statement::write(connection, Statement::in_shard(shard, note), last).await?;
+    let places = usize::try_from(each).map_err(Error::defect)?;
+    Ok(Publication { published, more: published == all && (full || all >= places) })
+}
+
+/// Moves a community's numbers behind `told`.
+async fn skip(connection: &mut AsyncPgConnection, tenant: Tenant, told: i64) -> Result<(), Error> {
+    lock::community(connection, tenant).await?;
+    // Whoever publishes them is waited for.
+    let claim = Statement::in_community(
+        tenant,
+        "SELECT community, number FROM changes_published WHERE shard = $1 AND community = $2 FOR UPDATE",
+    );
+    let Some(published) = statement::optional::<PublishedRow>(connection, claim).await? else {
+        return Ok(());
+    };
+    // The next number is one more than a follower that was told all would see.
+    let step = told.saturating_add(1).saturating_sub(published.number);
+    if step <= 0 {
+        return Ok(());
+    }
+    const MOVES: [&str; 3] = [
+        // All are taken out before the first is put back, so that no two have one number meanwhile.
+        "WITH taken AS (DELETE FROM changes AS c WHERE c.shard = $1 AND c.community = $2 RETURNING c.*)
+         INSERT INTO changes (shard, community, number, change_type, lost, at, change_id, profile_id, badge_id, user_id,
+             told_from, told_to, reason, traceparent)
+         SELECT $1, community, number + $3, change_type, lost, at, change_id, profile_id, badge_id, user_id,
+             told_from, told_to, reason, traceparent
+         FROM taken ORDER BY number DESC",
+        "UPDATE community_states SET changes = changes + $3,
+             changes_lost = CASE WHEN changes_lost = 0 THEN 0 ELSE changes_lost + $3 END
+         WHERE shard = $1 AND community = $2",
+        "UPDATE changes_published SET number = number + $3 WHERE shard = $1 AND community = $2",
+    ];
+    for sql in MOVES {
+        let moves = Statement::in_community(tenant, sql).bind::<BigInt, _>(step);
+        statement::execute(connection, moves).await?;
+    }
+    Ok(())
+}
+
+columns! {
+    struct OfCommunity {
+        community: i32 => Integer,
+    }
+}
+
+columns! {
+    #[derive(Clone)]
+    struct UpTo {
+        community: i32 => Integer,
+        number: i64 => BigInt,
+    }
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = changes)]
+struct CommunityRow {
+    community: i32,
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = changes)]
+struct PublishedRow {
+    community: i32,
+    number: i64,
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = changes)]
+struct IdRow {
+    change_id: Uuid,
+}
+
+#[derive(QueryableByName)]
+struct WaitingRow {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+    #[diesel(sql_type = Nullable<Timestamptz>)]
+    oldest: Option<OffsetDateTime>,
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = changes)]
+struct ChangeRow {
+    #[diesel(sql_type = SqlUuid)]
+    community_id: Uuid,
+    #[diesel(sql_type = Text)]
+    guild_id: String,
+    community: i32,
+    change_type: i16,
+    number: i64,
+    lost: Option<i64>,
+    at: OffsetDateTime,
+    change_id: Uuid,
+    profile_id: Option<Uuid>,
+    badge_id: Option<Uuid>,
+    user_id: Option<String>,
+    told_from: Option<String>,
+    told_to: Option<String>,
+    reason: Option<String>,
+    traceparent: Option<String>,
+}
+
+impl ChangeRow {
+    fn change(self) -> Result<Change, Error> {
+        let change_type = ChangeType::ALL.into_iter().find(|known| number_of(*known) == self.change_type);
+        let change_type = change_type.ok_or_else(|| Error::defect("there is no such type of change"))?;
+        let (id, number, at, guild) = (self.change_id, self.number, self.at, self.guild_id.clone());
+        let (community, traceparent) = (self.community_id, self.traceparent.clone());
+        Ok(Change {
+            id: id.into(),
+            number: u64::try_from(number).map_err(Error::defect)?,
+            at,
+            community: community.into(),
+            guild: Some(GuildId::parse(guild).map_err(Error::defect)?),
+            what: self.what(change_type)?,
+            traceparent: traceparent.and_then(|trace| TraceParent::parse(trace).ok()),
+        })
+    }
+
+    fn what(self, change_type: ChangeType) -> Result<Changed, Error> {
+        let missing = || Error::defect("a change that waits is not whole");
+        let tier = |name: Option<String>| name.map(Tier::parse).transpose().map_err(Error::defect);
+        let nym = |name: Option<String>| Nym::parse(name.ok_or_else(missing)?).map_err(Error::defect);
+        let badge = |badge: Option<Uuid>, kind: Option<String>, reason: Option<String>| {
+            Ok::<_, Error>(ToldBadge {
+                badge_id: badge.ok_or_else(missing)?.into(),
+                kind: BadgeKind::parse(kind.ok_or_else(missing)?).map_err(Error::defect)?,
+                reason: reason.map(Reason::parse).transpose().map_err(Error::defect)?,
+            })
+        };
+        let news = match change_type {
+            ChangeType::Lost => {
+                let count = u64::try_from(self.lost.ok_or_else(missing)?).map_err(Error::defect)?;
+                return Ok(Changed::Lost { count });
+            }
+            ChangeType::MemberDisappeared => MemberNews::Disappeared(
+                self.told_to.as_deref().and_then(Disappearance::of).ok_or_else(missing)?,
+            ),
+            ChangeType::MemberAppeared => MemberNews::Appeared { tier: tier(self.told_to)? },
+            ChangeType::MemberRenamed => {
+                MemberNews::Renamed { from: nym(self.told_from)?, to: nym(self.told_to)? }
+            }
+            ChangeType::TierPromoted => {
+                MemberNews::TierPromoted { from: tier(self.told_from)?, to: tier(self.told_to)? }
+            }
+            ChangeType::TierDemoted => {
+                MemberNews::TierDemoted { from: tier(self.told_from)?, to: tier(self.told_to)? }
+            }
+            ChangeType::BadgeRevoked => {
+                MemberNews::BadgeRevoked(badge(self.badge_id, self.told_to, self.reason)?)
+            }
+            ChangeType::BadgeAwarded => {
+                MemberNews::BadgeAwarded(badge(self.badge_id, self.told_to, self.reason)?)
+            }
+        };
+        let user = UserId::parse(self.user_id.ok_or_else(missing)?).map_err(Error::defect)?;
+        Ok(Changed::Member { profile: self.profile_id.ok_or_else(missing)?.into(), user, news })
+    }
+}

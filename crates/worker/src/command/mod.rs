@@ -1,0 +1,10 @@
+//! What the binary does beside serving, one command a file.
+
+pub(crate) mod ask;
+pub(crate) mod check;
+pub(crate) mod deadletters;
+pub(crate) mod describe;
+pub(crate) mod erasure_list;
+pub(crate) mod erasures;
+pub(crate) mod health;
+pub(crate) mod verify;
