@@ -64,6 +64,13 @@ impl TimeBounds {
         let latest = now.saturating_add(time::Duration::try_from(skew.0).unwrap_or(time::Duration::DAY));
         Self { latest: i64::try_from(latest.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX), skew }
     }
+
+    /// The bounds of an event that the broker stored at `stored` by its clock: an event that has been stored has happened, so that this
+    /// counts where the clock here, by which it is `now`, is behind.
+    #[must_use]
+    pub fn of_stored(stored: OffsetDateTime, now: OffsetDateTime, skew: MaxClockSkew) -> Self {
+        Self::at(now.max(stored), skew)
+    }
 }
 
 /// When an event happened, in whole milliseconds. It was within [`TimeBounds`] when it was read.
@@ -387,6 +394,15 @@ mod tests {
         );
         let huge = EventTime::parse(i128::MAX, bounds()).unwrap_err().to_string();
         assert!(huge.starts_with(&format!("is {}, more than", i128::MAX)), "{huge}");
+    }
+
+    #[test]
+    fn an_event_that_has_been_stored_is_not_ahead_of_the_clock_that_stored_it() {
+        let skew = MaxClockSkew::default();
+        let slow = NOW - time::Duration::hours(2);
+        for (stored, now) in [(NOW, slow), (slow, NOW), (NOW, NOW)] {
+            assert_eq!(TimeBounds::of_stored(stored, now, skew), bounds(), "{stored} {now}");
+        }
     }
 
     #[test]

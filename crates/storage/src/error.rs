@@ -111,6 +111,16 @@ impl Error {
         matches!(self, Self::Unavailable(_))
     }
 
+    /// Whether a session's prepared statements are out of date. Those of the other idle sessions are likely to be as well.
+    pub(crate) fn is_out_of_date(&self) -> bool {
+        let Self::Unavailable(cause) = self else { return false };
+        std::iter::successors(Some::<&(dyn std::error::Error + 'static)>(&**cause), |error| error.source())
+            .filter_map(|error| error.downcast_ref::<DieselError>())
+            .any(|error| {
+                matches!(error, DieselError::DatabaseError(_, info) if is_out_of_date(info.message()))
+            })
+    }
+
     /// Whether a server is there and refuses the credentials, or does not prove by TLS who it is.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
@@ -141,16 +151,24 @@ fn is_from_tls(error: &(dyn std::error::Error + 'static)) -> bool {
             .is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// Whether the connection was lost, whatever was asked of it.
-pub(crate) fn is_cut_off(error: &DieselError) -> bool {
+/// Whether the connection was lost or its session is out of date, whatever was asked of it: another connection answers.
+pub(crate) fn is_of_the_connection(error: &DieselError) -> bool {
     match error {
         DieselError::DatabaseError(kind, info) => match kind {
             DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => true,
-            DatabaseErrorKind::Unknown => sqlstate::of(info.message()).is_some_and(ends_the_session),
+            DatabaseErrorKind::Unknown => {
+                is_out_of_date(info.message()) || sqlstate::of(info.message()).is_some_and(ends_the_session)
+            }
             _ => false,
         },
         _ => false,
     }
+}
+
+/// Whether what a session has prepared is good for nothing: a table was altered since, or a pooler or an operator has
+/// discarded it. It stays so as long as the session lasts.
+fn is_out_of_date(message: &str) -> bool {
+    sqlstate::is_stale_plan(message) || sqlstate::of(message) == Some("26000")
 }
 
 /// Connection exceptions, an operator or a crash that ends sessions, and a session that was idle or open for too long.
@@ -176,7 +194,10 @@ impl From<DieselError> for Error {
                 | DatabaseErrorKind::ReadOnlyTransaction
                 | DatabaseErrorKind::ClosedConnection
                 | DatabaseErrorKind::UnableToSendCommand => true,
-                DatabaseErrorKind::Unknown => sqlstate::of(info.message()).is_some_and(is_of_the_server),
+                DatabaseErrorKind::Unknown => {
+                    is_out_of_date(info.message())
+                        || sqlstate::of(info.message()).is_some_and(is_of_the_server)
+                }
                 _ => false,
             },
             DieselError::BrokenTransactionManager | DieselError::RollbackErrorOnCommit { .. } => true,
@@ -200,6 +221,8 @@ mod tests {
             ("57P01: terminating connection", FaultOf::Server),
             ("53100: could not extend file", FaultOf::Server),
             ("08006: connection failure", FaultOf::Server),
+            ("0A000: stale plan: Worte", FaultOf::Server),
+            ("0A000: cannot do it", FaultOf::Unknown),
             ("40P01: deadlock detected", FaultOf::Others),
             ("55P03: canceling statement due to lock timeout", FaultOf::Others),
             ("57014: canceling statement due to statement timeout", FaultOf::Unknown),
@@ -227,10 +250,13 @@ mod tests {
 
     #[test]
     fn the_code_decides_and_not_the_words() {
-        for (message, transient, cut_off) in [
+        for (message, transient, of_the_connection) in [
             ("57P01: Verbindung wird abgebrochen", true, true),
             ("25P03: terminating connection", true, true),
             ("08006: connection failure", true, true),
+            ("0A000: stale plan: Worte", true, true),
+            ("26000: prepared statement \"s1\" does not exist", true, true),
+            ("0A000: cannot do it", false, false),
             ("57014: storniere Anfrage", true, false),
             ("55P03: storniere Anfrage", true, false),
             ("40P01: Verklemmung entdeckt", true, false),
@@ -243,7 +269,7 @@ mod tests {
             ("XX000: could not open file", false, false),
             ("terminating connection", false, false),
         ] {
-            assert_eq!(is_cut_off(&of(message)), cut_off, "{message}");
+            assert_eq!(is_of_the_connection(&of(message)), of_the_connection, "{message}");
             assert_eq!(Error::from(of(message)).is_transient(), transient, "{message}");
         }
     }

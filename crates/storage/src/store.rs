@@ -395,7 +395,7 @@ impl Store {
     }
 
     /// Runs a read within its deadline. One whose connection turns out to have been cut off, as an idle one may have been
-    /// unnoticed, is repeated once.
+    /// unnoticed, or to be out of date since a table was altered, is repeated once on another.
     pub(crate) async fn read<T, F>(&self, query: &'static str, run: F) -> Result<T, Error>
     where
         F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>>,
@@ -405,7 +405,8 @@ impl Store {
             let started = Instant::now();
             let attempts = async {
                 match run(connection.get()?).await {
-                    Err(error) if crate::error::is_cut_off(&error) => {
+                    Err(error) if crate::error::is_of_the_connection(&error) => {
+                        self.close_out_of_date(&error.into());
                         connection = Awaited(Some(acquire(&self.0.pool).await?));
                         run(connection.get()?).await.map_err(Error::from)
                     }
@@ -418,7 +419,7 @@ impl Store {
             };
             self.answered(query, started, &result);
             match connection.0.take() {
-                Some(connection) => recycle(connection, result),
+                Some(connection) => self.recycle(connection, result),
                 None => result,
             }
         };
@@ -480,7 +481,7 @@ impl Store {
                 Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
             };
             store.answered(query, started, &result);
-            recycle(connection, result)
+            store.recycle(connection, result)
         };
         tokio::spawn(writing.instrument(span(query))).await.map_err(Error::defect)?
     }
@@ -492,6 +493,28 @@ impl Store {
             self.observe(QueryObservation { query, took: None, failure: Some(QueryFailure::NoConnection) });
         }
         acquired
+    }
+
+    /// Gives a connection back, unless it failed or may still have an answer outstanding.
+    fn recycle<T>(
+        &self,
+        connection: Object<AsyncPgConnection>,
+        result: Result<T, Error>,
+    ) -> Result<T, Error> {
+        if let Err(error) = &result
+            && error.is_transient()
+        {
+            drop(Object::take(connection));
+            self.close_out_of_date(error);
+        }
+        result
+    }
+
+    /// Closes the idle connections after an error by which they are out of date: each would fail once for its own.
+    fn close_out_of_date(&self, error: &Error) {
+        if error.is_out_of_date() {
+            self.0.pool.retain(|_, _| false);
+        }
     }
 
     fn answered<T>(&self, query: &'static str, started: Instant, result: &Result<T, Error>) {
@@ -581,14 +604,6 @@ impl Drop for Awaited {
     fn drop(&mut self) {
         self.0.take().map(Object::take);
     }
-}
-
-/// Gives a connection back, unless it failed or may still have an answer outstanding.
-fn recycle<T>(connection: Object<AsyncPgConnection>, result: Result<T, Error>) -> Result<T, Error> {
-    if result.as_ref().is_err_and(Error::is_transient) {
-        drop(Object::take(connection));
-    }
-    result
 }
 
 #[derive(Queryable, QueryableByName, Selectable)]

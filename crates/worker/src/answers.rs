@@ -20,6 +20,9 @@ use crate::traces;
 /// Lines a minute about requests that the database did not answer; the others are for who looks for a fault.
 static UNAVAILABLE_LINES: LogBudget = LogBudget::new(10);
 
+/// Lines a minute about counters whose limit is reached; the metrics have all.
+static REFUSED_LINES: LogBudget = LogBudget::new(10);
+
 /// Answers questions from the store, within the rate limits.
 pub(crate) struct Answers {
     pub(crate) store: Store,
@@ -103,13 +106,15 @@ impl Answers {
         })
     }
 
-    /// Once for each counter, since whoever asks too often may ask very often.
+    /// Once for each counter, since whoever asks too often may ask very often; and not too often, since there may be many callers.
     fn log_refused(&self, community: CommunityId, caller: Option<&Caller>, scope: Scope) {
+        let Some(line) = REFUSED_LINES.line() else { return };
         let caller = caller.map(|caller| self.store.pseudonyms().of(caller.as_str()).to_string());
         tracing::warn!(
             ratelimit.scope = scope.as_str(),
             community.id = %community,
             caller.pseudonym = caller,
+            left_out = line.left_out,
             "requests are refused for their rate"
         );
     }

@@ -46,7 +46,7 @@ pub(crate) fn database(settings: &Database) -> Result<(StoreConfig, Option<Arc<M
     let material = Material::load(&settings.tls, settings.minimum_tls)
         .map_err(|error| SettingsError::new(format!("database: {}", chain(&error))))?;
     let config = StoreConfig::new(&settings.url.line()?, settings.policy, Some(material.client_config()))
-        .map_err(|error| SettingsError::new(format!("database.url: {error}")))?
+        .map_err(|error| settings.url.refused(error))?
         .pool_size(settings.pool_size)
         .acquire_timeout(settings.acquire_timeout)
         .query_timeout(settings.query_timeout);

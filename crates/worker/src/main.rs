@@ -183,9 +183,7 @@ async fn run(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
             }
             check::check(&configuration).await
         }
-        Command::Deadletters { action } => {
-            deadletters::run(&one_shot(file, signals, &log)?.nats()?, &action).await
-        }
+        Command::Deadletters { action } => deadletters::run(&one_shot(file, signals, &log)?, &action).await,
         Command::Erasures { action } => {
             erasures::run(&one_shot(file, signals, &log)?.database()?, &action).await
         }

@@ -5,6 +5,7 @@
 //! communities and no person's.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::FilterFn;
 use tracing_subscriber::registry::LookupSpan;
 
+use crate::chain::chain;
 use crate::settings::{SettingsError, Traces};
 
 /// The most traces that a batch of events is linked with.
@@ -38,13 +40,22 @@ const MAX_LINKS: usize = 32;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where spans go. What waits at the end is handed over by [`Exporting::stop`].
-pub(crate) struct Exporting(SdkTracerProvider);
+pub(crate) struct Exporting {
+    provider: SdkTracerProvider,
+    material: Arc<Material>,
+}
+
+/// Reads whom to trust as the collector.
+pub(crate) fn material(settings: &Traces) -> Result<Material, SettingsError> {
+    Material::load(&settings.tls, MinimumVersion::Tls13)
+        .map_err(|error| SettingsError::new(format!("traces: {}", chain(&error))))
+}
 
 impl Exporting {
     /// Makes the exporter. It connects when it has spans to hand over, and drops them when nobody takes them.
     pub(crate) fn start(settings: &Traces) -> Result<Self, SettingsError> {
         let wrong = |error: &dyn std::fmt::Display| SettingsError::new(format!("traces: {error}"));
-        let material = Material::load(&settings.tls, MinimumVersion::Tls13).map_err(|error| wrong(&error))?;
+        let material = Arc::new(material(settings)?);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(rustls::ClientConfig::clone(&material.client_config()))
             .https_or_http()
@@ -72,7 +83,7 @@ impl Exporting {
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(kept))))
             .with_resource(resource)
             .build();
-        Ok(Self(provider))
+        Ok(Self { provider, material })
     }
 
     /// The layer that makes them of Muster's own spans, and of nothing that is logged.
@@ -82,7 +93,7 @@ impl Exporting {
     {
         let ours = FilterFn::new(|metadata| metadata.is_span() && metadata.target().starts_with("muster"));
         tracing_opentelemetry::layer()
-            .with_tracer(self.0.tracer("muster"))
+            .with_tracer(self.provider.tracer("muster"))
             .with_location(false)
             .with_threads(false)
             .with_target(false)
@@ -90,9 +101,15 @@ impl Exporting {
             .with_filter(ours.with_max_level_hint(Level::DEBUG))
     }
 
+    /// Whom is trusted as the collector. What is reloaded counts for the next connection.
+    pub(crate) fn material(&self) -> Arc<Material> {
+        Arc::clone(&self.material)
+    }
+
     /// Hands over what waits, within `deadline`.
     pub(crate) async fn stop(self, deadline: Duration) {
-        let stopped = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(deadline)).await;
+        let stopped =
+            tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(deadline)).await;
         if let Ok(Err(error)) = stopped {
             tracing::debug!(error = %error, "the last spans were not taken");
         }
@@ -169,7 +186,7 @@ impl<C: HttpClient + Clone + 'static> HttpClient for Client<C> {
         let refusal = match &result {
             Ok(response) if response.status().is_success() => None,
             Ok(response) => Some(response.status().to_string()),
-            Err(error) => Some(crate::chain::chain(error.as_ref())),
+            Err(error) => Some(chain(error.as_ref())),
         };
         match refusal {
             Some(error) if !self.refused.swap(true, Ordering::Relaxed) => {

@@ -105,7 +105,7 @@ impl Consumer {
             };
             tasks.spawn(lane.run());
         }
-        tasks.spawn(Reader { durable: Arc::clone(&self.0), queue, stop: stop.clone() }.run());
+        tasks.spawn(Reader::new(Arc::clone(&self.0), queue, stop.clone()).run());
         let (logged, stopped) = (Arc::clone(&faults), stop.clone());
         tasks.spawn(async move {
             tokio::select! {

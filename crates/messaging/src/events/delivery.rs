@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_nats::jetstream::Message;
 use muster_domain::{Effect, Event, Stripe};
+use time::OffsetDateTime;
 
 use super::envelope::MAX_BYTES;
 use super::outcome::Delivered;
@@ -19,6 +20,8 @@ pub(super) struct Delivery {
     /// How often the message was delivered, this time included.
     pub(super) deliveries: u32,
     pub(super) bytes: usize,
+    /// When the stream stored the message, by the broker's clock.
+    pub(super) stored: OffsetDateTime,
 }
 
 impl Delivery {
@@ -30,6 +33,7 @@ impl Delivery {
             consumer_sequence: info.consumer_sequence,
             deliveries: u32::try_from(info.delivered).unwrap_or(u32::MAX),
             bytes: bytes_of(message),
+            stored: info.published,
         })
     }
 

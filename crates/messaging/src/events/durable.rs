@@ -43,8 +43,11 @@ pub struct ConsumerConfig {
     pub max_deliveries: u32,
     /// The largest event in bytes, within [`MAX_BYTES`](super::envelope::MAX_BYTES); a larger one becomes a dead letter.
     pub max_bytes: usize,
-    /// How far ahead of this process's clock an event's time may be; one further ahead becomes a dead letter.
+    /// How far ahead an event's time may be of this process's clock, or of the broker's when it stored the event, whichever is
+    /// later; one further ahead becomes a dead letter.
     pub max_clock_skew: MaxClockSkew,
+    /// For how long the ids of applied events are remembered.
+    pub remember: Duration,
     /// How large the streams are created if they are missing.
     pub bounds: StreamBounds,
     /// What to do if those that exist can lose events.
@@ -54,8 +57,8 @@ pub struct ConsumerConfig {
 }
 
 impl Default for ConsumerConfig {
-    /// Three batches of 1000 at once as `muster-worker`; 30 s to acknowledge, 20 deliveries, 256 KiB, 10 minutes ahead, streams
-    /// that can lose events refused, nothing observed.
+    /// Three batches of 1000 at once as `muster-worker`; 30 s to acknowledge, 20 deliveries, 256 KiB, 10 minutes ahead, ids
+    /// remembered for 30 days, streams that can lose events refused, nothing observed.
     fn default() -> Self {
         Self {
             durable: "muster-worker".to_owned(),
@@ -66,6 +69,7 @@ impl Default for ConsumerConfig {
             max_deliveries: 20,
             max_bytes: DEFAULT_MAX_BYTES,
             max_clock_skew: MaxClockSkew::default(),
+            remember: Duration::from_hours(30 * 24),
             bounds: StreamBounds::default(),
             unfit: Unfit::Refuse,
             observe: Arc::new(|_| {}),
@@ -132,7 +136,7 @@ impl Durable {
     pub(super) async fn open(connection: &Connection, config: ConsumerConfig) -> Result<Self, ConsumerError> {
         let context = jetstream::new(connection.client().clone());
         let events = stream::open(&context, &config.bounds).await?;
-        config.unfit.judge(stream::inspect(connection, &config.durable).await?)?;
+        config.unfit.judge(stream::inspect(connection, &config.durable, config.remember).await?)?;
         let wanted = Config {
             durable_name: Some(config.durable.clone()),
             description: Some("Applies the chat gateway's events".to_owned()),

@@ -12,6 +12,8 @@
 //! 3. Both succeed, and the event fails alone: it is at fault itself. It is delivered again with a growing delay, and becomes
 //!    a dead letter after the limit.
 //!
+//! A batch that takes long is not waited for: the store is probed beside it, and is at fault until the batch ends if the probe fails.
+//!
 //! A probe decides, not the fate of other events: if a few events all fail, only another write can tell whether all are poison
 //! or the store is at fault. It must write everything that events write, or a fault of a table that it leaves out would be
 //! blamed on the events.

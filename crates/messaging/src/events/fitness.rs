@@ -178,19 +178,43 @@ fn unwise(why: impl Into<String>, remedy: impl Into<String>) -> Verdict {
     Verdict::Unwise(Problem { why: why.into(), remedy: remedy.into() })
 }
 
-/// Judges the settings of the stream of events.
-pub(super) fn judge_events(config: &Config) -> Vec<Finding> {
+/// A stream of another name that takes the subjects of `place`, so that its own cannot be created.
+pub(super) fn foreign(place: Place, name: &str) -> Finding {
+    let subjects = match place {
+        Place::Events | Place::Consumer => EVENTS_SUBJECTS,
+        Place::DeadLetters => DEAD_SUBJECT,
+    };
+    let why = format!("it takes {subjects}, or a part of it, so that {place} cannot be created");
+    let remedy = format!(
+        "`nats stream edit {name} --subjects=…` with subjects that do not overlap, or `nats stream rm {name}` if nobody needs it"
+    );
+    Finding { place, setting: "stream", value: name.to_owned(), verdict: unfit(why, remedy) }
+}
+
+/// Judges the settings of the stream of events. The ids of applied events are remembered for `remember`.
+pub(super) fn judge_events(config: &Config, remember: Duration) -> Vec<Finding> {
     let mut report = Report { place: Place::Events, findings: Vec::new() };
     judge_subjects(&mut report, config);
     judge_size(&mut report, config);
     let extend = report.edit(&format!("--max-age={}", days(ADVISED_AGE)));
+    let longer = || {
+        unwise(
+            format!(
+                "events are kept for longer than their ids are remembered (events.remember_days, {}): if the stream is read from its \
+                 beginning, the older ones are worked through and counted as applied once more, to no second effect",
+                days(remember)
+            ),
+            extend.clone(),
+        )
+    };
     let age = match config.max_age {
-        Duration::ZERO => Verdict::Fine,
+        Duration::ZERO => longer(),
+        age if age > remember => longer(),
         age if age < LEAST_AGE => unfit(
             format!("an event that is not applied in that time is lost; the minimum is {}", days(LEAST_AGE)),
-            extend,
+            extend.clone(),
         ),
-        age if age < ADVISED_AGE => unwise("an outage that lasts longer loses events", extend),
+        age if age < ADVISED_AGE => unwise("an outage that lasts longer loses events", extend.clone()),
         _ => Verdict::Fine,
     };
     report.add("max_age", days(config.max_age), age);
@@ -560,9 +584,11 @@ mod tests {
 
     type Change = fn(&mut Config);
 
+    const REMEMBER: Duration = Duration::from_hours(30 * 24);
+
     #[test]
     fn good_settings_have_no_problem() {
-        assert_eq!(wrong(&judge_events(&events())), (vec![], vec![]));
+        assert_eq!(wrong(&judge_events(&events(), REMEMBER)), (vec![], vec![]));
         assert_eq!(wrong(&judge_dead_letters(&dead())), (vec![], vec![]));
     }
 
@@ -628,7 +654,7 @@ mod tests {
         for (change, unfit, remedy) in table {
             let mut config = events();
             change(&mut config);
-            let findings = judge_events(&config);
+            let findings = judge_events(&config, REMEMBER);
             assert_eq!(wrong(&findings).0, unfit);
             for finding in findings.iter().filter(|finding| finding.is_unfit()) {
                 assert!(finding.to_string().contains(remedy), "{finding}");
@@ -639,7 +665,7 @@ mod tests {
 
     #[test]
     fn a_setting_that_only_refuses_events_or_is_unwise_is_not_unfit() {
-        let table: [(Change, &[&str]); 14] = [
+        let table: [(Change, &[&str]); 16] = [
             (|c| c.max_bytes = 1 << 20, &["max_bytes"]),
             (|c| c.max_messages = 10, &["max_msgs"]),
             (
@@ -647,7 +673,9 @@ mod tests {
                 &["max_msgs_per_subject"],
             ),
             (|c| c.max_age = LEAST_AGE, &["max_age"]),
-            (|c| c.max_age = Duration::ZERO, &[]),
+            (|c| c.max_age = Duration::ZERO, &["max_age"]),
+            (|c| c.max_age = REMEMBER, &[]),
+            (|c| c.max_age = REMEMBER + Duration::from_secs(1), &["max_age"]),
             (|c| (c.discard, c.max_bytes) = (DiscardPolicy::Old, -1), &[]),
             (|c| c.num_replicas = 1, &["num_replicas"]),
             (|c| c.duplicate_window = Duration::from_secs(1), &["duplicate_window"]),
@@ -661,7 +689,7 @@ mod tests {
         for (change, unwise) in table {
             let mut config = events();
             change(&mut config);
-            let found = judge_events(&config);
+            let found = judge_events(&config, REMEMBER);
             assert_eq!(wrong(&found), (vec![], unwise.to_vec()), "{found:?}");
         }
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_nats::jetstream::Message;
 use futures_util::StreamExt;
 use muster_domain::{Event, EventId, EventType, GuildId};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 const MAX_FAILED: usize = 10_000;
 /// How long a community's events wait before they are retried when its rows are at fault.
 const COMMUNITY_PAUSE: Duration = Duration::from_secs(3);
+/// How long a batch may take until the store is probed beside it, and from one such probe to the next.
+const SLOW: Duration = Duration::from_millis(1500);
 /// How long a successful probe of the store counts while a batch is narrowed down.
 const PROBE_MAX_AGE: Duration = Duration::from_secs(1);
 
@@ -158,6 +161,7 @@ where
             // A task of its own: a panic stays within, and a write that has begun is never cancelled.
             let apply = Arc::clone(&self.apply);
             let applying = tokio::spawn(async move { apply(events).await });
+            let applying = self.watched(applying, work.stalled.is_some());
             let result = self.durable.acks.with_progress_acks(&work.messages(), applying).await;
             let result =
                 result.unwrap_or_else(|panic| Err(ApplyError::Failed(panic.to_string().as_str().into())));
@@ -174,6 +178,30 @@ where
             };
             if stopped.is_break() {
                 return;
+            }
+        }
+    }
+
+    /// Waits for a batch. While it takes long, the store is probed beside it: if the probe fails, the store is at fault until the
+    /// batch ends. A lock on a table or a commit that hangs keep a batch waiting for much longer than they may stay unnoticed.
+    async fn watched<T>(&self, mut applying: JoinHandle<T>, is_stalled: bool) -> Result<T, JoinError> {
+        let mut stalled = None;
+        loop {
+            let probing = async {
+                if is_stalled || stalled.is_some() {
+                    return std::future::pending().await;
+                }
+                tokio::time::sleep(SLOW).await;
+                // A task of its own: one that has begun is never cancelled.
+                let probed = tokio::spawn((self.probe)(None)).await;
+                probed.unwrap_or_else(|panic| Err(panic.to_string().as_str().into()))
+            };
+            tokio::select! {
+                biased;
+                applied = &mut applying => return applied,
+                probed = probing => if let Err(failure) = probed {
+                    stalled = Some((self.queue.stall(), self.faults.store_failed(failure)));
+                },
             }
         }
     }

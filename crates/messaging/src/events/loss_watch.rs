@@ -61,7 +61,7 @@ impl LossWatch {
         if info.created != durable.stream_created {
             return Ok(0);
         }
-        self.check_settings(&judge_events(&info.config));
+        self.check_settings(&judge_events(&info.config, durable.config.remember));
         let delivered = durable.consumer.get_info().await?.delivered;
         let first = info.state.first_sequence;
         losses.consumer_at(delivered.consumer_sequence, delivered.stream_sequence, first);

@@ -242,10 +242,18 @@ fn count(number: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
 
     fn delivery(stream_sequence: u64, consumer_sequence: u64, deliveries: u32) -> Delivery {
-        Delivery { stream_sequence, consumer_sequence, deliveries, bytes: 1 }
+        Delivery {
+            stream_sequence,
+            consumer_sequence,
+            deliveries,
+            bytes: 1,
+            stored: OffsetDateTime::UNIX_EPOCH,
+        }
     }
 
     fn losses_at(deliveries: u64, passed: u64) -> Losses {

@@ -472,6 +472,7 @@ fn bytes_of(deferred: &Deferred) -> usize {
 #[cfg(test)]
 mod tests {
     use muster_domain::{GuildId, Shard};
+    use time::OffsetDateTime;
 
     use super::*;
 
@@ -488,7 +489,8 @@ mod tests {
     /// The first delivery of a small event.
     fn delivery(number: usize) -> Delivery {
         let sequence = u64::try_from(number).unwrap();
-        Delivery { stream_sequence: sequence, consumer_sequence: sequence, deliveries: 1, bytes: 100 }
+        let stored = OffsetDateTime::UNIX_EPOCH;
+        Delivery { stream_sequence: sequence, consumer_sequence: sequence, deliveries: 1, bytes: 100, stored }
     }
 
     /// Queues or defers an event; returns whether there was room.

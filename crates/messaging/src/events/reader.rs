@@ -20,6 +20,7 @@ use super::outcome::Outcome;
 use super::shared_queue::SharedQueue;
 use super::subjects::event_type;
 use crate::connection::LinkState;
+use crate::log_budget::LogBudget;
 
 /// How long one request for the first event waits.
 const WAIT: Duration = Duration::from_secs(2);
@@ -30,6 +31,8 @@ const READ: usize = 4000;
 const READ_BYTES: usize = 4 * 1024 * 1024;
 /// How long the next of them may take, which the server has ready.
 const NEXT: Duration = Duration::from_secs(5);
+/// From which difference on it is warned of that the broker's clock is ahead of this process's.
+const CLOCKS: time::Duration = time::Duration::minutes(1);
 /// How often the queue is checked for deferred events to request, and for pauses that are over.
 const DEFERRED_INTERVAL: Duration = Duration::from_millis(20);
 /// How soon reading goes on when the store or the connection is back.
@@ -37,12 +40,18 @@ const RESUME_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Reads for all lanes.
 pub(super) struct Reader {
-    pub(super) durable: Arc<Durable>,
-    pub(super) queue: Arc<SharedQueue>,
-    pub(super) stop: CancellationToken,
+    durable: Arc<Durable>,
+    queue: Arc<SharedQueue>,
+    stop: CancellationToken,
+    /// Log lines about clocks that differ.
+    clock_log: LogBudget,
 }
 
 impl Reader {
+    pub(super) const fn new(durable: Arc<Durable>, queue: Arc<SharedQueue>, stop: CancellationToken) -> Self {
+        Self { durable, queue, stop, clock_log: LogBudget::new(1) }
+    }
+
     pub(super) async fn run(self) -> Result<(), ConsumerError> {
         let acks = &self.durable.acks;
         let ended = tokio::select! {
@@ -156,8 +165,7 @@ impl Reader {
         let mut without_effect = Vec::new();
         let durable = &self.durable;
         let max_bytes = durable.config.max_bytes;
-        let times = TimeBounds::at(OffsetDateTime::now_utc(), durable.config.max_clock_skew);
-        let bounds = EventBounds { max_bytes, times };
+        let now = OffsetDateTime::now_utc();
         for message in messages {
             // A message that no stream delivered was not requested.
             let Some(delivery) = Delivery::of(&message) else { continue };
@@ -173,6 +181,9 @@ impl Reader {
                 }
                 continue;
             }
+            self.compare_clocks(delivery.stored - now);
+            let times = TimeBounds::of_stored(delivery.stored, now, durable.config.max_clock_skew);
+            let bounds = EventBounds { max_bytes, times };
             let item = match envelope::decode(&message.subject, &message.payload, bounds) {
                 Ok(Decoded::Event(event)) => Item::Event(TakenEvent::new(event, delivery, message)),
                 Ok(Decoded::Outage) => {
@@ -192,6 +203,21 @@ impl Reader {
         }
         self.queue.notify();
         durable.acks.ack(without_effect).await;
+    }
+}
+
+impl Reader {
+    /// Warns when the broker's clock is ahead by so much that one of the two is wrong.
+    fn compare_clocks(&self, ahead: time::Duration) {
+        if ahead > CLOCKS
+            && let Some(line) = self.clock_log.line()
+        {
+            tracing::warn!(
+                ahead_s = ahead.as_seconds_f64(),
+                left_out = line.left_out,
+                "the broker's clock is ahead of this worker's: set both by the same time servers"
+            );
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stor
 use async_nats::jetstream::{self, Context, ErrorCode};
 
 use super::error::ConsumerError;
-use super::fitness::{self, Finding};
+use super::fitness::{self, Finding, Place};
 use super::subjects::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS};
 use crate::connection::Connection;
 
@@ -38,8 +38,8 @@ impl Default for StreamBounds {
 
 /// Creates the streams that are missing, and returns that of events.
 pub(super) async fn open(context: &Context, bounds: &StreamBounds) -> Result<Stream, ConsumerError> {
-    let events = find_or_create(context, events_config(bounds)).await?;
-    find_or_create(context, dead_letters_config(bounds)).await?;
+    let events = find_or_create(context, Place::Events, events_config(bounds)).await?;
+    find_or_create(context, Place::DeadLetters, dead_letters_config(bounds)).await?;
     Ok(events)
 }
 
@@ -52,15 +52,20 @@ fn dead_letters_config(bounds: &StreamBounds) -> Config {
     config(DEAD_LETTERS, DEAD_SUBJECT, bounds.dead_bytes, bounds.replicas)
 }
 
-/// Judges the settings of the streams and of the consumer `durable` that exist. What is missing is created as it should be.
+/// Judges the settings of the streams and of the consumer `durable` that exist. What is missing is created as it should be, unless
+/// another stream takes its subjects. The ids of applied events are remembered for `remember`.
 ///
 /// # Errors
 /// [`ConsumerError::Stream`] or [`ConsumerError::Durable`] when the server does not answer.
-pub async fn inspect(connection: &Connection, durable: &str) -> Result<Vec<Finding>, ConsumerError> {
+pub async fn inspect(
+    connection: &Connection,
+    durable: &str,
+    remember: Duration,
+) -> Result<Vec<Finding>, ConsumerError> {
     let context = jetstream::new(connection.client().clone());
     let mut findings = Vec::new();
     if let Some(events) = find(&context, EVENTS).await? {
-        findings.extend(fitness::judge_events(&events.cached_info().config));
+        findings.extend(fitness::judge_events(&events.cached_info().config, remember));
         match events.consumer_info(durable).await {
             Ok(info) => findings.extend(fitness::judge_consumer(durable, &info.config)),
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => {}
@@ -68,11 +73,20 @@ pub async fn inspect(connection: &Connection, durable: &str) -> Result<Vec<Findi
                 return Err(ConsumerError::Durable(durable.to_owned(), error.into()));
             }
         }
+    } else {
+        findings.extend(foreign(&context, Place::Events, EVENTS_SUBJECTS).await);
     }
-    if let Some(dead) = find(&context, DEAD_LETTERS).await? {
-        findings.extend(fitness::judge_dead_letters(&dead.cached_info().config));
+    match find(&context, DEAD_LETTERS).await? {
+        Some(dead) => findings.extend(fitness::judge_dead_letters(&dead.cached_info().config)),
+        None => findings.extend(foreign(&context, Place::DeadLetters, DEAD_SUBJECT).await),
     }
     Ok(findings)
+}
+
+/// The stream that takes a missing stream's subjects, if there is one and this user may ask.
+async fn foreign(context: &Context, place: Place, subjects: &str) -> Option<Finding> {
+    let name = context.stream_by_subject(subjects).await.ok()?;
+    Some(fitness::foreign(place, &name))
 }
 
 /// The stream of this name, if there is one.
@@ -99,13 +113,21 @@ fn config(name: &str, subject: &str, max_bytes: i64, replicas: usize) -> Config 
     }
 }
 
-async fn find_or_create(context: &Context, config: Config) -> Result<Stream, ConsumerError> {
+async fn find_or_create(context: &Context, place: Place, config: Config) -> Result<Stream, ConsumerError> {
     if let Some(stream) = find(context, &config.name).await? {
         return Ok(stream);
     }
-    let name = config.name.clone();
+    let (name, subjects) = (config.name.clone(), config.subjects.join(","));
     tracing::info!(stream = %name, "the stream is missing and is created");
-    context.create_stream(config).await.map_err(|error| ConsumerError::Stream(name, error.into()))
+    let error = match context.create_stream(config).await {
+        Ok(stream) => return Ok(stream),
+        Err(error) => error,
+    };
+    // That another stream takes its subjects does not pass by waiting.
+    match foreign(context, place, &subjects).await {
+        Some(finding) if finding.value != name => Err(ConsumerError::Unfit(vec![finding])),
+        _ => Err(ConsumerError::Stream(name, error.into())),
+    }
 }
 
 pub(super) fn is_missing(kind: &GetStreamErrorKind) -> bool {
@@ -116,6 +138,8 @@ pub(super) fn is_missing(kind: &GetStreamErrorKind) -> bool {
 mod tests {
     use super::*;
 
+    const REMEMBER: Duration = Duration::from_hours(30 * 24);
+
     fn problems(findings: &[Finding]) -> Vec<&'static str> {
         findings.iter().filter(|finding| finding.problem().is_some()).map(|finding| finding.setting).collect()
     }
@@ -123,9 +147,9 @@ mod tests {
     #[test]
     fn streams_created_with_three_replicas_are_fine_and_one_replica_is_unwise() {
         let three = StreamBounds { replicas: 3, ..StreamBounds::default() };
-        assert!(problems(&fitness::judge_events(&events_config(&three))).is_empty());
+        assert!(problems(&fitness::judge_events(&events_config(&three), REMEMBER)).is_empty());
         assert!(problems(&fitness::judge_dead_letters(&dead_letters_config(&three))).is_empty());
-        let findings = fitness::judge_events(&events_config(&StreamBounds::default()));
+        let findings = fitness::judge_events(&events_config(&StreamBounds::default()), REMEMBER);
         assert_eq!(problems(&findings), ["num_replicas"]);
         assert!(!findings.iter().any(Finding::is_unfit));
     }

@@ -62,7 +62,13 @@ impl Certificate {
     /// Whether it is valid at `now`.
     #[must_use]
     pub fn is_valid_at(&self, now: OffsetDateTime) -> bool {
-        self.not_before <= now && now <= self.not_after
+        self.not_before <= now && !self.has_expired_at(now)
+    }
+
+    /// Whether it is past its end at `now`.
+    #[must_use]
+    pub fn has_expired_at(&self, now: OffsetDateTime) -> bool {
+        self.not_after < now
     }
 }
 

@@ -22,10 +22,13 @@ use super::certificate::Certificate;
 use super::file::{self, FileError};
 use super::key::{self, KeyKind};
 use super::pem::{self, Blocks, MAX_PEM, PemError, Purpose};
+use crate::log_budget::LogBudget;
 
 /// The most peers whose certificates are remembered, and the most certificates of one chain beside the leaf.
 const MAX_PEERS: usize = 64;
 const MAX_ISSUERS: usize = 8;
+/// The most log lines a minute about servers whose certificates are refused.
+const REFUSALS_PER_MINUTE: u32 = 6;
 
 /// Where the certificates lie. Each is read again by [`Material::reload`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -63,6 +66,7 @@ struct Shared {
     current: RwLock<Current>,
     peers: RwLock<BTreeMap<String, Shown>>,
     last_refusal: RwLock<Option<String>>,
+    refusal_log: LogBudget,
     accepted: AtomicU64,
     refused: AtomicU64,
 }
@@ -210,7 +214,7 @@ struct Current {
     unused: Vec<Unused>,
 }
 
-/// A certificate that was read and is of no use, beside others that are.
+/// A certificate that was read and is of no use, or not yet, beside others that are.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: the certificate of {} in line {line} {why}", path.display(), certificate.subject)]
 pub struct Unused {
@@ -227,15 +231,29 @@ pub struct Unused {
 /// Why a certificate is of no use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyUnused {
-    /// It is past its end, or before its beginning.
+    /// It is past its end.
     Expired {
         /// From when it is valid.
         not_before: OffsetDateTime,
         /// Until when it is valid.
         not_after: OffsetDateTime,
     },
+    /// It is before its beginning by the clock here. An authority is trusted all the same: nothing need be done when its time comes,
+    /// and what it signs has dates of its own.
+    Early {
+        /// From when it is valid.
+        not_before: OffsetDateTime,
+    },
     /// It is an authority's, and what is signed with its kind of key cannot be verified.
     Key(KeyKind),
+}
+
+impl Unused {
+    /// Whether it is kept for a time that is still to come.
+    #[must_use]
+    pub const fn is_for_later(&self) -> bool {
+        matches!(self.why, WhyUnused::Early { .. })
+    }
 }
 
 impl fmt::Display for WhyUnused {
@@ -244,6 +262,10 @@ impl fmt::Display for WhyUnused {
             Self::Expired { not_before, not_after } => write!(
                 f,
                 "is valid from {not_before} to {not_after} only: it is passed over, and may be taken out"
+            ),
+            Self::Early { not_before } => write!(
+                f,
+                "is not valid before {not_before}: it is kept for then; see that this machine's clock is right"
             ),
             Self::Key(kind) => {
                 write!(
@@ -259,7 +281,7 @@ impl Material {
     /// Reads the files and makes a client configuration of them.
     ///
     /// # Errors
-    /// [`MaterialError`] when a file cannot be read whole, when no authority or not the leaf is within its dates, or when
+    /// [`MaterialError`] when a file cannot be read whole, when every authority has expired, when the leaf is not within its dates, or when
     /// key and certificate do not belong together. What is of no use beside what is, is [`Material::unused`].
     pub fn load(files: &TlsFiles, minimum: MinimumVersion) -> Result<Self, MaterialError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -268,6 +290,7 @@ impl Material {
             current: RwLock::new(current),
             peers: RwLock::new(BTreeMap::new()),
             last_refusal: RwLock::new(None),
+            refusal_log: LogBudget::new(REFUSALS_PER_MINUTE),
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         });
@@ -347,8 +370,11 @@ impl Material {
     #[must_use]
     pub fn in_use(&self) -> (Vec<Certificate>, Vec<Certificate>) {
         let Current { authorities, own, unused, .. } = self.shared.current();
+        let is_unused = |one: &Certificate| {
+            unused.iter().any(|unused| unused.certificate == *one && !unused.is_for_later())
+        };
         let used = |all: Vec<Certificate>| -> Vec<Certificate> {
-            all.into_iter().filter(|one| unused.iter().all(|unused| unused.certificate != *one)).collect()
+            all.into_iter().filter(|one| !is_unused(one)).collect()
         };
         (used(authorities), used(own))
     }
@@ -359,7 +385,7 @@ impl Material {
         self.shared.current().contents
     }
 
-    /// Certificates of the files that are of no use, which are to be reported.
+    /// Certificates of the files that are of no use, or not yet, which are to be reported.
     #[must_use]
     pub fn unused(&self) -> Vec<Unused> {
         self.shared.current().unused
@@ -468,12 +494,16 @@ impl Reading {
             let facts = Certificate::parse(&der)
                 .map_err(|_| MaterialError::NotX509 { path: path.to_owned(), line })?;
             // webpki takes a trust anchor for what it is, whatever its dates say.
-            if !facts.is_valid_at(self.now) {
-                self.unused(path, line, &facts, expired(&facts));
+            if facts.has_expired_at(self.now) {
+                self.unused(path, line, &facts, out_of_date(&facts, self.now));
             } else if !facts.key.can_verify() {
                 unsupported.get_or_insert_with(|| facts.key.clone());
                 self.unused(path, line, &facts, WhyUnused::Key(facts.key.clone()));
             } else {
+                // The file does not change when its time comes, and would not be read again.
+                if !facts.is_valid_at(self.now) {
+                    self.unused(path, line, &facts, out_of_date(&facts, self.now));
+                }
                 roots.add(der).map_err(|cause| MaterialError::Certificate {
                     path: path.to_owned(),
                     line,
@@ -510,7 +540,7 @@ impl Reading {
                 (true, _) => {}
                 (false, true) => return Err(MaterialError::expired(certificate, &found)),
                 // Whoever verifies the chain may know another path from the leaf.
-                (false, false) => self.unused(certificate, line, &found, expired(&found)),
+                (false, false) => self.unused(certificate, line, &found, out_of_date(&found, self.now)),
             }
             facts.push(found);
         }
@@ -531,8 +561,13 @@ impl Reading {
     }
 }
 
-const fn expired(certificate: &Certificate) -> WhyUnused {
-    WhyUnused::Expired { not_before: certificate.not_before, not_after: certificate.not_after }
+fn out_of_date(certificate: &Certificate, now: OffsetDateTime) -> WhyUnused {
+    let Certificate { not_before, not_after, .. } = *certificate;
+    if certificate.has_expired_at(now) {
+        WhyUnused::Expired { not_before, not_after }
+    } else {
+        WhyUnused::Early { not_before }
+    }
 }
 
 fn system_roots() -> Result<RootCertStore, MaterialError> {
@@ -642,12 +677,20 @@ impl Verifier {
         verified
     }
 
-    /// Logged when it is not what was refused last: an attempt is repeated every other second.
+    /// Logged when it is not what was refused last, for an attempt is repeated every other second; and not too often, for several
+    /// servers may take turns, and some errors tell the time.
     fn remember_refusal(&self, name: &str, error: &rustls::Error) {
         let refusal = format!("{name}: {error}");
         let mut last = self.shared.last_refusal.write().unwrap_or_else(PoisonError::into_inner);
         if last.as_ref() != Some(&refusal) {
-            tracing::warn!(tls.server = name, error = %error, "a server's certificate is refused");
+            if let Some(line) = self.shared.refusal_log.line() {
+                tracing::warn!(
+                    tls.server = name,
+                    error = %error,
+                    left_out = line.left_out,
+                    "a server's certificate is refused"
+                );
+            }
             *last = Some(refusal);
         }
     }
@@ -936,6 +979,77 @@ mod tests {
         let other =
             Pair { certificate: format!("{}{}", ca.certificate, own.certificate), key: own.key.clone() };
         assert!(matches!(load(&ca, &other), Err(MaterialError::Order { .. })));
+    }
+
+    #[test]
+    fn an_authority_whose_time_is_still_to_come_is_kept_for_then() {
+        let directory = tempfile::tempdir().unwrap();
+        let early = |name: &str| {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+            params.not_before = rcgen::date_time_ymd(2090, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2100, 1, 1);
+            Pair { certificate: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+        };
+        let (ca, own, next) = (pair("ca", 2100), pair("own", 2100), early("next"));
+        let both =
+            Pair { certificate: format!("{}{}", ca.certificate, next.certificate), key: String::new() };
+        let roots = |ca: &Pair| {
+            let files = write(directory.path(), ca, &own);
+            let now = OffsetDateTime::now_utc();
+            let mut reading = Reading { now, contents: Vec::new(), unused: Vec::new() };
+            let (roots, _) = reading.private_roots(files.ca.as_ref().unwrap()).unwrap();
+            (roots.len(), Material::load(&files, MinimumVersion::Tls13).unwrap())
+        };
+        for (ca, trusted) in [(&both, 2), (&next, 1)] {
+            let (roots, material) = roots(ca);
+            assert_eq!((roots, material.in_use().0.len()), (trusted, trusted));
+            let told: Vec<String> = material.unused().iter().map(ToString::to_string).collect();
+            assert!(
+                matches!(&told[..], [told] if told.contains("is not valid before 2090-01-01") && !told.contains("passed over")),
+                "{told:?}"
+            );
+        }
+        // The leaf would be refused by whoever it is shown to.
+        let load = Material::load(&write(directory.path(), &ca, &next), MinimumVersion::Tls13);
+        assert!(matches!(load, Err(MaterialError::Expired { .. })));
+    }
+
+    #[test]
+    fn refusals_that_take_turns_or_tell_the_time_have_few_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = write(directory.path(), &pair("ca", 2100), &pair("own", 2100));
+        let material = Material::load(&files, MinimumVersion::Tls13).unwrap();
+        let verifier = Verifier { shared: Arc::clone(&material.shared), witness: None };
+        let lines = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = Lines(Arc::clone(&lines));
+        tracing::subscriber::with_default(counted, || {
+            for number in 0..500 {
+                let error = rustls::Error::General(format!("expired {number} s ago"));
+                verifier.remember_refusal(if number % 2 == 0 { "nats-1" } else { "nats-2" }, &error);
+            }
+        });
+        assert_eq!(lines.load(Ordering::Relaxed), usize::try_from(REFUSALS_PER_MINUTE).unwrap());
+        assert_eq!(material.last_refusal().unwrap(), "nats-2: unexpected error: expired 499 s ago");
+    }
+
+    /// Counts log lines.
+    struct Lines(Arc<std::sync::atomic::AtomicUsize>);
+
+    impl tracing::Subscriber for Lines {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
     }
 
     /// An element of DER.

@@ -332,6 +332,43 @@ async fn a_store_fault_found_by_the_probe_stops_reading_and_counts_against_no_ev
 }
 
 #[tokio::test]
+async fn a_batch_that_hangs_is_a_store_fault_when_the_probe_fails_and_none_when_it_does_not() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig::default()).await;
+    let (at_fault, probes) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (counted, failing) = (Arc::clone(&probes), failing_probe(&at_fault, None));
+    let probe: Probe = Arc::new(move |guild| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        failing(guild)
+    });
+    let (release, released) = tokio::sync::watch::channel(false);
+    let ledger = Arc::clone(&fixture.ledger);
+    let apply = move |events: Vec<Delivered>| {
+        let (mut released, ledger) = (released.clone(), Arc::clone(&ledger));
+        async move {
+            let _ = released.wait_for(|released| *released).await;
+            ledger.apply(&events, |_| None)
+        }
+    };
+    let consuming = consumer.start(apply, probe);
+    fixture.publisher.publish_all((1..=50).map(event), |_| ()).await.unwrap();
+    until("the store is probed twice", async || probes.load(Ordering::SeqCst) >= 2).await;
+    assert_eq!(consuming.faults(), []);
+    at_fault.store(1, Ordering::SeqCst);
+    let began = Instant::now();
+    let fault = Fault { scope: FaultScope::Store, code: Some("42501".to_owned()), count: 1 };
+    until("the fault is known", async || consuming.faults() == [fault.clone()]).await;
+    assert!(began.elapsed() < Duration::from_secs(3));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(consuming.faults(), [fault], "until the batch ends");
+    release.send_replace(true);
+    fixture.all_acknowledged(&consumer).await;
+    assert_eq!(fixture.ledger.applied().len(), 50);
+    until("the fault is over", async || consuming.faults().is_empty()).await;
+    assert!(fixture.dead_letters().await.is_empty());
+}
+
+#[tokio::test]
 async fn a_community_fault_pauses_its_events_and_no_others() {
     let fixture = Fixture::new().await;
     let consumer = fixture.open(ConsumerConfig { max_deliveries: 1, ..ConsumerConfig::default() }).await;

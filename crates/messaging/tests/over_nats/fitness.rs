@@ -1,5 +1,7 @@
 //! Existing streams whose settings are not as they should be.
 
+use std::time::Duration;
+
 use async_nats::jetstream::stream::{Config, DiscardPolicy};
 use async_nats::jetstream::{self, consumer};
 use muster_messaging::events::consumer::{Consumer, ConsumerConfig, ConsumerError, Unfit};
@@ -7,6 +9,8 @@ use muster_messaging::events::fitness::{Place, Verdict};
 use muster_messaging::events::stream::inspect;
 
 use crate::events::Fixture;
+
+const REMEMBER: Duration = Duration::from_hours(30 * 24);
 
 fn events(change: impl FnOnce(&mut Config)) -> Config {
     let mut config = Config {
@@ -39,7 +43,7 @@ async fn a_stream_that_can_lose_events_is_refused_until_its_setting_is_corrected
 #[tokio::test]
 async fn existing_streams_and_consumers_are_judged_and_missing_ones_are_not() {
     let fixture = Fixture::new().await;
-    assert_eq!(inspect(&fixture.connection, "muster-worker").await.unwrap(), []);
+    assert_eq!(inspect(&fixture.connection, "muster-worker", REMEMBER).await.unwrap(), []);
     let context = jetstream::new(fixture.broker.raw().await);
     let stream = context.create_stream(events(|config| config.max_messages = 5)).await.unwrap();
     let new = consumer::pull::Config {
@@ -55,7 +59,7 @@ async fn existing_streams_and_consumers_are_judged_and_missing_ones_are_not() {
         ..Config::default()
     };
     context.create_stream(dead).await.unwrap();
-    let findings = inspect(&fixture.connection, "muster-worker").await.unwrap();
+    let findings = inspect(&fixture.connection, "muster-worker", REMEMBER).await.unwrap();
     let unfit: Vec<(Place, &str)> =
         findings.iter().filter(|it| it.is_unfit()).map(|it| (it.place, it.setting)).collect();
     assert_eq!(
@@ -72,4 +76,36 @@ async fn existing_streams_and_consumers_are_judged_and_missing_ones_are_not() {
         Consumer::open(&fixture.connection, ConsumerConfig::default()).await.unwrap_err().to_string();
     assert!(refused.contains("nats consumer rm EVENTS muster-worker"), "{refused}");
     assert!(refused.contains("nats stream edit DEAD_LETTERS --discard=new"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_stream_of_another_name_that_takes_the_events_is_named() {
+    let fixture = Fixture::new().await;
+    let context = jetstream::new(fixture.broker.raw().await);
+    let other = |name: &str, subject: &str| Config {
+        name: name.to_owned(),
+        subjects: vec![subject.to_owned()],
+        ..Config::default()
+    };
+    for (subject, place) in [("events.member.>", Place::Events), ("dead.*", Place::DeadLetters)] {
+        context.create_stream(other("OLD", subject)).await.unwrap();
+        let findings = inspect(&fixture.connection, "muster-worker", REMEMBER).await.unwrap();
+        let told: Vec<_> = findings.iter().map(|it| (it.place, it.value.as_str(), it.is_unfit())).collect();
+        assert_eq!(told, [(place, "OLD", true)]);
+        // Whatever is asked for: there is nothing to go on with.
+        for unfit in [Unfit::Refuse, Unfit::Warn] {
+            let config = ConsumerConfig { unfit, ..ConsumerConfig::default() };
+            let refused = Consumer::open(&fixture.connection, config).await.unwrap_err();
+            assert!(matches!(&refused, ConsumerError::Unfit(findings) if findings.len() == 1), "{refused:?}");
+            let said = refused.to_string();
+            assert!(
+                said.contains("stream=OLD: it takes ") && said.contains("nats stream edit OLD"),
+                "{said}"
+            );
+        }
+        for made in ["OLD", "EVENTS"] {
+            let _ = context.delete_stream(made).await;
+        }
+    }
+    Consumer::open(&fixture.connection, ConsumerConfig::default()).await.unwrap();
 }

@@ -12,10 +12,12 @@ use super::url::{Host, Place};
 const LAST: Duration = Duration::from_secs(30);
 /// From when on a host whose caller has gone counts as one that did not answer.
 const SILENT: Duration = Duration::from_millis(500);
+/// How long a host's pooler is believed to keep server connections with sessions: its configuration can be changed under way.
+const PINNED: Duration = Duration::from_secs(60);
 /// The most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
-/// Hosts, and what is remembered of each as long as the process runs.
+/// Hosts, and what is remembered of each.
 pub(crate) struct Hosts {
     list: Vec<Host>,
     random: bool,
@@ -25,7 +27,7 @@ pub(crate) struct Hosts {
 #[derive(Clone, Copy, Default)]
 struct State {
     last_until: Option<Instant>,
-    pinned: bool,
+    pinned_until: Option<Instant>,
 }
 
 impl Hosts {
@@ -54,13 +56,18 @@ impl Hosts {
         order
     }
 
-    /// Whether a host's sessions were seen to keep their server connection.
+    /// Whether a host's sessions were seen to keep their server connection, not long before.
     pub(crate) fn is_pinned(&self, number: usize) -> bool {
-        self.with(number, |state| state.pinned) == Some(true)
+        self.is_pinned_at(number, Instant::now())
+    }
+
+    fn is_pinned_at(&self, number: usize, now: Instant) -> bool {
+        self.with(number, |state| state.pinned_until.is_some_and(|until| now < until)) == Some(true)
     }
 
     pub(crate) fn pinned(&self, number: usize) {
-        self.with(number, |state| state.pinned = true);
+        let until = Instant::now().checked_add(PINNED);
+        self.with(number, |state| state.pinned_until = until);
     }
 
     /// Begins to wait for an answer of a host.
@@ -142,6 +149,15 @@ mod tests {
         assert_eq!(order(&hosts), [1, 2, 0]);
         hosts.asking(0).answered();
         assert_eq!(order(&hosts), [0, 1, 2]);
+    }
+
+    #[test]
+    fn that_sessions_keep_their_server_connection_is_believed_for_a_while() {
+        let hosts = hosts(false);
+        assert!(!hosts.is_pinned(0));
+        hosts.pinned(0);
+        assert!(hosts.is_pinned(0) && !hosts.is_pinned(1));
+        assert!(!hosts.is_pinned_at(0, Instant::now() + PINNED));
     }
 
     #[test]

@@ -16,6 +16,11 @@ use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream}
 
 const LENGTH: usize = 5;
 const SEPARATOR: &str = ": ";
+/// What is put between the code and the words of an error that says that a prepared statement's plan no longer fits its tables. Its
+/// code is also that of what the server does not support at all; which it is, the name of the server's function tells.
+const STALE_PLAN: &str = "stale plan: ";
+const STALE_PLAN_CODE: &str = "0A000";
+const STALE_PLAN_FUNCTION: &[u8] = b"RRevalidateCachedQuery";
 /// The longest error that is taken apart; a longer one keeps its words and has no code.
 const MAX_ERROR: usize = 256 * 1024;
 
@@ -25,6 +30,12 @@ pub(crate) fn of(message: &str) -> Option<&str> {
     let is_code =
         code.len() == LENGTH && code.bytes().all(|it| it.is_ascii_digit() || it.is_ascii_uppercase());
     is_code.then_some(code)
+}
+
+/// Whether an error says that a prepared statement's plan no longer fits its tables, which were altered since.
+pub(crate) fn is_stale_plan(message: &str) -> bool {
+    of(message) == Some(STALE_PLAN_CODE)
+        && message.split_once(SEPARATOR).is_some_and(|(_, words)| words.starts_with(STALE_PLAN))
 }
 
 /// The server's process by what it, or a pooler in its place, has said when the session began.
@@ -223,8 +234,11 @@ fn coded(error: &[u8]) -> Vec<u8> {
     // Fields, each a letter and a text that ends with a zero, until there is a zero for a letter.
     let fields = || content.split(|byte| *byte == 0);
     let Some(code) = fields().find_map(|field| field.strip_prefix(b"C")) else { return error.to_vec() };
+    let is_stale_plan =
+        code == STALE_PLAN_CODE.as_bytes() && fields().any(|field| field == STALE_PLAN_FUNCTION);
+    let cause = if is_stale_plan { STALE_PLAN } else { "" };
     let content = fields().map(|field| match field.split_first() {
-        Some((b'M', words)) => [b"M", code, SEPARATOR.as_bytes(), words].concat(),
+        Some((b'M', words)) => [b"M", code, SEPARATOR.as_bytes(), cause.as_bytes(), words].concat(),
         _ => field.to_vec(),
     });
     let content = content.collect::<Vec<_>>().join(&0);
@@ -311,6 +325,21 @@ mod tests {
             let mut out = Vec::new();
             come.chunks(piece).for_each(|piece| messages.take(piece, &mut out));
             assert_eq!((out, messages.process.get()), (come.clone(), Some(&258)), "in pieces of {piece}");
+        }
+    }
+
+    #[test]
+    fn a_stale_plan_is_told_from_what_is_not_supported() {
+        for (code, function, expected) in [
+            ("0A000", "RevalidateCachedQuery", true),
+            ("0A000", "transformSelectStmt", false),
+            ("42P01", "RevalidateCachedQuery", false),
+        ] {
+            let come = message(b'E', format!("C{code}\0MWorte\0R{function}\0\0").as_bytes());
+            let told = String::from_utf8(read(&come, 7)).unwrap();
+            let words = told.split('\0').find_map(|field| field.strip_prefix('M')).unwrap();
+            assert_eq!(is_stale_plan(words), expected, "{words}");
+            assert_eq!(of(words), Some(code));
         }
     }
 

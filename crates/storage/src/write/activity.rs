@@ -1,6 +1,6 @@
 //! Activity that was added since it was last set.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Integer, Timestamptz, Uuid as SqlUuid};
@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::change::Watermark;
 use crate::error::Error;
+use crate::schema::activity_adds;
 use crate::sql::columns::columns;
 use crate::sql::statement::{self, Statement};
 
@@ -66,16 +67,30 @@ pub(crate) async fn added_since(
     Ok(sums.into_iter().map(|row| ((row.community, row.member), Activity::clamp(row.amount))).collect())
 }
 
-/// Keeps additions, which the event that sets the activity may still come behind.
+/// Keeps additions, which the event that sets the activity may still come behind, and answers those that were not kept yet. One
+/// is kept already where its event comes again after its id was forgotten: it has counted.
 pub(crate) async fn insert(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     mut adds: Vec<Add>,
-) -> Result<(), Error> {
+) -> Result<HashSet<((i32, i64), Watermark)>, Error> {
     adds.sort_unstable_by_key(|add| (add.community, add.member, add.at, add.event_id));
-    let insert = "INSERT INTO activity_adds (shard, $names) SELECT $1, rows.* FROM $rows";
-    statement::write(connection, Statement::in_shard(shard, insert), adds).await?;
-    Ok(())
+    let insert = Statement::in_shard(
+        shard,
+        "INSERT INTO activity_adds (shard, $names) SELECT $1, rows.* FROM $rows
+         ON CONFLICT (shard, community, member, at, event_id) DO NOTHING RETURNING community, member, at, event_id",
+    );
+    let rows: Vec<KeptRow> = statement::of_each(connection, insert, adds).await?;
+    Ok(rows.into_iter().map(|row| ((row.community, row.member), (row.at, row.event_id))).collect())
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = activity_adds)]
+struct KeptRow {
+    community: i32,
+    member: i64,
+    at: OffsetDateTime,
+    event_id: Uuid,
 }
 
 #[derive(QueryableByName)]

@@ -118,8 +118,10 @@ pub(crate) async fn operate(
     }
     let mut stored = neighbors(connection, shard, &added).await?;
     let (mut made, mut changed, mut held) = (Vec::new(), Vec::new(), Vec::new());
-    for (pair, added) in added {
+    for (pair, mut added) in added {
         let before = stored.remove(&pair).unwrap_or_default();
+        // Its event comes again after its id was forgotten: it has had its effect.
+        added.retain(|watermark, _| !before.contains_key(watermark));
         for (watermark, op) in fold(&before, added)? {
             let stored = before.get(&watermark);
             if stored == Some(&op) {
@@ -289,8 +291,8 @@ macro_rules! of_pair {
     };
 }
 
-/// Of each new operation: the stored one before it, the one behind it and, where it revokes and the one
-/// before it is an award without effect, the badge that is held.
+/// Of each new operation: the stored one before it, the one behind it or, where it is stored already, itself, and, where it revokes and
+/// the one before it is an award without effect, the badge that is held.
 async fn neighbors(
     connection: &mut AsyncPgConnection,
     shard: Shard,
@@ -324,7 +326,7 @@ async fn neighbors(
                  (SELECT ",
             op_columns!(),
             of_pair!(),
-            "(o.at, o.op_id) > (rows.at, rows.op_id) ORDER BY o.at, o.op_id LIMIT 1)
+            "(o.at, o.op_id) >= (rows.at, rows.op_id) ORDER BY o.at, o.op_id LIMIT 1)
                  UNION ALL
                  (SELECT ",
             op_columns!(),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use diesel::QueryResult;
 use diesel::prelude::{ExpressionMethods, QueryDsl, QueryableByName};
-use diesel::sql_types::{Binary, Integer, Timestamptz};
+use diesel::sql_types::{Binary, Integer, Text, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use muster_domain::{Effect, ErasedPerson, ErasureKey, Event, GuildId, MemberEffect, Shard, UserId};
 use time::OffsetDateTime;
@@ -100,8 +100,9 @@ fn awarder(effect: &MemberEffect) -> Option<&str> {
     }
 }
 
-/// Remembers that a person is erased now, and answers when that is. Every stripe of the community is locked: the time
-/// is taken under the lock, so that what was applied before it is of before.
+/// Remembers that a person is erased now, and answers when that is: the time, or that of the person's latest event where it is
+/// dated ahead, as far as clocks may differ. So no event that was applied before, delivered again, is of after the erasure. Every
+/// stripe of the community is locked, so that nothing of the person is applied meanwhile.
 pub(crate) async fn remember(
     connection: &mut AsyncPgConnection,
     key: &ErasureKey,
@@ -110,9 +111,31 @@ pub(crate) async fn remember(
 ) -> Result<OffsetDateTime, Error> {
     let guild = GuildId::parse(guild_id(connection, tenant).await?).map_err(Error::defect)?;
     let person = key.person(&guild, user.as_str());
-    let now = clock::now(connection).await?;
-    insert(connection, tenant.shard, vec![(tenant.community, person, now)]).await?;
-    Ok(now)
+    let erased_at = clock::now(connection).await?.max(latest(connection, tenant, user).await?);
+    insert(connection, tenant.shard, vec![(tenant.community, person, erased_at)]).await?;
+    Ok(erased_at)
+}
+
+/// The date of the latest event that is known of a person, as a member or as one who awarded.
+async fn latest(
+    connection: &mut AsyncPgConnection,
+    tenant: Tenant,
+    user: &UserId,
+) -> Result<OffsetDateTime, Error> {
+    let find = Statement::in_community(
+        tenant,
+        "SELECT greatest(m.joined_at, m.last_active_at, m.conviction_set_at, m.activity_set_at, m.username_set_at,
+             m.nick_set_at, m.presence_set_at,
+             (SELECT max(o.at) FROM badge_ops AS o
+                 WHERE o.shard = $1 AND o.community = $2 AND o.member = m.member),
+             (SELECT max(o.at) FROM badge_ops AS o WHERE o.shard = $1 AND o.community = $2 AND o.by = $3),
+             (SELECT max(a.at) FROM activity_adds AS a
+                 WHERE a.shard = $1 AND a.community = $2 AND a.member = m.member)) AS latest
+         FROM members AS m WHERE m.shard = $1 AND m.community = $2 AND m.user_id = $3",
+    )
+    .bind::<Text, _>(user.as_str().to_owned());
+    let row: Option<LatestRow> = statement::optional(connection, find).await?;
+    Ok(row.map_or(OffsetDateTime::UNIX_EPOCH, |row| row.latest))
 }
 
 /// The chat server of a community.
@@ -159,6 +182,12 @@ columns! {
         person: Vec<u8> => Binary,
         erased_at: OffsetDateTime => Timestamptz,
     }
+}
+
+#[derive(QueryableByName)]
+struct LatestRow {
+    #[diesel(sql_type = Timestamptz)]
+    latest: OffsetDateTime,
 }
 
 #[derive(QueryableByName)]

@@ -281,21 +281,9 @@ async fn change_activity(
     let set = set.filter_map(|member| Some((member.key(), newly_set(member)?))).collect();
     let earlier = activity::added_since(connection, shard, set).await?;
     let mut adds = Vec::new();
-    for member in members {
-        let before = member.stored.as_ref().map(|stored| (stored.activity, stored.activity_set));
-        let (activity, was_set) = before.unwrap_or_default();
-        let newly_set = newer(&member.change.activity, was_set);
-        let watermark = newly_set.map(|(watermark, _)| *watermark).or(was_set);
-        let added = member.change.added_since(watermark);
-        let activity = match newly_set {
-            // Set anew: what was added after it counts, from this change and from before.
-            Some((_, activity)) => {
-                activity.plus(earlier.get(&member.key()).copied().unwrap_or_default()).plus(added)
-            }
-            None => Activity::clamp(activity).plus(added),
-        };
-        member.state.activity = activity.get();
-        member.state.activity_set = watermark;
+    for member in members.iter() {
+        let was_set = member.stored.as_ref().and_then(|stored| stored.activity_set);
+        let watermark = newly_set(member).or(was_set);
         let counted = member.change.adds.iter().filter(|(at, _)| watermark.is_none_or(|set| set < *at));
         adds.extend(counted.map(|((at, event_id), amount)| activity::Add {
             community: member.community,
@@ -305,7 +293,24 @@ async fn change_activity(
             amount: amount.get(),
         }));
     }
-    activity::insert(connection, shard, adds).await
+    let fresh = activity::insert(connection, shard, adds).await?;
+    for member in members {
+        let key = member.key();
+        member.change.adds.retain(|(watermark, _)| fresh.contains(&(key, *watermark)));
+        let before = member.stored.as_ref().map(|stored| (stored.activity, stored.activity_set));
+        let (activity, was_set) = before.unwrap_or_default();
+        let newly_set = newer(&member.change.activity, was_set);
+        let watermark = newly_set.map(|(watermark, _)| *watermark).or(was_set);
+        let added = member.change.added_since(watermark);
+        let activity = match newly_set {
+            // Set anew: what was added after it counts, from this change and from before.
+            Some((_, activity)) => activity.plus(earlier.get(&key).copied().unwrap_or_default()).plus(added),
+            None => Activity::clamp(activity).plus(added),
+        };
+        member.state.activity = activity.get();
+        member.state.activity_set = watermark;
+    }
+    Ok(())
 }
 
 impl Changed {

@@ -1,9 +1,10 @@
 //! A probe: events of every kind and with every effect on a member's standing are applied, and taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use diesel::QueryableByName;
-use diesel::sql_types::Text;
+use diesel::sql_types::{Bool, Text};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use muster_domain::{
@@ -19,17 +20,31 @@ use crate::sql::statement::{self, Statement};
 use crate::store::Store;
 use crate::tenant::{Named, Tenant};
 
+/// The most characters of a nym.
+const LONGEST: usize = 32;
 /// One more than the highest rank tier of the default policy has room for.
 const MEMBERS: i64 = 8;
+
+/// For one transaction: above what a probe's statements take under load, and short enough for readiness to go off within five
+/// seconds of a fault.
+const BOUNDS: &str =
+    "SELECT set_config('lock_timeout', '1500', true) <> set_config('statement_timeout', '2000', true)
+     AS bounded";
+/// How long the commit of next to nothing may take.
+const COMMIT: Duration = Duration::from_millis(1500);
 
 impl Store {
     /// Writes what events of every kind write, for new members of a community, and takes it all back: in a new community, or in
     /// that of `guild`. It fails where events of any such community would: for want of a table, a permission or room, or by
     /// a trigger.
     ///
+    /// Without a `guild` it waits two seconds and no longer for a lock, which can be one of a whole table only, and for a
+    /// statement. In the end something is committed that no table has, so that a server which no longer commits is found out.
+    ///
     /// # Errors
     /// [`Error::Unavailable`] when the database is, [`Error::Defect`] when such writes fail.
     pub async fn events_probe(&self, guild: Option<GuildId>) -> Result<(), Error> {
+        let of_its_own = guild.is_none();
         let name =
             guild.map_or_else(|| format!("probe-{}", Uuid::now_v7()), |guild| guild.as_str().to_owned());
         let guild = GuildId::parse(name).map_err(Error::defect)?;
@@ -38,7 +53,25 @@ impl Store {
         let community = known.get(&guild).copied();
         let key = self.erasure_key().clone();
         self.write_and_take_back("events_probe", move |connection| {
-            async move { try_out(connection, &key, guild, community, events).await }.boxed()
+            async move {
+                if of_its_own {
+                    statement::optional::<BoundsRow>(connection, Statement::shared(BOUNDS)).await?;
+                }
+                try_out(connection, &key, guild, community, events).await
+            }
+            .boxed()
+        })
+        .await?;
+        if !of_its_own {
+            return Ok(());
+        }
+        self.write_within("commit_probe", COMMIT, |connection| {
+            async move {
+                let emit = "SELECT pg_logical_emit_message(true, 'muster', '') IS NOT NULL AS bounded";
+                statement::optional::<BoundsRow>(connection, Statement::shared(emit)).await?;
+                Ok(())
+            }
+            .boxed()
         })
         .await
     }
@@ -62,7 +95,8 @@ fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
     let name = CommunityName::parse_optional("probe").map_err(Error::defect)?;
     let (username, nick) = (
         Nym::parse_optional("probe").map_err(Error::defect)?,
-        Nym::parse_optional("probed").map_err(Error::defect)?,
+        // Each of these becomes two in the key that is sorted and searched by, which is then as long as one can be.
+        Nym::parse_optional("\u{df}".repeat(LONGEST)).map_err(Error::defect)?,
     );
     let kind = BadgeKind::parse("probe").map_err(Error::defect)?;
     let (reason, by) = (
@@ -75,13 +109,14 @@ fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
         activity: Some(Activity::clamp(1_i64)),
     };
     let award = MemberEffect::BadgeAward { kind: kind.clone(), reason: reason.clone(), by: by.clone() };
-    // The first member rises above the others and falls behind them, so that tiers change, and goes and comes back.
+    // The first member rises above the others and falls behind them, so that tiers change, and goes and comes back. What it is
+    // given is as large as it can be: a fault may be one of large values only.
     let rounds = [
         vec![award.clone()],
         vec![
             MemberEffect::Update { nick, roles },
-            score(0),
-            MemberEffect::ActivityAdd { amount: Activity::clamp(1_i64) },
+            score(i64::MAX),
+            MemberEffect::ActivityAdd { amount: Activity::clamp(i64::MAX) },
             MemberEffect::BadgeRevoke { kind, reason, by },
         ],
         vec![score(-MEMBERS - 1), award],
@@ -143,6 +178,13 @@ async fn try_out(
     ids::try_out(connection, shard, number).await?;
     statement::execute(connection, Statement::shared("SET CONSTRAINTS ALL IMMEDIATE")).await?;
     Ok(())
+}
+
+#[derive(QueryableByName)]
+struct BoundsRow {
+    #[diesel(sql_type = Bool)]
+    #[expect(dead_code, reason = "that there is an answer is the answer")]
+    bounded: bool,
 }
 
 #[derive(QueryableByName)]

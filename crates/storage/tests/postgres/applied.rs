@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use muster_domain::{Event, EventType};
+use muster_domain::{Event, EventType, MemberEffect};
 use muster_storage::Store;
 use time::OffsetDateTime;
 use tokio_postgres::Client;
 
+use crate::support::consistency;
 use crate::support::database::Database;
-use crate::support::events::{added, apply, guild, joined, user};
+use crate::support::events::{START, added, apply, awarded, guild, joined, member, revoked, user};
 
 const DAY: i64 = 86_400_000;
 
@@ -57,6 +58,55 @@ async fn an_event_that_grows_old_between_its_deliveries_has_one_effect() {
         tokio::time::sleep(Duration::from_millis(900)).await;
     }
     assert_eq!(activity(&client).await, 8);
+}
+
+/// As when the stream keeps events for longer than their ids are remembered, and is read from its beginning.
+#[tokio::test]
+async fn events_whose_ids_were_forgotten_neither_fail_nor_count_again() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guild = guild("again");
+    let set = |at, activity: i64| {
+        let activity = Some(muster_domain::Activity::clamp(activity));
+        member(&guild, &user(1), at, MemberEffect::ScoreSet { conviction: None, activity })
+    };
+    let mut events = vec![joined(&guild, &user(1), START, "x"), joined(&guild, &user(2), START, "y")];
+    for number in 0..20 {
+        let at = START + 100 * number;
+        events.extend([
+            added(&guild, &user(1), at, 1),
+            added(&guild, &user(2), at + 1, 3),
+            awarded(&guild, &user(number % 3), at + 2, "k"),
+            awarded(&guild, &user(number % 2), at + 3, "k"),
+            revoked(&guild, &user(number % 2), at + 4 + number % 5 * 200, "k"),
+        ]);
+    }
+    events.push(set(START + 1_050, 100));
+    let rows = async || {
+        let sql = "SELECT format('%s %s %s', user_id, activity, badge_count) FROM members
+             UNION ALL SELECT t::text FROM badge_ops AS t UNION ALL SELECT t::text FROM activity_adds AS t ORDER BY 1";
+        let rows = client.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    };
+    apply(&store, &guild, events.clone()).await;
+    let before = rows().await;
+    assert!(before.iter().any(|row| row.starts_with("u1 109 ")), "{before:?}");
+    for at_once in [1, 7, events.len()] {
+        client.batch_execute("DELETE FROM applied_events").await.unwrap();
+        for part in events.chunks(at_once) {
+            store.events_apply(part.to_vec()).await.unwrap();
+        }
+        assert_eq!(rows().await, before, "{at_once} at once");
+        // With what is new among them.
+        events.rotate_left(11);
+    }
+    client.batch_execute("DELETE FROM applied_events").await.unwrap();
+    events.extend([added(&guild, &user(1), START + 5_000, 2), set(START + 1_150, 200)]);
+    apply(&store, &guild, events).await;
+    let first: i64 =
+        client.query_one("SELECT activity FROM members WHERE user_id = 'u1'", &[]).await.unwrap().get(0);
+    assert_eq!(first, 200 + 8 + 2);
+    consistency::check(&client).await;
 }
 
 /// How many ids are kept of events of so many days ago, and of those that were old when they came.

@@ -196,6 +196,37 @@ async fn nothing_dated_before_the_erasure_brings_a_person_back() {
 }
 
 #[tokio::test]
+async fn an_event_that_was_dated_ahead_is_of_before_the_erasure_all_the_same() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    // As far ahead as clocks may be apart.
+    let ahead = now() + 300_000;
+    let by = Some(Awarder::parse("person-4711").unwrap());
+    for number in 0..8 {
+        let guild = guild(&format!("ahead {number}").replace(' ', "-"));
+        let person = UserId::parse("person-4711").unwrap();
+        let award = MemberEffect::BadgeAward { kind: kind("k"), reason: None, by: by.clone() };
+        let start = vec![joined(&guild, &person, START, "Name"), joined(&guild, &user(1), START, "Other")];
+        let last = match one_of_each(&guild, &person, ahead).into_iter().nth(number) {
+            Some(event) => event,
+            None => member(&guild, &user(1), ahead, award),
+        };
+        let community = apply(&store, &guild, [start.clone(), vec![last.clone()]].concat()).await;
+        erase(&client, &community, &person).await;
+        // The stream again, from its beginning; the same event comes in another form, too.
+        client.batch_execute("DELETE FROM applied_events").await.unwrap();
+        let again = joined(&guild, &person, ahead, "Name");
+        apply(&store, &guild, [start, vec![last.clone(), again]].concat()).await;
+        let kind = last.effect.event_type();
+        assert_eq!(mentions(&client, "person-4711").await, Vec::<String>::new(), "{}", kind.as_str());
+        apply(&store, &guild, vec![joined(&guild, &person, ahead + 300_000, "Back")]).await;
+        assert!(is_known(&client, &community, &person).await, "a return after all that was known");
+        community.profile_erase(profile(&client, &community, &person).await).await.unwrap();
+    }
+    consistency::check(&client).await;
+}
+
+#[tokio::test]
 async fn a_return_after_the_erasure_starts_from_nothing_in_whatever_order_its_events_come() {
     let database = Database::migrated().await;
     let (store, client) = (database.store().await, database.client().await);

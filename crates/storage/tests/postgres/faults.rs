@@ -182,6 +182,43 @@ async fn cut_off_connections_are_replaced_unnoticed_by_readers() {
 }
 
 #[tokio::test]
+async fn a_table_that_is_altered_costs_a_reader_nothing_and_a_writer_one_try() {
+    let setting = Setting::new().await;
+    let warm = async || {
+        for read in futures_util::future::join_all((0..6).map(|_| setting.read())).await {
+            read.unwrap();
+        }
+    };
+    for (round, change) in [
+        "ALTER TABLE members ALTER COLUMN nick TYPE varchar(400)",
+        "ALTER TABLE members ALTER COLUMN nick TYPE text",
+        "ALTER TABLE members ALTER COLUMN username TYPE varchar(400)",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let score = i64::try_from(round).unwrap() * 10;
+        warm().await;
+        setting.write(score).await.unwrap();
+        setting.client.batch_execute(change).await.unwrap();
+        for _ in 0..5 {
+            assert_eq!(setting.read().await.unwrap(), 1, "{change}");
+        }
+        // A write is not repeated by itself, and the sessions that it does not use are replaced with its own.
+        if let Err(error) = setting.write(score + 1).await {
+            assert_eq!(
+                (error.is_transient(), error.sqlstate().as_deref()),
+                (true, Some("0A000")),
+                "{error:?}"
+            );
+            setting.write(score + 1).await.unwrap();
+        }
+        warm().await;
+    }
+    consistency::check(&setting.client).await;
+}
+
+#[tokio::test]
 async fn a_read_only_database_refuses_writes_until_it_is_none() {
     let setting = Setting::new().await;
     let name = setting.database.name();

@@ -110,3 +110,36 @@ async fn a_probe_leaves_nothing_and_tells_one_communitys_fault() {
     assert!(matches!(failed, Error::Defect(_)) && failed.to_string().contains("it fails"), "{failed}");
     assert_eq!(rows(&client).await, before);
 }
+
+#[tokio::test]
+async fn a_probe_fails_on_what_only_large_values_meet() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    for (table, is_large) in [
+        ("members", "conviction > 1000000"),
+        ("members", "char_length(nick) > 30"),
+        ("members", "char_length(nym_key) > 60"),
+        ("activity_adds", "amount > 1000000"),
+    ] {
+        let add = format!("ALTER TABLE {table} ADD CONSTRAINT small CHECK (({is_large}) IS NOT TRUE)");
+        client.batch_execute(&add).await.unwrap();
+        let failed = store.events_probe(None).await.unwrap_err();
+        assert_eq!(failed.sqlstate().as_deref(), Some("23514"), "{is_large}: {failed}");
+        client.batch_execute(&format!("ALTER TABLE {table} DROP CONSTRAINT small")).await.unwrap();
+        store.events_probe(None).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_probe_does_not_wait_long_for_a_lock() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    store.events_probe(None).await.unwrap();
+    client.batch_execute("BEGIN; LOCK TABLE members IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let began = std::time::Instant::now();
+    let failed = store.events_probe(None).await.unwrap_err();
+    assert_eq!(failed.sqlstate().as_deref(), Some("55P03"), "{failed}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
+    client.batch_execute("COMMIT").await.unwrap();
+    store.events_probe(None).await.unwrap();
+}

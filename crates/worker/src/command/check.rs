@@ -14,6 +14,7 @@ use crate::connect::{self, configure};
 use crate::failure::Failure;
 use crate::fitness;
 use crate::settings::{Configuration, Database, Settings};
+use crate::traces;
 
 /// Whether the database can be connected to, whatever its schema.
 pub(crate) async fn database(settings: &Database) -> Result<(), Failure> {
@@ -57,6 +58,9 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
             certificates(place, material);
         }
     }
+    if let Some(traces) = &settings.traces {
+        certificates("traces", &traces::material(traces)?);
+    }
     if let Some(material) = materials.iter().find_map(|(_, material)| material.as_ref()) {
         println!("key exchange   {}", key_exchange(&material.key_exchange()));
     }
@@ -93,7 +97,7 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
                     println!("nats           warning {server}: {why}");
                 }
                 if !std::mem::replace(&mut streams, true) {
-                    all_work &= settings_of_streams(&connection, unfit).await;
+                    all_work &= settings_of_streams(&connection, &settings, unfit).await;
                 }
             }
             Err(error) => {
@@ -127,8 +131,9 @@ fn stands(place: &str, standing: Standing, unfit: Unfit) -> bool {
 
 /// Says of each setting of the streams and the consumer how it is; false where one is refused.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
-async fn settings_of_streams(connection: &Connection, unfit: Unfit) -> bool {
-    let findings = match stream::inspect(connection, &ConsumerConfig::default().durable).await {
+async fn settings_of_streams(connection: &Connection, settings: &Settings, unfit: Unfit) -> bool {
+    let (durable, remember) = (ConsumerConfig::default().durable, settings.events.remember);
+    let findings = match stream::inspect(connection, &durable, remember).await {
         Ok(findings) => findings,
         Err(error) => {
             println!("events         FAILED  {}", chain(&error));
@@ -220,7 +225,8 @@ fn certificates(place: &str, material: &Material) {
         println!("file           {place} {}: {file}", file.path.display());
     }
     for unused in material.unused() {
-        println!("certificate    {place} NOT USED {unused}");
+        let word = if unused.is_for_later() { "NOT YET" } else { "NOT USED" };
+        println!("certificate    {place} {word} {unused}");
     }
     for certificate in material.own() {
         println!("certificate    {place} own: {}", facts(&certificate));

@@ -1,16 +1,22 @@
 //! Dead letters, for an operator who has nothing but the worker's own program: listed, shown, replayed, dropped.
 
+use std::collections::{BTreeMap, HashMap};
+
 use clap::{Args, Subcommand};
-use muster_domain::PageLimit;
+use muster_domain::{ErasedPerson, GuildId, PageLimit};
 use muster_messaging::connection::Connection;
 use muster_messaging::events::dead_letter::{DeadLetter, DeadLetterError, DeadLetters};
+use muster_storage::Store;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::erasures;
 use crate::chain::chain;
 use crate::connect;
 use crate::failure::Failure;
-use crate::settings::Nats;
+use crate::settings::Configuration;
 
 /// How many are listed where nothing else is asked for.
 const LISTED: i64 = 20;
@@ -38,9 +44,24 @@ pub(crate) enum Action {
         json: bool,
     },
     /// Publishes their events again on their own subjects, and drops each once the broker has taken its event.
-    Replay(Which),
+    Replay {
+        #[command(flatten)]
+        which: Which,
+        /// As JSON: an object for each.
+        #[arg(long)]
+        json: bool,
+    },
     /// Drops them for good.
-    Drop(Which),
+    Drop {
+        #[command(flatten)]
+        which: Which,
+        /// Those of persons who were erased after their event came, or who are named in it as who awarded. Needs the database, too.
+        #[arg(long, group = "Which")]
+        erased: bool,
+        /// As JSON: an object for each.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Which dead letters are meant.
@@ -53,15 +74,21 @@ pub(crate) struct Which {
     /// The oldest so many: 1 to 1000.
     #[arg(long)]
     oldest: Option<i64>,
-    /// As JSON: an object for each.
-    #[arg(long)]
-    json: bool,
+}
+
+impl Which {
+    async fn sequences(&self, letters: &DeadLetters) -> Result<Vec<u64>, Failure> {
+        let Some(limit) = self.oldest else { return Ok(self.sequences.clone()) };
+        let (oldest, _) = letters.list(1, PageLimit::clamp(limit)).await?;
+        Ok(oldest.iter().map(|letter| letter.sequence).collect())
+    }
 }
 
 /// Does it, and prints what came of it. One that fails does not keep the others from being done; the error then comes last.
 #[expect(clippy::print_stdout, reason = "the command's result is for standard output")]
-pub(crate) async fn run(nats: &Nats, action: &Action) -> Result<(), Failure> {
-    let letters = DeadLetters::open(&Connection::open(connect::nats(nats)?).await?).await?;
+pub(crate) async fn run(configuration: &Configuration, action: &Action) -> Result<(), Failure> {
+    let config = connect::nats(&configuration.nats()?)?;
+    let letters = DeadLetters::open(&Connection::open(config).await?).await?;
     match action {
         Action::List { limit, from, json } => {
             let limit = PageLimit::clamp(*limit);
@@ -113,33 +140,81 @@ pub(crate) async fn run(nats: &Nats, action: &Action) -> Result<(), Failure> {
             println!("\n{}", printable(&payload));
             Ok(())
         }
-        Action::Replay(which) => {
-            each(&letters, which, async |sequence| {
+        Action::Replay { which, json } => {
+            each(which.sequences(&letters).await?, *json, async |sequence| {
                 letters.replay(sequence).await.map(|event| ("replayed", Some(event)))
             })
             .await
         }
-        Action::Drop(which) => {
-            each(&letters, which, async |sequence| letters.drop(sequence).await.map(|()| ("dropped", None)))
+        Action::Drop { which, erased, json } => {
+            let sequences = match erased {
+                true => of_erased(configuration, &letters).await?,
+                false => which.sequences(&letters).await?,
+            };
+            each(sequences, *json, async |sequence| letters.drop(sequence).await.map(|()| ("dropped", None)))
                 .await
         }
     }
 }
 
+/// What of an event tells whose it is. An event may be a dead letter for whatever else is wrong with it.
+#[derive(Deserialize)]
+struct Persons {
+    guild_id: Option<Value>,
+    user_id: Option<Value>,
+    data: Option<Value>,
+}
+
+/// The dead letters whose events came before a person whom they name was erased. The log counts those that cannot be read.
+async fn of_erased(configuration: &Configuration, letters: &DeadLetters) -> Result<Vec<u64>, Failure> {
+    let store = Store::open(connect::database(&configuration.database()?)?.0).await?;
+    let mut erasures: BTreeMap<GuildId, HashMap<ErasedPerson, OffsetDateTime>> = BTreeMap::new();
+    let (mut found, mut unread, mut from) = (Vec::new(), 0_u64, Some(1));
+    while let Some(start) = from {
+        let (page, next) = letters.list(start, PageLimit::MAX).await?;
+        from = next;
+        for letter in page {
+            let (_, payload) = letters.get(letter.sequence).await?;
+            let Ok(persons) = serde_json::from_slice::<Persons>(&payload) else {
+                unread = unread.saturating_add(1);
+                continue;
+            };
+            let Some(Ok(guild)) = persons.guild_id.as_ref().and_then(Value::as_str).map(GuildId::parse)
+            else {
+                continue;
+            };
+            if !erasures.contains_key(&guild) {
+                erasures.insert(guild.clone(), erasures::of_guild(&store, &guild).await?);
+            }
+            let known = erasures.get(&guild);
+            let came = letter.event_at.unwrap_or(letter.at);
+            let awarder = persons.data.as_ref().and_then(|data| data.get("by"));
+            let named = [persons.user_id.as_ref(), awarder].into_iter().flatten().filter_map(Value::as_str);
+            let is_erased = |id: &str| {
+                let person = store.erasure_key().person(&guild, id);
+                known.and_then(|known| known.get(&person)).is_some_and(|erased_at| came <= *erased_at)
+            };
+            if named.into_iter().any(is_erased) {
+                found.push(letter.sequence);
+            }
+        }
+    }
+    if unread > 0 {
+        tracing::warn!(
+            dead_letters = unread,
+            "some dead letters are no JSON, or are cut: look at each by `deadletters show`"
+        );
+    }
+    Ok(found)
+}
+
 /// Does one thing to each that is meant.
 #[expect(clippy::print_stdout, reason = "the command's result is for standard output")]
 async fn each(
-    letters: &DeadLetters,
-    which: &Which,
+    sequences: Vec<u64>,
+    json: bool,
     act: impl AsyncFn(u64) -> Result<(&'static str, Option<u64>), DeadLetterError>,
 ) -> Result<(), Failure> {
-    let sequences = match which.oldest {
-        Some(limit) => {
-            let (oldest, _) = letters.list(1, PageLimit::clamp(limit)).await?;
-            oldest.iter().map(|letter| letter.sequence).collect()
-        }
-        None => which.sequences.clone(),
-    };
     let mut failed = 0_usize;
     for sequence in &sequences {
         let (outcome, event, error) = match act(*sequence).await {
@@ -149,7 +224,7 @@ async fn each(
                 ("failed", None, Some(chain(&error)))
             }
         };
-        if which.json {
+        if json {
             println!(
                 "{}",
                 json!({"sequence": sequence, "outcome": outcome, "event_sequence": event, "error": error})

@@ -1,12 +1,14 @@
 //! The list of erasures: exported from one database, applied to another that was restored from an older backup.
 
+use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use muster_domain::{CommunityId, PageLimit};
-use muster_storage::{Enforced, Erasure, Store};
+use muster_domain::{CommunityId, ErasedPerson, GuildId, PageLimit};
+use muster_storage::{Enforced, Erasure, Error, Store};
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use super::erasure_list::{Entry, Heading, List};
 use crate::connect;
@@ -103,5 +105,24 @@ impl Communities {
         let next = self.page.next();
         self.after = next.or(self.after);
         Ok(next)
+    }
+}
+
+/// Who of a chat server was erased, and when; nobody of one that is not known.
+pub(crate) async fn of_guild(
+    store: &Store,
+    guild: &GuildId,
+) -> Result<HashMap<ErasedPerson, OffsetDateTime>, Failure> {
+    let community = match store.community_find(guild).await {
+        Ok(found) => store.community(found.community_id).await?,
+        Err(Error::NotFound(_)) => return Ok(HashMap::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let (mut erased, mut after) = (HashMap::new(), None);
+    loop {
+        let page = community.erasure_list(PageLimit::MAX, after).await?;
+        let Some(last) = page.last() else { return Ok(erased) };
+        after = Some(last.person);
+        erased.extend(page.into_iter().map(|erasure| (erasure.person, erasure.erased_at)));
     }
 }

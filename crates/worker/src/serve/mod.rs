@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use muster_messaging::connection::{LinkCounts, LinkFailure, LinkState};
-use muster_messaging::events::consumer::Consumer;
+use muster_messaging::events::consumer::{Consumer, Unfit};
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::fault::{Fault, FaultScope};
 use muster_messaging::tls::certificate::Certificate;
+use muster_messaging::tls::material::Material;
 use muster_storage::Store;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -23,11 +24,13 @@ use self::http::Http;
 use self::readiness::{Part, Readiness};
 use self::rotation::{Expiry, Files};
 use self::session::Session;
+use crate::chain::chain;
 use crate::descriptors;
 use crate::failure::Failure;
+use crate::fitness;
 use crate::metrics;
 use crate::rate_limit::RateLimits;
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 use crate::signals::Signals;
 use crate::start;
 use crate::traces::Exporting;
@@ -88,7 +91,7 @@ pub(crate) async fn serve(
     let (server_version, server_name) = session.connection.server();
     tracing::info!(
         nats.server = server_name,
-        nats.version = server_version,
+        nats.version = &server_version,
         http.address = %http.address,
         took_ms = started.elapsed().as_secs_f64() * 1000.0,
         "muster-worker is ready"
@@ -101,6 +104,8 @@ pub(crate) async fn serve(
         files,
         expiry: Expiry::default(),
         counted: Counted::default(),
+        traces: traces.as_ref().map(Exporting::material),
+        nats_version: server_version,
         opening: JoinSet::new(),
         retired: JoinSet::new(),
     };
@@ -188,6 +193,10 @@ struct Watch {
     files: Files,
     expiry: Expiry,
     counted: Counted,
+    /// Whom is trusted as the collector of traces, where there is one.
+    traces: Option<Arc<Material>>,
+    /// The version of the NATS server that was judged last.
+    nats_version: String,
     /// A session that is being opened with what changed on disk, and by which digest it was seen.
     opening: JoinSet<(u64, Result<Session, Failure>)>,
     /// Sessions that a rotation has put aside and that end what they had begun.
@@ -217,6 +226,7 @@ impl Watch {
                     let now = *state.borrow_and_update();
                     self.readiness.set(Part::Nats, now == LinkState::Connected);
                     match now {
+                        LinkState::Connected => self.judge(session),
                         LinkState::Failed(failure) => return Failure::Link(failure),
                         _ if changed.is_err() => return Failure::Link(LinkFailure::Unreachable),
                         _ => {}
@@ -245,7 +255,10 @@ impl Watch {
                 _ = files.tick() => if self.files.look() && self.opening.is_empty() {
                     let (seen, settings, limits) =
                         (self.files.seen(), Arc::clone(&self.settings), Arc::clone(&self.limits));
-                    self.opening.spawn(async move { (seen, Session::open(&settings, limits, None).await) });
+                    let traces = self.traces.clone();
+                    self.opening.spawn(async move {
+                        (seen, reopen(&settings, limits, traces.as_deref()).await)
+                    });
                 },
                 Some(opened) = self.opening.join_next() => match opened {
                     Ok((seen, opened)) => if self.take(session, seen, opened) {
@@ -269,6 +282,16 @@ impl Watch {
                     tokio::spawn(prune_applied(session.store.clone(), self.settings.events.remember));
                 }
             }
+        }
+    }
+
+    /// Warns of a server whose version is below the floor: the one of the start may have been another.
+    fn judge(&mut self, session: &Session) {
+        let (version, _) = session.connection.server();
+        if version != self.nats_version {
+            // Only a start refuses.
+            let _ = fitness::hold(&fitness::NATS, &version, Unfit::Warn);
+            self.nats_version = version;
         }
     }
 
@@ -340,6 +363,18 @@ impl Watch {
             metrics::peers(place, &peers);
         }
     }
+}
+
+/// Opens a session with the files as they are now, once the collector's authorities are seen to be in order.
+async fn reopen(
+    settings: &Settings,
+    limits: Arc<RateLimits>,
+    traces: Option<&Material>,
+) -> Result<Session, Failure> {
+    if let Some(material) = traces {
+        material.reload().map_err(|error| SettingsError::new(format!("traces: {}", chain(&error))))?;
+    }
+    Session::open(settings, limits, None).await
 }
 
 async fn report_lag(consumer: Consumer, dead_letters: DeadLetters, store: Store) {

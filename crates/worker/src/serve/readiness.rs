@@ -1,7 +1,9 @@
 //! Whether the worker can do its work, part by part.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use muster_messaging::log_budget::LogBudget;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -39,9 +41,15 @@ impl Part {
     }
 }
 
+/// The most log lines a minute about parts that become ready or are so no longer.
+const LINES_PER_MINUTE: u32 = 20;
+
 /// The state of every part, shared.
 #[derive(Debug, Clone)]
-pub(crate) struct Readiness(watch::Sender<BTreeMap<Part, bool>>);
+pub(crate) struct Readiness {
+    parts: watch::Sender<BTreeMap<Part, bool>>,
+    log: Arc<LogBudget>,
+}
 
 impl Readiness {
     /// Nothing is ready yet.
@@ -49,23 +57,65 @@ impl Readiness {
         for part in Part::ALL {
             crate::metrics::ready(part.as_str(), false);
         }
-        Self(watch::Sender::new(Part::ALL.map(|part| (part, false)).into()))
+        let parts = watch::Sender::new(Part::ALL.map(|part| (part, false)).into());
+        Self { parts, log: Arc::new(LogBudget::new(LINES_PER_MINUTE)) }
     }
 
     pub(crate) fn set(&self, part: Part, ready: bool) {
-        let changed = self.0.send_if_modified(|parts| parts.insert(part, ready) != Some(ready));
-        if changed {
-            crate::metrics::ready(part.as_str(), ready);
-            if ready {
-                tracing::info!(part = part.as_str(), "ready");
-            } else {
-                tracing::warn!(part = part.as_str(), "not ready");
+        if !self.parts.send_if_modified(|parts| parts.insert(part, ready) != Some(ready)) {
+            return;
+        }
+        crate::metrics::ready(part.as_str(), ready);
+        // A part may come and go every second.
+        match self.log.line() {
+            Some(line) if ready => {
+                tracing::info!(part = part.as_str(), left_out = line.left_out, "ready");
             }
+            Some(line) => tracing::warn!(part = part.as_str(), left_out = line.left_out, "not ready"),
+            None => {}
         }
     }
 
     /// Every part's state.
     pub(crate) fn parts(&self) -> BTreeMap<Part, bool> {
-        self.0.borrow().clone()
+        self.parts.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// What is logged.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_part_that_comes_and_goes_has_few_lines() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            let readiness = Readiness::new();
+            for number in 0..501 {
+                readiness.set(Part::Postgres, number % 2 == 0);
+            }
+            assert_eq!(readiness.parts().get(&Part::Postgres), Some(&true), "the state is not left out");
+        });
+        let told = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(told.lines().count(), usize::try_from(LINES_PER_MINUTE).unwrap());
     }
 }

@@ -88,6 +88,7 @@ impl Session {
                 max_deliveries: settings.events.max_deliveries,
                 max_bytes: settings.events.max_bytes,
                 max_clock_skew: settings.events.max_clock_skew,
+                remember: settings.events.remember,
                 unfit,
                 observe: Arc::new(metrics::event),
                 ..ConsumerConfig::default()

@@ -6,14 +6,18 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use config::{Config, File, FileFormat};
+use muster_messaging::tls::file::{self, FileError};
 use toml::{Table, Value};
 
 use super::error::{PREFIX, SettingsError, variable};
+use crate::chain::chain;
 
 /// The defaults, in the form of the file.
 pub(crate) const DEFAULTS: &str = include_str!("../defaults.toml");
 /// The variable that names the file.
 const CONFIG_FILE: &str = "MUSTER_CONFIG_FILE";
+/// The most bytes of the file: the defaults with all their comments are a few kilobytes.
+const MAX_FILE: usize = 1024 * 1024;
 
 /// Keys without a default. Each is a text.
 const WITHOUT_DEFAULT: [&str; 18] = [
@@ -144,8 +148,15 @@ impl Keys {
     /// The text of a file, all of whose keys there are and have their form.
     fn file(&self, path: &Path) -> Result<String, SettingsError> {
         let wrong = |problem: String| SettingsError::new(format!("{}: {problem}", path.display()));
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| wrong(format!("the configuration cannot be read: {error}")))?;
+        let text = match file::read(path, MAX_FILE) {
+            Ok(bytes) => String::from_utf8(bytes)
+                .map_err(|_| wrong("the configuration is not UTF-8 text: save it so".to_owned()))?,
+            // A pipe would be waited for, and signals with it.
+            Err(FileError::Irregular) => {
+                return Err(wrong("the configuration is not a regular file: name one".to_owned()));
+            }
+            Err(error) => return Err(wrong(format!("the configuration {}", chain(&error)))),
+        };
         // What the line holds is not repeated: it may be a secret.
         let table: Table = toml::from_str(&text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));

@@ -6,6 +6,10 @@ use std::str::FromStr;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+/// The target that has several lines at level info for each attempt to reconnect, of which there is one every other second while a
+/// server is away. That a connection is lost and stands again, the worker says itself.
+const TALKATIVE: &str = "async_nats";
+
 /// A filter as it was asked for. What it does not name is shown from the default level on.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LogFilter {
@@ -14,9 +18,12 @@ pub(crate) struct LogFilter {
 }
 
 impl LogFilter {
-    /// The filter, with a level for what it does not name.
+    /// The filter, with a level for what it does not name. Without a level of its own, what tells of each attempt of many is left out.
     pub(crate) fn targets(&self, unless_named: LevelFilter) -> Targets {
-        Targets::new().with_default(self.level.unwrap_or(unless_named)).with_targets(self.targets.clone())
+        let filter = Targets::new().with_default(self.level.unwrap_or(unless_named));
+        let filter =
+            if self.level.is_none() { filter.with_target(TALKATIVE, LevelFilter::WARN) } else { filter };
+        filter.with_targets(self.targets.clone())
     }
 }
 
@@ -75,6 +82,21 @@ mod tests {
         assert!(shown("muster_worker=debug", "muster_worker::serve", Level::DEBUG));
         assert!(!shown("warn,muster_worker=debug", "muster_storage", Level::INFO));
         assert!(!shown("off", "muster_worker", Level::ERROR));
+    }
+
+    #[test]
+    fn what_tells_of_each_attempt_is_shown_where_it_is_asked_for() {
+        let shown = |filter: &str, level: Level| {
+            let filter = filter.parse::<LogFilter>().unwrap().targets(LevelFilter::INFO);
+            filter.would_enable("async_nats::connector", &level)
+        };
+        for filter in ["", "muster_worker=debug"] {
+            assert!(shown(filter, Level::WARN) && !shown(filter, Level::INFO), "{filter}");
+        }
+        for filter in ["info", "debug", "async_nats=info", "async_nats::connector=debug"] {
+            assert!(shown(filter, Level::INFO), "{filter}");
+        }
+        assert!(!shown("error", Level::WARN));
     }
 
     #[test]

@@ -218,9 +218,12 @@ impl Settings {
             Secret::Value { .. } => None,
             Secret::File { path, .. } => Some(path.clone()),
         });
+        let traces = self.traces.iter().map(|traces| &traces.tls);
         let certificates = [&self.nats.tls, &self.database.tls]
-            .map(|files| [files.ca.clone(), files.certificate.clone(), files.key.clone()]);
-        secrets.chain(certificates.into_iter().flatten().flatten()).collect()
+            .into_iter()
+            .chain(traces)
+            .flat_map(|files| [files.ca.clone(), files.certificate.clone(), files.key.clone()]);
+        secrets.chain(certificates.flatten()).collect()
     }
 }
 
@@ -375,7 +378,16 @@ impl RawTraces {
     fn check(self, policy: TlsPolicy) -> Result<Option<Traces>, SettingsError> {
         const KEY: &str = "traces.endpoint";
         let sample_percent = bounded("traces.sample_percent", self.sample_percent, 0..=100)?;
-        let Some(text) = self.endpoint else { return Ok(None) };
+        let not_used = |why: &str| {
+            let problem = format!("is set and would not be used: {why}");
+            Err(SettingsError::key("traces.ca_file", problem))
+        };
+        let Some(text) = self.endpoint else {
+            return match self.ca_file {
+                Some(_) => not_used("traces.endpoint is not set"),
+                None => Ok(None),
+            };
+        };
         // It may hold a password, so it is not repeated.
         let form = || SettingsError::key(KEY, "is not an URL: write https://collector:4318/v1/traces");
         let endpoint: Uri = text.parse().map_err(|_| form())?;
@@ -398,6 +410,9 @@ impl RawTraces {
                 ));
             }
             _ => return Err(form()),
+        }
+        if scheme != "https" && self.ca_file.is_some() {
+            return not_used("traces.endpoint is not https");
         }
         let tls = TlsFiles { ca: self.ca_file, ..TlsFiles::default() };
         Ok(Some(Traces { endpoint, tls, sample_percent }))
@@ -628,8 +643,11 @@ mod tests {
             ("MUSTER__NATS__CREDENTIALS_FILE", "/s/creds"),
             ("MUSTER__NATS__CA_FILE", "/s/ca"),
             ("MUSTER__DATABASE__CA_FILE", "/s/db-ca"),
+            ("MUSTER__TRACES__ENDPOINT", "https://collector:4318/v1/traces"),
+            ("MUSTER__TRACES__CA_FILE", "/s/traces-ca"),
         ]);
-        let files: Vec<PathBuf> = ["/s/creds", "/s/ca", "/s/db-ca"].map(PathBuf::from).to_vec();
+        let files: Vec<PathBuf> =
+            ["/s/creds", "/s/ca", "/s/db-ca", "/s/traces-ca"].map(PathBuf::from).to_vec();
         assert_eq!(settings.unwrap().files(), files);
     }
 
@@ -660,6 +678,15 @@ mod tests {
                 message.contains("traces.endpoint") && !message.contains("hunter2"),
                 "{endpoint}: {message}"
             );
+        }
+    }
+
+    #[test]
+    fn an_authority_for_traces_that_would_not_be_used_is_refused() {
+        let ca = ("MUSTER__TRACES__CA_FILE", "/s/ca");
+        for endpoint in ["", "http://127.0.0.1:4318/v1/traces"] {
+            let message = load(&[ca, ("MUSTER__TRACES__ENDPOINT", endpoint)]).map(|_| ()).unwrap_err();
+            assert!(message.to_string().starts_with("traces.ca_file: is set and would not"), "{message}");
         }
     }
 

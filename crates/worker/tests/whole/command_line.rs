@@ -12,6 +12,12 @@ fn text(bytes: &[u8]) -> String {
 async fn a_wrong_configuration_exits_64_and_names_what_is_wrong() -> Result<()> {
     let setting = Setting::new().await?;
     let tls = setting.services.nats.url();
+    let directory = &setting.services.directory;
+    let url = directory.secret_file("wrong-url", "postgres://u:hunter2@db/muster?sslmode=prefer")?;
+    let url = url.display().to_string();
+    // Nobody writes to it.
+    let pipe = directory.path().join("muster.pipe").display().to_string();
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status()?.success());
     let wrong = [
         ("MUSTER__NATS__URLS", format!("{tls},nats://worker:hunter2@other:4222"), "nats://other:4222"),
         ("MUSTER__NATS__URLS", "ws://other:80".to_owned(), "ws://other"),
@@ -28,6 +34,10 @@ async fn a_wrong_configuration_exits_64_and_names_what_is_wrong() -> Result<()> 
         ("MUSTER__NATS__TLS_FIRST", "hunter2".to_owned(), "nats.tls_first"),
         ("MUSTER__DATABASE__URL_FILE", String::new(), "database.url_file"),
         ("MUSTER_CONFIG_FILE", "/nowhere/muster.toml".to_owned(), "/nowhere/muster.toml"),
+        ("MUSTER_CONFIG_FILE", pipe.clone(), "muster.pipe: the configuration is not a regular file"),
+        ("MUSTER__DATABASE__URL_FILE", url.clone(), "database.url_file: "),
+        ("MUSTER__DATABASE__URL_FILE", url, "wrong-url "),
+        ("MUSTER__TRACES__CA_FILE", pipe, "traces.ca_file: is set and would not be used"),
     ];
     for (variable, value, named) in wrong {
         let output = setting.configuration.with(variable, &value).run("serve").await?;
@@ -62,7 +72,7 @@ async fn a_command_asks_for_what_it_needs_and_for_nothing_else() -> Result<()> {
         .with("MUSTER__NATS__URLS", "")
         .with("MUSTER__NATS__CA_FILE", "/nowhere/ca.pem")
         .with("MUSTER__NATS__KEY_FILE", "/nowhere/key.pem");
-    for command in ["migrate", "verify --all", "pseudonym paul"] {
+    for command in ["migrate", "verify --all", "erasures export", "pseudonym paul"] {
         let output = without_nats.run(command).await?;
         assert!(output.status.success(), "{command}: {}", text(&output.stderr));
     }

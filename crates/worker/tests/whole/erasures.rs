@@ -7,6 +7,7 @@ use anyhow::{Result, ensure};
 use muster_domain::{MemberEffect, Nym, UserId};
 use muster_messaging::api::{ErrorCode, admin, community, profiles};
 use muster_messaging::client::CommunityClient;
+use tokio::time::sleep;
 use xtask::worker::{Configuration, Worker};
 
 use crate::setting::{Guild, Setting, community, eventually};
@@ -98,6 +99,100 @@ async fn who_is_erased_stays_erased_through_late_events_and_a_restored_backup() 
     handled(&worker, 7).await?;
     let back = view.ask(&profiles::Get::UserId(UserId::parse("paul")?)).await?.profile;
     ensure!(back.profile_id != paul && back.nym.as_str() == "Usul" && back.conviction.get() == 0, "{back:?}");
+    ensure!(worker.stop()? == Some(0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_of_before_an_erasure_has_no_effect_when_it_is_replayed() -> Result<()> {
+    let setting = Setting::new().await?;
+    let configuration = setting.configuration.with("MUSTER__EVENTS__MAX_CLOCK_SKEW_MS", "1000");
+    let worker = configuration.serve(&setting.services)?;
+    let (client, publisher) = setting.client().await?;
+    let mut tabr = Guild::new("tabr");
+    for event in [tabr.join_guild(), tabr.join("alia"), tabr.join("paul")] {
+        publisher.publish(&event).await?;
+    }
+    handled(&worker, 3).await?;
+    // Dead letters for being ahead, until their time has come.
+    tabr.is_now();
+    for number in 0..4 {
+        tabr.score("nobody", number);
+    }
+    for event in [tabr.join("paul"), tabr.score("paul", 700), tabr.add("paul", 7)] {
+        publisher.publish(&event).await?;
+    }
+    let lost = |number| worker.event_counts().is_ok_and(|counts| counts.lost == number);
+    eventually("the dead letters", || async { lost(3) }).await?;
+    sleep(std::time::Duration::from_secs(8)).await;
+    let view = client.community(community(&client, "tabr").await?);
+    let paul = view.ask(&profiles::Get::UserId(UserId::parse("paul")?)).await?.profile.profile_id;
+    ensure!(view.ask(&admin::EraseProfile { profile_id: paul }).await?.erased);
+    let repair = configuration.as_client(&setting.services.clients.repair);
+    let replayed = output(&repair, "deadletters replay --oldest 3").await?;
+    ensure!(replayed.matches("replayed as event").count() == 3, "{replayed}");
+    handled(&worker, 6).await?;
+    ensure!(lost(3) && is_gone(&view).await?, "a dead letter brings paul back");
+    ensure!(worker.stop()? == Some(0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_the_erased_are_dropped_and_no_others() -> Result<()> {
+    let setting = Setting::new().await?;
+    let worker = setting.serve()?;
+    let (client, publisher) = setting.client().await?;
+    let mut tabr = Guild::new("tabr");
+    for event in [tabr.join_guild(), tabr.join("alia"), tabr.join("paul")] {
+        publisher.publish(&event).await?;
+    }
+    handled(&worker, 3).await?;
+    let view = client.community(community(&client, "tabr").await?);
+    let mut letters = 0;
+    // None has an id, so that each is a dead letter.
+    let mut letter = async |guild: &str, user: &str, data: &str| -> Result<()> {
+        let event = format!(
+            r#"{{"event_type":"badge.award","timestamp":1700000000000,"guild_id":"{guild}","user_id":"{user}","data":{data}}}"#
+        );
+        publisher.publish_raw("events.badge.award".to_owned(), event.into_bytes()).await?;
+        letters += 1;
+        eventually("a dead letter", || async {
+            worker.event_counts().is_ok_and(|counts| counts.lost == letters)
+        })
+        .await
+    };
+    for (guild, user, data) in [
+        ("tabr", "paul", r#"{"kind":"k"}"#),
+        ("tabr", "alia", r#"{"kind":"k"}"#),
+        ("tabr", "alia", r#"{"kind":"k","by":"paul"}"#),
+        ("unheard", "paul", "null"),
+        ("tabr", "paul", "{"),
+    ] {
+        letter(guild, user, data).await?;
+    }
+    let paul = view.ask(&profiles::Get::UserId(UserId::parse("paul")?)).await?.profile.profile_id;
+    ensure!(view.ask(&admin::EraseProfile { profile_id: paul }).await?.erased);
+    letter("tabr", "paul", r#"{"kind":"k"}"#).await?;
+
+    let repair = setting.configuration.as_client(&setting.services.clients.repair);
+    let dropped = repair.run("deadletters drop --erased --json").await?;
+    let (said, errors) = (String::from_utf8(dropped.stdout)?, String::from_utf8_lossy(&dropped.stderr));
+    ensure!(dropped.status.success(), "{said}{errors}");
+    let sequences: Vec<u64> = said
+        .lines()
+        .map(|line| Ok(serde_json::from_str::<serde_json::Value>(line)?["sequence"].as_u64().unwrap_or(0)))
+        .collect::<Result<_>>()?;
+    ensure!(sequences == [1, 3], "{said}");
+    ensure!(errors.contains("look at each by `deadletters show`"), "the one that cannot be read: {errors}");
+    let left = output(&repair, "deadletters list").await?;
+    ensure!(left.lines().count() == 5, "{left}");
+    // One way of saying which, and no more.
+    for command in ["drop", "drop --json", "drop 2 --erased", "drop 2 --oldest 1", "replay --erased"] {
+        let refused = repair.run(&format!("deadletters {command}")).await?;
+        ensure!(refused.status.code() == Some(2), "{command}");
+    }
+    let json = output(&repair, "deadletters drop 2 --json").await?;
+    ensure!(json.contains("\"dropped\""), "{json}");
     ensure!(worker.stop()? == Some(0));
     Ok(())
 }

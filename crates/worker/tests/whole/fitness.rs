@@ -101,6 +101,44 @@ async fn what_the_stream_drops_unread_is_in_the_metrics_and_in_the_log() -> Resu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_has_the_events_under_another_name_is_refused_at_once() -> Result<()> {
+    let setting = Setting::new().await?;
+    let make = r#"ask $JS.API.STREAM.CREATE.DEAD_LETTERS {"name":"DEAD_LETTERS","subjects":["dead.events","events.>"],"retention":"limits","storage":"file","num_replicas":1,"discard":"new"}"#;
+    let made = setting.configuration.as_client(&setting.services.clients.streams).run(make).await?;
+    ensure!(text(&made.stdout).contains("\"config\""), "{}", text(&made.stdout));
+    let began = std::time::Instant::now();
+    let served = setting.configuration.run("serve").await?;
+    let said = text(&served.stderr);
+    ensure!(served.status.code() == Some(1), "{said}");
+    ensure!(said.contains("stream=DEAD_LETTERS: it takes events.>"), "{said}");
+    ensure!(began.elapsed() < std::time::Duration::from_secs(10), "it was waited for: {:?}", began.elapsed());
+    let checked = setting.configuration.run("check").await?;
+    let report = text(&checked.stdout);
+    ensure!(checked.status.code() == Some(1), "{report}");
+    ensure!(report.contains("events         REFUSED stream=DEAD_LETTERS: it takes events.>"), "{report}");
+    ensure!(!report.contains("the stream EVENTS does not exist yet: the worker creates it"), "{report}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_kept_for_longer_than_they_are_remembered_are_warned_of() -> Result<()> {
+    let setting = Setting::new().await?;
+    events(&setting, "CREATE", r#""discard":"new","max_age":0"#).await?;
+    let report = text(&setting.configuration.run("check").await?.stdout);
+    ensure!(
+        report.contains("events         warning max_age=0: events are kept for longer than their ids"),
+        "{report}"
+    );
+    events(&setting, "UPDATE", r#""discard":"new","max_age":1728000000000000"#).await?;
+    let report = text(&setting.configuration.run("check").await?.stdout);
+    ensure!(report.contains("events         ok      max_age=20d"), "{report}");
+    let shorter = setting.configuration.with("MUSTER__EVENTS__REMEMBER_DAYS", "19");
+    let report = text(&shorter.run("check").await?.stdout);
+    ensure!(report.contains("events         warning max_age=20d: "), "{report}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -> Result<()> {
     if !Path::new(OLD_NATS).exists() {
         println!("skipped: there is no {OLD_NATS} here");
@@ -137,6 +175,27 @@ async fn an_old_nats_server_is_refused_in_production_and_warned_of_elsewhere() -
     let worker = development.serve(&setting.services)?;
     ensure!(fs::read_to_string(&worker.log)?.contains("2.10.4 is the least"));
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_nats_server_is_warned_of_when_it_takes_anothers_place() -> Result<()> {
+    if !Path::new(OLD_NATS).exists() {
+        println!("skipped: there is no {OLD_NATS} here");
+        return Ok(());
+    }
+    let mut setting = Setting::new().await?;
+    setting.services.nats.stop();
+    for unknown in ["min_version: \"1.3\"", "handshake_first: true", "sync_interval: always"] {
+        setting.services.nats.options.change(unknown, "")?;
+    }
+    setting.services.nats.restart()?;
+    let worker = setting.configuration.with("MUSTER__NATS__TLS_FIRST", "false").serve(&setting.services)?;
+    let told = || fs::read_to_string(&worker.log).is_ok_and(|log| log.contains("2.10.4 is the least"));
+    ensure!(!told());
+    setting.services.nats.stop();
+    setting.services.nats.options.server = Server { program: OLD_NATS.into(), version: Version([2, 9, 10]) };
+    setting.services.nats.restart()?;
+    eventually("the warning", || async { told() }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

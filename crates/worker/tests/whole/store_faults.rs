@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use muster_domain::{BadgeKind, Event, MemberEffect};
-use muster_messaging::api::tiers;
+use muster_messaging::api::{Caller, tiers};
 use tokio::time::{Instant, sleep};
 use xtask::services::Postgres;
 use xtask::worker::Worker;
 
 use crate::setting::{Guild, Setting, eventually};
-use crate::verify::psql;
+use crate::verify::{psql, psql_command};
 
 /// How long readiness may take to go off.
 const SOON: Duration = Duration::from_secs(5);
@@ -211,33 +211,120 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
     Ok(())
 }
 
+/// A server that no longer lets anybody write or commit, for everybody alike, without an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_hang_are_told_within_seconds_and_cost_no_event() -> Result<()> {
+    let setting = Setting::new().await?;
+    let worker = setting.serve()?;
+    let (_, publisher) = setting.client().await?;
+    let mut published = 0;
+    for (number, (code, hangs, mended)) in [
+        // As an administrator's who has begun a change and went for lunch.
+        (
+            Some("55P03"),
+            "BEGIN; LOCK TABLE members IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3600)",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(3600)' AND pid <> pg_backend_pid()",
+        ),
+        // As with a synchronous standby that is gone.
+        (None, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "ALTER SYSTEM RESET synchronous_standby_names"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let hanging = match code {
+            Some(_) => Some(psql_command(&setting, hangs).spawn()?),
+            None => {
+                psql(&setting, hangs)?;
+                psql(&setting, "SELECT pg_reload_conf()")?;
+                None
+            }
+        };
+        sleep(Duration::from_secs(1)).await;
+        let began = Instant::now();
+        let mut all = Vec::new();
+        for guild in 0..4 {
+            all.extend(events(&mut Guild::new(&format!("guild-{number}-{guild}")), 100));
+        }
+        published += u64::try_from(all.len())?;
+        publisher.publish_all(all, |_| {}).await?;
+        eventually("readiness to go off", || async { !consumer_ready(&worker) }).await?;
+        ensure!(began.elapsed() < SOON, "{hangs}: readiness went off after {:?}", began.elapsed());
+        if let Some(code) = code {
+            ensure!(faults(&worker, "store", code) == (1, true), "{hangs}: {}", worker.log_tail());
+        }
+        sleep(Duration::from_secs(40)).await;
+        ensure!(!consumer_ready(&worker), "{hangs}: it is ready");
+        psql(&setting, mended)?;
+        psql(&setting, "SELECT pg_reload_conf()")?;
+        let mended = Instant::now();
+        eventually("every event's effect", || async {
+            worker.event_counts().is_ok_and(|counts| counts.applied + counts.duplicates == published)
+        })
+        .await?;
+        ensure!(mended.elapsed() < MENDED, "{hangs}: all was applied after {:?}", mended.elapsed());
+        eventually("readiness", || async { consumer_ready(&worker) }).await?;
+        ensure!(worker.event_counts()?.lost == 0, "{hangs}: there are dead letters");
+        if let Some(mut hanging) = hanging {
+            hanging.wait()?;
+        }
+    }
+    ensure!(worker.stop()? == Some(0));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_fails_the_log_stays_short() -> Result<()> {
-    let setting = Setting::new().await?;
-    let configuration = setting.configuration.with("MUSTER__EVENTS__MAX_DELIVERIES", "1000");
+    let mut setting = Setting::new().await?;
+    let configuration = setting
+        .configuration
+        .with("MUSTER__EVENTS__MAX_DELIVERIES", "1000")
+        .with("MUSTER__LIMITS__CALLER_BURST", "1")
+        .with("MUSTER__LIMITS__CALLER_PER_SECOND", "1");
     let worker = configuration.serve(&setting.services)?;
     let (client, publisher) = setting.client().await?;
     let mut tabr = Guild::new("tabr");
     publisher.publish(&tabr.join_guild()).await?;
     let id = crate::setting::community(&client, "tabr").await?;
     let before = lines(&worker);
+    let counts = || worker.event_counts().map(|counts| (counts.lost, counts.retried));
     // Malformed ones, poison, and requests that meet a table that is gone.
     for number in 0..300 {
         publisher.publish_raw("events.member.join".to_owned(), format!("{{{number}").into_bytes()).await?;
     }
-    psql(&setting, &trigger("members", "NEW.conviction > 600"))?;
+    psql(&setting, &trigger("members", "NEW.conviction = 700"))?;
     publisher.publish_all((0..300).map(|n| tabr.score(&format!("user{n}"), 700)), |_| {}).await?;
+    eventually("each to have failed", || async {
+        counts().is_ok_and(|(lost, retried)| lost == 300 && retried >= 300)
+    })
+    .await?;
     psql(&setting, "ALTER TABLE tier_changes RENAME TO moved")?;
     for _ in 0..300 {
         let asked = client.community(id).ask(&tiers::Changes::first(1)).await;
         ensure!(asked.is_err(), "the table is gone");
     }
     psql(&setting, "ALTER TABLE moved RENAME TO tier_changes")?;
-    let counts = || worker.event_counts().map(|counts| (counts.lost, counts.retried));
-    eventually("each to have failed", || async {
-        counts().is_ok_and(|(lost, retried)| lost == 300 && retried >= 300)
-    })
-    .await?;
+    // Many callers, each of whom asks too often.
+    let mut refused = 0;
+    for number in 0..200 {
+        let of_caller = client.clone().on_behalf_of(Caller::parse(format!("caller{number}"))?).community(id);
+        for _ in 0..3 {
+            refused += usize::from(of_caller.ask(&tiers::Threshold {}).await.is_err());
+        }
+    }
+    ensure!(refused >= 200, "{refused} are refused");
+    // A broker that goes away and comes back.
+    for _ in 0..2 {
+        setting.services.nats.stop();
+        sleep(Duration::from_secs(6)).await;
+        setting.services.nats.restart()?;
+        eventually("the connection", || async { worker.get("/readyz").is_ok_and(|(code, _)| code == 200) })
+            .await?;
+    }
+    let log = fs::read_to_string(&worker.log)?;
+    ensure!(
+        log.contains("requests are refused for their rate") && !log.contains("\"target\":\"async_nats"),
+        "{log}"
+    );
     let told = lines(&worker) - before;
     ensure!((3..100).contains(&told), "{told} lines\n{}", worker.log_tail());
     ensure!(worker.stop()? == Some(0));

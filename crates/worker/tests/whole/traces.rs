@@ -165,3 +165,44 @@ async fn a_collector_that_cannot_be_trusted_gets_nothing_and_harms_nothing() -> 
     ensure!(worker.stop()? == Some(0));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_collectors_authority_is_checked_and_changes_under_a_working_worker() -> Result<()> {
+    let setting = Setting::new().await?;
+    let (_collector, url) = Collector::start(&setting.services).await?;
+    let directory = tempfile::tempdir()?;
+    let stranger = xtask::services::Authority::create(directory.path(), "stranger")?;
+    let ca = directory.path().join("collector-ca.pem");
+    std::fs::copy(stranger.certificate_file(), &ca)?;
+    let configuration = setting
+        .configuration
+        .with("MUSTER__TRACES__ENDPOINT", url)
+        .with("MUSTER__TRACES__CA_FILE", ca.display().to_string())
+        .with("MUSTER__TRACES__SAMPLE_PERCENT", "100");
+    let report = String::from_utf8(configuration.run("check").await?.stdout)?;
+    ensure!(report.contains(&format!("file           traces {}: 1 certificate\n", ca.display())), "{report}");
+    ensure!(report.contains("certificate    traces trusts: CN=stranger"), "{report}");
+
+    let worker = configuration.serve(&setting.services)?;
+    let (client, publisher) = setting.client().await?;
+    let mut tabr = Guild::new("tabr");
+    publisher.publish(&tabr.join_guild()).await?;
+    community(&client, "tabr").await?;
+    let logged = |text: &str| std::fs::read_to_string(&worker.log).is_ok_and(|log| log.contains(text));
+    eventually("the refusal", async || logged("the collector does not take traces")).await?;
+    std::fs::write(&ca, "no certificate")?;
+    eventually("the refusal of the file", async || logged("collector-ca.pem")).await?;
+    std::fs::copy(setting.services.authority.certificate_file(), &ca)?;
+    eventually("the rotation", async || logged("changed certificates or secrets are in use")).await?;
+    publisher.publish(&tabr.join("paul")).await?;
+    eventually("traces", async || logged("the collector takes traces again")).await?;
+    ensure!(worker.stop()? == Some(0));
+    std::fs::write(&ca, "no certificate")?;
+    let refused = configuration.run("check").await?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    ensure!(
+        refused.status.code() == Some(64) && said.contains("traces: ") && said.contains("collector-ca.pem"),
+        "{said}"
+    );
+    Ok(())
+}

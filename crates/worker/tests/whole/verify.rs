@@ -7,13 +7,17 @@ use muster_domain::{BadgeKind, MemberEffect};
 
 use crate::setting::{Guild, Setting, community, eventually};
 
-pub(crate) fn psql(setting: &Setting, sql: &str) -> Result<()> {
+pub(crate) fn psql_command(setting: &Setting, sql: &str) -> Command {
     let postgres = &setting.services.postgres;
     let url = postgres.url("postgres");
     let ca = setting.services.authority.certificate_file();
-    let output = Command::new(postgres.options.server.bin().join("psql"))
-        .args([&format!("{url}&sslrootcert={}", ca.display()), "-v", "ON_ERROR_STOP=1", "-c", sql])
-        .output()?;
+    let mut command = Command::new(postgres.options.server.bin().join("psql"));
+    command.args([&format!("{url}&sslrootcert={}", ca.display()), "-v", "ON_ERROR_STOP=1", "-c", sql]);
+    command
+}
+
+pub(crate) fn psql(setting: &Setting, sql: &str) -> Result<()> {
+    let output = psql_command(setting, sql).output()?;
     ensure!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
