@@ -58,7 +58,7 @@ pub use event::{
 };
 pub use id::{BadgeId, ChangeId, CommunityId, EventId, GuildId, ProfileId, UserId, Wallet};
 pub use keys::{Keys, KeysError, MAX_KEYS};
-pub use limit::{Limit, LimitError, PageLimit, SuggestLimit};
+pub use limit::{Limit, LimitError, PageLimit, SearchLimit};
 pub use nym::{Nym, NymKey, SearchQuery};
 pub use page::Page;
 pub use profile::{

@@ -29,7 +29,7 @@ pub struct Limit<const MAX: u32>(NonZeroU32);
 pub type PageLimit = Limit<1000>;
 
 /// The size of a list of suggestions, such as a search's: 1 to 100.
-pub type SuggestLimit = Limit<100>;
+pub type SearchLimit = Limit<100>;
 
 impl<const MAX: u32> Limit<MAX> {
     const CAP: NonZeroU32 = match NonZeroU32::new(MAX) {
@@ -141,7 +141,7 @@ mod tests {
 
         #[test]
         fn try_from_agrees_with_clamp_or_names_the_cap(asked: i64) {
-            match SuggestLimit::try_from(asked) {
+            match SearchLimit::try_from(asked) {
                 Ok(limit) => prop_assert_eq!(i64::from(limit), asked),
                 Err(error) => {
                     prop_assert!(!(1..=100).contains(&asked));

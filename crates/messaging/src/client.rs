@@ -254,7 +254,7 @@ pub enum ClientError {
     #[error("the service did not answer within {0:?}")]
     Timeout(Duration),
     /// Nobody takes the request.
-    #[error("nobody answers there: see that the service runs, and that this client's user may ask it")]
+    #[error("no responders: check that the service runs and that this user may publish to the subject")]
     NoResponders,
     /// The request is over 64 KiB.
     #[error("the request has over {MAX_REQUEST} bytes")]

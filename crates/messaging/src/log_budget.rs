@@ -1,4 +1,4 @@
-//! A bound on lines of one kind in the log, for what fails may fail a thousand times a second.
+//! Limits how often lines of one kind are logged: what fails may fail a thousand times a second.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};

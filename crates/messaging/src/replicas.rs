@@ -1,4 +1,4 @@
-//! What one replica of the worker tells all of them: each keeps rate limits of its own, and a clearing reaches every one.
+//! Broadcasts among replicas of the worker: each keeps rate limits of its own, and all of them are cleared.
 
 use std::sync::Arc;
 use std::time::Duration;

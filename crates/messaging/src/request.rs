@@ -27,7 +27,7 @@ pub struct Request {
     pub caller: Option<Caller>,
     /// The trace that it belongs to.
     pub traceparent: Option<TraceParent>,
-    /// When the client is told `unavailable` if there is no answer by then.
+    /// The deadline: without an answer by then the client is answered `unavailable`.
     pub deadline: Instant,
 }
 

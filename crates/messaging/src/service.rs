@@ -24,7 +24,7 @@ use crate::connection::Connection;
 use crate::header;
 use crate::log_budget::{Line, LogBudget};
 use crate::request::{self, Request};
-use crate::share::{Place, Shares};
+use crate::share::{Shares, Slot};
 
 /// Lines a minute about requests that failed by a defect, and about answers that were not sent.
 static FAILED_LINES: LogBudget = LogBudget::new(10);
@@ -63,9 +63,9 @@ pub struct ServiceConfig {
     /// How many requests are under way at once; of one community seven eighths of what the others leave. One that comes
     /// beyond is answered `unavailable` at once.
     pub max_in_flight: usize,
-    /// How many requests of one community are worked on at once; the others of its requests wait for their turn.
+    /// How many requests of one community are worked on at once; further ones are queued.
     pub at_once: usize,
-    /// How long a handler may take before the client is told `unavailable`. The handler is not stopped by it.
+    /// How long a handler may take before the client is answered `unavailable`. The handler is not stopped by it.
     pub deadline: Duration,
     /// Told of every request.
     pub observe: Observe,
@@ -217,13 +217,13 @@ where
         // Operators are not kept out by a community that asks too much.
         let community = if endpoint.is_admin() { None } else { request::community(&message.message.subject) };
         match shares.take(community) {
-            Some(place) => {
+            Some(slot) => {
                 let shared = Arc::clone(&shared);
-                tasks.spawn(async move { shared.work(endpoint, message, started, place).await });
+                tasks.spawn(async move { shared.work(endpoint, message, started, slot).await });
             }
             None => {
                 let busy = ServiceError::unavailable(
-                    "the community or the service is at its bound of requests: ask again later",
+                    "too many requests are in flight for the community or the service: retry later",
                 );
                 let outcome = Outcome { answer: Err(busy), clamped: false, cut: false };
                 shared.answer(endpoint, Uuid::now_v7(), &message, started, outcome).await;
@@ -248,17 +248,17 @@ where
     F: Future<Output = Result<Reply, ServiceError>> + Send + 'static,
 {
     /// Answers a request. The handler is not stopped by the deadline: a write that is under way then is not torn, and holds
-    /// its place for as long as it runs.
+    /// its slot for as long as it runs.
     async fn work(
         &self,
         endpoint: &'static Description,
         message: async_nats::service::Request,
         started: Instant,
-        place: Place,
+        slot: Slot,
     ) {
         let id = Uuid::now_v7();
         let deadline = started + self.config.deadline;
-        let working = self.outcome(id, endpoint, &message.message, deadline, &place);
+        let working = self.outcome(id, endpoint, &message.message, deadline, &slot);
         tokio::pin!(working);
         if let Ok(outcome) = tokio::time::timeout_at(deadline, &mut working).await {
             self.answer(endpoint, id, &message, started, outcome).await;
@@ -275,10 +275,10 @@ where
         endpoint: &'static Description,
         message: &async_nats::Message,
         deadline: Instant,
-        place: &Place,
+        slot: &Slot,
     ) -> Outcome {
         // Until its answer is made, and not until whoever asked has read it.
-        let Ok(_turn) = tokio::time::timeout_at(deadline, place.turn()).await else {
+        let Ok(_permit) = tokio::time::timeout_at(deadline, slot.permit()).await else {
             return Outcome { answer: Err(late()), clamped: false, cut: false };
         };
         let headers = message.headers.as_ref();

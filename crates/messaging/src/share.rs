@@ -1,5 +1,4 @@
-//! Places for requests, shared among communities: one that asks for more than the service can answer waits for itself, and the
-//! next community does not wait for it.
+//! Admission control: slots for requests, shared among communities, so that one community's load does not delay another's.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use muster_domain::CommunityId;
 use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 
-/// The places. A community may have seven eighths of those that the others leave, and a place is not yet a turn: of its requests only so
-/// many are worked on at once. What names no community shares one part.
+/// The slots. A community may have seven eighths of those that the others leave. A slot admits a request, and a permit lets it run: of a
+/// community's requests only so many run at once. Requests that name no community share one part.
 #[derive(Debug)]
 pub(crate) struct Shares {
-    places: usize,
+    slots: usize,
     at_once: usize,
     held: Mutex<Held>,
 }
@@ -19,66 +18,66 @@ pub(crate) struct Shares {
 #[derive(Debug, Default)]
 struct Held {
     total: usize,
-    /// Those that hold a place, and no others: as many as there are places at most.
+    /// Those that hold a slot, and no others: as many as there are slots at most.
     communities: HashMap<Option<CommunityId>, Community>,
 }
 
 #[derive(Debug)]
 struct Community {
-    places: usize,
-    turns: Arc<Semaphore>,
+    slots: usize,
+    permits: Arc<Semaphore>,
 }
 
-/// One place, free again when it is dropped.
+/// One slot, free again when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Slot {
     shares: Arc<Shares>,
     community: Option<CommunityId>,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Shares {
-    pub(crate) fn new(places: usize, at_once: usize) -> Arc<Self> {
-        Arc::new(Self { places, at_once: at_once.max(1), held: Mutex::default() })
+    pub(crate) fn new(slots: usize, at_once: usize) -> Arc<Self> {
+        Arc::new(Self { slots, at_once: at_once.max(1), held: Mutex::default() })
     }
 
-    /// A place for a request of this community; `None` when it has its share, or all are taken.
-    pub(crate) fn take(self: &Arc<Self>, community: Option<CommunityId>) -> Option<Place> {
+    /// A slot for a request of this community; `None` when it has its share, or all are taken.
+    pub(crate) fn take(self: &Arc<Self>, community: Option<CommunityId>) -> Option<Slot> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let has = held.communities.get(&community).map_or(0, |it| it.places);
-        let left_by_others = self.places.saturating_sub(held.total.saturating_sub(has));
+        let has = held.communities.get(&community).map_or(0, |it| it.slots);
+        let left_by_others = self.slots.saturating_sub(held.total.saturating_sub(has));
         let share = left_by_others.saturating_sub(left_by_others.div_ceil(8)).max(1);
-        if held.total >= self.places || has >= share {
+        if held.total >= self.slots || has >= share {
             return None;
         }
         held.total = held.total.saturating_add(1);
         let entry = held
             .communities
             .entry(community)
-            .or_insert_with(|| Community { places: 0, turns: Arc::new(Semaphore::new(self.at_once)) });
-        entry.places = entry.places.saturating_add(1);
-        let turns = Arc::clone(&entry.turns);
-        Some(Place { shares: Arc::clone(self), community, turns })
+            .or_insert_with(|| Community { slots: 0, permits: Arc::new(Semaphore::new(self.at_once)) });
+        entry.slots = entry.slots.saturating_add(1);
+        let permits = Arc::clone(&entry.permits);
+        Some(Slot { shares: Arc::clone(self), community, permits })
     }
 }
 
-impl Place {
-    /// Waits for its turn among the requests of its community, which come in the order in which they asked.
+impl Slot {
+    /// Waits for a permit. A community's requests get theirs in the order in which they asked.
     ///
     /// # Errors
     /// Never: nobody closes what it waits for.
-    pub(crate) async fn turn(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
-        self.turns.acquire().await
+    pub(crate) async fn permit(&self) -> Result<SemaphorePermit<'_>, AcquireError> {
+        self.permits.acquire().await
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut held = self.shares.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.total = held.total.saturating_sub(1);
         if let Some(community) = held.communities.get_mut(&self.community) {
-            community.places = community.places.saturating_sub(1);
-            if community.places == 0 {
+            community.slots = community.slots.saturating_sub(1);
+            if community.slots == 0 {
                 held.communities.remove(&self.community);
             }
         }
@@ -97,7 +96,7 @@ mod tests {
     fn a_community_leaves_an_eighth_of_what_the_others_leave_and_gives_back_what_it_has() {
         let shares = Shares::new(16, 2);
         let take =
-            |of: Option<CommunityId>| -> Vec<Place> { std::iter::from_fn(|| shares.take(of)).collect() };
+            |of: Option<CommunityId>| -> Vec<Slot> { std::iter::from_fn(|| shares.take(of)).collect() };
         let (first, second, third) = (take(community(1)), take(community(2)), take(None));
         assert_eq!((first.len(), second.len(), third.len()), (14, 1, 1));
         drop(first);
@@ -108,24 +107,24 @@ mod tests {
     }
 
     #[test]
-    fn one_place_is_enough_for_one_request() {
+    fn one_slot_is_enough_for_one_request() {
         let shares = Shares::new(1, 1);
-        let place = shares.take(community(1));
-        assert!(place.is_some() && shares.take(community(2)).is_none());
-        drop(place);
+        let slot = shares.take(community(1));
+        assert!(slot.is_some() && shares.take(community(2)).is_none());
+        drop(slot);
         assert!(shares.take(community(2)).is_some());
     }
 
     #[tokio::test]
     async fn of_one_community_so_many_are_worked_on_at_once() {
         let shares = Shares::new(16, 2);
-        let places = [1, 1, 1, 2].map(|n| shares.take(community(n)).unwrap());
-        let first = places[0].turn().await.unwrap();
-        let _second = places[1].turn().await.unwrap();
-        let third = tokio::time::timeout(std::time::Duration::from_millis(20), places[2].turn());
+        let slots = [1, 1, 1, 2].map(|n| shares.take(community(n)).unwrap());
+        let first = slots[0].permit().await.unwrap();
+        let _second = slots[1].permit().await.unwrap();
+        let third = tokio::time::timeout(std::time::Duration::from_millis(20), slots[2].permit());
         assert!(third.await.is_err());
-        drop(places[3].turn().await.unwrap());
+        drop(slots[3].permit().await.unwrap());
         drop(first);
-        drop(places[2].turn().await.unwrap());
+        drop(slots[2].permit().await.unwrap());
     }
 }

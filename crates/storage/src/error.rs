@@ -135,7 +135,7 @@ impl Error {
 
     /// The keys at hand are from another database, such as a standby that was behind.
     pub(crate) fn other_keys() -> Self {
-        Self::Unavailable("the community has other keys by now: ask again".into())
+        Self::Unavailable("the community was created anew: retry".into())
     }
 
     pub(crate) fn defect(what: impl Into<Cause>) -> Self {

@@ -115,7 +115,7 @@ impl Answers {
             community.id = %community,
             caller.pseudonym = caller,
             left_out = line.left_out,
-            "requests are refused for their rate"
+            "requests are refused: the rate limit is exceeded"
         );
     }
 

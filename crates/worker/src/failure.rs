@@ -52,7 +52,7 @@ pub(crate) enum Failure {
     Listen { address: SocketAddr, cause: std::io::Error },
     #[error("{}", .0.iter().map(Failure::chain).collect::<Vec<_>>().join("; "))]
     Missing(Vec<Failure>),
-    #[error("still so after {seconds} s of waiting: {}", .failure.chain())]
+    #[error("gave up after {seconds} s: {}", .failure.chain())]
     Waited { seconds: u64, failure: Box<Failure> },
     #[error("ended by {0}")]
     Signal(Received),

@@ -118,7 +118,7 @@ pub(crate) const METRICS: &[Metric] = &[
     gauge(REQUESTS_IN_FLIGHT, "requests", &[], "Requests that are being worked on"),
     counter(CLAMPED, "requests", &["endpoint"], "Requests whose limit was outside its bounds"),
     counter(CUT, "pages", &["endpoint"], "Pages cut at a row to fit into one message"),
-    counter(RATE_LIMIT, "decisions", &["scope", "decision"], "Requests allowed or refused for their rate, by whose limit decided: community or caller"),
+    counter(RATE_LIMIT, "decisions", &["scope", "decision"], "Requests allowed, or refused by the rate limit, by whose limit decided: community or caller"),
     gauge(RATE_LIMIT_COUNTERS, "counters", &["scope"], "Communities and callers whose rate is remembered"),
     counter(EVENTS, "events", &["type", "outcome"], "Events by their type and what became of them"),
     counter(REDELIVERIES, "events", &[], "Events that were delivered again: after a failure, a lost acknowledgement or a deferral"),
@@ -146,7 +146,7 @@ pub(crate) const METRICS: &[Metric] = &[
     gauge(PEERS, "servers", &["place", "version"], "Servers by the TLS version they were last spoken to with"),
     gauge(CERTIFICATE_DAYS, "days", &["certificate"], "Days until a certificate expires"),
     counter(ROTATIONS, "rotations", &["outcome"], "Changes of certificates or secrets on disk: taken or refused"),
-    counter(LOG_DROPPED, "lines", &[], "Lines of the log that were dropped because nobody read them in time"),
+    counter(LOG_DROPPED, "lines", &[], "Lines of the log that were dropped because they were not read fast enough"),
     gauge(BUILD, "", &["version"], "The running version, as a label"),
     // Of the metrics-process crate.
     counter("process_cpu_seconds_total", "seconds", &[], "Total user and system CPU time spent in seconds."),

@@ -13,7 +13,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a server that is there and refuses is asked again: a user or a certificate may be made a moment later, but more
 /// often it is a wrong secret, and who logs in wrongly for long is locked out.
 const REFUSED: Duration = Duration::from_secs(30);
-/// How often it is said that something is still missing.
+/// The interval of the log line while something is missing.
 const SAY: Duration = Duration::from_secs(30);
 
 /// Attempts until one succeeds, until what it meets cannot be mended by waiting, or until `bound` is over. The first attempt
@@ -43,7 +43,7 @@ pub(crate) async fn wait<T>(
         pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         match timeout_at(end, attempt()).await {
             Ok(Ok(made)) => {
-                tracing::info!(waited_ms = millis(started), "what was missing is there");
+                tracing::info!(waited_ms = millis(started), "all dependencies are available");
                 return Ok(made);
             }
             Ok(Err(failure)) if failure.is_final() => return Err(failure),
@@ -65,11 +65,7 @@ impl Waiting {
     fn begin(failure: Failure, bound: Duration) -> Self {
         let now = Instant::now();
         if !bound.is_zero() {
-            tracing::warn!(
-                error = failure.chain(),
-                wait_ms = bound.as_millis(),
-                "something is missing, and is waited for"
-            );
+            tracing::warn!(error = failure.chain(), wait_ms = bound.as_millis(), "waiting for a dependency");
         }
         let refused_since = (failure.patience() == Patience::Short).then_some(now);
         Self { failure, refused_since, said: now }

@@ -190,7 +190,7 @@ impl<C: HttpClient + Clone + 'static> HttpClient for Client<C> {
         };
         match refusal {
             Some(error) if !self.refused.swap(true, Ordering::Relaxed) => {
-                tracing::warn!(error, "the collector does not take traces: they are dropped until it does");
+                tracing::warn!(error, "the collector rejects spans: they are dropped until it accepts them");
             }
             None if self.refused.swap(false, Ordering::Relaxed) => {
                 tracing::info!("the collector takes traces again");

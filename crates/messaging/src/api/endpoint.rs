@@ -25,7 +25,7 @@ pub trait Endpoint: fmt::Debug + Clone + PartialEq + Serialize + Send + Sync + '
     const ANSWER: &'static str;
     /// Whether it asks within one community, whose id then stands in the subject.
     const IS_OF_COMMUNITY: bool = true;
-    /// Whether asking twice answers what asking once does, so that a lost answer may be asked for again.
+    /// Whether the request is idempotent, so that it may be sent again when its answer is lost.
     const IS_REPEATABLE: bool = true;
 
     /// All of this as data.
@@ -75,7 +75,7 @@ pub struct Description {
     pub name: &'static str,
     /// Whether it asks within one community, whose id then stands in the subject.
     pub is_of_community: bool,
-    /// Whether asking twice answers what asking once does, so that a lost answer may be asked for again.
+    /// Whether the request is idempotent, so that it may be sent again when its answer is lost.
     pub is_repeatable: bool,
     /// What it is for, in Markdown.
     pub help: &'static str,

@@ -282,7 +282,7 @@ impl Material {
     ///
     /// # Errors
     /// [`MaterialError`] when a file cannot be read whole, when every authority has expired, when the leaf is not within its dates, or when
-    /// key and certificate do not belong together. What is of no use beside what is, is [`Material::unused`].
+    /// key and certificate do not belong together. Unusable certificates are in [`Material::unused`].
     pub fn load(files: &TlsFiles, minimum: MinimumVersion) -> Result<Self, MaterialError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let current = read(files, &provider, OffsetDateTime::now_utc())?;

@@ -305,7 +305,7 @@ impl StoreConfig {
             let connection = connection?;
             let facts = made?;
             facts.suit(target)?;
-            // Who says another process than there is stands in between.
+            // Another process id than the server's is a pooler's.
             if seen_to_be_pinned || self.hosts.is_pinned(number) || said.get() == Some(&facts.process) {
                 let connection = AsyncPgConnection::try_from_client_and_connection(client, connection).await;
                 return Ok((connection.map_err(SessionError::Handover)?, facts));

@@ -182,7 +182,7 @@ pub(crate) enum SessionError {
     // Not transparent: who looks for the driver's error finds it among the causes.
     #[error("{0}")]
     Driver(#[from] tokio_postgres::Error),
-    #[error("the session's settings cannot be made: {0}")]
+    #[error("the session's settings could not be applied: {0}")]
     NotMade(#[source] tokio_postgres::Error),
     #[error(
         "{0} was set for the session and does not hold: if a pooler is in between, give it pool_mode = session, or \
@@ -206,7 +206,7 @@ pub(crate) enum SessionError {
     Name(#[source] std::io::Error),
     #[error("the connection was closed")]
     Closed,
-    #[error("the driver cannot take it over: {0}")]
+    #[error("the driver rejects the connection: {0}")]
     Handover(#[source] diesel::ConnectionError),
 }
 

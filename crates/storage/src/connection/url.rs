@@ -232,7 +232,7 @@ impl Given {
             Rule::Read => {}
             Rule::Only(values, _) if values.contains(&value.as_str()) => return Ok(()),
             Rule::Only(_, instead) => {
-                return refused(format!("{name} cannot have the value that it has: {instead}"));
+                return refused(format!("{name} has an unsupported value: {instead}"));
             }
             Rule::Never(instead) => {
                 return refused(format!("{name} is not taken from the URL: {instead}"));
@@ -382,9 +382,7 @@ impl Given {
             .take("client_encoding")
             .is_some_and(|it| !["utf8", "utf-8", "unicode"].contains(&&*it.to_lowercase()))
         {
-            return refused(
-                "client_encoding cannot have the value that it has: leave it out, Muster speaks UTF8",
-            );
+            return refused("client_encoding has an unsupported value: leave it out, Muster uses UTF8");
         }
         let connect_timeout = match self.take("connect_timeout").map(|it| it.trim().parse::<u64>()) {
             None => None,

@@ -1,7 +1,7 @@
 //! Search in nyms: every suffix of every nym is a key of one index, so a match anywhere is a prefix of some suffix.
 
 use diesel::sql_types::{BigInt, Text};
-use muster_domain::{Nym, NymKey, Profile, SearchQuery, SuggestLimit};
+use muster_domain::{Nym, NymKey, Profile, SearchLimit, SearchQuery};
 
 use crate::community::Community;
 use crate::error::Error;
@@ -40,7 +40,7 @@ impl Community {
     pub async fn profile_search(
         &self,
         query: &SearchQuery,
-        limit: SuggestLimit,
+        limit: SearchLimit,
     ) -> Result<Vec<Profile>, Error> {
         let text = query.key().as_str();
         // One nym can match in several places, so more suffixes than profiles are read: as many as a nym has.

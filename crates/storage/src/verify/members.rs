@@ -30,7 +30,7 @@ pub(super) struct OfMember {
 
 /// What the operations of each of the `pairs` of a member and a kind come to, in their order: an award is a badge
 /// unless the operation before it is an award, too, and the next revocation revokes it. An operation that is of
-/// another sort than the one before it is a turn: of turns, each award is followed by a revocation.
+/// another sort than the one before it begins a run: each run of awards is followed by one of revocations.
 macro_rules! folded {
     () => {
         "operations AS (

@@ -34,7 +34,7 @@ pub(crate) struct Members {
 
 /// What is said where a community's state is not there, or is another's.
 const OF_ANOTHER: &str =
-    "the database does not have the communities that it had: it may be another since a failover or a restore";
+    "communities of this worker are not in the database: it was restored, or is another since a failover";
 
 /// A community's state, as it is when its lock is held.
 pub(crate) struct Locked {

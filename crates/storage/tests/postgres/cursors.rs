@@ -3,8 +3,8 @@
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use muster_domain::{
-    BadgeKind, Cursor, CursorError, Direction, DirectorySort, Lookup, PageLimit, ProfileId, SearchQuery,
-    SuggestLimit, Tier,
+    BadgeKind, Cursor, CursorError, Direction, DirectorySort, Lookup, PageLimit, ProfileId, SearchLimit,
+    SearchQuery, Tier,
 };
 use muster_storage::{Community, Error, Missing};
 
@@ -129,6 +129,6 @@ async fn another_communitys_profile_is_not_there() {
     let nym = found.profile.nym;
     assert_ne!(here.profile_get(&Lookup::Nym(nym.clone())).await.unwrap().profile.profile_id, foreign);
     let query = SearchQuery::parse(nym.as_str()).unwrap();
-    let found = here.profile_search(&query, SuggestLimit::MAX).await.unwrap();
+    let found = here.profile_search(&query, SearchLimit::MAX).await.unwrap();
     assert!(!found.is_empty() && found.iter().all(|profile| profile.profile_id != foreign));
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use muster_domain::{
     Cursor, Direction, DirectorySort, ErasedPerson, Event, GuildId, Keys, Lookup, MemberEffect, PageLimit,
-    ProfileId, SearchQuery, SuggestLimit, Tier,
+    ProfileId, SearchLimit, SearchQuery, Tier,
 };
 use muster_storage::{Community, Store, StoreConfig};
 use tokio_postgres::Client;
@@ -247,7 +247,7 @@ async fn read(measured: &Measured, deep: &Deep, who: ProfileId) {
     assert_eq!(measured.call("many by user", 10 * 2 * RANK + PAGE + FIXED, many).await.items.len(), 10);
     for text in ["f", "fremen", "fremen 5 of 5", "of", "m", "remen 1", "1", "zzz", "%"] {
         let query = SearchQuery::parse(text).unwrap();
-        let search = async |c: &Community| c.profile_search(&query, SuggestLimit::clamp(10)).await.unwrap();
+        let search = async |c: &Community| c.profile_search(&query, SearchLimit::clamp(10)).await.unwrap();
         // Every match of the kinds that are looked for: as many as ten nyms can have.
         measured.call(&format!("search {text}"), 10 + 2 * 320 + PAGE + FIXED, search).await;
     }
@@ -385,7 +385,7 @@ async fn each_statement_is_prepared_once_a_connection() {
             community.profile_list_ranked(PageLimit::clamp(number), None).await.unwrap();
             community.profile_list_active(PageLimit::clamp(number + round), None).await.unwrap();
             let query = SearchQuery::parse(format!("u{number}")).unwrap();
-            community.profile_search(&query, SuggestLimit::clamp(number)).await.unwrap();
+            community.profile_search(&query, SearchLimit::clamp(number)).await.unwrap();
             let events = (0..number).map(|n| added(&guild, &user(n), START + i64::from(round), 1));
             store.events_apply(events.collect()).await.unwrap();
         }

@@ -220,7 +220,7 @@ async fn a_session_that_cannot_be_what_it_must_be_is_refused_with_what_to_do() {
         }
     };
     let said = refused("&options=-c%20no_such_setting%3D1").await;
-    assert!(said.contains("settings cannot be made") && said.contains("no_such_setting"), "{said}");
+    assert!(said.contains("settings could not be applied") && said.contains("no_such_setting"), "{said}");
     let said = refused("&options=-c%20enable_sort%3Dperhaps").await;
     assert!(said.contains("enable_sort"), "{said}");
     // Only a superuser can have set it, and an ordinary role cannot set it back.

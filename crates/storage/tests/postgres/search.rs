@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use muster_domain::{MemberEffect, Nym, ProfileId, SearchQuery, SuggestLimit};
+use muster_domain::{MemberEffect, Nym, ProfileId, SearchLimit, SearchQuery};
 use muster_storage::Community;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
@@ -19,7 +19,7 @@ fn ids(found: &[muster_domain::Profile]) -> Vec<ProfileId> {
 
 async fn search(community: &Community, query: &str, limit: u32) -> Vec<ProfileId> {
     let query = SearchQuery::parse(query).unwrap();
-    ids(&community.profile_search(&query, SuggestLimit::clamp(limit)).await.unwrap())
+    ids(&community.profile_search(&query, SearchLimit::clamp(limit)).await.unwrap())
 }
 
 /// The visible profiles, their nyms, and the numbers by which equal names are ordered.
@@ -145,7 +145,7 @@ async fn exact_then_start_then_word_then_inside() {
     let events = names.iter().enumerate().map(|(number, name)| joined(&guild, &user(number), START, name));
     let community = apply(&store, &guild, events.collect()).await;
     let query = SearchQuery::parse("stilgar").unwrap();
-    let found = community.profile_search(&query, SuggestLimit::MAX).await.unwrap();
+    let found = community.profile_search(&query, SearchLimit::MAX).await.unwrap();
     let mut found: Vec<&str> = found.iter().map(|profile| profile.nym.as_str()).collect();
     found[..2].sort_unstable();
     found[3..5].sort_unstable();
@@ -239,7 +239,7 @@ async fn a_name_is_found_however_it_is_spelt() {
         (names[5], 5),
     ] {
         let query = SearchQuery::parse(query).unwrap();
-        let found = community.profile_search(&query, SuggestLimit::MAX).await.unwrap();
+        let found = community.profile_search(&query, SearchLimit::MAX).await.unwrap();
         assert_eq!(
             found.iter().map(|p| p.nym.as_str()).collect::<Vec<_>>(),
             [nym(names[name]).as_str()],

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use muster_domain::{
     Awarder, ChangeType, Cursor, Direction, DirectoryPage, DirectorySort, Keys, Lookup, MemberEffect,
-    PageLimit, Reason, SearchQuery, Shard, SuggestLimit, Tier, TierPolicy, UserId, Wallet,
+    PageLimit, Reason, SearchLimit, SearchQuery, Shard, Tier, TierPolicy, UserId, Wallet,
 };
 use muster_storage::{Community, Erasure, Store};
 use time::OffsetDateTime;
@@ -372,7 +372,7 @@ async fn reads(community: &Community, client: &Client) {
     community.profile_position(who).await.unwrap();
     for text in ["n", "nym 1", "ym", "7", "nobody at all"] {
         let query = SearchQuery::parse(text).unwrap();
-        community.profile_search(&query, SuggestLimit::MAX).await.unwrap();
+        community.profile_search(&query, SearchLimit::MAX).await.unwrap();
     }
     community.stats().await.unwrap();
     community.tier_threshold().await.unwrap();

@@ -32,9 +32,7 @@ pub(crate) enum ListError {
     Key { list: String, here: String },
     #[error("line {number} of the list: {what}; take the list as `muster-worker erasures export` wrote it")]
     Line { number: u64, what: String },
-    #[error(
-        "the list ends behind line {number} without its last line: it was cut short, take the whole list and apply it again"
-    )]
+    #[error("the list is truncated after line {number}: export the whole list and apply it again")]
     CutShort { number: u64 },
 }
 
@@ -107,7 +105,7 @@ impl List {
             match serde_json::from_slice(&line).map_err(|error| self.wrong(error))? {
                 Entry::Erasure { guild_id, person, erased_at } => {
                     if erased_at > OffsetDateTime::now_utc() + MAX_AHEAD {
-                        return Err(self.wrong("it lies more than a day ahead of this machine's clock"));
+                        return Err(self.wrong("erased_at is more than a day ahead of this machine's clock"));
                     }
                     let guild = GuildId::parse(guild_id).map_err(|error: TextError| self.wrong(error))?;
                     let person = person.parse().map_err(|error: ErasedPersonError| self.wrong(error))?;
@@ -123,7 +121,7 @@ impl List {
             }
         }
         if self.has_ended && self.line()?.is_some() {
-            return Err(self.wrong("it stands behind the last"));
+            return Err(self.wrong("found after the end of the list"));
         }
         Ok(some)
     }
@@ -190,16 +188,16 @@ mod tests {
         let line = |number: usize| good.lines().nth(number).unwrap().to_owned();
         let ahead = line(1).replace("2026", "9999");
         let cases = [
-            (String::new(), "behind line 0"),
+            (String::new(), "truncated after line 0"),
             (good.replace(KEY, "ffffffffffffffff"), "another key (ffffffffffffffff)"),
             (good.replace("erasures\":1", "erasures\":2"), "line 1 of the list: it is of version 2"),
-            (good.replace("\n{\"erasures\":2}\n", ""), "behind line 3"),
+            (good.replace("\n{\"erasures\":2}\n", ""), "truncated after line 3"),
             (list(2, 3), "line 4 of the list: it counts 3 erasures, and 2 came"),
             (list(3, 2), "line 5 of the list: it counts 2"),
-            (format!("{good}{}\n", line(1)), "line 5 of the list: it stands behind the last"),
+            (format!("{good}{}\n", line(1)), "line 5 of the list: found after the end of the list"),
             (good.replace(PERSON, "paul"), "line 2 of the list: an erased person"),
             (good.replace("tabr", ""), "line 2 of the list"),
-            (good.replace(&line(1), &ahead), "line 2 of the list: it lies more than a day ahead"),
+            (good.replace(&line(1), &ahead), "line 2 of the list: erased_at is more than a day ahead"),
             (good.replace("\"person\"", "\"persons\""), "line 2 of the list"),
             (good.replace("tabr", &"x".repeat(MAX_LINE)), "line 2 of the list: it has more than 1024 bytes"),
         ];

@@ -64,16 +64,16 @@ async fn export(store: &Store) -> Result<(), Failure> {
 async fn apply(store: &Store, path: &Path) -> Result<(), Failure> {
     let mut list = List::open(path)?;
     list.heading(&store.erasure_key().fingerprint().to_string())?;
-    let (mut read, mut news) = (0_usize, 0_usize);
+    let (mut read, mut new) = (0_usize, 0_usize);
     loop {
         let some = list.some()?;
         if some.is_empty() {
             break;
         }
         read = read.saturating_add(some.len());
-        news = news.saturating_add(store.erasures_remember(some).await?);
+        new = new.saturating_add(store.erasures_remember(some).await?);
     }
-    println!("{read} erasures on the list, {news} of them news");
+    println!("{read} erasures on the list, {new} of them new");
     let mut sum = Enforced::default();
     let mut communities = Communities::default();
     while let Some(id) = communities.next(store).await? {

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the worker at `address` says; an error when it says nothing or is not well.
+/// What the worker at `address` says; an error when it says nothing or is unhealthy.
 pub(crate) async fn ask(address: SocketAddr) -> std::io::Result<()> {
     // An address to listen on everywhere is asked on this machine.
     let host = match address.ip() {
@@ -21,7 +21,7 @@ pub(crate) async fn ask(address: SocketAddr) -> std::io::Result<()> {
         stream.write_all(b"GET /livez HTTP/1.0\r\n\r\n").await?;
         let mut status = [0; 12];
         stream.read_exact(&mut status).await?;
-        if status.ends_with(b" 200") { Ok(()) } else { Err(std::io::Error::other("the worker is not well")) }
+        if status.ends_with(b" 200") { Ok(()) } else { Err(std::io::Error::other("the worker is unhealthy")) }
     };
     tokio::time::timeout(TIMEOUT, asked).await?
 }

@@ -159,7 +159,7 @@ impl Shared {
             } else if dropped > 0 && !self.put_back(dropped) {
                 tracing::warn!(
                     log.lines_dropped = dropped,
-                    "lines of the log were dropped, for nobody read them in time"
+                    "lines of the log were dropped: they were not read fast enough"
                 );
             }
         }

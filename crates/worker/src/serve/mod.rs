@@ -35,7 +35,7 @@ use crate::signals::Signals;
 use crate::start;
 use crate::traces::Exporting;
 
-/// How often the parts are looked at.
+/// The interval of the readiness checks.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the database may take to answer a look. Together they bound how late readiness goes off.
 const PING: Duration = Duration::from_secs(3);
@@ -171,7 +171,7 @@ async fn prune_applied(store: Store, remember: Duration) {
             Ok(0) => return,
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(error = %error, "old events' ids were not forgotten this time");
+                tracing::warn!(error = %error, "the ids of old events were not pruned: it is tried again in a minute");
                 return;
             }
         }
@@ -265,7 +265,7 @@ impl Watch {
                         state = session.connection.state();
                         state.mark_changed();
                     },
-                    Err(defect) => tracing::error!(error = %defect, "a rotation broke off"),
+                    Err(defect) => tracing::error!(error = %defect, "the rotation task panicked"),
                 },
                 _ = lag.tick() => {
                     // Apart, for a broker that is away lets it wait for long, and readiness must not.

@@ -1,4 +1,4 @@
-//! All that works at one time: database, connection, consumer and service. A rotation opens a new one beside the old.
+//! The connections and tasks of one configuration: database, NATS, consumer and service. A rotation opens a new one beside the old.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +70,7 @@ impl Session {
                 return Err(Failure::Missing(missing.into_iter().flatten().collect()));
             }
         };
-        // A rotation must not fail for what the worker has been working with.
+        // A rotation must not refuse settings that were accepted at the start.
         let unfit = match readiness {
             Some(_) => fitness::unfit(settings.environment),
             None => Unfit::Warn,

@@ -182,7 +182,7 @@ impl Keys {
                 return Err(SettingsError::key(&key, problem));
             }
             if value.as_str().is_some_and(|text| text.trim().is_empty()) {
-                return Err(SettingsError::key(&key, "is empty: write what it is to be, or take it out"));
+                return Err(SettingsError::key(&key, "is empty: set a value, or remove the key"));
             }
         }
         Ok(text)
@@ -235,9 +235,9 @@ impl Keys {
         let beside = |known: &&String| section.as_ref().is_some_and(|section| known.starts_with(section));
         let beside: Vec<&str> = self.0.keys().filter(beside).map(String::as_str).collect();
         if beside.is_empty() {
-            return format!("there is no key {key}: `muster-worker defaults` prints those that there are");
+            return format!("unknown key {key}: `muster-worker defaults` lists all keys");
         }
-        format!("there is no key {key}: there are {}", beside.join(", "))
+        format!("unknown key {key}: there are {}", beside.join(", "))
     }
 }
 
@@ -356,7 +356,7 @@ mod tests {
             assert!(said.starts_with(name) && said.contains(&format!("write {meant},")), "{said}");
         }
         let unknown = read(&[("MUSTER__NATS__URSL", "x")]).unwrap_err();
-        assert!(unknown.contains("no key nats.ursl") && unknown.contains("nats.urls"), "{unknown}");
+        assert!(unknown.contains("unknown key nats.ursl") && unknown.contains("nats.urls"), "{unknown}");
         assert!(read(&[("MUSTER__", "")]).is_err());
         assert!(read(&[("MUSTER__SECRET", "hunter2")]).is_err_and(|said| !said.contains("hunter2")));
         // What an orchestrator sets beside a service of that name.
@@ -397,13 +397,13 @@ mod tests {
             ),
             ("[nats]\nca_file = \"\"", "nats.ca_file: is empty"),
             ("environment = \" \"", "environment: is empty"),
-            ("[nats]\nursl = []", "no key nats.ursl"),
-            ("Environment = \"test\"", "no key Environment"),
-            ("[nats.more]\na = 1", "no key nats.more"),
-            ("nats = 5", "no key nats"),
-            ("[nast]", "no key nast"),
-            ("[environment]", "no key environment"),
-            ("[[nats]]\nurls = []", "no key nats"),
+            ("[nats]\nursl = []", "unknown key nats.ursl"),
+            ("Environment = \"test\"", "unknown key Environment"),
+            ("[nats.more]\na = 1", "unknown key nats.more"),
+            ("nats = 5", "unknown key nats"),
+            ("[nast]", "unknown key nast"),
+            ("[environment]", "unknown key environment"),
+            ("[[nats]]\nurls = []", "unknown key nats"),
             ("[nats]\ntls_first = true\ntls_first = false", "line 3 is not TOML"),
             ("[nats]\npassword = hunter2\n", "line 2 is not TOML"),
         ];

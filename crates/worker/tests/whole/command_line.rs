@@ -145,7 +145,7 @@ async fn ask_prints_the_answer_and_exits_by_it() -> Result<()> {
     let operator = setting.configuration.as_client(&setting.services.clients.operator);
     let nobody = operator.run("ask muster.v1.communities.find {}").await?;
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(text(&nobody.stderr).contains("nobody answers there"), "{}", text(&nobody.stderr));
+    assert!(text(&nobody.stderr).contains("no responders"), "{}", text(&nobody.stderr));
     let _worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
     publisher.publish(&Guild::new("tabr").join_guild()).await?;

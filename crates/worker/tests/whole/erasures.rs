@@ -77,8 +77,8 @@ async fn who_is_erased_stays_erased_through_late_events_and_a_restored_backup() 
     let file = setting.services.directory.path().join("erasures.jsonl");
     fs::write(&file, &list)?;
     for report in [
-        "1 erasures on the list, 1 of them news\n1 profiles erased, 0 awarders forgotten\n",
-        "1 erasures on the list, 0 of them news\n0 profiles erased, 0 awarders forgotten\n",
+        "1 erasures on the list, 1 of them new\n1 profiles erased, 0 awarders forgotten\n",
+        "1 erasures on the list, 0 of them new\n0 profiles erased, 0 awarders forgotten\n",
     ] {
         let said = output(&restored, &format!("erasures apply {}", file.display())).await?;
         ensure!(said == report, "{said}");
@@ -86,7 +86,7 @@ async fn who_is_erased_stays_erased_through_late_events_and_a_restored_backup() 
     ensure!(output(&restored, "erasures export").await? == list, "it knows what the other knew");
     fs::write(&file, list.lines().take(2).collect::<Vec<_>>().join("\n"))?;
     let cut = restored.run(&format!("erasures apply {}", file.display())).await?;
-    ensure!(cut.status.code() == Some(1) && String::from_utf8_lossy(&cut.stderr).contains("cut short"));
+    ensure!(cut.status.code() == Some(1) && String::from_utf8_lossy(&cut.stderr).contains("truncated"));
 
     // The stream from its beginning: two of its events are not known to the backup.
     let streams = setting.configuration.as_client(&setting.services.clients.streams);

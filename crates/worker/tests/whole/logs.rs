@@ -213,7 +213,7 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
         "an administrator's request was answered",
         "a request was answered",
         "became a dead letter",
-        "for their rate",
+        "the rate limit is exceeded",
         "caller.pseudonym",
         "profile.pseudonym",
     ] {

@@ -60,7 +60,7 @@ async fn servers_and_schema_may_come_after_the_worker_in_any_order() -> Result<(
         eventually("readiness", async || worker.get("/readyz").is_ok_and(|(status, _)| status == 200))
             .await?;
         let log = std::fs::read_to_string(&worker.log)?;
-        for line in ["something is missing, and is waited for", "what was missing is there", "is ready"] {
+        for line in ["waiting for a dependency", "all dependencies are available", "is ready"] {
             ensure!(log.matches(line).count() == 1, "{line}: {log}");
         }
         ensure!(worker.stop()? == Some(0));
@@ -80,10 +80,7 @@ async fn what_stays_away_ends_the_start_after_its_bound_and_is_named() -> Result
     ensure!(started.elapsed() >= Duration::from_millis(1500), "{:?}", started.elapsed());
     let said = stderr(&output);
     let last = said.lines().last().unwrap_or_default();
-    ensure!(
-        last.starts_with("muster-worker: still so after 1 s of waiting: the database is unavailable"),
-        "{said}"
-    );
+    ensure!(last.starts_with("muster-worker: gave up after 1 s: the database is unavailable"), "{said}");
     for command in ["migrate", "migrate --wait=1", "check --wait=1"] {
         let output = waiting.run(command).await?;
         ensure!(output.status.code() == Some(1), "{command}: {}", stderr(&output));

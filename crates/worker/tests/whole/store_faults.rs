@@ -322,7 +322,8 @@ async fn whatever_fails_the_log_stays_short() -> Result<()> {
     }
     let log = fs::read_to_string(&worker.log)?;
     ensure!(
-        log.contains("requests are refused for their rate") && !log.contains("\"target\":\"async_nats"),
+        log.contains("requests are refused: the rate limit is exceeded")
+            && !log.contains("\"target\":\"async_nats"),
         "{log}"
     );
     let told = lines(&worker) - before;

@@ -159,8 +159,7 @@ async fn a_collector_that_cannot_be_trusted_gets_nothing_and_harms_nothing() -> 
     publisher.publish(&Guild::new("tabr").join_guild()).await?;
     community(&client, "tabr").await?;
     let log = || std::fs::read_to_string(&worker.log).unwrap_or_default();
-    eventually("the refusal in the log", async || log().contains("the collector does not take traces"))
-        .await?;
+    eventually("the refusal in the log", async || log().contains("the collector rejects spans")).await?;
     ensure!(collector.0.lock().unwrap().is_empty());
     ensure!(worker.stop()? == Some(0));
     Ok(())
@@ -189,7 +188,7 @@ async fn the_collectors_authority_is_checked_and_changes_under_a_working_worker(
     publisher.publish(&tabr.join_guild()).await?;
     community(&client, "tabr").await?;
     let logged = |text: &str| std::fs::read_to_string(&worker.log).is_ok_and(|log| log.contains(text));
-    eventually("the refusal", async || logged("the collector does not take traces")).await?;
+    eventually("the refusal", async || logged("the collector rejects spans")).await?;
     std::fs::write(&ca, "no certificate")?;
     eventually("the refusal of the file", async || logged("collector-ca.pem")).await?;
     std::fs::copy(setting.services.authority.certificate_file(), &ca)?;
