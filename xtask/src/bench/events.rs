@@ -1,7 +1,7 @@
 //! Events end to end beside ideal events: how many a second, and PostgreSQL's processor time of each.
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use tokio_postgres::Client;
@@ -12,12 +12,17 @@ use super::report::{Limit, Measured, float};
 use super::seed;
 
 /// How each round draws members, of how many communities: the measured one, or a thousand that the first of two rounds makes.
-const ROUNDS: [(&str, u32, i64); 4] = [
+const ROUNDS: [(&str, u32, i64); 5] = [
+    (UNTOLD, seed::SKEWED, 1),
     ("skewed draw", seed::SKEWED, 1),
     ("uniform draw", seed::UNIFORM, 1),
     ("a thousand new communities", seed::UNIFORM, 1000),
     ("a thousand communities", seed::UNIFORM, 1000),
 ];
+/// The round in which siblings are told of nothing.
+const UNTOLD: &str = "skewed draw, untold";
+/// How many changes are published at the end, which wait.
+const WAITING: i64 = 100_000;
 /// Ideal events in one transaction: as many as the worker applies in one.
 const BATCH: usize = 1000;
 
@@ -25,8 +30,11 @@ const BATCH: usize = 1000;
 pub(super) async fn measure(communities: &[&Community], events: usize) -> Result<Measured> {
     let this = communities.first().context("no community")?;
     let (mut rows, mut limits, mut rate_of_one) = (Vec::new(), Vec::new(), f64::INFINITY);
+    let (database, mut rate_untold) = (this.connect(DATABASE).await?, 0.0);
     for (seed, (round, draw, guilds)) in (1..).zip(ROUNDS) {
         println!("  {round}");
+        let types = if round == UNTOLD { 0 } else { 127_i16 };
+        database.execute("UPDATE community_states SET changes_told = $1", &[&types]).await?;
         let members = if guilds == 1 { this.members } else { 10 * guilds };
         let mix = || Ok::<_, anyhow::Error>(seed::mix(seed, (draw, guilds), members)?.take(events).collect());
         let client = this.connect(IDEAL_DATABASE).await?;
@@ -39,7 +47,16 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
         for (who, [postgres, a_second]) in rates {
             let (of_postgres, of_rate) = (postgres / ideal_postgres, a_second / ideal_a_second);
             rows.push((format!("{round}: {who}"), vec![postgres, a_second, of_postgres, of_rate]));
-            if who == this.name && guilds == 1 {
+            if who == this.name && round == UNTOLD {
+                rate_untold = a_second;
+            } else if who == this.name && guilds == 1 {
+                if draw == seed::SKEWED {
+                    limits.push(Limit::new(
+                        "events: rate without changes / with",
+                        rate_untold / a_second,
+                        1.11,
+                    ));
+                }
                 let name = format!("events, {round}: PostgreSQL's processor time / the ideal's");
                 limits.push(Limit::new(name, of_postgres, 2.5));
                 rate_of_one = rate_of_one.min(a_second);
@@ -49,6 +66,7 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
             }
         }
     }
+    limits.push(Limit::new("changes: seconds to publish 100,000", publish(this, &database).await?, 30.0));
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1";
     let deadlocks = this.connect(DATABASE).await?.query_one(deadlocks, &[&DATABASE]).await?;
     limits.push(Limit::new("events: deadlocks", float(deadlocks.try_get::<_, i64>(0)?), 0.0));
@@ -64,6 +82,23 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
     let title = format!("Processor time of an event, {} members", this.members);
     let columns = vec!["PostgreSQL, µs", "events a second", "PostgreSQL/ideal", "rate/ideal"];
     Ok(Measured { title, columns, charted: rows.len(), rows, limits })
+}
+
+/// Has so many changes wait in one community, and tells how long a worker takes to publish them.
+async fn publish(community: &Community, database: &Client) -> Result<f64> {
+    let fill = "WITH one AS (SELECT * FROM community_states WHERE community = (SELECT min(community) FROM communities)),
+             counted AS (UPDATE community_states AS s SET changes = s.changes + $1 FROM one
+                 WHERE s.shard = one.shard AND s.community = one.community)
+         INSERT INTO changes (shard, change_type, community, number, at, change_id, profile_id, user_id)
+         SELECT shard, 2, community, changes + n, now(), gen_random_uuid(), gen_random_uuid(), 'u' || n
+         FROM one, generate_series(1, $1) AS n";
+    database.execute(fill, &[&WAITING]).await?;
+    let (begun, worker) = (Instant::now(), community.configuration.serve(&community.services)?);
+    while database.query_one("SELECT EXISTS (SELECT FROM changes)", &[]).await?.get(0) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    worker.stop()?;
+    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// Applies events: of each its id is inserted and its member's score updated, in transactions of [`BATCH`].
