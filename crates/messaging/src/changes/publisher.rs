@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::publish::PublishAck;
@@ -142,22 +142,23 @@ impl ChangePublisher {
         }
     }
 
-    /// Publishes changes; of each community they are to come in the order of their numbers. A change that the stream has already is
-    /// as good as published.
-    pub async fn publish(&self, changes: &[Change]) -> PublishedChanges {
-        let mut count = 0;
+    /// Publishes changes, each community's in the order of their numbers. A change that the stream has already counts as published.
+    ///
+    /// Begins no more once `budget` is over: a slow broker is then given a part of them.
+    pub async fn publish(&self, changes: &[Change], budget: Duration) -> PublishedChanges {
+        let (mut count, end) = (0, Instant::now() + budget);
         for batch in changes.chunks(MAX_BATCH) {
-            let published = self.publish_batch(batch).await;
+            let published = self.publish_batch(batch, end).await;
             self.remember(batch.get(..published.count).unwrap_or_default());
             count += published.count;
-            if published.error.is_some() {
+            if published.error.is_some() || published.count < batch.len() {
                 return PublishedChanges { count, error: published.error };
             }
         }
         PublishedChanges { count, error: None }
     }
 
-    async fn publish_batch(&self, changes: &[Change]) -> PublishedChanges {
+    async fn publish_batch(&self, changes: &[Change], end: Instant) -> PublishedChanges {
         if self.takes_batches && changes.len() > 1 {
             match self.publish_atomically(changes).await {
                 Ok(()) => return PublishedChanges { count: changes.len(), error: None },
@@ -166,6 +167,9 @@ impl ChangePublisher {
             }
         }
         for (count, change) in changes.iter().enumerate() {
+            if Instant::now() > end {
+                return PublishedChanges { count, error: None };
+            }
             if let Err(error) = self.publish_one(change).await {
                 return PublishedChanges { count, error: Some(error) };
             }

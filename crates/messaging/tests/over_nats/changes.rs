@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
-use futures_util::StreamExt;
 use muster_domain::{
     Change, ChangeId, Changed, CommunityId, Disappearance, GuildId, MemberNews, ProfileId, TraceParent,
     UserId,
@@ -21,6 +20,9 @@ use crate::broker::{Broker, Setup};
 fn community(number: u128) -> CommunityId {
     CommunityId::new(Uuid::from_u128(number))
 }
+
+/// How long publishing may take.
+const BUDGET: Duration = Duration::from_secs(10);
 
 /// Change `number` of a community.
 fn change(of: u128, number: u64) -> Change {
@@ -63,7 +65,7 @@ impl Fixture {
 
     /// Publishes all of them.
     async fn publish(&self, changes: &[Change]) {
-        let published = self.publisher.publish(changes).await;
+        let published = self.publisher.publish(changes, BUDGET).await;
         assert!(published.error.is_none(), "{published:?}");
         assert_eq!(published.count, changes.len());
     }
@@ -120,15 +122,12 @@ async fn changes_are_stored_once_in_order_however_often_they_are_published() {
 #[tokio::test]
 async fn a_message_says_whose_change_it_is_and_of_which_trace() {
     let fixture = Fixture::start().await;
-    let raw = fixture.broker.raw().await;
-    let mut heard = raw.subscribe("changes.>").await.unwrap();
-    raw.flush().await.unwrap();
     fixture.publish(&changes(1, 1..=2)).await;
-    let first = heard.next().await.unwrap();
+    let context = jetstream::new(fixture.broker.raw().await);
+    let first = context.get_stream("CHANGES").await.unwrap().get_raw_message(1).await.unwrap();
     assert_eq!(first.subject.as_str(), "changes.v1.00000000-0000-0000-0000-000000000001.member.appeared");
-    let headers = first.headers.unwrap();
-    assert_eq!(headers.get("Nats-Msg-Id").unwrap().as_str(), change(1, 1).id.to_string());
-    assert_eq!(headers.get("traceparent").unwrap().as_str(), "00-ab-cd-01");
+    assert_eq!(first.headers.get("Nats-Msg-Id").unwrap().as_str(), change(1, 1).id.to_string());
+    assert_eq!(first.headers.get("traceparent").unwrap().as_str(), "00-ab-cd-01");
 }
 
 #[tokio::test]
@@ -143,8 +142,12 @@ async fn a_stream_without_batches_is_published_to_one_by_one() {
     let fixture = Fixture { broker, publisher, client: Client::new(connection) };
     fixture.publish(&changes(1, 1..=40)).await;
     fixture.publish(&changes(1, 30..=50)).await;
+    // Without time for all of them it stops between two, and tells how far it came.
+    let published = fixture.publisher.publish(&changes(1, 51..=60), Duration::ZERO).await;
+    assert!(published.count < 10 && published.error.is_none(), "{published:?}");
     let numbers: Vec<u64> = fixture.stored().await.iter().map(|change| change.number).collect();
-    assert_eq!(numbers, (1..=50).collect::<Vec<u64>>());
+    let last = 50 + u64::try_from(published.count).unwrap();
+    assert_eq!(numbers, (1..=last).collect::<Vec<u64>>());
 }
 
 #[tokio::test]
@@ -152,12 +155,12 @@ async fn what_a_broker_that_is_away_did_not_store_is_not_counted_as_published() 
     let mut fixture = Fixture::start().await;
     fixture.publish(&changes(1, 1..=3)).await;
     fixture.broker.kill();
-    let published = fixture.publisher.publish(&changes(1, 4..=9)).await;
+    let published = fixture.publisher.publish(&changes(1, 4..=9), BUDGET).await;
     assert_eq!(published.count, 0);
     assert!(published.error.is_some());
     fixture.broker.restart(&Setup { tls: false, ..Setup::default() });
     crate::broker::until("it is published again", async || {
-        fixture.publisher.publish(&changes(1, 4..=9)).await.count == 6
+        fixture.publisher.publish(&changes(1, 4..=9), BUDGET).await.count == 6
     })
     .await;
     let numbers: Vec<u64> = fixture.stored().await.iter().map(|change| change.number).collect();
@@ -195,7 +198,7 @@ async fn a_follower_waits_out_a_broker_that_is_away_and_skips_what_it_cannot_rea
     fixture.broker.kill();
     fixture.broker.restart(&Setup { tls: false, ..Setup::default() });
     crate::broker::until("it is published", async || {
-        fixture.publisher.publish(&changes(1, 1..=1)).await.count == 1
+        fixture.publisher.publish(&changes(1, 1..=1), BUDGET).await.count == 1
     })
     .await;
     assert_eq!(follow(&mut following, 1).await, [1]);

@@ -284,7 +284,8 @@ where
     );
     statement::write(connection, Statement::in_shard(shard, note), last).await?;
     let places = usize::try_from(each).map_err(Error::defect)?;
-    Ok(Publication { published, more: published == all && (full || all >= places) })
+    let more = published > 0 && (published < all || full || all >= places);
+    Ok(Publication { published, more })
 }
 
 /// Moves a community's numbers behind `told`.

@@ -21,6 +21,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long one attempt may take, in the database and on the wire.
 const ATTEMPT: Duration = Duration::from_secs(15);
+/// How much of that publishing may take, before the rest is left to the next attempt.
+const BUDGET: Duration = Duration::from_secs(5);
 /// How often a failure that lasts is logged.
 const REMINDER: Duration = Duration::from_mins(1);
 
@@ -204,6 +206,6 @@ async fn publish(store: &Store, publisher: &ChangePublisher, changes: &[Change])
     let is_behind =
         |change: &Change| attempt.behind.iter().any(|(community, _)| *community == change.community);
     let ready = changes.iter().position(is_behind).unwrap_or(changes.len());
-    let published = publisher.publish(changes.get(..ready).unwrap_or_default()).await;
+    let published = publisher.publish(changes.get(..ready).unwrap_or_default(), BUDGET).await;
     (published.count, Attempt { error: published.error, ..attempt })
 }
