@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use xtask::worker::Worker;
 
 use crate::setting::{Guild, Setting, community, eventually};
+use crate::verify::psql;
 
 /// The stream of changes, as the worker may read it.
 struct Stream(Client);
@@ -236,5 +237,37 @@ async fn changes_for_which_the_stream_has_no_room_wait_and_events_go_on() -> Res
     ensure!(stream.read().await?.len() == 3);
     let lines = worker.log_tail();
     ensure!(lines.matches("changes are not published").count() == 1, "said once: {lines}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_never_go_back_though_the_database_does() -> Result<()> {
+    let setting = Setting::new().await?;
+    let worker = setting.serve()?;
+    let (client, publisher) = setting.client().await?;
+    let mut guild = Guild::new("tabr");
+    publisher.publish_all((0..20).map(|n| guild.join(&format!("user{n}"))), |_| {}).await?;
+    let id = community(&client, "tabr").await?;
+    let tabr = client.community(id);
+    eventually("all members", async || {
+        tabr.ask(&profiles::Ranked::first(100)).await.is_ok_and(|page| page.items.len() == 20)
+    })
+    .await?;
+    told(&setting, &client, "tabr").await?;
+    let before = Follower::read(&Stream::of(&setting).await?, id).await?.number;
+    ensure!(worker.stop()? == Some(0));
+    // As a backup of before most of it has the numbers.
+    psql(&setting, "UPDATE community_states SET changes = 3; UPDATE changes_published SET number = 3")?;
+    let worker = setting.serve()?;
+    publisher.publish(&guild.join("late")).await?;
+    let stream = Stream::of(&setting).await?;
+    let is_told = async |stream: &Stream| {
+        let changes = stream.read().await.unwrap_or_default();
+        changes.last().is_some_and(|last| last.number == before + 2)
+    };
+    eventually("a number behind those that were told, with a gap", async || is_told(&stream).await).await?;
+    ensure!(client.find_community(GuildId::parse("tabr")?).await?.changes == before + 2);
+    ensure!(worker.log_tail().contains("later changes than the database has"), "{}", worker.log_tail());
+    ensure!(worker.stop()? == Some(0));
     Ok(())
 }
