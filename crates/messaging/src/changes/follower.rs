@@ -18,8 +18,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{self, Config};
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
-use async_nats::jetstream::{self, AckKind};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
+use async_nats::jetstream::{self, AckKind, Context, ErrorCode};
 use futures_util::StreamExt;
 use muster_domain::Change;
 
@@ -28,6 +29,8 @@ use super::{CHANGES, CHANGES_SUBJECTS};
 use crate::connection::Connection;
 use crate::header::traceparent;
 
+/// The JetStream domain under which an account imports what it may of the account that has the stream, as `infra/nats` has it.
+const IMPORTED: &str = "muster";
 /// How long the broker waits for an acknowledgement before it delivers a change again.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// How long to wait before the broker is asked again where it does not answer.
@@ -55,12 +58,13 @@ pub struct ToldChange {
 
 impl Changes {
     /// Follows the changes of these subjects under the name `durable`. Who follows for the first time is told all that the stream has.
+    ///
+    /// The consumer is made where it is missing, which not everybody may: `infra/nats` has it made for a reader.
     pub(crate) async fn follow(
         connection: &Connection,
         durable: &str,
         subjects: Option<String>,
     ) -> Result<Self, FollowError> {
-        let context = jetstream::new(connection.client().clone());
         let config = Config {
             durable_name: Some(durable.to_owned()),
             deliver_policy: DeliverPolicy::All,
@@ -71,8 +75,27 @@ impl Changes {
             filter_subject: subjects.unwrap_or_else(|| CHANGES_SUBJECTS.to_owned()),
             ..Config::default()
         };
-        let consumer = context.create_consumer_on_stream(config, CHANGES).await;
-        let consumer = consumer.map_err(|error| FollowError::Consumer(durable.to_owned(), error.into()))?;
+        let failed = |error: Cause| FollowError::Consumer(durable.to_owned(), error);
+        let client = connection.client();
+        let mut context = jetstream::with_domain(client.clone(), IMPORTED);
+        let mut found = find(&context, durable).await;
+        // Nothing is imported under it.
+        if found.as_ref().is_err_and(|error| error.kind() == ConsumerErrorKind::Request) {
+            context = jetstream::new(client.clone());
+            found = find(&context, durable).await;
+        }
+        let found = match found {
+            Ok(found) => Some(found).filter(|found| follows(&found.cached_info().config, &config)),
+            Err(error) if is_missing(&error.kind()) => None,
+            Err(error) => return Err(failed(error.into())),
+        };
+        let consumer = match found {
+            Some(found) => found,
+            None => {
+                let made = context.create_consumer_on_stream(config, CHANGES).await;
+                made.map_err(|error| failed(error.into()))?
+            }
+        };
         Ok(Self { consumer, messages: None })
     }
 
@@ -105,6 +128,21 @@ impl Changes {
             }
         }
     }
+}
+
+async fn find(context: &Context, durable: &str) -> Result<PullConsumer, ConsumerError> {
+    context.get_consumer_from_stream(durable, CHANGES).await
+}
+
+/// Whether a consumer that exists tells what this follower wants, and in the order of the stream.
+fn follows(found: &consumer::Config, wanted: &Config) -> bool {
+    found.filter_subject == wanted.filter_subject
+        && found.ack_policy == wanted.ack_policy
+        && found.max_ack_pending == wanted.max_ack_pending
+}
+
+fn is_missing(kind: &ConsumerErrorKind) -> bool {
+    matches!(kind, ConsumerErrorKind::JetStream(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND)
 }
 
 const fn is_gone(kind: &pull::MessagesErrorKind) -> bool {
@@ -160,7 +198,7 @@ impl UnreadableChange {
 pub enum FollowError {
     /// The consumer cannot be made.
     #[error(
-        "changes cannot be followed as {0:?}: check that the worker has run once and that this user may make this consumer"
+        "changes cannot be followed as {0:?}: check that the stream and this consumer exist, or that this user may make it"
     )]
     Consumer(String, #[source] Cause),
     /// The consumer was deleted.

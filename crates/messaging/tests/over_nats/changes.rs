@@ -22,7 +22,7 @@ fn community(number: u128) -> CommunityId {
 }
 
 /// How long publishing may take.
-const BUDGET: Duration = Duration::from_secs(10);
+pub(crate) const BUDGET: Duration = Duration::from_secs(10);
 
 /// Change `number` of a community.
 fn change(of: u128, number: u64) -> Change {
@@ -45,7 +45,7 @@ fn change(of: u128, number: u64) -> Change {
     }
 }
 
-fn changes(of: u128, numbers: std::ops::RangeInclusive<u64>) -> Vec<Change> {
+pub(crate) fn changes(of: u128, numbers: std::ops::RangeInclusive<u64>) -> Vec<Change> {
     numbers.map(|number| change(of, number)).collect()
 }
 
@@ -84,7 +84,7 @@ impl Fixture {
 }
 
 /// The numbers of the next changes, each acknowledged.
-async fn follow(changes: &mut Changes, number: usize) -> Vec<u64> {
+pub(crate) async fn follow(changes: &mut Changes, number: usize) -> Vec<u64> {
     let mut numbers = Vec::new();
     for _ in 0..number {
         let told = timeout(Duration::from_secs(20), changes.next()).await.unwrap().unwrap();

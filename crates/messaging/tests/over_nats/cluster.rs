@@ -11,6 +11,7 @@ use muster_domain::{
     ProfileId, TimeBounds, UserId, Version,
 };
 use muster_messaging::api::{Endpoint, ErrorCode, Question, ServiceError, admin, community};
+use muster_messaging::changes::publisher::{ChangePublisher, ChangesBounds};
 use muster_messaging::client::{Client, ClientError, EventPublisher};
 use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::events::consumer::{Consumer, ConsumerConfig, Delivered};
@@ -30,13 +31,12 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion
 use uuid::Uuid;
 use xtask::services::{Authority, Nats, NatsOptions, RunDirectory, nats_config};
 
-use crate::accounts::{Told, assert_refused, raw};
+use crate::accounts::{READERS, READERS_CHANGES, Told, assert_refused, make_follower, raw};
 use crate::broker::{until, version};
+use crate::changes::{BUDGET, changes, follow};
 
 /// The oldest server that the configuration is for.
 const FLOOR: Version = Version([2, 12, 6]);
-/// The community that the configuration's reader may read.
-const READERS: &str = "018f4e2a-0000-7000-8000-000000000001";
 
 struct Cluster {
     nodes: Vec<Nats>,
@@ -164,7 +164,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     .await
     .unwrap();
 
-    let own = CommunityId::new(READERS.parse().unwrap());
+    let own = CommunityId::new(Uuid::from_u128(READERS));
     let other = CommunityId::new(Uuid::from_u128(7));
     let hide = admin::HideProfile { profile_id: ProfileId::new(Uuid::from_u128(1)) };
     let arrived = |error: ClientError| error.code() == Some(ErrorCode::NotFound);
@@ -203,6 +203,14 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     assert!(Connection::open(cluster.config("stranger")).await.is_err(), "a name that nobody knows");
     assert!(applied.lock().unwrap().is_empty());
 
+    // What the worker tells of the reader's community reaches it, from three nodes.
+    let bounds = ChangesBounds { replicas: 3, ..ChangesBounds::default() };
+    let publisher = ChangePublisher::open(&worker, &bounds).await.unwrap();
+    assert_eq!(publisher.publish(&changes(READERS, 1..=3), BUDGET).await.count, 3);
+    make_follower(&cluster.raw("muster-streams").await.0, "reader-changes", READERS_CHANGES).await;
+    let mut following = reader.community(own).changes("reader-changes").await.unwrap();
+    assert_eq!(follow(&mut following, 3).await, [1, 2, 3]);
+
     // What the worker needs it may: to hear other replicas, to see how far it is behind, to make dead letters of what it cannot read.
     let _listening = listen(&worker, |_, _| 7).await.unwrap();
     let replica = cluster.connect("muster-worker").await;
@@ -229,6 +237,8 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
         "$JS.API.CONSUMER.CREATE.EVENTS.other.events.>",
         "$JS.API.CONSUMER.CREATE.DEAD_LETTERS.muster-worker",
         "$JS.API.CONSUMER.DELETE.EVENTS.muster-worker",
+        "$JS.API.STREAM.DELETE.CHANGES",
+        "$JS.API.CONSUMER.CREATE.CHANGES.other.changes.>",
         "$SRV.PING",
         "$SYS.REQ.SERVER.PING",
     ];
