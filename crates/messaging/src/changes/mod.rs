@@ -1,7 +1,8 @@
 //! What siblings are told without asking: each change of a community, published after its commit to the stream `CHANGES`.
 //!
-//! [`publisher`] is the worker's side, [`follower`] a sibling's, [`wire`] the JSON between them.
+//! [`publisher`] is the worker's side, [`follower`] a sibling's, [`wire`] the JSON between them. [`fitness`] judges the stream.
 
+pub mod fitness;
 pub mod follower;
 pub mod publisher;
 pub mod wire;

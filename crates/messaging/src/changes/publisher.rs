@@ -18,8 +18,9 @@ use bytes::Bytes;
 use muster_domain::{Change, ChangeId, CommunityId};
 use uuid::Uuid;
 
-use super::{CHANGES, CHANGES_SUBJECTS, subject, subjects, wire};
+use super::{CHANGES, CHANGES_SUBJECTS, fitness, subject, subjects, wire};
 use crate::connection::Connection;
+use crate::events::fitness::Finding;
 use crate::header::set_traceparent;
 
 /// How long the stream may take to store what it is sent.
@@ -50,7 +51,7 @@ impl Default for ChangesBounds {
 }
 
 /// The stream as it is created.
-fn config(bounds: &ChangesBounds) -> Config {
+pub(super) fn config(bounds: &ChangesBounds) -> Config {
     Config {
         name: CHANGES.to_owned(),
         description: Some("What Muster tells its siblings".to_owned()),
@@ -107,6 +108,7 @@ impl ChangePublisher {
             }
             Err(error) => return Err(ChangesError::Stream(error.into())),
         };
+        fitness::judge(&stream.cached_info().config).iter().for_each(Finding::warn);
         let takes_batches = stream.cached_info().config.allow_atomic_publish;
         Ok(Self { context, client, stream, takes_batches, last: Mutex::default() })
     }
@@ -257,7 +259,7 @@ fn payload(change: &Change) -> Result<Bytes, ChangesError> {
     wire::encode(change).map(Bytes::from).map_err(|error| ChangesError::NotPublished(error.into()))
 }
 
-fn is_missing(kind: &GetStreamErrorKind) -> bool {
+pub(super) fn is_missing(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 

@@ -97,20 +97,7 @@ impl Unfit {
     fn judge(self, findings: Vec<Finding>) -> Result<(), ConsumerError> {
         let (refused, others): (Vec<Finding>, Vec<Finding>) =
             findings.into_iter().partition(|finding| finding.is_unfit() && self == Self::Refuse);
-        for finding in &others {
-            if let Some(problem) = finding.problem() {
-                tracing::warn!(
-                    place = finding.place.as_str(),
-                    setting = finding.setting,
-                    value = finding.value,
-                    remedy = problem.remedy,
-                    unfit = finding.is_unfit(),
-                    "{}: {}",
-                    finding.place,
-                    problem.why
-                );
-            }
-        }
+        others.iter().for_each(Finding::warn);
         if refused.is_empty() { Ok(()) } else { Err(ConsumerError::Unfit(refused)) }
     }
 }

@@ -13,6 +13,7 @@ use muster_domain::EventType;
 
 use super::envelope::DEFAULT_MAX_BYTES;
 use super::subjects::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS, subject};
+use crate::changes::{CHANGES, CHANGES_SUBJECTS};
 
 /// The shortest time for which a stream may keep events. A shorter one is refused.
 pub const LEAST_AGE: Duration = Duration::from_hours(24);
@@ -33,6 +34,8 @@ pub enum Place {
     Events,
     /// The stream `DEAD_LETTERS`.
     DeadLetters,
+    /// The stream `CHANGES`.
+    Changes,
     /// The durable consumer of the stream `EVENTS`.
     Consumer,
 }
@@ -44,6 +47,7 @@ impl Place {
         match self {
             Self::Events => "events",
             Self::DeadLetters => "dead letters",
+            Self::Changes => "changes",
             Self::Consumer => "consumer",
         }
     }
@@ -52,6 +56,7 @@ impl Place {
         match self {
             Self::Events | Self::Consumer => EVENTS,
             Self::DeadLetters => DEAD_LETTERS,
+            Self::Changes => CHANGES,
         }
     }
 }
@@ -59,7 +64,7 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Events | Self::DeadLetters => write!(f, "the stream {}", self.stream()),
+            Self::Events | Self::DeadLetters | Self::Changes => write!(f, "the stream {}", self.stream()),
             Self::Consumer => f.write_str("the consumer"),
         }
     }
@@ -113,6 +118,21 @@ impl Finding {
             Verdict::Unwise(problem) | Verdict::Unfit(problem) => Some(problem),
         }
     }
+
+    /// Logs what is wrong.
+    pub(crate) fn warn(&self) {
+        if let Some(Problem { why, remedy }) = self.problem() {
+            tracing::warn!(
+                place = self.place.as_str(),
+                setting = self.setting,
+                value = self.value,
+                remedy,
+                unfit = self.is_unfit(),
+                "{}: {why}",
+                self.place
+            );
+        }
+    }
 }
 
 /// `max_msgs_per_subject=1: why; to correct it: command`.
@@ -127,9 +147,9 @@ impl fmt::Display for Finding {
 }
 
 /// Collects the findings of one place.
-struct Report {
-    place: Place,
-    findings: Vec<Finding>,
+pub(crate) struct Report {
+    pub(crate) place: Place,
+    pub(crate) findings: Vec<Finding>,
 }
 
 impl Report {
@@ -138,28 +158,44 @@ impl Report {
     }
 
     /// Adds a setting that is fine or `wrong`.
-    fn check(&mut self, setting: &'static str, value: impl fmt::Display, is_wrong: bool, wrong: Verdict) {
+    pub(crate) fn check(
+        &mut self,
+        setting: &'static str,
+        value: impl fmt::Display,
+        is_wrong: bool,
+        wrong: Verdict,
+    ) {
         self.add(setting, value, if is_wrong { wrong } else { Verdict::Fine });
     }
 
     /// Adds a setting only if it is wrong.
-    fn add_if(&mut self, is_wrong: bool, setting: &'static str, value: impl fmt::Display, wrong: Verdict) {
+    pub(crate) fn add_if(
+        &mut self,
+        is_wrong: bool,
+        setting: &'static str,
+        value: impl fmt::Display,
+        wrong: Verdict,
+    ) {
         if is_wrong {
             self.add(setting, value, wrong);
         }
     }
 
     /// The command that changes the stream with these options.
-    fn edit(&self, options: &str) -> String {
+    pub(crate) fn edit(&self, options: &str) -> String {
         format!("nats stream edit {} {options}", self.place.stream())
     }
 
     /// What to do about a setting that the server does not allow to be changed.
-    fn recreate(&self) -> String {
+    pub(crate) fn recreate(&self) -> String {
         let stream = self.place.stream();
         match self.place {
             Place::DeadLetters => format!(
                 "it cannot be changed: replay or drop every dead letter, then `nats stream rm {stream}`; the worker creates \
+                 it again"
+            ),
+            Place::Changes => format!(
+                "it cannot be changed: `nats stream rm {stream}`, with which followers lose what they have not read; the worker creates \
                  it again"
             ),
             Place::Events | Place::Consumer => format!(
@@ -170,11 +206,11 @@ impl Report {
     }
 }
 
-fn unfit(why: impl Into<String>, remedy: impl Into<String>) -> Verdict {
+pub(crate) fn unfit(why: impl Into<String>, remedy: impl Into<String>) -> Verdict {
     Verdict::Unfit(Problem { why: why.into(), remedy: remedy.into() })
 }
 
-fn unwise(why: impl Into<String>, remedy: impl Into<String>) -> Verdict {
+pub(crate) fn unwise(why: impl Into<String>, remedy: impl Into<String>) -> Verdict {
     Verdict::Unwise(Problem { why: why.into(), remedy: remedy.into() })
 }
 
@@ -183,6 +219,7 @@ pub(super) fn foreign(place: Place, name: &str) -> Finding {
     let subjects = match place {
         Place::Events | Place::Consumer => EVENTS_SUBJECTS,
         Place::DeadLetters => DEAD_SUBJECT,
+        Place::Changes => CHANGES_SUBJECTS,
     };
     let why = format!("it takes {subjects}, or a part of it, so that {place} cannot be created");
     let remedy = format!(
@@ -493,7 +530,7 @@ pub(super) fn judge_consumer(name: &str, config: &consumer::Config) -> Vec<Findi
 }
 
 /// Whether every subject that `inner` matches is matched by `outer`; both may contain wildcards.
-fn covers(outer: &str, inner: &str) -> bool {
+pub(crate) fn covers(outer: &str, inner: &str) -> bool {
     let (mut outer, mut inner) = (outer.split('.'), inner.split('.'));
     loop {
         match (outer.next(), inner.next()) {
@@ -524,16 +561,16 @@ fn is_narrow(bound: i32) -> bool {
 }
 
 /// A policy in the server's spelling.
-fn word(policy: &impl fmt::Debug) -> String {
+pub(crate) fn word(policy: &impl fmt::Debug) -> String {
     format!("{policy:?}").to_lowercase()
 }
 
-fn seconds(duration: Duration) -> String {
+pub(crate) fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_secs())
 }
 
 /// A duration as the `nats` command takes it: `7d`, `36h`, `90s`.
-fn days(duration: Duration) -> String {
+pub(crate) fn days(duration: Duration) -> String {
     match duration.as_secs() {
         0 if !duration.is_zero() => format!("{}ms", duration.as_millis()),
         0 => "0".to_owned(),

@@ -1,6 +1,7 @@
 //! Tries everything that serving needs, and reports it line by line.
 
 use muster_domain::Standing;
+use muster_messaging::changes;
 use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::events::consumer::{ConsumerConfig, Unfit};
 use muster_messaging::events::fitness::{Place, Verdict};
@@ -141,8 +142,16 @@ async fn settings_of_streams(connection: &Connection, settings: &Settings, unfit
         }
     };
     let mut fit = true;
-    for finding in &findings {
-        let refused = finding.is_unfit() && unfit == Unfit::Refuse;
+    // What the stream of changes does not take waits, and keeps nothing from being served.
+    let changes = match changes::fitness::inspect(connection).await {
+        Ok(changes) => changes,
+        Err(error) => {
+            println!("changes        warning {}", chain(&error));
+            Some(Vec::new())
+        }
+    };
+    for finding in findings.iter().chain(changes.iter().flatten()) {
+        let refused = finding.is_unfit() && unfit == Unfit::Refuse && finding.place != Place::Changes;
         fit &= !refused;
         let word = match &finding.verdict {
             Verdict::Fine => "ok     ",
@@ -151,8 +160,12 @@ async fn settings_of_streams(connection: &Connection, settings: &Settings, unfit
         };
         println!("{:<14} {word} {finding}", finding.place.as_str());
     }
-    for place in [Place::Events, Place::DeadLetters, Place::Consumer] {
-        if !findings.iter().any(|finding| finding.place == place) {
+    let is_there = |place: Place| match place {
+        Place::Changes => changes.is_some(),
+        _ => findings.iter().any(|finding| finding.place == place),
+    };
+    for place in [Place::Events, Place::DeadLetters, Place::Consumer, Place::Changes] {
+        if !is_there(place) {
             println!("{:<14} ok      {place} does not exist yet: the worker creates it", place.as_str());
         }
     }

@@ -23,8 +23,12 @@ fn has_metric(worker: &Worker, line: &str) -> bool {
 
 /// Makes (`CREATE`) or changes (`UPDATE`) the stream of events, as an operator would, with these settings.
 async fn events(setting: &Setting, what: &str, settings: &str) -> Result<()> {
+    stream(setting, what, "EVENTS", "events.>", settings).await
+}
+
+async fn stream(setting: &Setting, what: &str, name: &str, subjects: &str, settings: &str) -> Result<()> {
     let command = format!(
-        r#"ask $JS.API.STREAM.{what}.EVENTS {{"name":"EVENTS","subjects":["events.>"],"retention":"limits","storage":"file","num_replicas":1,"duplicate_window":120000000000,{settings}}}"#
+        r#"ask $JS.API.STREAM.{what}.{name} {{"name":"{name}","subjects":["{subjects}"],"retention":"limits","storage":"file","num_replicas":1,"duplicate_window":120000000000,{settings}}}"#
     );
     let streams = setting.configuration.as_client(&setting.services.clients.streams);
     let answer = streams.run(&command).await?;
@@ -56,6 +60,7 @@ async fn a_stream_that_can_lose_events_is_refused_by_name_until_it_is_mended() -
         "events         ok      storage=file",
         "events         warning num_replicas=1: ",
         "consumer       ok      the consumer does not exist yet",
+        "changes        ok      the stream CHANGES does not exist yet",
     ] {
         ensure!(report.contains(wanted), "{wanted}: {report}");
     }
@@ -73,6 +78,24 @@ async fn a_stream_that_can_lose_events_is_refused_by_name_until_it_is_mended() -
     let report = setting.configuration.run("check").await?;
     ensure!(report.status.success(), "{}", text(&report.stdout));
     ensure!(setting.serve()?.stop()? == Some(0));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_takes_no_changes_is_warned_of_and_keeps_nothing_from_being_served() -> Result<()> {
+    let setting = Setting::new().await?;
+    stream(&setting, "CREATE", "CHANGES", "changes.v2.>", r#""discard":"new""#).await?;
+    let report = setting.configuration.run("check").await?;
+    ensure!(report.status.success(), "{}", text(&report.stdout));
+    let wanted = "changes        warning subjects=changes.v2.>: it does not store every change";
+    ensure!(text(&report.stdout).contains(wanted), "{}", text(&report.stdout));
+    let worker = setting.serve()?;
+    eventually("the log warns of it", async || {
+        let remedy = "nats stream edit CHANGES --subjects='changes.>'";
+        fs::read_to_string(&worker.log).is_ok_and(|log| log.contains(remedy))
+    })
+    .await?;
+    ensure!(worker.stop()? == Some(0));
     Ok(())
 }
 
