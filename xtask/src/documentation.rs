@@ -18,12 +18,13 @@ use crate::verdict::Verdict;
 use crate::{cargo, commands, observability};
 
 /// The tables: the part of the description, the file, and the columns, which are fields of the entries.
-const TABLES: [(&str, &str, &[&str]); 5] = [
+const TABLES: [(&str, &str, &[&str]); 6] = [
     ("endpoints", "docs/api.md", &["name", "help", "fields", "answer"]),
     ("keys", "docs/configuration.md", &["key", "variable", "form", "default"]),
     ("metrics", "docs/metrics.md", &["name", "kind", "unit", "labels", "help"]),
     ("errors", "docs/api.md", &["code", "number", "when"]),
     ("events", "docs/api.md", &["type", "data", "effect"]),
+    ("changes", "docs/api.md", &["type", "data", "help"]),
 ];
 const OPERATOR: &str = "infra/k8s/monitoring/rules.yaml";
 const BEGIN: &str = "made by cargo xtask documentation --write: ";

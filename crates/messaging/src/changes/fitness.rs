@@ -5,34 +5,21 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 
-use super::publisher::{ChangesBounds, ChangesError, is_missing};
-use super::{CHANGES, CHANGES_SUBJECTS};
-use crate::connection::Connection;
+use super::CHANGES_SUBJECTS;
 use crate::events::fitness::{Finding, Place, Report, covers, days, seconds, unfit, unwise, word};
 
+/// The time for which the stream should keep changes, as one that is created here does.
+pub(super) const ADVISED_AGE: Duration = Duration::from_hours(7 * 24);
 /// The shortest window in which the broker should recognise a repeated change.
 const ADVISED_WINDOW: Duration = Duration::from_mins(2);
 /// No change is larger than this: a nym has at most 1200 bytes, a reason and a tier fewer.
 const LARGEST: i32 = 16 << 10;
 
-/// Judges the settings of the stream; `None` when it does not exist yet.
-///
-/// # Errors
-/// [`ChangesError::Stream`] when the server does not answer.
-pub async fn inspect(connection: &Connection) -> Result<Option<Vec<Finding>>, ChangesError> {
-    match jetstream::new(connection.client().clone()).get_stream(CHANGES).await {
-        Ok(stream) => Ok(Some(judge(&stream.cached_info().config))),
-        Err(error) if is_missing(&error.kind()) => Ok(None),
-        Err(error) => Err(ChangesError::Stream(error.into())),
-    }
-}
-
+/// Judges the settings of the stream.
 pub(super) fn judge(config: &Config) -> Vec<Finding> {
     let mut report = Report { place: Place::Changes, findings: Vec::new() };
-    let advised_age = ChangesBounds::default().age;
     let takes = config.subjects.iter().any(|subject| covers(subject, CHANGES_SUBJECTS));
     let remedy = report.edit(&format!("--subjects='{CHANGES_SUBJECTS}'"));
     let missing =
@@ -62,7 +49,7 @@ pub(super) fn judge(config: &Config) -> Vec<Finding> {
         "who is away for longer misses changes, and reads the lists anew",
         report.edit("--max-age=7d"),
     );
-    let is_short = !config.max_age.is_zero() && config.max_age < advised_age;
+    let is_short = !config.max_age.is_zero() && config.max_age < ADVISED_AGE;
     report.check("max_age", days(config.max_age), is_short, short);
     let bound = config.max_messages_per_subject;
     let few = unwise(
@@ -99,13 +86,21 @@ pub(super) fn judge(config: &Config) -> Vec<Finding> {
 mod tests {
     use async_nats::jetstream::stream::{Source, SubjectTransform};
 
-    use super::super::publisher::config;
     use super::*;
 
     type Change = fn(&mut Config);
 
     fn judged(change: Change) -> (Vec<&'static str>, Vec<&'static str>) {
-        let mut config = config(&ChangesBounds { replicas: 3, ..ChangesBounds::default() });
+        let mut config = Config {
+            subjects: vec![CHANGES_SUBJECTS.to_owned()],
+            max_bytes: 1 << 30,
+            max_age: ADVISED_AGE,
+            discard: DiscardPolicy::Old,
+            num_replicas: 3,
+            duplicate_window: ADVISED_WINDOW,
+            allow_atomic_publish: true,
+            ..Config::default()
+        };
         change(&mut config);
         let findings = judge(&config);
         for problem in findings.iter().filter_map(Finding::problem) {
@@ -119,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_is_created_here_has_no_problem() {
+    fn good_settings_have_no_problem() {
         assert_eq!(judged(|_| {}), (vec![], vec![]));
         assert_eq!(judged(|c| (c.max_age, c.max_bytes) = (Duration::ZERO, -1)), (vec![], vec![]));
         assert_eq!(judged(|c| c.subjects.push("others".to_owned())), (vec![], vec![]));

@@ -1,8 +1,8 @@
 //! What siblings are told without asking: each change of a community, published after its commit to the stream `CHANGES`.
 //!
-//! [`publisher`] is the worker's side, [`follower`] a sibling's, [`wire`] the JSON between them. [`fitness`] judges the stream.
+//! [`publisher`] is the worker's side, [`follower`] a sibling's, [`wire`] the JSON between them. `fitness` judges the stream.
 
-pub mod fitness;
+mod fitness;
 pub mod follower;
 pub mod publisher;
 pub mod wire;
@@ -20,6 +20,12 @@ const PREFIX: &str = "changes.v1";
 #[must_use]
 pub fn subject(community: CommunityId, change_type: ChangeType) -> String {
     format!("{PREFIX}.{community}.{}", change_type.as_str())
+}
+
+/// The subjects of every community's changes of one type.
+#[must_use]
+pub fn pattern(change_type: ChangeType) -> String {
+    format!("{PREFIX}.*.{}", change_type.as_str())
 }
 
 /// The subjects of all of a community's changes.

@@ -46,12 +46,12 @@ pub struct ChangesBounds {
 impl Default for ChangesBounds {
     /// 1 GiB for 7 days, on one server.
     fn default() -> Self {
-        Self { bytes: 1 << 30, age: Duration::from_hours(7 * 24), replicas: 1 }
+        Self { bytes: 1 << 30, age: fitness::ADVISED_AGE, replicas: 1 }
     }
 }
 
 /// The stream as it is created.
-pub(super) fn config(bounds: &ChangesBounds) -> Config {
+fn config(bounds: &ChangesBounds) -> Config {
     Config {
         name: CHANGES.to_owned(),
         description: Some("What Muster tells its siblings".to_owned()),
@@ -66,6 +66,18 @@ pub(super) fn config(bounds: &ChangesBounds) -> Config {
         duplicate_window: Duration::from_mins(2),
         allow_atomic_publish: true,
         ..Config::default()
+    }
+}
+
+/// Judges the settings of the stream; `None` when it does not exist yet.
+///
+/// # Errors
+/// [`ChangesError::Stream`] when the server does not answer.
+pub async fn inspect(connection: &Connection) -> Result<Option<Vec<Finding>>, ChangesError> {
+    match jetstream::new(connection.client().clone()).get_stream(CHANGES).await {
+        Ok(stream) => Ok(Some(fitness::judge(&stream.cached_info().config))),
+        Err(error) if is_missing(&error.kind()) => Ok(None),
+        Err(error) => Err(ChangesError::Stream(error.into())),
     }
 }
 
@@ -259,7 +271,7 @@ fn payload(change: &Change) -> Result<Bytes, ChangesError> {
     wire::encode(change).map(Bytes::from).map_err(|error| ChangesError::NotPublished(error.into()))
 }
 
-pub(super) fn is_missing(kind: &GetStreamErrorKind) -> bool {
+fn is_missing(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
@@ -276,4 +288,16 @@ pub enum ChangesError {
         "the stream {CHANGES} did not store a change: check that it exists and that NATS has room for it"
     )]
     NotPublished(#[source] Cause),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_is_created_on_three_servers_has_no_problem() {
+        let three = ChangesBounds { replicas: 3, ..ChangesBounds::default() };
+        let findings = fitness::judge(&config(&three));
+        assert!(findings.iter().all(|finding| finding.problem().is_none()), "{findings:?}");
+    }
 }

@@ -61,6 +61,18 @@ pub fn decode(payload: &[u8]) -> Result<Change, DecodeError> {
     })
 }
 
+/// The fields of `data` in changes of this type, for documentation.
+#[must_use]
+pub const fn fields(change_type: ChangeType) -> &'static [&'static str] {
+    match change_type {
+        ChangeType::TierPromoted | ChangeType::TierDemoted | ChangeType::MemberRenamed => &["from", "to"],
+        ChangeType::BadgeAwarded | ChangeType::BadgeRevoked => &["badge_id", "kind", "reason"],
+        ChangeType::MemberAppeared => &["tier"],
+        ChangeType::MemberDisappeared => &["why"],
+        ChangeType::Lost => &["count"],
+    }
+}
+
 /// Why a message is no change that is known here.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
@@ -265,6 +277,8 @@ mod tests {
             let json = String::from_utf8(encode(&change).unwrap()).unwrap();
             let value = |json: &str| serde_json::from_str::<serde_json::Value>(json).unwrap();
             assert_eq!(value(&json), value(&wanted));
+            let fields = value(&json)["data"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            assert_eq!(super::fields(change.change_type()), fields);
             assert_eq!(decode(json.as_bytes()).unwrap(), change);
         }
     }

@@ -1,7 +1,7 @@
 //! Tries everything that serving needs, and reports it line by line.
 
 use muster_domain::Standing;
-use muster_messaging::changes;
+use muster_messaging::changes::publisher;
 use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::events::consumer::{ConsumerConfig, Unfit};
 use muster_messaging::events::fitness::{Place, Verdict};
@@ -143,7 +143,7 @@ async fn settings_of_streams(connection: &Connection, settings: &Settings, unfit
     };
     let mut fit = true;
     // What the stream of changes does not take waits, and keeps nothing from being served.
-    let changes = match changes::fitness::inspect(connection).await {
+    let changes = match publisher::inspect(connection).await {
         Ok(changes) => changes,
         Err(error) => {
             println!("changes        warning {}", chain(&error));

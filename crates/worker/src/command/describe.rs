@@ -2,8 +2,9 @@
 //! made from it.
 
 use clap::Command;
-use muster_domain::EventType;
+use muster_domain::{ChangeType, EventType};
 use muster_messaging::api::{ENDPOINTS, ErrorCode};
+use muster_messaging::changes::{self, wire};
 use muster_messaging::events::{envelope, subjects};
 use serde_json::{Value, json};
 
@@ -26,6 +27,10 @@ pub(crate) fn worker(mut command: Command) -> Result<Value, SettingsError> {
         let name = event_type.as_str();
         json!({"type": name, "subject": subjects::subject(event_type), "data": data, "effect": effect})
     });
+    let changes = ChangeType::ALL.iter().map(|&change_type| {
+        let (name, subject) = (change_type.as_str(), changes::pattern(change_type));
+        json!({"type": name, "subject": subject, "data": wire::fields(change_type), "help": change_type.help()})
+    });
     Ok(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "keys": keys::described()?,
@@ -33,7 +38,12 @@ pub(crate) fn worker(mut command: Command) -> Result<Value, SettingsError> {
         "endpoints": ENDPOINTS,
         "errors": errors.collect::<Vec<_>>(),
         "events": events.collect::<Vec<_>>(),
-        "subjects": {"events": subjects::EVENTS_SUBJECTS, "dead_letters": subjects::DEAD_SUBJECT},
+        "changes": changes.collect::<Vec<_>>(),
+        "subjects": {
+            "events": subjects::EVENTS_SUBJECTS,
+            "dead_letters": subjects::DEAD_SUBJECT,
+            "changes": changes::CHANGES_SUBJECTS,
+        },
         "commands": commands(&command, command.get_name()),
     }))
 }
@@ -77,6 +87,8 @@ mod tests {
             "events",
             json!({"type": "score.set", "subject": "events.score.set", "data": ["conviction", "activity"]}),
         );
+        let renamed = json!({"subject": "changes.v1.*.member.renamed", "data": ["from", "to"]});
+        has("changes", renamed);
         has("commands", json!({"name": "muster-worker check", "options": ["--wait", "--config", "--help"]}));
         has("commands", json!({"name": "muster-worker deadletters replay"}));
     }
