@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_one_community_so_many_are_worked_on_at_once() {
+    async fn a_bounded_number_of_a_communitys_requests_runs_at_once() {
         let shares = Shares::new(16, 2);
         let slots = [1, 1, 1, 2].map(|n| shares.take(community(n)).unwrap());
         let first = slots[0].permit().await.unwrap();

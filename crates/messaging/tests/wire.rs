@@ -199,7 +199,7 @@ fn the_largest_answer_of_one_row_fits_into_the_least_payload() {
 }
 
 #[test]
-fn what_operators_get() {
+fn answers_to_operators() {
     let export =
         Export { profile: profile(), badges: vec![badge()], tier_changes: vec![change()], next: None };
     golden::<admin::ExportProfile>(

@@ -22,7 +22,7 @@ pub enum ErrorCode {
     Forbidden,
     /// No such community, profile or badge.
     NotFound,
-    /// The request is over 64 KiB, or the answer is over what the NATS server carries, and cannot be cut to fewer rows.
+    /// The request is over 64 KiB, or the answer is over what the NATS server carries, and cannot be truncated to fewer rows.
     PayloadTooLarge,
     /// Asked too often.
     RateLimited,
@@ -60,7 +60,7 @@ impl ErrorCode {
             Self::NotFound => "no such community, profile or badge",
             Self::PayloadTooLarge => {
                 "the request is over 64 KiB, or the answer is over what the NATS server carries in one message and cannot be \
-                 cut to fewer rows (16 KiB are always enough for one row)"
+                 truncated to fewer rows (16 KiB are always enough for one row)"
             }
             Self::RateLimited => "ask again after `retry_after_ms`",
             Self::Unavailable => {
@@ -162,7 +162,7 @@ impl ServiceError {
         Self::new(ErrorCode::PayloadTooLarge, format!("a request has at most {MAX_REQUEST} bytes"))
     }
 
-    /// The answer, which cannot be cut to fewer rows, needs more bytes than the server carries in a message.
+    /// The answer, which cannot be truncated to fewer rows, needs more bytes than the server carries in a message.
     #[must_use]
     pub fn answer_too_large(needed: usize, room: usize) -> Self {
         Self::new(

@@ -215,8 +215,8 @@ async fn a_page_over_the_brokers_bound_is_cut_at_a_row() {
         }
     }
     assert_eq!(ranks, (1..=u64::from(MEMBERS)).collect::<Vec<_>>(), "every member once");
-    let cut: Vec<bool> = seen.lock().unwrap().iter().map(|seen| seen.cut).collect();
-    assert!(cut.iter().rev().skip(1).all(|cut| *cut), "all but the last");
+    let truncated: Vec<bool> = seen.lock().unwrap().iter().map(|seen| seen.truncated).collect();
+    assert!(truncated.iter().rev().skip(1).all(|truncated| *truncated), "all but the last");
     assert_eq!(client.ask(&profiles::Ranked::first(5)).await.unwrap().limit, 5);
 }
 

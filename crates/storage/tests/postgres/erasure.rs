@@ -333,7 +333,7 @@ async fn an_erasure_is_of_one_community_and_the_last_one_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_erased_while_their_events_are_applied_stays_erased() {
+async fn a_person_erased_while_their_events_are_applied_stays_erased() {
     let database = Database::migrated().await;
     let (stores, client) = ([database.store().await, database.store().await], database.client().await);
     let guild = guild("race");

@@ -11,7 +11,7 @@ use muster_messaging::events::consumer::{
 };
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::fault::{Probe, StoreFailure};
-use muster_messaging::replicas::{self, Listening};
+use muster_messaging::replicas::{self, Subscription};
 use muster_messaging::service::{Service, ServiceConfig, serve as serve_requests};
 use muster_messaging::tls::material::Material;
 use muster_storage::{Error, FaultOf, Store};
@@ -39,7 +39,7 @@ pub(crate) struct Session {
     publishing: Publishing,
     service: Service,
     // Hears the other replicas until it is dropped.
-    _listening: Listening,
+    _subscription: Subscription,
 }
 
 impl Session {
@@ -101,7 +101,7 @@ impl Session {
         let consuming = consumer.start(move |events| apply(applying.clone(), events), probe);
         ready(Part::Consumer, true);
         let clearing = Arc::clone(&limits);
-        let listening =
+        let subscription =
             replicas::listen(&connection, move |community, caller| clearing.clear(community, caller)).await?;
         let answers = Arc::new(Answers { store: store.clone(), limits, connection: connection.clone() });
         let service = serve_requests(
@@ -134,7 +134,7 @@ impl Session {
             materials,
             publishing,
             service,
-            _listening: listening,
+            _subscription: subscription,
         })
     }
 

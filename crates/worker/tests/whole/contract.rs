@@ -188,7 +188,7 @@ async fn a_caller_is_held_to_its_rate_until_it_is_cleared_on_every_replica() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_applied_is_a_dead_letter_and_delays_nobody() -> Result<()> {
+async fn an_event_that_cannot_be_applied_is_a_dead_letter_and_delays_nobody() -> Result<()> {
     let setting = Setting::new().await?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
