@@ -24,7 +24,7 @@ fn events(guild: &mut Guild) -> Vec<Event> {
     let nick = Nym::parse("100% Naib").ok();
     events.extend([
         guild.member("user0", MemberEffect::Leave),
-        guild.member("user1", MemberEffect::Update { nick, roles: Vec::new() }),
+        guild.member("user1", MemberEffect::Update { nick }),
         guild.add("user3", 70),
         guild.add("user7", 50),
         guild.member("user5", award("crysknife", "stilgar")),

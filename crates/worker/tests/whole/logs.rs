@@ -113,7 +113,7 @@ async fn publish_every_type_of_event(publisher: &EventPublisher) -> Result<()> {
     let (kind, reason, by) = (kind(), reason(), awarder());
     let effects = [
         MemberEffect::Join { username: Some(nym("user name")) },
-        MemberEffect::Update { nick: Some(nym("nick")), roles: Vec::new() },
+        MemberEffect::Update { nick: Some(nym("nick")) },
         MemberEffect::ScoreSet {
             conviction: Some(Conviction::clamp(7_i64)),
             activity: Some(Activity::clamp(3_i64)),
