@@ -16,6 +16,8 @@ use muster_messaging::tls::material::{Peer, TlsVersion};
 use muster_storage::{PoolStatus, QueryObservation, WaitingChanges};
 use time::OffsetDateTime;
 
+use crate::connect::Server;
+
 const REQUESTS: &str = "muster_requests_total";
 const REQUEST_SECONDS: &str = "muster_request_duration_seconds";
 const REQUESTS_IN_FLIGHT: &str = "muster_requests_in_flight";
@@ -424,14 +426,16 @@ pub(crate) fn log_lines_dropped(lines: u64) {
     counter!(LOG_DROPPED).increment(lines);
 }
 
-/// Counts handshakes with the servers of `place`, which is `nats` or `postgres`.
-pub(crate) fn handshakes(place: &'static str, accepted: u64, refused: u64) {
+/// Counts handshakes with one of the servers.
+pub(crate) fn handshakes(server: Server, accepted: u64, refused: u64) {
+    let place = server.as_str();
     counter!(HANDSHAKES, "place" => place, "verdict" => "accepted").increment(accepted);
     counter!(HANDSHAKES, "place" => place, "verdict" => "refused").increment(refused);
 }
 
-/// Shows by which version the servers of `place` were last spoken to.
-pub(crate) fn peers(place: &'static str, peers: &[Peer]) {
+/// Shows which TLS version each server was last spoken to with.
+pub(crate) fn peers(server: Server, peers: &[Peer]) {
+    let place = server.as_str();
     for version in [TlsVersion::Tls12, TlsVersion::Tls13] {
         let number = peers.iter().filter(|peer| peer.version == Some(version)).count();
         gauge!(PEERS, "place" => place, "version" => version.to_string()).set(count(number));

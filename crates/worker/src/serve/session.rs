@@ -21,7 +21,7 @@ use tracing::Instrument;
 use super::outbox::Publishing;
 use super::readiness::{Part, Readiness};
 use crate::answers::Answers;
-use crate::connect::{Configured, configure};
+use crate::connect::{Configured, Server, configure};
 use crate::failure::Failure;
 use crate::fitness;
 use crate::metrics;
@@ -35,7 +35,7 @@ pub(crate) struct Session {
     pub(crate) consumer: Consumer,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) consuming: ConsumerHandle,
-    pub(crate) materials: [(&'static str, Option<Arc<Material>>); 2],
+    pub(crate) materials: [(Server, Option<Arc<Material>>); 2],
     publishing: Publishing,
     service: Service,
     // Hears the other replicas until it is dropped.
@@ -120,9 +120,9 @@ impl Session {
         )
         .await?;
         let publishing = Publishing::start(store.clone(), connection.clone());
-        for (place, material) in &materials {
+        for (server, material) in &materials {
             for unused in material.iter().flat_map(|material| material.unused()) {
-                tracing::warn!(certificates = place, "{unused}");
+                tracing::warn!(certificates = server.as_str(), "{unused}");
             }
         }
         Ok(Self {
