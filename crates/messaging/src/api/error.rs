@@ -18,7 +18,8 @@ pub enum ErrorCode {
     InvalidRequest,
     /// The cursor is not of this list.
     InvalidCursor,
-    /// The caller may not.
+    /// The caller may not. The contract of version 1 has this code, and clients and dashboards may rely on it; today the
+    /// broker's permissions refuse such a request before it arrives, and the service answers it to nobody.
     Forbidden,
     /// No such community, profile or badge.
     NotFound,
@@ -36,7 +37,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// Every code that is answered.
+    /// Every code of the contract.
     pub const ALL: [Self; 8] = [
         Self::InvalidRequest,
         Self::InvalidCursor,
@@ -110,7 +111,7 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error as a handler gives it, one constructor for each code.
+/// An error as a handler gives it, with a constructor for each code that is answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct ServiceError {
@@ -142,12 +143,6 @@ impl ServiceError {
     #[must_use]
     pub fn invalid_cursor(cause: CursorError) -> Self {
         Self { field: Some("cursor".to_owned()), ..Self::new(ErrorCode::InvalidCursor, cause.to_string()) }
-    }
-
-    /// The caller may not.
-    #[must_use]
-    pub fn forbidden(message: impl Into<String>) -> Self {
-        Self::new(ErrorCode::Forbidden, message)
     }
 
     /// There is no such thing; `what` is `community`, `profile` or `badge`.

@@ -70,7 +70,7 @@ async fn handle(request: Request) -> Result<Reply, ServiceError> {
         }
         Question::Within(_, Query::ProfilesSearch(_)) => {
             let caller = request.caller.map(|caller| caller.as_str().to_owned());
-            Err(ServiceError::forbidden(format!("{caller:?} {:?}", request.traceparent)))
+            Err(ServiceError::malformed(format!("{caller:?} {:?}", request.traceparent)))
         }
         Question::Within(..) => Err(ServiceError::rate_limited(Duration::from_millis(1500))),
     }
