@@ -154,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sealed_opens(key: [u8; 32], score: i64, name in "\\PC{0,32}", id: u128) {
+        fn a_sealed_cursor_opens(key: [u8; 32], score: i64, name in "\\PC{0,32}", id: u128) {
             let key = CursorKey::new(key);
             let position = (score, name, Uuid::from_u128(id));
             let cursor = key.seal(&scope("asc"), &position).unwrap();

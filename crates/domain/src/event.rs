@@ -2,16 +2,10 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 
-use crate::text::{text_type, visible_ascii};
 use crate::{
     Activity, Awarder, BadgeKind, CommunityName, Conviction, EventId, GuildId, Nym, Reason, TraceParent,
     UserId,
 };
-
-text_type!(
-    /// A role's id on the chat platform: 1 to 64 visible ASCII characters.
-    Role, 64, visible_ascii
-);
 
 /// How far an event's time may be ahead of the clock of whoever reads it: 1 second to 24 hours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -196,7 +190,7 @@ pub enum EventType {
     GuildLeave,
     /// A member is there.
     MemberJoin,
-    /// A member's nickname or roles are others.
+    /// A member's nickname changed.
     MemberUpdate,
     /// A member is gone.
     MemberLeave,
@@ -316,12 +310,10 @@ pub enum MemberEffect {
         /// Their user name; `None`, where that is blank, falls back to the person's id.
         username: Option<Nym>,
     },
-    /// Their nickname and roles are these.
+    /// Their nickname is this.
     Update {
         /// The nickname; `None` falls back to the user name.
         nick: Option<Nym>,
-        /// At most [`MemberEffect::MAX_ROLES`] role ids.
-        roles: Vec<Role>,
     },
     /// They have left.
     Leave,
@@ -355,11 +347,6 @@ pub enum MemberEffect {
         /// By whom.
         by: Option<Awarder>,
     },
-}
-
-impl MemberEffect {
-    /// The most roles a member can have: what the chat platform allows in a server.
-    pub const MAX_ROLES: usize = 250;
 }
 
 #[cfg(test)]

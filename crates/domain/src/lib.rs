@@ -53,8 +53,7 @@ pub use community::{CommunityName, Stats, TierCount};
 pub use cursor::{Cursor, CursorError, CursorKey, CursorScope};
 pub use erasure::{ErasedPerson, ErasedPersonError, ErasureKey, KeyFingerprint};
 pub use event::{
-    Effect, Event, EventTime, EventTimeError, EventType, GuildEffect, MaxClockSkew, MemberEffect, Role,
-    TimeBounds,
+    Effect, Event, EventTime, EventTimeError, EventType, GuildEffect, MaxClockSkew, MemberEffect, TimeBounds,
 };
 pub use id::{BadgeId, ChangeId, CommunityId, EventId, GuildId, ProfileId, UserId, Wallet};
 pub use keys::{Keys, KeysError, MAX_KEYS};

@@ -58,7 +58,7 @@ fn case_variants_have_one_key() {
 }
 
 #[test]
-fn what_shows_nothing_is_dropped() {
+fn invisible_marks_are_dropped() {
     // Marks of direction, overrides, isolates, zero-width and soft ones, fillers, controls, annotations, noncharacters.
     for mark in "\u{200e}\u{200f}\u{61c}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}\u{200b}\u{2060}\
         \u{2061}\u{2062}\u{2063}\u{2064}\u{2065}\u{206a}\u{206f}\u{feff}\u{ad}\u{34f}\u{3164}\u{115f}\u{1160}\u{ffa0}\u{17b4}\u{17b5}\
@@ -75,7 +75,7 @@ fn what_shows_nothing_is_dropped() {
 }
 
 #[test]
-fn what_is_blank_is_refused_as_empty() {
+fn a_blank_text_is_refused_as_empty() {
     for blank in [
         "",
         "  ",
@@ -105,7 +105,7 @@ fn what_is_blank_is_refused_as_empty() {
 }
 
 #[test]
-fn what_joins_or_selects_stays_where_it_is_seen() {
+fn joiners_and_variation_selectors_stay_where_they_are_visible() {
     for text in [
         "\u{1f468}\u{200d}\u{1f469}\u{200d}\u{1f467}\u{200d}\u{1f466}",
         "\u{1f469}\u{1f3fd}\u{200d}\u{2764}\u{fe0f}\u{200d}\u{1f48b}\u{200d}\u{1f468}\u{1f3ff}",
@@ -266,7 +266,7 @@ proptest! {
     }
 
     #[test]
-    fn who_has_no_name_is_called_by_an_id_that_is_a_nym(id in "[!-~]{1,64}") {
+    fn a_nameless_member_is_called_by_an_id_that_is_a_nym(id in "[!-~]{1,64}") {
         let named = Nym::of_user(&UserId::parse(id.as_str()).unwrap());
         prop_assert_eq!(Nym::parse(named.as_str()), Ok(named.clone()));
         // The database makes the key of this in ASCII.

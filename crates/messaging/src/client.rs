@@ -97,8 +97,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; of code [`ErrorCode::NotFound`] when there is none.
     pub async fn find_community(&self, guild_id: GuildId) -> Result<Community, ClientError> {
-        // It is asked in no community.
-        self.ask(CommunityId::new(Uuid::nil()), &Find { guild_id }).await
+        self.ask(Find::DESCRIPTION.pattern(), &Find { guild_id }).await
     }
 
     /// Sends one request to any subject, as an operator does by hand, and waits for its answer.
@@ -120,12 +119,12 @@ impl Client {
         Ok(Answer { body: message.payload.to_vec(), is_error })
     }
 
-    async fn ask<E: Endpoint>(&self, community: CommunityId, request: &E) -> Result<E::Answer, ClientError> {
+    async fn ask<E: Endpoint>(&self, subject: String, request: &E) -> Result<E::Answer, ClientError> {
         let payload = bytes::Bytes::from(serde_json::to_vec(request).map_err(ClientError::Request)?);
         if payload.len() > MAX_REQUEST {
             return Err(ClientError::TooLarge);
         }
-        let message = self.send(E::DESCRIPTION, E::DESCRIPTION.subject(community), payload).await?;
+        let message = self.send(E::DESCRIPTION, subject, payload).await?;
         let failed = message.headers.as_ref().is_some_and(|headers| headers.get(ERROR_CODE).is_some());
         if failed {
             let body: ErrorBody = serde_json::from_slice(&message.payload).map_err(ClientError::Answer)?;
@@ -217,7 +216,7 @@ impl CommunityClient {
     /// # Errors
     /// [`ClientError`] says whether the service refused or was not reached.
     pub async fn ask<E: Endpoint>(&self, request: &E) -> Result<E::Answer, ClientError> {
-        self.client.ask(self.community, request).await
+        self.client.ask(E::DESCRIPTION.subject(self.community), request).await
     }
 }
 

@@ -24,11 +24,11 @@ struct Clear {
     caller: Option<String>,
 }
 
-/// Listens for what other replicas tell, until it is dropped.
+/// Listens to the other replicas until it is dropped.
 #[derive(Debug)]
-pub struct Listening(JoinHandle<()>);
+pub struct Subscription(JoinHandle<()>);
 
-impl Drop for Listening {
+impl Drop for Subscription {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -38,14 +38,14 @@ impl Drop for Listening {
 ///
 /// # Errors
 /// [`ReplicaError`] when the subject cannot be subscribed to.
-pub async fn listen<C>(connection: &Connection, clear: C) -> Result<Listening, ReplicaError>
+pub async fn listen<C>(connection: &Connection, clear: C) -> Result<Subscription, ReplicaError>
 where
     C: Fn(CommunityId, Option<&Caller>) -> u64 + Send + Sync + 'static,
 {
     let client = connection.client().clone();
     let mut told = client.subscribe(SUBJECT).await.map_err(|error| ReplicaError(error.into()))?;
     let clear = Arc::new(clear);
-    Ok(Listening(tokio::spawn(async move {
+    Ok(Subscription(tokio::spawn(async move {
         while let Some(message) = told.next().await {
             let Ok(Clear { community_id, caller }) = serde_json::from_slice(&message.payload) else {
                 continue;

@@ -50,8 +50,8 @@ pub struct Observation {
     pub latency: Duration,
     /// Whether the limit that was asked for had to be changed.
     pub clamped: bool,
-    /// Whether the page had to be cut to fit into one message.
-    pub cut: bool,
+    /// Whether the page was truncated to fit into one message.
+    pub truncated: bool,
 }
 
 /// Gets every [`Observation`]; it must not block.
@@ -225,7 +225,7 @@ where
                 let busy = ServiceError::unavailable(
                     "too many requests are in flight for the community or the service: retry later",
                 );
-                let outcome = Outcome { answer: Err(busy), clamped: false, cut: false };
+                let outcome = Outcome { answer: Err(busy), clamped: false, truncated: false };
                 shared.answer(endpoint, Uuid::now_v7(), &message, started, outcome).await;
             }
         }
@@ -239,7 +239,7 @@ fn late() -> ServiceError {
 struct Outcome {
     answer: Result<Vec<u8>, ServiceError>,
     clamped: bool,
-    cut: bool,
+    truncated: bool,
 }
 
 impl<H, F> Shared<H>
@@ -263,7 +263,7 @@ where
         if let Ok(outcome) = tokio::time::timeout_at(deadline, &mut working).await {
             self.answer(endpoint, id, &message, started, outcome).await;
         } else {
-            let outcome = Outcome { answer: Err(late()), clamped: false, cut: false };
+            let outcome = Outcome { answer: Err(late()), clamped: false, truncated: false };
             self.answer(endpoint, id, &message, started, outcome).await;
             let _ = working.await;
         }
@@ -279,28 +279,28 @@ where
     ) -> Outcome {
         // Until its answer is made, and not until whoever asked has read it.
         let Ok(_permit) = tokio::time::timeout_at(deadline, slot.permit()).await else {
-            return Outcome { answer: Err(late()), clamped: false, cut: false };
+            return Outcome { answer: Err(late()), clamped: false, truncated: false };
         };
         let headers = message.headers.as_ref();
         let read = Request::read(id, endpoint, deadline, &message.subject, headers, &message.payload);
         let mut request = match read {
             Ok(request) => request,
-            Err(error) => return Outcome { answer: Err(error), clamped: false, cut: false },
+            Err(error) => return Outcome { answer: Err(error), clamped: false, truncated: false },
         };
         let clamped = request.question.is_clamped();
         // An answer has no headers that would need room, too.
         let room = self.connection.max_payload();
-        let mut cut = false;
+        let mut truncated = false;
         // The rows of a page at least halve each time, so this ends after as many rounds as 1000 has bits.
         loop {
             match self.handle(request.clone()).await {
-                Ok(json) if json.len() <= room => return Outcome { answer: Ok(json), clamped, cut },
-                Ok(_) if Instant::now() < deadline && request.question.halve() => cut = true,
+                Ok(json) if json.len() <= room => return Outcome { answer: Ok(json), clamped, truncated },
+                Ok(_) if Instant::now() < deadline && request.question.halve() => truncated = true,
                 Ok(json) => {
                     let error = ServiceError::answer_too_large(json.len(), room);
-                    return Outcome { answer: Err(error), clamped, cut };
+                    return Outcome { answer: Err(error), clamped, truncated };
                 }
-                Err(error) => return Outcome { answer: Err(error), clamped, cut },
+                Err(error) => return Outcome { answer: Err(error), clamped, truncated },
             }
         }
     }
@@ -328,7 +328,7 @@ where
         started: Instant,
         outcome: Outcome,
     ) {
-        let Outcome { answer, clamped, cut } = outcome;
+        let Outcome { answer, clamped, truncated } = outcome;
         let error = answer.as_ref().err().map(ServiceError::code);
         let sent = match answer {
             Ok(json) => message.respond(Ok(json.into())).await,
@@ -371,7 +371,13 @@ where
                 "an answer was not sent"
             );
         }
-        (self.config.observe)(&Observation { endpoint, error, latency: started.elapsed(), clamped, cut });
+        (self.config.observe)(&Observation {
+            endpoint,
+            error,
+            latency: started.elapsed(),
+            clamped,
+            truncated,
+        });
     }
 }
 

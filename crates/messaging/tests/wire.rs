@@ -199,7 +199,7 @@ fn the_largest_answer_of_one_row_fits_into_the_least_payload() {
 }
 
 #[test]
-fn what_operators_get() {
+fn answers_to_operators() {
     let export =
         Export { profile: profile(), badges: vec![badge()], tier_changes: vec![change()], next: None };
     golden::<admin::ExportProfile>(
@@ -375,101 +375,144 @@ fn requests_of_operators() {
     asks(Query::AdminRatelimitClear, admin::ClearRateLimit { caller }, r#"{"caller":"stilgar"}"#);
 }
 
-#[test]
-fn what_is_refused_names_its_field() {
-    const ID: &str = r#""profile_id":"00000000-0000-0000-0000-000000000001""#;
-    let long = format!(r#"{{"cursor":"{}"}}"#, "x".repeat(513));
-    let many: String =
-        format!("{{{}}}", (0..40).map(|n| format!(r#""f{n}":1"#)).collect::<Vec<_>>().join(","));
-    let crowd = format!(r#"{{"user_ids":["u"{}]}}"#, r#","u""#.repeat(100));
-    let deep = format!(r#"{{"limit":{}{}}}"#, "[".repeat(20_000), "]".repeat(20_000));
-    const BOTH: &str = r#"{"profile_ids":["00000000-0000-0000-0000-000000000001"],"user_ids":["1"]}"#;
-    const RANKED: &Description = profiles::Ranked::DESCRIPTION;
-    const SEARCH: &Description = profiles::Search::DESCRIPTION;
-    const STATS: &Description = community::Stats::DESCRIPTION;
-    const POSITION: &Description = profiles::Position::DESCRIPTION;
-    const GET: &Description = profiles::Get::DESCRIPTION;
-    const MANY: &Description = profiles::Many::DESCRIPTION;
-    const LIST: &Description = directory::List::DESCRIPTION;
-    const AWARD: &Description = admin::AwardBadge::DESCRIPTION;
-    const FIND: &Description = community::Find::DESCRIPTION;
-    for (endpoint, body, code, field, says) in [
-        (RANKED, r#"{"limt":5}"#, ErrorCode::InvalidRequest, Some("limt"), "limit, cursor"),
-        (RANKED, r#"{"limit":"5"}"#, ErrorCode::InvalidRequest, Some("limit"), "1000"),
-        (RANKED, r#"{"limit":1.5}"#, ErrorCode::InvalidRequest, Some("limit"), "1000"),
-        (RANKED, r#"{"limit":null}"#, ErrorCode::InvalidRequest, Some("limit"), "1000"),
-        (RANKED, r#"{"limit":1e400}"#, ErrorCode::InvalidRequest, Some("limit"), "1000"),
-        (RANKED, r#"{"limit":1e3}"#, ErrorCode::InvalidRequest, Some("limit"), "1000"),
-        (SEARCH, r#"{"query":"a","limit":true}"#, ErrorCode::InvalidRequest, Some("limit"), "100"),
-        (RANKED, &deep, ErrorCode::InvalidRequest, Some("limit"), "integer"),
-        (RANKED, r#"{"limit":1,"limit":2}"#, ErrorCode::InvalidRequest, None, "once"),
-        (RANKED, r#"{"limit":1"#, ErrorCode::InvalidRequest, None, "JSON object"),
-        (RANKED, r#"[1]"#, ErrorCode::InvalidRequest, None, "JSON object"),
-        (RANKED, "null", ErrorCode::InvalidRequest, None, "JSON object"),
-        (RANKED, "{} {}", ErrorCode::InvalidRequest, None, "JSON object"),
-        (RANKED, " ", ErrorCode::InvalidRequest, None, "JSON object"),
-        (RANKED, &many, ErrorCode::InvalidRequest, None, "JSON object"),
-        (RANKED, &long, ErrorCode::InvalidCursor, Some("cursor"), "512"),
-        (RANKED, r#"{"cursor":7}"#, ErrorCode::InvalidRequest, Some("cursor"), "text"),
-        (STATS, r#"{"limit":5}"#, ErrorCode::InvalidRequest, Some("limit"), "none"),
-        (POSITION, "", ErrorCode::InvalidRequest, Some("profile_id"), "missing"),
-        (POSITION, r#"{"profile_id":"x"}"#, ErrorCode::InvalidRequest, Some("profile_id"), "UUID"),
-        (
-            GET,
-            "{}",
-            ErrorCode::InvalidRequest,
-            Some("profile_id, user_id, wallet, nym"),
-            "exactly one of profile_id, user_id, wallet, nym",
-        ),
-        (
-            GET,
-            r#"{"nym":"a","user_id":"1"}"#,
-            ErrorCode::InvalidRequest,
-            Some("profile_id, user_id, wallet, nym"),
-            "exactly one",
-        ),
-        (GET, r#"{"nym":"  "}"#, ErrorCode::InvalidRequest, Some("nym"), "1 to 32"),
-        (MANY, "{}", ErrorCode::InvalidRequest, Some("profile_ids, user_ids"), "exactly one"),
-        (MANY, BOTH, ErrorCode::InvalidRequest, Some("profile_ids, user_ids"), "exactly one"),
-        (MANY, r#"{"profile_ids":"x"}"#, ErrorCode::InvalidRequest, Some("profile_ids"), "list"),
-        (MANY, r#"{"profile_ids":["x"]}"#, ErrorCode::InvalidRequest, Some("profile_ids"), "UUID"),
-        (MANY, r#"{"profile_ids":[null]}"#, ErrorCode::InvalidRequest, Some("profile_ids"), "texts"),
-        (MANY, r#"{"user_ids":[]}"#, ErrorCode::InvalidRequest, Some("user_ids"), "1 to 100"),
-        (MANY, &crowd, ErrorCode::InvalidRequest, Some("user_ids"), "101 elements: give 1 to 100"),
-        (SEARCH, r#"{"query":""}"#, ErrorCode::InvalidRequest, Some("query"), "1 to 100"),
-        (LIST, r#"{"sort":"rank"}"#, ErrorCode::InvalidRequest, Some("sort"), "tenure"),
-        (LIST, r#"{"direction":"up"}"#, ErrorCode::InvalidRequest, Some("direction"), "asc"),
-        (LIST, r#"{"page":0}"#, ErrorCode::InvalidRequest, Some("page"), "1 to 1000"),
-        (LIST, r#"{"page":1001}"#, ErrorCode::InvalidRequest, Some("page"), "cursor"),
-        (LIST, r#"{"page":11,"limit":5000}"#, ErrorCode::InvalidRequest, Some("page"), "1 to 10 "),
-        (
-            LIST,
-            r#"{"page":99999999999999999999999999999999999999999}"#,
-            ErrorCode::InvalidRequest,
-            Some("page"),
-            "cursor",
-        ),
-        (LIST, r#"{"page":1,"cursor":"AQI"}"#, ErrorCode::InvalidRequest, Some("page"), "together"),
-        (AWARD, &format!("{{{ID}}}"), ErrorCode::InvalidRequest, Some("kind"), "missing"),
-        (
-            AWARD,
-            &format!(r#"{{{ID},"kind":"a","revoked_by":"b"}}"#),
-            ErrorCode::InvalidRequest,
-            Some("revoked_by"),
-            "awarded_by",
-        ),
-        (FIND, r#"{"guild_id":"a b"}"#, ErrorCode::InvalidRequest, Some("guild_id"), "U+0020"),
-    ] {
+const RANKED: &Description = profiles::Ranked::DESCRIPTION;
+const SEARCH: &Description = profiles::Search::DESCRIPTION;
+const STATS: &Description = community::Stats::DESCRIPTION;
+const POSITION: &Description = profiles::Position::DESCRIPTION;
+const GET: &Description = profiles::Get::DESCRIPTION;
+const MANY: &Description = profiles::Many::DESCRIPTION;
+const LIST: &Description = directory::List::DESCRIPTION;
+const AWARD: &Description = admin::AwardBadge::DESCRIPTION;
+const FIND: &Description = community::Find::DESCRIPTION;
+
+/// An endpoint, a body that it refuses, the field that the refusal names, and a part of its message.
+type Refusal<'a> = (&'a Description, &'a str, Option<&'a str>, &'a str);
+
+#[track_caller]
+fn assert_refused(code: ErrorCode, refusals: &[Refusal<'_>]) {
+    for &(endpoint, body, field, says) in refusals {
         let refused = read(endpoint, body).unwrap_err();
         let shown: String = body.chars().take(60).collect();
         assert_eq!((refused.code(), refused.field()), (code, field), "{endpoint} {shown}: {refused}");
         assert!(refused.message().contains(says), "{endpoint} {shown}: {refused}");
         assert!(!refused.message().contains("  "), "{endpoint} {shown}: {refused}");
     }
-    let page = read(LIST, r#"{"page":10,"limit":5000}"#);
-    assert!(page.unwrap().is_clamped(), "10 pages of 1000 are allowed, and the limit was clamped");
+}
+
+#[test]
+fn a_refused_limit_names_the_field_and_the_greatest() {
+    let deep = format!(r#"{{"limit":{}{}}}"#, "[".repeat(20_000), "]".repeat(20_000));
+    assert_refused(
+        ErrorCode::InvalidRequest,
+        &[
+            (RANKED, r#"{"limit":"5"}"#, Some("limit"), "1000"),
+            (RANKED, r#"{"limit":1.5}"#, Some("limit"), "1000"),
+            (RANKED, r#"{"limit":null}"#, Some("limit"), "1000"),
+            (RANKED, r#"{"limit":1e400}"#, Some("limit"), "1000"),
+            (RANKED, r#"{"limit":1e3}"#, Some("limit"), "1000"),
+            (SEARCH, r#"{"query":"a","limit":true}"#, Some("limit"), "100"),
+            (RANKED, &deep, Some("limit"), "integer"),
+        ],
+    );
+}
+
+#[test]
+fn a_body_that_is_no_object_is_refused_whole() {
+    let many: String =
+        format!("{{{}}}", (0..40).map(|n| format!(r#""f{n}":1"#)).collect::<Vec<_>>().join(","));
+    assert_refused(
+        ErrorCode::InvalidRequest,
+        &[
+            (RANKED, r#"{"limit":1,"limit":2}"#, None, "once"),
+            (RANKED, r#"{"limit":1"#, None, "JSON object"),
+            (RANKED, r#"[1]"#, None, "JSON object"),
+            (RANKED, "null", None, "JSON object"),
+            (RANKED, "{} {}", None, "JSON object"),
+            (RANKED, " ", None, "JSON object"),
+            (RANKED, &many, None, "JSON object"),
+        ],
+    );
     let nowhere = Question::parse(RANKED, None, b"{").unwrap_err();
     assert_eq!(nowhere.code(), ErrorCode::NotFound, "the community goes before the body");
+}
+
+#[test]
+fn an_unknown_field_is_named_with_those_that_are_known() {
+    const ID: &str = r#""profile_id":"00000000-0000-0000-0000-000000000001""#;
+    assert_refused(
+        ErrorCode::InvalidRequest,
+        &[
+            (RANKED, r#"{"limt":5}"#, Some("limt"), "limit, cursor"),
+            (STATS, r#"{"limit":5}"#, Some("limit"), "none"),
+            (AWARD, &format!(r#"{{{ID},"kind":"a","revoked_by":"b"}}"#), Some("revoked_by"), "awarded_by"),
+        ],
+    );
+}
+
+#[test]
+fn a_refused_cursor_names_the_field() {
+    let long = format!(r#"{{"cursor":"{}"}}"#, "x".repeat(513));
+    assert_refused(ErrorCode::InvalidCursor, &[(RANKED, &long, Some("cursor"), "512")]);
+    assert_refused(ErrorCode::InvalidRequest, &[(RANKED, r#"{"cursor":7}"#, Some("cursor"), "text")]);
+}
+
+#[test]
+fn a_refused_page_names_the_field_and_the_greatest() {
+    assert_refused(
+        ErrorCode::InvalidRequest,
+        &[
+            (LIST, r#"{"page":0}"#, Some("page"), "1 to 1000"),
+            (LIST, r#"{"page":1001}"#, Some("page"), "cursor"),
+            (LIST, r#"{"page":11,"limit":5000}"#, Some("page"), "1 to 10 "),
+            (LIST, r#"{"page":99999999999999999999999999999999999999999}"#, Some("page"), "cursor"),
+            (LIST, r#"{"page":1,"cursor":"AQI"}"#, Some("page"), "together"),
+        ],
+    );
+    let page = read(LIST, r#"{"page":10,"limit":5000}"#);
+    assert!(page.unwrap().is_clamped(), "10 pages of 1000 are allowed, and the limit was clamped");
+}
+
+#[test]
+fn refused_keys_name_their_fields() {
+    const BOTH: &str = r#"{"profile_ids":["00000000-0000-0000-0000-000000000001"],"user_ids":["1"]}"#;
+    let crowd = format!(r#"{{"user_ids":["u"{}]}}"#, r#","u""#.repeat(100));
+    assert_refused(
+        ErrorCode::InvalidRequest,
+        &[
+            (
+                GET,
+                "{}",
+                Some("profile_id, user_id, wallet, nym"),
+                "exactly one of profile_id, user_id, wallet, nym",
+            ),
+            (GET, r#"{"nym":"a","user_id":"1"}"#, Some("profile_id, user_id, wallet, nym"), "exactly one"),
+            (GET, r#"{"nym":"  "}"#, Some("nym"), "1 to 32"),
+            (MANY, "{}", Some("profile_ids, user_ids"), "exactly one"),
+            (MANY, BOTH, Some("profile_ids, user_ids"), "exactly one"),
+            (MANY, r#"{"profile_ids":"x"}"#, Some("profile_ids"), "list"),
+            (MANY, r#"{"profile_ids":["x"]}"#, Some("profile_ids"), "UUID"),
+            (MANY, r#"{"profile_ids":[null]}"#, Some("profile_ids"), "texts"),
+            (MANY, r#"{"user_ids":[]}"#, Some("user_ids"), "1 to 100"),
+            (MANY, &crowd, Some("user_ids"), "101 elements: give 1 to 100"),
+        ],
+    );
+}
+
+#[test]
+fn a_missing_or_malformed_value_names_its_field() {
+    const ID: &str = r#""profile_id":"00000000-0000-0000-0000-000000000001""#;
+    assert_refused(
+        ErrorCode::InvalidRequest,
+        &[
+            (POSITION, "", Some("profile_id"), "missing"),
+            (POSITION, r#"{"profile_id":"x"}"#, Some("profile_id"), "UUID"),
+            (SEARCH, r#"{"query":""}"#, Some("query"), "1 to 100"),
+            (LIST, r#"{"sort":"rank"}"#, Some("sort"), "tenure"),
+            (LIST, r#"{"direction":"up"}"#, Some("direction"), "asc"),
+            (AWARD, &format!("{{{ID}}}"), Some("kind"), "missing"),
+            (FIND, r#"{"guild_id":"a b"}"#, Some("guild_id"), "U+0020"),
+        ],
+    );
 }
 
 #[test]

@@ -9,6 +9,23 @@ use muster_storage::StoreConfig;
 use crate::chain::chain;
 use crate::settings::{Database, Login, Nats, Settings, SettingsError};
 
+/// One of the two servers that the worker connects to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Server {
+    Nats,
+    Postgres,
+}
+
+impl Server {
+    /// Its name in the log and the metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nats => "nats",
+            Self::Postgres => "postgres",
+        }
+    }
+}
+
 /// What both connections need, and the certificates that PostgreSQL was given.
 pub(crate) struct Configured {
     pub(crate) nats: NatsConfig,
@@ -18,8 +35,11 @@ pub(crate) struct Configured {
 
 impl Configured {
     /// The certificates that each connection was given.
-    pub(crate) fn materials(&self) -> [(&'static str, Option<Arc<Material>>); 2] {
-        [("nats", self.nats.transport.material().cloned()), ("postgres", self.database_material.clone())]
+    pub(crate) fn materials(&self) -> [(Server, Option<Arc<Material>>); 2] {
+        [
+            (Server::Nats, self.nats.transport.material().cloned()),
+            (Server::Postgres, self.database_material.clone()),
+        ]
     }
 }
 

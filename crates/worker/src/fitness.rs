@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_old_is_refused_in_production_only_and_what_is_old_is_let_pass() {
+    fn a_server_below_the_floor_is_refused_in_production_only() {
         let refused = unfit(Environment::Production);
         for (floor, version) in [(&NATS, "2.9.10"), (&NATS, "2.10.3"), (&POSTGRES, "14.19 (Debian 14.19-0)")]
         {

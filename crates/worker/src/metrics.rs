@@ -16,11 +16,13 @@ use muster_messaging::tls::material::{Peer, TlsVersion};
 use muster_storage::{PoolStatus, QueryObservation, WaitingChanges};
 use time::OffsetDateTime;
 
+use crate::connect::Server;
+
 const REQUESTS: &str = "muster_requests_total";
 const REQUEST_SECONDS: &str = "muster_request_duration_seconds";
 const REQUESTS_IN_FLIGHT: &str = "muster_requests_in_flight";
 const CLAMPED: &str = "muster_limits_clamped_total";
-const CUT: &str = "muster_pages_cut_total";
+const TRUNCATED: &str = "muster_pages_cut_total";
 const RATE_LIMIT: &str = "muster_rate_limit_decisions_total";
 const RATE_LIMIT_COUNTERS: &str = "muster_rate_limit_counters";
 const EVENTS: &str = "muster_events_total";
@@ -117,7 +119,7 @@ pub(crate) const METRICS: &[Metric] = &[
     histogram(REQUEST_SECONDS, "seconds", &["endpoint"], "From a request's arrival to its answer"),
     gauge(REQUESTS_IN_FLIGHT, "requests", &[], "Requests that are being worked on"),
     counter(CLAMPED, "requests", &["endpoint"], "Requests whose limit was outside its bounds"),
-    counter(CUT, "pages", &["endpoint"], "Pages cut at a row to fit into one message"),
+    counter(TRUNCATED, "pages", &["endpoint"], "Pages truncated at a row to fit into one message"),
     counter(RATE_LIMIT, "decisions", &["scope", "decision"], "Requests allowed, or refused by the rate limit, by whose limit decided: community or caller"),
     gauge(RATE_LIMIT_COUNTERS, "counters", &["scope"], "Communities and callers whose rate is remembered"),
     counter(EVENTS, "events", &["type", "outcome"], "Events by their type and what became of them"),
@@ -219,7 +221,7 @@ fn begin() {
             counter!(REQUESTS, "endpoint" => endpoint, "code" => code).increment(0);
         }
         counter!(CLAMPED, "endpoint" => endpoint).increment(0);
-        counter!(CUT, "endpoint" => endpoint).increment(0);
+        counter!(TRUNCATED, "endpoint" => endpoint).increment(0);
     }
     for scope in [Scope::Community, Scope::Caller] {
         for decision in ["allowed", "refused"] {
@@ -251,8 +253,8 @@ pub(crate) fn request(observation: &Observation) {
     if observation.clamped {
         counter!(CLAMPED, "endpoint" => endpoint).increment(1);
     }
-    if observation.cut {
-        counter!(CUT, "endpoint" => endpoint).increment(1);
+    if observation.truncated {
+        counter!(TRUNCATED, "endpoint" => endpoint).increment(1);
     }
 }
 
@@ -424,14 +426,16 @@ pub(crate) fn log_lines_dropped(lines: u64) {
     counter!(LOG_DROPPED).increment(lines);
 }
 
-/// Counts handshakes with the servers of `place`, which is `nats` or `postgres`.
-pub(crate) fn handshakes(place: &'static str, accepted: u64, refused: u64) {
+/// Counts handshakes with one of the servers.
+pub(crate) fn handshakes(server: Server, accepted: u64, refused: u64) {
+    let place = server.as_str();
     counter!(HANDSHAKES, "place" => place, "verdict" => "accepted").increment(accepted);
     counter!(HANDSHAKES, "place" => place, "verdict" => "refused").increment(refused);
 }
 
-/// Shows by which version the servers of `place` were last spoken to.
-pub(crate) fn peers(place: &'static str, peers: &[Peer]) {
+/// Shows which TLS version each server was last spoken to with.
+pub(crate) fn peers(server: Server, peers: &[Peer]) {
+    let place = server.as_str();
     for version in [TlsVersion::Tls12, TlsVersion::Tls13] {
         let number = peers.iter().filter(|peer| peer.version == Some(version)).count();
         gauge!(PEERS, "place" => place, "version" => version.to_string()).set(count(number));

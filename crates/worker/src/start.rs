@@ -27,17 +27,17 @@ pub(crate) async fn wait<T>(
 ) -> Result<T, Failure> {
     let started = Instant::now();
     let end = started + bound;
-    let mut waiting = match attempt().await {
+    let mut pending = match attempt().await {
         Ok(made) => return Ok(made),
         // What is wrong from the beginning is a mistake; what is wrong later is about to be changed.
         Err(failure) if failure.patience() == Patience::None => return Err(failure),
-        Err(failure) => Waiting::begin(failure, bound),
+        Err(failure) => PendingStart::begin(failure, bound),
     };
     let mut pause = FIRST_PAUSE;
     loop {
-        let end = waiting.refused_since.map_or(end, |since| end.min(since + REFUSED));
+        let end = pending.refused_since.map_or(end, |since| end.min(since + REFUSED));
         if Instant::now() >= end {
-            return Err(waiting.given_up(started));
+            return Err(pending.given_up(started));
         }
         sleep(pause.min(end.saturating_duration_since(Instant::now()))).await;
         pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
@@ -47,21 +47,21 @@ pub(crate) async fn wait<T>(
                 return Ok(made);
             }
             Ok(Err(failure)) if failure.is_final() => return Err(failure),
-            Ok(Err(failure)) => waiting.go_on(failure, started),
-            Err(_) => return Err(waiting.given_up(started)),
+            Ok(Err(failure)) => pending.go_on(failure, started),
+            Err(_) => return Err(pending.given_up(started)),
         }
     }
 }
 
-/// What is waited for.
-struct Waiting {
+/// A start that waits: its last failure, and since when.
+struct PendingStart {
     failure: Failure,
     /// Since when each attempt has been refused.
     refused_since: Option<Instant>,
     said: Instant,
 }
 
-impl Waiting {
+impl PendingStart {
     fn begin(failure: Failure, bound: Duration) -> Self {
         let now = Instant::now();
         if !bound.is_zero() {

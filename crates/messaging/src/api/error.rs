@@ -18,11 +18,12 @@ pub enum ErrorCode {
     InvalidRequest,
     /// The cursor is not of this list.
     InvalidCursor,
-    /// The caller may not.
+    /// The caller may not. The contract of version 1 has this code, and clients and dashboards may rely on it; today the
+    /// broker's permissions refuse such a request before it arrives, and the service answers it to nobody.
     Forbidden,
     /// No such community, profile or badge.
     NotFound,
-    /// The request is over 64 KiB, or the answer is over what the NATS server carries, and cannot be cut to fewer rows.
+    /// The request is over 64 KiB, or the answer is over what the NATS server carries, and cannot be truncated to fewer rows.
     PayloadTooLarge,
     /// Asked too often.
     RateLimited,
@@ -36,7 +37,7 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
-    /// Every code that is answered.
+    /// Every code of the contract.
     pub const ALL: [Self; 8] = [
         Self::InvalidRequest,
         Self::InvalidCursor,
@@ -60,7 +61,7 @@ impl ErrorCode {
             Self::NotFound => "no such community, profile or badge",
             Self::PayloadTooLarge => {
                 "the request is over 64 KiB, or the answer is over what the NATS server carries in one message and cannot be \
-                 cut to fewer rows (16 KiB are always enough for one row)"
+                 truncated to fewer rows (16 KiB are always enough for one row)"
             }
             Self::RateLimited => "ask again after `retry_after_ms`",
             Self::Unavailable => {
@@ -110,7 +111,7 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// An error as a handler gives it, one constructor for each code.
+/// An error as a handler gives it, with a constructor for each code that is answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct ServiceError {
@@ -144,12 +145,6 @@ impl ServiceError {
         Self { field: Some("cursor".to_owned()), ..Self::new(ErrorCode::InvalidCursor, cause.to_string()) }
     }
 
-    /// The caller may not.
-    #[must_use]
-    pub fn forbidden(message: impl Into<String>) -> Self {
-        Self::new(ErrorCode::Forbidden, message)
-    }
-
     /// There is no such thing; `what` is `community`, `profile` or `badge`.
     #[must_use]
     pub fn not_found(what: &str) -> Self {
@@ -162,7 +157,7 @@ impl ServiceError {
         Self::new(ErrorCode::PayloadTooLarge, format!("a request has at most {MAX_REQUEST} bytes"))
     }
 
-    /// The answer, which cannot be cut to fewer rows, needs more bytes than the server carries in a message.
+    /// The answer, which cannot be truncated to fewer rows, needs more bytes than the server carries in a message.
     #[must_use]
     pub fn answer_too_large(needed: usize, room: usize) -> Self {
         Self::new(

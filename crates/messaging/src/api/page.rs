@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_halved_down_to_one_row() {
+    fn a_limit_is_halved_down_to_one_row() {
         let mut rows = Rows::<10>::of(5);
         let halved: Vec<u32> = std::iter::from_fn(|| rows.halve().then(|| rows.applied().get())).collect();
         assert_eq!(halved, [2, 1]);

@@ -153,7 +153,7 @@ mod tests {
         );
         assert_eq!(jwt_and_seed(&file), Some(("ab.c-d.e_f", seed.as_str())));
         let twice = file.repeat(2);
-        let (cut, _) = file.split_once("------END USER").unwrap();
+        let (truncated, _) = file.split_once("------END USER").unwrap();
         let jwt_cut = file.replace(".e_f", "");
         let seedless = file.replace(&seed, "");
         for broken in [
@@ -163,7 +163,7 @@ mod tests {
             "---\na\n---\n",
             "---\na\nb\n---\n---\nc\n---",
             &twice,
-            cut,
+            truncated,
             &jwt_cut,
             &seedless,
         ] {

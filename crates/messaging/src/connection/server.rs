@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_where_tls_is_required() {
+    fn servers_accepted_where_tls_is_required() {
         for (given, taken) in [
             ("tls://a:4222", "tls://a:4222"),
             ("TLS://A.example", "tls://A.example:4222"),
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_where_tls_is_required() {
+    fn servers_refused_where_tls_is_required() {
         for given in [
             "nats://a:4222",
             "NATS://a",
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_where_tls_is_optional() {
+    fn servers_accepted_where_tls_is_optional() {
         assert_eq!(
             parse(&["a", "nats://b:1", "ws://c", "tls://d"], OPTIONAL),
             Ok(["nats://a:4222", "nats://b:1", "ws://c:80", "tls://d:4222"].map(str::to_owned).to_vec())

@@ -27,8 +27,8 @@ pub const SEQUENCE: &str = "Muster-Sequence";
 pub const TIME: &str = "Muster-Time";
 /// The header with how often the event was delivered.
 pub const DELIVERIES: &str = "Muster-Deliveries";
-/// The header with the whole payload's size in bytes, if it had to be cut to fit beside the headers: its beginning is stored.
-pub const CUT_FROM: &str = "Muster-Cut-From";
+/// The header with the whole payload's size in bytes, if it was truncated to fit beside the headers.
+pub const TRUNCATED_FROM: &str = "Muster-Cut-From";
 /// The header by which the broker recognises a copy that it has already.
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 /// How long the broker may take to store a dead letter.
@@ -54,7 +54,7 @@ pub(super) async fn publish_dead_letter(
     put(DELIVERIES, &info.delivered.to_string());
     let mut payload = message.payload.clone();
     if bytes_of(&headers).saturating_add(payload.len()) > max_payload {
-        headers.insert(CUT_FROM, payload.len().to_string());
+        headers.insert(TRUNCATED_FROM, payload.len().to_string());
         payload.truncate(max_payload.saturating_sub(bytes_of(&headers)));
     }
     let publish = async {
@@ -95,8 +95,8 @@ pub struct DeadLetter {
     pub deliveries: Option<u64>,
     /// The size of the stored payload in bytes.
     pub bytes: usize,
-    /// The size of the whole payload, if it had to be cut.
-    pub cut_from: Option<u64>,
+    /// The size of the whole payload, if it was truncated.
+    pub truncated_from: Option<u64>,
 }
 
 impl DeadLetter {
@@ -112,7 +112,7 @@ impl DeadLetter {
             event_at: header(TIME).and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok()),
             deliveries: number(DELIVERIES),
             bytes: message.payload.len(),
-            cut_from: number(CUT_FROM),
+            truncated_from: number(TRUNCATED_FROM),
         }
     }
 }
@@ -187,10 +187,10 @@ impl DeadLetters {
 
     /// Publishes the event again on its own subject and, once the broker has stored it, drops the dead letter. Returns the
     /// event's new sequence. An event that had been applied after all has no second effect, since it keeps its id. One that was
-    /// cut is read from the stream of events, as long as that has it.
+    /// truncated is read from the stream of events, as long as that has it.
     ///
     /// # Errors
-    /// [`DeadLetterError::Cut`] when the whole event is not available, [`DeadLetterError::NotAnEvent`] when its subject is not
+    /// [`DeadLetterError::Truncated`] when the whole event is not available, [`DeadLetterError::NotAnEvent`] when its subject is not
     /// one of events, [`DeadLetterError::NotPublished`] when the broker does not store it: the dead letter then stays. A dead
     /// letter that could not be dropped in the end, [`DeadLetterError::NotDropped`], may be dropped by hand.
     pub async fn replay(&self, sequence: u64) -> Result<u64, DeadLetterError> {
@@ -198,9 +198,9 @@ impl DeadLetters {
         if !letter.subject.starts_with(PREFIX) {
             return Err(DeadLetterError::NotAnEvent(sequence));
         }
-        let payload = match letter.cut_from {
+        let payload = match letter.truncated_from {
             None => kept,
-            Some(whole) => self.original(&letter, &kept, whole).await.ok_or(DeadLetterError::Cut {
+            Some(whole) => self.original(&letter, &kept, whole).await.ok_or(DeadLetterError::Truncated {
                 sequence,
                 kept: kept.len(),
                 whole,
@@ -223,7 +223,7 @@ impl DeadLetters {
         Ok(taken.sequence)
     }
 
-    /// The whole event of a dead letter that was cut, if the stream of events still has it.
+    /// The whole event of a truncated dead letter, if the stream of events still has it.
     async fn original(&self, letter: &DeadLetter, kept: &[u8], whole: u64) -> Option<Bytes> {
         let events = self.context.get_stream(EVENTS).await.ok()?;
         let event = events.get_raw_message(letter.event_sequence?).await.ok()?;
@@ -273,7 +273,7 @@ pub enum DeadLetterError {
         "dead letter {sequence} holds the first {kept} of {whole} bytes, as many as fit beside the headers, and the stream \
          EVENTS no longer has the whole event: have it published again, then drop the dead letter"
     )]
-    Cut {
+    Truncated {
         /// Which.
         sequence: u64,
         /// How many bytes are stored.

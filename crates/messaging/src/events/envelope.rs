@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use muster_domain::{
     Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, EventType,
-    GuildEffect, GuildId, MemberEffect, Nym, Reason, Role, TimeBounds, UserId,
+    GuildEffect, GuildId, MemberEffect, Nym, Reason, TimeBounds, UserId,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -46,7 +46,7 @@ pub const fn help(event_type: EventType) -> EventHelp {
             "the profile exists and is present; a return keeps its history; a blank `username` is none",
         ),
         EventType::MemberUpdate => (
-            &["roles", "nick"],
+            &["nick"],
             "the nym follows `nick`, else the user name, else the first 32 characters of the person's id; a blank or \
              absent `nick` is none",
         ),
@@ -127,7 +127,7 @@ pub fn decode(subject: &str, payload: &[u8], bounds: EventBounds) -> Result<Deco
         }
         EventType::MemberUpdate => {
             let nick = optional("data.nick", data.nick, Nym::parse_optional)?;
-            member(MemberEffect::Update { nick, roles: roles(data.roles)? })?
+            member(MemberEffect::Update { nick })?
         }
         EventType::MemberLeave => member(MemberEffect::Leave)?,
         EventType::ScoreSet => {
@@ -196,8 +196,6 @@ struct Data<'a> {
     #[serde(borrow)]
     nick: Option<&'a RawValue>,
     #[serde(borrow)]
-    roles: Option<&'a RawValue>,
-    #[serde(borrow)]
     conviction: Option<&'a RawValue>,
     #[serde(borrow)]
     activity: Option<&'a RawValue>,
@@ -235,18 +233,6 @@ fn kind_of_event(text: String) -> Result<String, String> {
 
 fn activity(name: &'static str, amount: i128) -> Result<Activity, DecodeError> {
     if amount < 0 { Err(field(name, "must not be negative")) } else { Ok(Activity::clamp(amount)) }
-}
-
-fn roles(raw: Option<&RawValue>) -> Result<Vec<Role>, DecodeError> {
-    const NAME: &str = "data.roles";
-    let Some(raw) = raw else { return Ok(Vec::new()) };
-    let given: Vec<String> =
-        serde_json::from_str(raw.get()).map_err(|_| field(NAME, "must be a list of texts"))?;
-    if given.len() > MemberEffect::MAX_ROLES {
-        let max = MemberEffect::MAX_ROLES;
-        return Err(field(NAME, format!("has {} entries, at most {max} are allowed", given.len())));
-    }
-    given.into_iter().map(|role| Role::parse(role).map_err(|cause| field(NAME, cause))).collect()
 }
 
 fn text(name: &'static str, raw: Option<&RawValue>) -> Result<Option<String>, DecodeError> {
@@ -340,9 +326,8 @@ fn member_data(effect: &MemberEffect) -> Value {
         MemberEffect::Join { username } => {
             json!({"username": username.as_ref().map_or("", Nym::as_str), "discriminator": "0"})
         }
-        MemberEffect::Update { nick, roles } => {
-            let roles: Vec<&str> = roles.iter().map(Role::as_str).collect();
-            json!({"nick": nick.as_ref().map(Nym::as_str), "roles": roles})
+        MemberEffect::Update { nick } => {
+            json!({"nick": nick.as_ref().map(Nym::as_str)})
         }
         MemberEffect::Leave => Value::Null,
         MemberEffect::ScoreSet { conviction, activity } => {
@@ -408,7 +393,7 @@ mod tests {
     #[test]
     fn the_fields_that_help_names_are_those_that_are_read() {
         let valid = serde_json::json!({
-            "name": "a", "unavailable": false, "username": "a", "nick": "a", "roles": [], "conviction": 1, "activity": 1,
+            "name": "a", "unavailable": false, "username": "a", "nick": "a", "conviction": 1, "activity": 1,
             "amount": 1, "kind": "k", "reason": "r", "by": "b",
         });
         for event_type in EventType::ALL {
@@ -435,15 +420,12 @@ mod tests {
         );
         assert_eq!(
             member("member.update", r#"{"roles":["1","2"],"nick":" Sihaya "}"#),
-            MemberEffect::Update {
-                nick: Some(nym("Sihaya")),
-                roles: vec![Role::parse("1").unwrap(), Role::parse("2").unwrap()]
-            }
+            MemberEffect::Update { nick: Some(nym("Sihaya")) }
         );
         for none in
             ["null", "{}", r#"{"nick":null,"roles":null}"#, r#"{"nick":"  "}"#, r#"{"nick":"\u200b\u3164"}"#]
         {
-            assert_eq!(member("member.update", none), MemberEffect::Update { nick: None, roles: Vec::new() });
+            assert_eq!(member("member.update", none), MemberEffect::Update { nick: None });
         }
         assert_eq!(member("member.leave", "null"), MemberEffect::Leave);
         assert_eq!(
@@ -469,6 +451,16 @@ mod tests {
                 by: None
             }
         );
+    }
+
+    #[test]
+    fn roles_of_any_shape_are_not_read() {
+        let (many, deep) =
+            (vec!["\"1\""; 1000].join(","), format!("{}{}", "[".repeat(9000), "]".repeat(9000)));
+        for roles in [r#""1""#, "7", "{}", r#"["a b",null]"#, &format!("[{many}]"), &deep] {
+            let read = member("member.update", &format!(r#"{{"roles":{roles},"nick":"Sihaya"}}"#));
+            assert_eq!(read, MemberEffect::Update { nick: Some(nym("Sihaya")) });
+        }
     }
 
     #[test]
@@ -506,8 +498,6 @@ mod tests {
             ("member.join", r#"{"username":null}"#, "data.username", "missing"),
             ("member.join", r#"{"username":5}"#, "data.username", "text"),
             ("member.join", r#"{"username":"\ud800"}"#, "data.username", "text"),
-            ("member.update", r#"{"roles":["a b"]}"#, "data.roles", "U+0020"),
-            ("member.update", r#"{"roles":"1"}"#, "data.roles", "list"),
             ("score.set", r#"{"conviction":1.5}"#, "data.conviction", "integer"),
             ("score.set", r#"{"conviction":"1"}"#, "data.conviction", "integer"),
             ("score.set", r#"{"activity":-1}"#, "data.activity", "negative"),
@@ -528,8 +518,6 @@ mod tests {
                 other => panic!("{event_type} {data}: {other:?}"),
             }
         }
-        let roles = format!(r#"{{"roles":[{}]}}"#, vec!["\"1\""; 251].join(","));
-        assert!(effect("member.update", &roles).unwrap_err().to_string().contains("at most 250"));
         for (from, to, name) in [
             ("1700000000000", "-1", "timestamp"),
             ("1700000000000", "1700000000", "timestamp"),
@@ -593,12 +581,7 @@ mod tests {
         prop_oneof![
             proptest::option::of(text(32))
                 .prop_map(|text| MemberEffect::Join { username: text.as_deref().map(nym) }),
-            (nick, proptest::collection::vec("[0-9]{1,20}", 0..5)).prop_map(|(nick, roles)| {
-                MemberEffect::Update {
-                    nick,
-                    roles: roles.into_iter().map(|r| Role::parse(r).unwrap()).collect(),
-                }
-            }),
+            nick.prop_map(|nick| MemberEffect::Update { nick }),
             Just(MemberEffect::Leave),
             any::<(Option<i64>, Option<i64>)>().prop_map(|(conviction, activity)| MemberEffect::ScoreSet {
                 conviction: conviction.map(Conviction::clamp),

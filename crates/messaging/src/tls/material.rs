@@ -437,9 +437,9 @@ fn read(
     provider: &Arc<CryptoProvider>,
     now: OffsetDateTime,
 ) -> Result<Current, MaterialError> {
-    let mut reading = Reading { now, contents: Vec::new(), unused: Vec::new() };
+    let mut reader = FileReader { now, contents: Vec::new(), unused: Vec::new() };
     let (roots, authorities) = match &files.ca {
-        Some(path) => reading.private_roots(path)?,
+        Some(path) => reader.private_roots(path)?,
         None => (system_roots()?, Vec::new()),
     };
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
@@ -447,25 +447,25 @@ fn read(
         .map_err(MaterialError::Roots)?;
     let (identity, own) = match (&files.certificate, &files.key) {
         (Some(certificate), Some(key)) => {
-            let (identity, own) = reading.identity(certificate, key, provider)?;
+            let (identity, own) = reader.identity(certificate, key, provider)?;
             (Some(Arc::new(identity)), own)
         }
         (None, None) => (None, Vec::new()),
         (Some(_), None) => return Err(MaterialError::Half { given: "certificate", missing: "key" }),
         (None, Some(_)) => return Err(MaterialError::Half { given: "key", missing: "certificate" }),
     };
-    let Reading { contents, unused, .. } = reading;
+    let FileReader { contents, unused, .. } = reader;
     Ok(Current { verifier, identity, authorities, own, contents, unused })
 }
 
-/// One reading of all files, and what is to be said of it.
-struct Reading {
+/// Reads all files once, and collects what they held and what of it cannot be used.
+struct FileReader {
     now: OffsetDateTime,
     contents: Vec<FileContents>,
     unused: Vec<Unused>,
 }
 
-impl Reading {
+impl FileReader {
     fn blocks(&mut self, path: &Path, purpose: Purpose) -> Result<Blocks, MaterialError> {
         let bytes = file::read(path, MAX_PEM)
             .map_err(|cause| MaterialError::Unreadable { path: path.to_owned(), cause })?;
@@ -944,7 +944,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_no_use_beside_what_is_ends_nothing_and_is_told() {
+    fn unusable_certificates_beside_usable_ones_are_reported_and_end_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let (ca, own, old) = (pair("ca", 2100), pair("own", 2100), pair("old", 2021));
         let beside = |good: &Pair| Pair {
@@ -982,7 +982,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_whose_time_is_still_to_come_is_kept_for_then() {
+    fn an_authority_that_is_not_yet_valid_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let early = |name: &str| {
             let key = rcgen::KeyPair::generate().unwrap();
@@ -997,8 +997,8 @@ mod tests {
         let roots = |ca: &Pair| {
             let files = write(directory.path(), ca, &own);
             let now = OffsetDateTime::now_utc();
-            let mut reading = Reading { now, contents: Vec::new(), unused: Vec::new() };
-            let (roots, _) = reading.private_roots(files.ca.as_ref().unwrap()).unwrap();
+            let mut reader = FileReader { now, contents: Vec::new(), unused: Vec::new() };
+            let (roots, _) = reader.private_roots(files.ca.as_ref().unwrap()).unwrap();
             (roots.len(), Material::load(&files, MinimumVersion::Tls13).unwrap())
         };
         for (ca, trusted) in [(&both, 2), (&next, 1)] {
@@ -1016,7 +1016,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_that_take_turns_or_tell_the_time_have_few_lines() {
+    fn alternating_or_timed_refusals_are_logged_in_few_lines() {
         let directory = tempfile::tempdir().unwrap();
         let files = write(directory.path(), &pair("ca", 2100), &pair("own", 2100));
         let material = Material::load(&files, MinimumVersion::Tls13).unwrap();

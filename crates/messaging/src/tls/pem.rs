@@ -76,7 +76,7 @@ pub fn read(pem: &[u8], purpose: Purpose) -> Result<Blocks, PemError> {
         }
     }
     if let Some(begun) = open {
-        return Err(PemError::At { line: begun.line, fault: Fault::Cut });
+        return Err(PemError::At { line: begun.line, fault: Fault::Truncated });
     }
     match (purpose, blocks.certificates.is_empty(), &blocks.keys[..]) {
         (Purpose::Authorities | Purpose::Chain, true, _) => Err(PemError::NoCertificate),
@@ -337,7 +337,7 @@ pub enum Fault {
     /// A block ends with another label than that of the line that it begins in.
     EndsAnother(usize),
     /// A block does not end.
-    Cut,
+    Truncated,
     /// It resembles a marker and is none.
     Marker,
     /// It belongs to the block of that line, and is not Base64.
@@ -364,14 +364,14 @@ impl fmt::Display for Fault {
             Self::BeginsWithin(begun) => write!(f, "begins a block before that of line {begun} has ended"),
             Self::EndsNothing => f.write_str("ends a block that has not begun"),
             Self::EndsAnother(begun) => write!(f, "has another label than line {begun}, whose block it ends"),
-            Self::Cut => f.write_str("begins a block that does not end: the file is cut"),
+            Self::Truncated => f.write_str("begins a block that does not end: the file is truncated"),
             Self::Marker => f.write_str(
                 "is not quite a marker: write -----BEGIN or -----END, the label and ----- on a line of their own",
             ),
             Self::NotBase64(begun) => write!(f, "is not Base64, in the block that begins in line {begun}"),
             Self::Stray => f.write_str("looks like a piece of a block whose -----BEGIN is lost"),
             Self::Nul => f.write_str("holds a NUL byte: save the file as ASCII or UTF-8"),
-            Self::Damaged => f.write_str("begins a block whose Base64 is cut or damaged"),
+            Self::Damaged => f.write_str("begins a block whose Base64 is truncated or damaged"),
             Self::Foreign(what) => write!(f, "begins {what}"),
             Self::UnknownLabel => f.write_str("begins a block of a kind that is not known: take it out"),
             Self::KeyAmongAuthorities => f.write_str(
@@ -432,7 +432,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_read_is_every_block_that_begins(pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..40)) {
+        fn every_pem_block_that_begins_is_read(pieces in prop::collection::vec(prop::sample::select(&PIECES[..]), 0..40)) {
             let pem = pieces.concat();
             for purpose in [Purpose::Authorities, Purpose::Chain, Purpose::Key] {
                 if let Ok(blocks) = read(pem.as_bytes(), purpose) {
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_file_must_hold() {
+    fn a_chain_file_holds_certificates_and_a_key_file_one_key() {
         let (certificate, key) = signed();
         assert_eq!(chain(format!("{certificate}{key}{certificate}")).unwrap(), 2);
         let one = |pem: String| read(pem.as_bytes(), Purpose::Key).map(|blocks| blocks.keys.len());
@@ -513,7 +513,7 @@ mod tests {
             (within(begin, "-----BE\nGIN CERTIFICATE-----"), 3, Fault::Stray),
             (within(begin, ""), 2, Fault::Stray),
             (format!("{pem}{end}\n"), 1, Fault::EndsNothing),
-            (format!("{pem}{begin}\n"), 1, Fault::Cut),
+            (format!("{pem}{begin}\n"), 1, Fault::Truncated),
             (format!("{pem}{begin}\n{pem}"), 2, Fault::BeginsWithin(lines + 1)),
             (within(end, "-----END TRUSTED CERTIFICATE-----"), lines, Fault::EndsAnother(lines + 1)),
             (format!("{pem}{begin}\nM\0I\n{end}\n"), 2, Fault::Nul),
@@ -567,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_pem_is_called_by_its_name() {
+    fn a_file_that_is_not_pem_is_called_by_its_format() {
         let (pem, _) = signed();
         let utf16: Vec<u8> = pem.encode_utf16().flat_map(u16::to_le_bytes).collect();
         let marked = [&[0xff, 0xfe], &utf16[..]].concat();

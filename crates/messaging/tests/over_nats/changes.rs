@@ -151,7 +151,7 @@ async fn a_stream_without_batches_is_published_to_one_by_one() {
 }
 
 #[tokio::test]
-async fn what_a_broker_that_is_away_did_not_store_is_not_counted_as_published() {
+async fn changes_that_the_broker_did_not_store_are_not_counted_as_published() {
     let mut fixture = Fixture::start().await;
     fixture.publish(&changes(1, 1..=3)).await;
     fixture.broker.kill();

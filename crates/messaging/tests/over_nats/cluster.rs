@@ -18,7 +18,7 @@ use muster_messaging::events::consumer::{Consumer, ConsumerConfig, Delivered};
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::stream::StreamBounds;
 use muster_messaging::replicas::{clear_everywhere, listen};
-use muster_messaging::service::{ServiceConfig, serve};
+use muster_messaging::service::{Service, ServiceConfig, serve};
 use muster_messaging::tls::material::TlsFiles;
 use time::OffsetDateTime;
 use tokio::io::AsyncReadExt;
@@ -129,17 +129,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     }
     let mut cluster = Cluster::start();
     let worker = cluster.connect("muster-worker").await;
-    let bounds = StreamBounds { replicas: 3, ..StreamBounds::default() };
-    let consumer = Mutex::new(None);
-    until("the streams are made on three nodes", async || {
-        let config = ConsumerConfig { bounds, ..ConsumerConfig::default() };
-        match Consumer::open(&worker, config).await {
-            Ok(opened) => consumer.lock().unwrap().replace(opened).is_none(),
-            Err(_) => false,
-        }
-    })
-    .await;
-    let consumer = consumer.into_inner().unwrap().unwrap();
+    let consumer = open_consumer(&worker).await;
     let applied: Arc<Mutex<BTreeSet<u128>>> = Arc::default();
     let keep = Arc::clone(&applied);
     let _reading = consumer.start(
@@ -150,8 +140,66 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
         std::sync::Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
     );
     let seen: Arc<Mutex<Vec<Question>>> = Arc::default();
-    let told = Arc::clone(&seen);
-    let _service = serve(&worker, ServiceConfig::default(), move |request| {
+    let _service = answer(&worker, &seen).await;
+
+    let reader = client(cluster.connect("muster-reader").await);
+    a_reader_reads_its_own_community_and_nothing_else(&reader, &seen).await;
+    an_operator_may_use_admin_subjects(&cluster).await;
+    let gateway = cluster.connect("muster-gateway").await;
+    the_gateway_publishes_and_reads_nothing(&gateway).await;
+    the_repair_user_replays_and_drops_dead_letters_and_asks_nothing(&cluster).await;
+    assert!(Connection::open(cluster.config("stranger")).await.is_err(), "a name that nobody knows");
+    assert!(applied.lock().unwrap().is_empty());
+    a_reader_follows_the_changes_of_its_community(&cluster, &worker, &reader).await;
+    the_worker_hears_replicas_sees_its_lag_and_makes_dead_letters(&cluster, &worker, &consumer).await;
+    the_worker_may_do_no_more_than_it_needs(&cluster).await;
+    only_operators_discover_the_service(&cluster).await;
+    the_servers_insist_on_the_handshake_a_certificate_and_tls_1_3(&cluster).await;
+    the_routes_insist_on_a_certificate_and_tls_1_3(&cluster).await;
+    reading_and_publishing_outlive_the_node_that_serves_them(&mut cluster, &reader, &gateway, &applied).await;
+}
+
+fn own() -> CommunityId {
+    CommunityId::new(Uuid::from_u128(READERS))
+}
+
+fn other() -> CommunityId {
+    CommunityId::new(Uuid::from_u128(7))
+}
+
+fn guild() -> GuildId {
+    GuildId::parse("1").unwrap()
+}
+
+const HIDE: admin::HideProfile = admin::HideProfile { profile_id: ProfileId::new(Uuid::from_u128(1)) };
+
+/// The service's own answer, so the question arrived.
+fn arrived(error: ClientError) -> bool {
+    error.code() == Some(ErrorCode::NotFound)
+}
+
+fn client(connection: Connection) -> Client {
+    Client::new(connection).with_timeout(Duration::from_secs(2))
+}
+
+async fn open_consumer(worker: &Connection) -> Consumer {
+    let bounds = StreamBounds { replicas: 3, ..StreamBounds::default() };
+    let consumer = Mutex::new(None);
+    until("the streams are made on three nodes", async || {
+        let config = ConsumerConfig { bounds, ..ConsumerConfig::default() };
+        match Consumer::open(worker, config).await {
+            Ok(opened) => consumer.lock().unwrap().replace(opened).is_none(),
+            Err(_) => false,
+        }
+    })
+    .await;
+    consumer.into_inner().unwrap().unwrap()
+}
+
+/// A service that keeps what it is asked.
+async fn answer(worker: &Connection, seen: &Arc<Mutex<Vec<Question>>>) -> Service {
+    let told = Arc::clone(seen);
+    serve(worker, ServiceConfig::default(), move |request| {
         told.lock().unwrap().push(request.question.clone());
         std::future::ready(match request.question {
             Question::Find(ask) => {
@@ -162,35 +210,36 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
         })
     })
     .await
-    .unwrap();
+    .unwrap()
+}
 
-    let own = CommunityId::new(Uuid::from_u128(READERS));
-    let other = CommunityId::new(Uuid::from_u128(7));
-    let hide = admin::HideProfile { profile_id: ProfileId::new(Uuid::from_u128(1)) };
-    let arrived = |error: ClientError| error.code() == Some(ErrorCode::NotFound);
-    let client = |connection: Connection| Client::new(connection).with_timeout(Duration::from_secs(2));
-
-    let reader = client(cluster.connect("muster-reader").await);
+async fn a_reader_reads_its_own_community_and_nothing_else(reader: &Client, seen: &Mutex<Vec<Question>>) {
     until("the reader reads its community", async || {
-        reader.community(own).ask(&community::Stats {}).await.is_err_and(arrived)
+        reader.community(own()).ask(&community::Stats {}).await.is_err_and(arrived)
     })
     .await;
-    let guild = || GuildId::parse("1").unwrap();
     reader.find_community(guild()).await.unwrap();
     seen.lock().unwrap().clear();
     assert!(
-        !reader.community(other).ask(&community::Stats {}).await.is_err_and(arrived),
+        !reader.community(other()).ask(&community::Stats {}).await.is_err_and(arrived),
         "another's community"
     );
-    assert!(!reader.community(own).ask(&hide).await.is_err_and(arrived), "an admin subject");
+    assert!(!reader.community(own()).ask(&HIDE).await.is_err_and(arrived), "an admin subject");
     assert!(EventPublisher::new(reader.connection()).publish(&event(1)).await.is_err(), "an event");
     assert!(seen.lock().unwrap().is_empty(), "nothing of it arrived");
+}
 
+async fn an_operator_may_use_admin_subjects(cluster: &Cluster) {
     let operator = client(cluster.connect("muster-operator").await);
-    assert!(operator.community(other).ask(&hide).await.is_err_and(arrived), "operators may");
-    let gateway = cluster.connect("muster-gateway").await;
+    assert!(operator.community(other()).ask(&HIDE).await.is_err_and(arrived), "operators may");
+}
+
+async fn the_gateway_publishes_and_reads_nothing(gateway: &Connection) {
     assert!(client(gateway.clone()).find_community(guild()).await.is_err(), "the gateway reads nothing");
-    EventPublisher::new(&gateway).publish_raw("events.member.join".to_owned(), b"?".to_vec()).await.unwrap();
+    EventPublisher::new(gateway).publish_raw("events.member.join".to_owned(), b"?".to_vec()).await.unwrap();
+}
+
+async fn the_repair_user_replays_and_drops_dead_letters_and_asks_nothing(cluster: &Cluster) {
     let repair = cluster.connect("muster-repair").await;
     let letters = DeadLetters::open(&repair).await.unwrap();
     let kept = async || letters.list(1, PageLimit::MAX).await.unwrap().0;
@@ -200,31 +249,41 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     letters.drop(2).await.unwrap();
     assert!(kept().await.is_empty());
     assert!(client(repair).find_community(guild()).await.is_err(), "who repairs asks nothing");
-    assert!(Connection::open(cluster.config("stranger")).await.is_err(), "a name that nobody knows");
-    assert!(applied.lock().unwrap().is_empty());
+}
 
-    // What the worker tells of the reader's community reaches it, from three nodes.
+async fn a_reader_follows_the_changes_of_its_community(
+    cluster: &Cluster,
+    worker: &Connection,
+    reader: &Client,
+) {
     let bounds = ChangesBounds { replicas: 3, ..ChangesBounds::default() };
-    let publisher = ChangePublisher::open(&worker, &bounds).await.unwrap();
+    let publisher = ChangePublisher::open(worker, &bounds).await.unwrap();
     assert_eq!(publisher.publish(&changes(READERS, 1..=3), BUDGET).await.count, 3);
     make_follower(&cluster.raw("muster-streams").await.0, "reader-changes", READERS_CHANGES).await;
-    let mut following = reader.community(own).changes("reader-changes").await.unwrap();
+    let mut following = reader.community(own()).changes("reader-changes").await.unwrap();
     assert_eq!(follow(&mut following, 3).await, [1, 2, 3]);
+}
 
-    // What the worker needs it may: to hear other replicas, to see how far it is behind, to make dead letters of what it cannot read.
-    let _listening = listen(&worker, |_, _| 7).await.unwrap();
+async fn the_worker_hears_replicas_sees_its_lag_and_makes_dead_letters(
+    cluster: &Cluster,
+    worker: &Connection,
+    consumer: &Consumer,
+) {
+    let _listening = listen(worker, |_, _| 7).await.unwrap();
     let replica = cluster.connect("muster-worker").await;
-    assert_eq!(clear_everywhere(&replica, own, None).await.unwrap(), 7);
+    assert_eq!(clear_everywhere(&replica, own(), None).await.unwrap(), 7);
     assert_eq!(consumer.lag().await.unwrap().pending, 0);
-    let (raw, told) = cluster.raw("muster-worker").await;
-    let streams = async_nats::jetstream::new(raw.clone());
+    let streams = async_nats::jetstream::new(cluster.raw("muster-worker").await.0);
     let garbage = async_nats::jetstream::new(cluster.raw("muster-gateway").await.0);
     garbage.publish("events.member.join", "{".into()).await.unwrap().await.unwrap();
     until("it is a dead letter", async || {
         streams.get_stream("DEAD_LETTERS").await.is_ok_and(|it| it.cached_info().state.messages == 1)
     })
     .await;
-    // And no more: neither its own events nor its own questions, and no stream is its to take away or to change.
+}
+
+async fn the_worker_may_do_no_more_than_it_needs(cluster: &Cluster) {
+    let (raw, told) = cluster.raw("muster-worker").await;
     let denied = [
         "events.member.join",
         "muster.v1.communities.find",
@@ -243,13 +302,17 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
         "$SYS.REQ.SERVER.PING",
     ];
     assert_refused(&raw, &told, &denied).await;
-    // Operators find the service; readers and the gateway do not.
+}
+
+async fn only_operators_discover_the_service(cluster: &Cluster) {
     for (name, found) in [("muster-operator", true), ("muster-reader", false), ("muster-gateway", false)] {
         let (raw, _) = cluster.raw(name).await;
         let asked = tokio::time::timeout(Duration::from_secs(2), raw.request("$SRV.PING.muster", "".into()));
         assert_eq!(asked.await.is_ok_and(|answer| answer.is_ok()), found, "{name}");
     }
-    // The servers themselves insist on the handshake first, on a client's certificate and on TLS 1.3.
+}
+
+async fn the_servers_insist_on_the_handshake_a_certificate_and_tls_1_3(cluster: &Cluster) {
     let mut config = cluster.config("muster-reader");
     config.tls_first = false;
     config.connect_timeout = Duration::from_secs(1);
@@ -264,7 +327,9 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
             async_nats::ConnectOptions::new().tls_first().tls_client_config(speaking(version, &files));
         assert_eq!(options.connect(cluster.url()).await.is_ok(), welcome, "{version:?}");
     }
-    // So they do on a route.
+}
+
+async fn the_routes_insist_on_a_certificate_and_tls_1_3(cluster: &Cluster) {
     let node = &cluster.nodes[0];
     let files = cluster.authority.files(&node.options.tls);
     let anonymous = TlsFiles { ca: files.ca.clone(), ..TlsFiles::default() };
@@ -273,8 +338,14 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     {
         assert_eq!(welcomes_route(node, speaking(version, files)).await, welcome, "{version:?}");
     }
+}
 
-    // Under load, the node that the reader is connected to is killed.
+async fn reading_and_publishing_outlive_the_node_that_serves_them(
+    cluster: &mut Cluster,
+    reader: &Client,
+    gateway: &Connection,
+    applied: &Mutex<BTreeSet<u128>>,
+) {
     let stop = Arc::new(AtomicBool::new(false));
     let answered = Arc::new(AtomicU64::new(0));
     let asking = tokio::spawn({
@@ -282,14 +353,14 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
         async move {
             let reader = reader.with_timeout(Duration::from_secs(10));
             while !stop.load(Ordering::SeqCst) {
-                reader.find_community(GuildId::parse("1").unwrap()).await?;
+                reader.find_community(guild()).await?;
                 answered.fetch_add(1, Ordering::SeqCst);
             }
             Ok::<(), ClientError>(())
         }
     });
     let publishing = tokio::spawn({
-        let (stop, publisher) = (Arc::clone(&stop), EventPublisher::new(&gateway));
+        let (stop, publisher) = (Arc::clone(&stop), EventPublisher::new(gateway));
         async move {
             let mut published = 0_u128;
             while !stop.load(Ordering::SeqCst) {

@@ -3,7 +3,9 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::{self, Context};
 use muster_domain::PageLimit;
-use muster_messaging::events::dead_letter::{CUT_FROM, DeadLetterError, DeadLetters, SEQUENCE, SUBJECT};
+use muster_messaging::events::dead_letter::{
+    DeadLetterError, DeadLetters, SEQUENCE, SUBJECT, TRUNCATED_FROM,
+};
 
 use crate::broker::Broker;
 
@@ -36,7 +38,8 @@ async fn a_replayed_dead_letter_stays_until_its_event_is_stored() {
     stream(&context, "DEAD_LETTERS", "dead.events").await;
     let letters = DeadLetters::open(&connection).await.unwrap();
     let whole = publish_dead_letter(&context, &[(SUBJECT, "events.member.leave")]).await;
-    let cut = publish_dead_letter(&context, &[(SUBJECT, "events.member.leave"), (CUT_FROM, "9000000")]).await;
+    let truncated =
+        publish_dead_letter(&context, &[(SUBJECT, "events.member.leave"), (TRUNCATED_FROM, "9000000")]).await;
     let strange = publish_dead_letter(&context, &[(SUBJECT, "muster.v1.communities.find")]).await;
 
     // No stream stores the event, then another one than that of events does.
@@ -51,12 +54,15 @@ async fn a_replayed_dead_letter_stays_until_its_event_is_stored() {
     let event = events.get_raw_message(sequence).await.unwrap();
     assert_eq!((event.subject.as_str(), event.payload.as_ref()), ("events.member.leave", PAYLOAD));
     assert!(matches!(letters.replay(whole).await, Err(DeadLetterError::NotFound(_))));
-    assert!(matches!(letters.replay(cut).await, Err(DeadLetterError::Cut { whole: 9_000_000, .. })));
+    assert!(matches!(
+        letters.replay(truncated).await,
+        Err(DeadLetterError::Truncated { whole: 9_000_000, .. })
+    ));
     assert!(matches!(letters.replay(strange).await, Err(DeadLetterError::NotAnEvent(_))));
     let (kept, next) = letters.list(0, PageLimit::clamp(1)).await.unwrap();
-    assert_eq!((kept[0].sequence, kept[0].cut_from, next), (cut, Some(9_000_000), Some(strange)));
-    letters.drop(cut).await.unwrap();
-    assert!(matches!(letters.drop(cut).await, Err(DeadLetterError::NotFound(_))));
+    assert_eq!((kept[0].sequence, kept[0].truncated_from, next), (truncated, Some(9_000_000), Some(strange)));
+    letters.drop(truncated).await.unwrap();
+    assert!(matches!(letters.drop(truncated).await, Err(DeadLetterError::NotFound(_))));
     assert_eq!(letters.count().await.unwrap(), 1);
 }
 
@@ -71,21 +77,24 @@ async fn a_cut_dead_letter_is_replayed_from_the_stream_of_events() {
     // As large as the broker takes: there is no room for a header beside it.
     let whole = [PAYLOAD, &vec![b' '; 1_048_576 - PAYLOAD.len()]].concat();
     let other = [b"x", PAYLOAD].concat();
-    let mut cut = Vec::new();
+    let mut truncated = Vec::new();
     for payload in [&whole, &other, &whole] {
         let sent = context.publish("events.member.leave", payload.clone().into()).await.unwrap();
         let sequence = sent.await.unwrap().sequence.to_string();
         let size = payload.len().to_string();
-        let headers = [(SUBJECT, "events.member.leave"), (SEQUENCE, &sequence), (CUT_FROM, &size)];
-        cut.push(publish_dead_letter(&context, &headers).await);
+        let headers = [(SUBJECT, "events.member.leave"), (SEQUENCE, &sequence), (TRUNCATED_FROM, &size)];
+        truncated.push(publish_dead_letter(&context, &headers).await);
     }
     events.delete_message(3).await.unwrap();
 
-    let sequence = letters.replay(cut[0]).await.unwrap();
+    let sequence = letters.replay(truncated[0]).await.unwrap();
     assert_eq!(events.get_raw_message(sequence).await.unwrap().payload, whole);
-    let refused = letters.replay(cut[1]).await.unwrap_err();
-    assert!(matches!(refused, DeadLetterError::Cut { .. }), "another event of that sequence: {refused}");
-    let refused = letters.replay(cut[2]).await.unwrap_err().to_string();
+    let refused = letters.replay(truncated[1]).await.unwrap_err();
+    assert!(
+        matches!(refused, DeadLetterError::Truncated { .. }),
+        "another event of that sequence: {refused}"
+    );
+    let refused = letters.replay(truncated[2]).await.unwrap_err().to_string();
     assert!(refused.contains("holds the first 30 of 1048576 bytes"), "{refused}");
     assert_eq!(letters.count().await.unwrap(), 2);
 }

@@ -211,8 +211,8 @@ async fn a_malformed_event_becomes_a_dead_letter_at_its_first_delivery() {
     assert!(headers["Muster-Time"].ends_with('Z'));
     assert!(dead.iter().any(|(headers, _)| headers["Muster-Reason"].contains("at most 262144")));
     assert!(dead.iter().any(|(_, payload)| *payload == large), "whole beside the headers");
-    let cut = dead.iter().find(|(headers, _)| headers.contains_key("Muster-Cut-From")).unwrap();
-    assert_eq!(cut.0["Muster-Cut-From"], "1048576", "no room beside the headers");
+    let truncated = dead.iter().find(|(headers, _)| headers.contains_key("Muster-Cut-From")).unwrap();
+    assert_eq!(truncated.0["Muster-Cut-From"], "1048576", "no room beside the headers");
 }
 
 #[tokio::test]

@@ -376,7 +376,7 @@ async fn a_server_of_tls_1_2_only_is_refused_where_1_3_is_the_least() {
 }
 
 #[tokio::test]
-async fn who_does_the_handshake_first_and_who_does_not_do_not_meet() {
+async fn a_handshake_first_on_one_side_only_does_not_connect() {
     let mut setups = vec![(Setup::default(), true)];
     if version() < Version([2, 10, 4]) {
         println!(

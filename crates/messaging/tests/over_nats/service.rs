@@ -70,7 +70,7 @@ async fn handle(request: Request) -> Result<Reply, ServiceError> {
         }
         Question::Within(_, Query::ProfilesSearch(_)) => {
             let caller = request.caller.map(|caller| caller.as_str().to_owned());
-            Err(ServiceError::forbidden(format!("{caller:?} {:?}", request.traceparent)))
+            Err(ServiceError::malformed(format!("{caller:?} {:?}", request.traceparent)))
         }
         Question::Within(..) => Err(ServiceError::rate_limited(Duration::from_millis(1500))),
     }
@@ -215,8 +215,8 @@ async fn a_page_over_the_brokers_bound_is_cut_at_a_row() {
         }
     }
     assert_eq!(ranks, (1..=u64::from(MEMBERS)).collect::<Vec<_>>(), "every member once");
-    let cut: Vec<bool> = seen.lock().unwrap().iter().map(|seen| seen.cut).collect();
-    assert!(cut.iter().rev().skip(1).all(|cut| *cut), "all but the last");
+    let truncated: Vec<bool> = seen.lock().unwrap().iter().map(|seen| seen.truncated).collect();
+    assert!(truncated.iter().rev().skip(1).all(|truncated| *truncated), "all but the last");
     assert_eq!(client.ask(&profiles::Ranked::first(5)).await.unwrap().limit, 5);
 }
 

@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_tls_is_not_taken_for_it() {
+    fn a_local_socket_is_not_taken_for_tls() {
         for url in ["postgres://%2Frun%2Fpostgresql/d", "postgres:///d?host=db,/run"] {
             let message = config(url, Environment::Production).unwrap_err().to_string();
             assert!(message.contains("a socket of this machine has no TLS"), "{message}");

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_may_still_come_again_keeps_its_slot() {
+    fn an_event_that_may_come_again_keeps_its_slot() {
         let slot = |day| slot_of(day).unwrap();
         for today in [20_000_i64, 20_001, 20_479, 20_480] {
             let unused = unused_slots(today, Store::MAX_REMEMBERED).unwrap();

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_code_stays_as_it_is() {
+    fn a_message_without_a_code_is_passed_on_unchanged() {
         let long = message(b'E', &vec![b'M'; MAX_ERROR]);
         for come in [
             message(b'E', b""),
@@ -309,8 +309,8 @@ mod tests {
     #[tokio::test]
     async fn a_stream_that_ends_in_the_middle_is_handed_on_to_its_end() {
         let come = [told(GERMAN), error(GERMAN)].concat();
-        let (cut, _) = come.split_at(come.len() - 3);
-        let mut stream = Coded::new(cut, |_| ChannelBinding::none(), SaidProcess::default());
+        let (truncated, _) = come.split_at(come.len() - 3);
+        let mut stream = Coded::new(truncated, |_| ChannelBinding::none(), SaidProcess::default());
         let mut out = Vec::new();
         stream.read_to_end(&mut out).await.unwrap();
         assert!(out.ends_with(&error(GERMAN)[..error(GERMAN).len() - 3]));

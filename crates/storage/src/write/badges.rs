@@ -595,7 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn what_arrives_late_takes_effect_from_others_and_gives_it() {
+    fn a_late_badge_operation_takes_effect_from_others_and_gives_it() {
         let stored = whole([(watermark(2, 2), true), (watermark(4, 4), true), (watermark(6, 6), false)]);
         let earlier = added(&stored, &[(watermark(1, 1), true)]);
         assert!(earlier[&watermark(1, 1)].is_badge && !earlier[&watermark(2, 2)].is_badge);

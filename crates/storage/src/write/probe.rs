@@ -9,7 +9,7 @@ use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use muster_domain::{
     Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, ErasureKey, Event, EventId, EventTime,
-    GuildEffect, GuildId, MaxClockSkew, MemberEffect, Nym, Reason, Role, Shard, TimeBounds, UserId,
+    GuildEffect, GuildId, MaxClockSkew, MemberEffect, Nym, Reason, Shard, TimeBounds, UserId,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -103,7 +103,6 @@ fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
         Reason::parse_optional("probe").map_err(Error::defect)?,
         Awarder::parse_optional("probe").map_err(Error::defect)?,
     );
-    let roles = vec![Role::parse("probe").map_err(Error::defect)?];
     let score = |conviction: i64| MemberEffect::ScoreSet {
         conviction: Some(Conviction::clamp(conviction)),
         activity: Some(Activity::clamp(1_i64)),
@@ -114,7 +113,7 @@ fn events(guild: &GuildId) -> Result<Vec<Vec<Event>>, Error> {
     let rounds = [
         vec![award.clone()],
         vec![
-            MemberEffect::Update { nick, roles },
+            MemberEffect::Update { nick },
             score(i64::MAX),
             MemberEffect::ActivityAdd { amount: Activity::clamp(i64::MAX) },
             MemberEffect::BadgeRevoke { kind, reason, by },

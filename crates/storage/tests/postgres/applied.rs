@@ -117,7 +117,7 @@ async fn kept(client: &Client, days: i64) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_remembered_is_forgotten_and_nothing_else() {
+async fn pruning_forgets_the_applied_ids_of_past_days_and_no_others() {
     let database = Database::migrated().await;
     let (store, client) = (database.store().await, database.client().await);
     let guild = guild("prune");

@@ -170,7 +170,7 @@ async fn a_community_tells_of_the_types_that_it_chose() {
 }
 
 #[tokio::test]
-async fn what_waits_of_an_erased_person_holds_no_name_and_no_reason() {
+async fn the_waiting_changes_of_an_erased_person_hold_no_name_and_no_reason() {
     let database = Database::migrated().await;
     let (store, client, guild) = (database.store().await, database.client().await, guild("waiting"));
     let community = apply(&store, &guild, vec![joined(&guild, &user(1), START, "Paul")]).await;

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use muster_domain::{
-    Awarder, Event, GuildId, Lookup, MemberEffect, PageLimit, ProfileId, Role, UserId, Wallet,
-};
+use muster_domain::{Awarder, Event, GuildId, Lookup, MemberEffect, PageLimit, ProfileId, UserId, Wallet};
 use muster_storage::{Community, Enforced, Erasure, Error, Missing};
 use time::OffsetDateTime;
 use tokio_postgres::Client;
@@ -38,10 +36,7 @@ async fn nothing_personal_remains() {
     let guild = guild("erasure");
     let person = UserId::parse("person-4711").unwrap();
     let awarder = Some(Awarder::parse("person-4711").unwrap());
-    let update = MemberEffect::Update {
-        nick: Some(nym("Secretnick")),
-        roles: vec![Role::parse("secretrole").unwrap()],
-    };
+    let update = MemberEffect::Update { nick: Some(nym("Secretnick")) };
     let award = MemberEffect::BadgeAward { kind: kind("k"), reason: None, by: awarder.clone() };
     let revoke = MemberEffect::BadgeRevoke { kind: kind("k"), reason: None, by: awarder.clone() };
     let events = vec![
@@ -63,7 +58,6 @@ async fn nothing_personal_remains() {
     for text in personal {
         assert!(!mentions(&client, text).await.is_empty(), "{text} is not where the test looks");
     }
-    assert_eq!(mentions(&client, "secretrole").await, Vec::<String>::new(), "nothing is kept of roles");
 
     community.profile_erase(id).await.unwrap();
     for text in personal {
@@ -139,7 +133,7 @@ async fn erase(client: &Client, community: &Community, who: &UserId) -> ProfileI
 
 /// An event of each kind about one member, a millisecond apart.
 fn one_of_each(guild: &GuildId, who: &UserId, at: i64) -> Vec<Event> {
-    let update = MemberEffect::Update { nick: Some(nym("Nick")), roles: Vec::new() };
+    let update = MemberEffect::Update { nick: Some(nym("Nick")) };
     vec![
         scored(guild, who, at, 900),
         added(guild, who, at + 1, 7),
@@ -333,7 +327,7 @@ async fn an_erasure_is_of_one_community_and_the_last_one_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_erased_while_their_events_are_applied_stays_erased() {
+async fn a_person_erased_while_their_events_are_applied_stays_erased() {
     let database = Database::migrated().await;
     let (stores, client) = ([database.store().await, database.store().await], database.client().await);
     let guild = guild("race");

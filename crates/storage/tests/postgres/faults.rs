@@ -427,7 +427,7 @@ async fn plaintext_is_not_even_configured_in_production() {
 }
 
 #[tokio::test]
-async fn what_the_password_is_stands_in_no_error() {
+async fn a_connection_error_does_not_show_the_password() {
     let url = url("no_such_database");
     let (_, rest) = url.split_once("//").unwrap();
     let (user, _) = rest.split_once('@').unwrap();

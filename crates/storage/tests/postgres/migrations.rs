@@ -126,7 +126,7 @@ fn no_migration_holds_up_a_filled_table() {
 }
 
 #[test]
-fn what_holds_up_a_filled_table_is_found() {
+fn a_migration_that_holds_up_a_filled_table_is_found() {
     let first =
         "CREATE TABLE filled (id bigint PRIMARY KEY, n text); CREATE INDEX filled_by_n ON filled (n);";
     let judge = |sql: &str| {

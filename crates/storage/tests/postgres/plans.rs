@@ -269,7 +269,7 @@ async fn write(measured: &Measured, who: ProfileId) {
         member(guild, &user(500), at, effect)
     };
     let writes: Vec<(&str, Event)> = vec![
-        ("update", event(MemberEffect::Update { nick: Some(nym("Someone else")), roles: Vec::new() })),
+        ("update", event(MemberEffect::Update { nick: Some(nym("Someone else")) })),
         ("leave", event(MemberEffect::Leave)),
         ("join", event(MemberEffect::Join { username: Some(nym("Someone new")) })),
         ("award", event(MemberEffect::BadgeAward { kind: kind("k"), reason: None, by: None })),

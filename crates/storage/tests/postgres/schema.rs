@@ -59,7 +59,7 @@ async fn the_shard_comes_first_in_every_key_and_index() {
 
 /// So an update of a member stays in its page and touches no index.
 #[tokio::test]
-async fn what_events_change_of_a_member_is_in_no_index() {
+async fn member_columns_that_events_change_are_in_no_index() {
     let database = Database::migrated().await;
     let client = database.client().await;
     let indexed = "SELECT DISTINCT a.attname::text FROM pg_index AS i

@@ -91,12 +91,7 @@ async fn any_text_is_found_as_by_comparing_every_nym() {
         }
         if number % 5 == 0 {
             let nick = Some(nym(&draw("[ab]{1,4}( [ab]{1,3})?")));
-            events.push(member(
-                &guild,
-                &user(number),
-                START + 2,
-                MemberEffect::Update { nick, roles: Vec::new() },
-            ));
+            events.push(member(&guild, &user(number), START + 2, MemberEffect::Update { nick }));
         }
     }
     let community = apply(&store, &guild, events).await;

@@ -27,7 +27,7 @@ async fn standings(client: &Client, community: &Community) -> Vec<(Uuid, i64, u6
 }
 
 #[tokio::test]
-async fn everyone_stands_where_counting_says() {
+async fn ranks_and_positions_are_what_counting_says() {
     let database = Database::migrated().await;
     let (store, client) = (database.store().await, database.client().await);
     let community = Tied::make(&store, &client).await.here;
@@ -207,7 +207,7 @@ async fn view_of_nobody(store: &Store) -> Community {
 }
 
 #[tokio::test]
-async fn a_community_of_nobody_has_empty_lists_and_numbers() {
+async fn an_empty_community_has_empty_lists_and_zero_counts() {
     let database = Database::migrated().await;
     let store = database.store().await;
     let community = view_of_nobody(&store).await;
@@ -225,7 +225,7 @@ async fn a_community_of_nobody_has_empty_lists_and_numbers() {
 }
 
 #[tokio::test]
-async fn the_numbers_are_those_of_visible_members_of_this_week() {
+async fn stats_count_the_visible_members_of_this_week() {
     let database = Database::migrated().await;
     let (store, client) = (database.store().await, database.client().await);
     let guild = guild("numbers");

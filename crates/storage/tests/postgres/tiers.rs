@@ -214,7 +214,7 @@ async fn equals_share_the_edge_and_one_who_is_erased_makes_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_looks_while_two_workers_write_sees_ranks_tiers_and_moves_agree() {
+async fn readers_see_ranks_tiers_and_moves_agree_while_two_workers_write() {
     let setting = Setting::new(&policy(&[0, 50], &[3, 7])).await;
     setting.members((0..40).map(|number| number * 3)).await;
     let other = setting.database.store().await;

@@ -54,9 +54,9 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
     println!("configuration  ok      environment {}", settings.environment);
     let configured = configure(&settings)?;
     let materials = configured.materials();
-    for (place, material) in &materials {
+    for (server, material) in &materials {
         if let Some(material) = material {
-            certificates(place, material);
+            certificates(server.as_str(), material);
         }
     }
     if let Some(traces) = &settings.traces {

@@ -202,7 +202,7 @@ async fn of_erased(configuration: &Configuration, letters: &DeadLetters) -> Resu
     if unread > 0 {
         tracing::warn!(
             dead_letters = unread,
-            "some dead letters are no JSON, or are cut: look at each by `deadletters show`"
+            "some dead letters are no JSON, or are truncated: look at each by `deadletters show`"
         );
     }
     Ok(found)
@@ -265,6 +265,6 @@ fn described(letter: &DeadLetter) -> Value {
         "event_at": letter.event_at.and_then(|at| at.format(&Rfc3339).ok()),
         "deliveries": letter.deliveries,
         "bytes": letter.bytes,
-        "cut_from": letter.cut_from,
+        "cut_from": letter.truncated_from,
     })
 }

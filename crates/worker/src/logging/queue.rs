@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_is_written_and_what_cannot_be_is_counted() {
+    fn the_log_queue_writes_its_lines_and_counts_those_it_drops() {
         let (pipe, reader) = mpsc::sync_channel(1000);
         let queue = LogQueue::to(Pipe(pipe)).unwrap();
         for n in 0..100 {

@@ -25,6 +25,7 @@ use self::readiness::{Part, Readiness};
 use self::rotation::{Expiry, Files};
 use self::session::Session;
 use crate::chain::chain;
+use crate::connect::Server;
 use crate::descriptors;
 use crate::failure::Failure;
 use crate::fitness;
@@ -182,7 +183,7 @@ async fn prune_applied(store: Store, remember: Duration) {
 #[derive(Default)]
 struct Counted {
     link: LinkCounts,
-    handshakes: HashMap<&'static str, (u64, u64)>,
+    handshakes: HashMap<Server, (u64, u64)>,
     faults: Vec<Fault>,
 }
 
@@ -346,9 +347,9 @@ impl Watch {
     fn certificates(&mut self, session: &Session) {
         for (place, material) in &session.materials {
             let Some(material) = material else { continue };
-            let (own, authority, server) = match *place {
-                "nats" => ("nats_own", "nats_authority", "nats_server"),
-                _ => ("postgres_own", "postgres_authority", "postgres_server"),
+            let (own, authority, server) = match place {
+                Server::Nats => ("nats_own", "nats_authority", "nats_server"),
+                Server::Postgres => ("postgres_own", "postgres_authority", "postgres_server"),
             };
             let peers = material.peers();
             let servers: Vec<Certificate> = peers.iter().map(|peer| peer.certificate.clone()).collect();
@@ -358,9 +359,9 @@ impl Watch {
                 self.expiry.watch(whose, &certificates);
             }
             let counts = (material.accepted(), material.refused());
-            let (accepted, refused) = self.counted.handshakes.insert(place, counts).unwrap_or_default();
-            metrics::handshakes(place, counts.0.saturating_sub(accepted), counts.1.saturating_sub(refused));
-            metrics::peers(place, &peers);
+            let (accepted, refused) = self.counted.handshakes.insert(*place, counts).unwrap_or_default();
+            metrics::handshakes(*place, counts.0.saturating_sub(accepted), counts.1.saturating_sub(refused));
+            metrics::peers(*place, &peers);
         }
     }
 }

@@ -11,7 +11,7 @@ use muster_messaging::events::consumer::{
 };
 use muster_messaging::events::dead_letter::DeadLetters;
 use muster_messaging::events::fault::{Probe, StoreFailure};
-use muster_messaging::replicas::{self, Listening};
+use muster_messaging::replicas::{self, Subscription};
 use muster_messaging::service::{Service, ServiceConfig, serve as serve_requests};
 use muster_messaging::tls::material::Material;
 use muster_storage::{Error, FaultOf, Store};
@@ -21,7 +21,7 @@ use tracing::Instrument;
 use super::outbox::Publishing;
 use super::readiness::{Part, Readiness};
 use crate::answers::Answers;
-use crate::connect::{Configured, configure};
+use crate::connect::{Configured, Server, configure};
 use crate::failure::Failure;
 use crate::fitness;
 use crate::metrics;
@@ -35,11 +35,11 @@ pub(crate) struct Session {
     pub(crate) consumer: Consumer,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) consuming: ConsumerHandle,
-    pub(crate) materials: [(&'static str, Option<Arc<Material>>); 2],
+    pub(crate) materials: [(Server, Option<Arc<Material>>); 2],
     publishing: Publishing,
     service: Service,
     // Hears the other replicas until it is dropped.
-    _listening: Listening,
+    _subscription: Subscription,
 }
 
 impl Session {
@@ -101,7 +101,7 @@ impl Session {
         let consuming = consumer.start(move |events| apply(applying.clone(), events), probe);
         ready(Part::Consumer, true);
         let clearing = Arc::clone(&limits);
-        let listening =
+        let subscription =
             replicas::listen(&connection, move |community, caller| clearing.clear(community, caller)).await?;
         let answers = Arc::new(Answers { store: store.clone(), limits, connection: connection.clone() });
         let service = serve_requests(
@@ -120,9 +120,9 @@ impl Session {
         )
         .await?;
         let publishing = Publishing::start(store.clone(), connection.clone());
-        for (place, material) in &materials {
+        for (server, material) in &materials {
             for unused in material.iter().flat_map(|material| material.unused()) {
-                tracing::warn!(certificates = place, "{unused}");
+                tracing::warn!(certificates = server.as_str(), "{unused}");
             }
         }
         Ok(Self {
@@ -134,7 +134,7 @@ impl Session {
             materials,
             publishing,
             service,
-            _listening: listening,
+            _subscription: subscription,
         })
     }
 

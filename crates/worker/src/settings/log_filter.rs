@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_named_is_shown_from_the_default_on() {
+    fn a_log_target_without_a_level_has_the_default() {
         let shown = |filter: &str, target: &str, level: Level| {
             filter.parse::<LogFilter>().unwrap().targets(LevelFilter::INFO).would_enable(target, &level)
         };
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_of_each_attempt_is_shown_where_it_is_asked_for() {
+    fn connection_attempts_are_logged_where_the_filter_asks() {
         let shown = |filter: &str, level: Level| {
             let filter = filter.parse::<LogFilter>().unwrap().targets(LevelFilter::INFO);
             filter.would_enable("async_nats::connector", &level)
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_by_its_part() {
+    fn a_wrong_log_filter_is_refused_with_its_part() {
         for (filter, part) in [
             ("nonsense", "nonsense"),
             ("inof,muster_worker=debug", "inof"),

@@ -691,7 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_is_wrong_only_for_who_asks_for_it() {
+    fn a_wrong_section_fails_only_the_commands_that_read_it() {
         let database = ("MUSTER__DATABASE__URL_FILE", "/s/url");
         let without_nats = read(None, &[database]).unwrap();
         assert!(without_nats.database().is_ok() && without_nats.http().is_ok());

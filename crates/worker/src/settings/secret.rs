@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_secret_is_refused_by_key_and_file_and_not_repeated() {
+    fn a_malformed_secret_is_refused_by_key_and_file_and_not_repeated() {
         let directory = tempfile::tempdir().unwrap();
         let mut large = b"hunter2".to_vec();
         large.resize(MAX_SECRET + 1, b'x');

@@ -197,7 +197,7 @@ async fn a_follower_agrees_with_the_lists_though_workers_are_killed_and_share_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_broker_that_was_away_could_not_be_told_it_is_told_afterwards() -> Result<()> {
+async fn changes_reach_a_broker_that_was_away_when_it_returns() -> Result<()> {
     let mut setting = Setting::new().await?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;

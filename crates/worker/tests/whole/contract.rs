@@ -3,12 +3,12 @@
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use muster_domain::{CommunityId, Cursor, Keys, MemberEffect, UserId};
 use muster_messaging::api::{
     Caller, ENDPOINTS, Endpoint, ErrorCode, Rows, admin, community, directory, profiles,
 };
-use muster_messaging::client::ClientError;
+use muster_messaging::client::{Client, ClientError, CommunityClient};
 
 use crate::setting::{Guild, Setting, community, eventually};
 
@@ -17,7 +17,7 @@ fn code<T>(result: Result<T, ClientError>) -> Option<ErrorCode> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
+async fn clients_of_two_communities_may_rely_on_the_contract() -> Result<()> {
     let setting = Setting::new().await?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
@@ -41,13 +41,26 @@ async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
         client.community(community(&client, "makab").await?),
     );
 
-    // A cursor is good for the list, the community and the ordering that made it.
+    a_cursor_is_refused_by_another_list_community_or_ordering(&client, &tabr, &makab).await?;
+    profiles_many_answers_those_who_exist_in_the_order_asked(&tabr).await?;
+    a_profile_of_another_community_is_not_found(&client, &tabr, &makab).await?;
+    any_whole_number_is_a_limit_and_a_page_is_bounded(&tabr).await?;
+    assert_eq!(worker.stop()?, Some(0));
+    Ok(())
+}
+
+async fn a_cursor_is_refused_by_another_list_community_or_ordering(
+    client: &Client,
+    tabr: &CommunityClient,
+    makab: &CommunityClient,
+) -> Result<()> {
     let first = tabr.ask(&profiles::Ranked::first(10)).await?;
-    let next = first.next.expect("20 more members");
+    let next = first.next.context("20 more members")?;
     let second = tabr.ask(&profiles::Ranked::first(10).after(next.clone())).await?;
     assert_eq!(second.items.first().map(|item| item.rank.get()), Some(11));
     let mut tampered = next.as_str().as_bytes().to_vec();
-    tampered[5] = if tampered[5] == b'A' { b'B' } else { b'A' };
+    let byte = tampered.get_mut(5).context("a cursor is longer")?;
+    *byte = if *byte == b'A' { b'B' } else { b'A' };
     let tampered = Cursor::parse(String::from_utf8(tampered)?)?;
     let ranked = |cursor: &Cursor| profiles::Ranked::first(10).after(cursor.clone());
     let active = profiles::Active::first(10).after(next.clone());
@@ -65,8 +78,10 @@ async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
         ..directory::List::default()
     };
     assert_eq!(code(tabr.ask(&descending).await), Some(ErrorCode::InvalidCursor));
+    Ok(())
+}
 
-    // Many at once: those who are there, in the order in which they are asked for.
+async fn profiles_many_answers_those_who_exist_in_the_order_asked(tabr: &CommunityClient) -> Result<()> {
     let users =
         ["user7", "nobody", "user3", "user7"].map(UserId::parse).into_iter().collect::<Result<_, _>>()?;
     let many = tabr.ask(&profiles::Many::UserIds(Keys::parse(users)?)).await?;
@@ -77,10 +92,20 @@ async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
     let ids = Keys::parse(many.items.iter().map(|item| item.profile.profile_id).collect())?;
     let by_id = profiles::Many::ProfileIds(ids);
     assert_eq!(tabr.ask(&by_id).await?.items, many.items);
+    Ok(())
+}
 
-    // Another community's profile is not there, whatever is asked of it.
+async fn a_profile_of_another_community_is_not_found(
+    client: &Client,
+    tabr: &CommunityClient,
+    makab: &CommunityClient,
+) -> Result<()> {
+    let user3 = profiles::Get::UserId(UserId::parse("user3")?);
+    let ours = tabr.ask(&user3).await?.profile.profile_id;
+    let by_id = profiles::Many::ProfileIds(Keys::parse(vec![ours])?);
+    assert_eq!(tabr.ask(&by_id).await?.items.len(), 1);
     assert!(makab.ask(&by_id).await?.items.is_empty());
-    let theirs = makab.ask(&profiles::Get::UserId(UserId::parse("user3")?)).await?.profile.profile_id;
+    let theirs = makab.ask(&user3).await?.profile.profile_id;
     assert_eq!(code(tabr.ask(&profiles::Get::ProfileId(theirs)).await), Some(ErrorCode::NotFound));
     assert_eq!(code(tabr.ask(&profiles::Position { profile_id: theirs }).await), Some(ErrorCode::NotFound));
     let around = profiles::Around { profile_id: theirs, limit: Rows::default() };
@@ -90,8 +115,10 @@ async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
     let nowhere = CommunityId::from_str("00000000-0000-4000-8000-000000000000")?;
     assert_eq!(code(client.community(nowhere).ask(&community::Stats {}).await), Some(ErrorCode::NotFound));
     assert_eq!(makab.ask(&community::Stats {}).await?.members, 30);
+    Ok(())
+}
 
-    // Any whole number is a limit; the answer says what was applied.
+async fn any_whole_number_is_a_limit_and_a_page_is_bounded(tabr: &CommunityClient) -> Result<()> {
     for (asked, applied) in [(i64::MAX, 1000), (-1, 1), (0, 1)] {
         assert_eq!(tabr.ask(&profiles::Ranked::first(asked)).await?.limit, applied);
     }
@@ -101,7 +128,6 @@ async fn bad_input_is_answered_and_no_community_sees_another() -> Result<()> {
         ..directory::List::default()
     };
     assert_eq!(code(tabr.ask(&beyond).await), Some(ErrorCode::InvalidRequest));
-    assert_eq!(worker.stop()?, Some(0));
     Ok(())
 }
 
@@ -162,7 +188,7 @@ async fn a_caller_is_held_to_its_rate_until_it_is_cleared_on_every_replica() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_applied_is_a_dead_letter_and_delays_nobody() -> Result<()> {
+async fn an_event_that_cannot_be_applied_is_a_dead_letter_and_delays_nobody() -> Result<()> {
     let setting = Setting::new().await?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;

@@ -47,7 +47,7 @@ async fn is_gone(tabr: &CommunityClient) -> Result<bool> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_erased_stays_erased_through_late_events_and_a_restored_backup() -> Result<()> {
+async fn an_erased_person_stays_erased_through_late_events_and_a_restored_backup() -> Result<()> {
     let setting = Setting::new().await?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
@@ -85,8 +85,11 @@ async fn who_is_erased_stays_erased_through_late_events_and_a_restored_backup() 
     }
     ensure!(output(&restored, "erasures export").await? == list, "it knows what the other knew");
     fs::write(&file, list.lines().take(2).collect::<Vec<_>>().join("\n"))?;
-    let cut = restored.run(&format!("erasures apply {}", file.display())).await?;
-    ensure!(cut.status.code() == Some(1) && String::from_utf8_lossy(&cut.stderr).contains("truncated"));
+    let truncated = restored.run(&format!("erasures apply {}", file.display())).await?;
+    ensure!(
+        truncated.status.code() == Some(1)
+            && String::from_utf8_lossy(&truncated.stderr).contains("truncated")
+    );
 
     // The stream from its beginning: two of its events are not known to the backup.
     let streams = setting.configuration.as_client(&setting.services.clients.streams);

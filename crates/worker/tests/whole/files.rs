@@ -88,7 +88,7 @@ async fn a_file_that_is_not_read_whole_exits_64_with_its_line() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_expired_beside_what_is_valid_is_warned_of_and_ends_nothing() -> Result<()> {
+async fn an_expired_certificate_beside_a_valid_one_is_warned_of_and_ends_nothing() -> Result<()> {
     let setting = Setting::new().await?;
     let directory = tempfile::tempdir()?;
     let old = expired(&setting)?;
@@ -159,7 +159,8 @@ async fn a_secret_that_is_empty_or_not_one_exits_64_by_key_and_file() -> Result<
         told(key, variable, b"\xef\xbb\xbfhunter2", "begins with a byte order mark").await?;
     }
     told("nats.nkey_file", "MUSTER__NATS__NKEY_FILE", b"hunter2\n", "is refused: the NKey file").await?;
-    let cut = b"-----BEGIN NATS USER JWT-----\nhunter2.b.c\n------END NATS USER JWT------\n";
-    told("nats.credentials_file", "MUSTER__NATS__CREDENTIALS_FILE", cut, "is refused: the NATS cred").await?;
+    let truncated = b"-----BEGIN NATS USER JWT-----\nhunter2.b.c\n------END NATS USER JWT------\n";
+    told("nats.credentials_file", "MUSTER__NATS__CREDENTIALS_FILE", truncated, "is refused: the NATS cred")
+        .await?;
     Ok(())
 }

@@ -100,7 +100,7 @@ async fn a_stream_that_takes_no_changes_is_warned_of_and_keeps_nothing_from_bein
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_stream_drops_unread_is_in_the_metrics_and_in_the_log() -> Result<()> {
+async fn events_that_the_stream_drops_unread_are_counted_and_logged() -> Result<()> {
     let setting = Setting::new().await?;
     events(&setting, "CREATE", r#""discard":"old","max_msgs":50"#).await?;
     let development = setting.configuration.with("MUSTER__ENVIRONMENT", "development");

@@ -48,7 +48,7 @@ async fn hold(address: SocketAddr, n: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_holds_the_port_open_delays_no_probe_no_rotation_and_no_stop() -> Result<()> {
+async fn connections_held_open_delay_no_probe_no_rotation_and_no_stop() -> Result<()> {
     let setting = Setting::new().await?;
     let worker = setting.serve()?;
     let mut holding = JoinSet::new();
@@ -157,7 +157,7 @@ async fn leave(worker: &Worker, descriptors: u64) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn used_up_descriptors_are_a_state_that_is_seen_and_no_fault_of_a_file() -> Result<()> {
+async fn used_up_descriptors_show_in_readiness_and_are_not_blamed_on_a_file() -> Result<()> {
     let setting = Setting::new().await?;
     let worker = setting.serve()?;
     let log = || fs::read_to_string(&worker.log).unwrap_or_default();

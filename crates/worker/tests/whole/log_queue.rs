@@ -37,7 +37,7 @@ async fn flood(client: &Client, dropped: impl Fn() -> u64, more_than: u64) -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_waits_for_who_reads_the_log_and_what_is_missing_is_counted() -> Result<()> {
+async fn an_unread_log_delays_nothing_and_its_dropped_lines_are_counted() -> Result<()> {
     let setting = Setting::new().await?;
     let configuration =
         setting.configuration.with("MUSTER__LOG__FILTER", "debug").with("MUSTER__LOG__FORMAT", "json");

@@ -4,12 +4,14 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use muster_domain::{
-    Activity, Awarder, BadgeKind, Conviction, Cursor, GuildId, Keys, MemberEffect, Nym, Reason, SearchQuery,
-    UserId, Wallet,
+    Activity, Awarder, BadgeKind, CommunityId, Conviction, Cursor, GuildId, Keys, MemberEffect, Nym,
+    ProfileId, Reason, SearchQuery, UserId, Wallet,
 };
 use muster_messaging::api::{
     Caller, ENDPOINTS, Endpoint, Rows, admin, badges, community, directory, profiles, tiers,
 };
+use muster_messaging::client::{Client, CommunityClient, EventPublisher};
+use xtask::worker::{Configuration, Worker};
 
 use crate::setting::{Guild, Setting, community, eventually};
 
@@ -20,12 +22,38 @@ const MARK: &str = "xmarkx";
 /// A subject that whoever publishes has made up.
 const ODD_SUBJECT: &str = "events.xmarkx";
 
+/// The texts of events and requests, each with the mark in it.
+fn mark(text: &str) -> String {
+    format!("{MARK} {text}")
+}
+
+fn kind() -> BadgeKind {
+    BadgeKind::parse(format!("{MARK}-kind")).unwrap()
+}
+
+fn reason() -> Option<Reason> {
+    Reason::parse(mark("reason")).ok()
+}
+
+fn awarder() -> Option<Awarder> {
+    Awarder::parse(mark("awarder")).ok()
+}
+
+fn nym(text: &str) -> Nym {
+    Nym::parse(mark(text)).unwrap()
+}
+
+fn cursors() -> [Option<Cursor>; 2] {
+    [None, Some(Cursor::parse(mark("cursor")).unwrap())]
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
+async fn the_log_and_the_metrics_show_no_person_and_no_secret() -> Result<()> {
     let setting = Setting::new().await?;
     let key = fs::read_to_string(&setting.services.clients.worker.key_file)?;
     let line = key.lines().nth(1).context("a key without lines")?.to_owned();
-    let passwords = [line, setting.services.postgres.options.password.clone()];
+    let mut forbidden =
+        vec![USER.to_owned(), MARK.to_owned(), line, setting.services.postgres.options.password.clone()];
     let loud = setting
         .configuration
         .with("MUSTER__LOG__FILTER", "trace")
@@ -34,23 +62,67 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     let worker = loud.serve(&setting.services)?;
     let (client, publisher) = setting.client().await?;
 
-    // Every type of event.
+    publish_every_type_of_event(&publisher).await?;
+    publish_unreadable_and_unknown_events(&publisher).await?;
+    eventually("the events' effect", || async {
+        worker.event_counts().is_ok_and(|counts| counts.applied == 9 && counts.lost == 6)
+    })
+    .await?;
+
+    let id = community(&client, "tabr").await?;
+    let tabr = client.community(id);
+    let caller = Caller::parse(mark("caller"))?;
+    let named = client.clone().on_behalf_of(caller.clone()).community(id);
+    let user = profiles::Get::UserId(UserId::parse(USER)?);
+    let profile_id = named.ask(&user).await?.profile.profile_id;
+    forbidden.push(profile_id.to_string());
+    exceed_the_rate(&named).await;
+    for profile_id in [profile_id, "0193a000-0000-7000-8000-0000000000ff".parse()?] {
+        ask_about_a_profile(&tabr, profile_id).await;
+        change_a_profile(&tabr, profile_id).await;
+    }
+    ask_about_the_community(&client, &tabr).await?;
+    ask_malformed_requests(&client, id).await?;
+    ensure!(tabr.ask(&admin::ClearRateLimit { caller: Some(caller) }).await?.cleared == 1);
+    ensure!(tabr.ask(&admin::EraseProfile { profile_id }).await?.erased);
+    let _ = tabr.ask(&admin::EraseProfile { profile_id }).await;
+
+    let metrics = worker.get("/metrics")?.1;
+    refuse_a_wrong_password_while_serving(&setting, &worker).await?;
+    let mut said = refuse_wrong_secrets_at_a_start(&setting, &loud).await?;
+    said += &list_dead_letters(&setting, &loud).await?;
+    let mut services = setting.services;
+    services.postgres.kill()?;
+    ensure!(client.community(id).ask(&user).await.is_err(), "the database is away");
+    let log_file = worker.log.clone();
+    ensure!(worker.stop()? == Some(0));
+
+    let log = fs::read_to_string(log_file)?;
+    assert_all_of_it_was_logged(&log)?;
+    for (whose, text) in [("log", &log), ("metrics", &metrics), ("other commands' output", &said)] {
+        for (n, secret) in forbidden.iter().enumerate() {
+            let shown = text.lines().find(|line| line.contains(secret.as_str()));
+            ensure!(shown.is_none(), "the {whose} shows {n}: {shown:?}");
+        }
+    }
+    Ok(())
+}
+
+async fn publish_every_type_of_event(publisher: &EventPublisher) -> Result<()> {
     let mut tabr = Guild::new("tabr");
-    let mark = |text: &str| format!("{MARK} {text}");
-    let (kind, reason) = (BadgeKind::parse(format!("{MARK}-kind"))?, Some(Reason::parse(mark("reason"))?));
-    let by = Some(Awarder::parse(mark("awarder"))?);
+    let (kind, reason, by) = (kind(), reason(), awarder());
     let effects = [
-        MemberEffect::Join { username: Some(Nym::parse(mark("user name"))?) },
-        MemberEffect::Update { nick: Some(Nym::parse(mark("nick"))?), roles: Vec::new() },
+        MemberEffect::Join { username: Some(nym("user name")) },
+        MemberEffect::Update { nick: Some(nym("nick")) },
         MemberEffect::ScoreSet {
             conviction: Some(Conviction::clamp(7_i64)),
             activity: Some(Activity::clamp(3_i64)),
         },
         MemberEffect::ActivityAdd { amount: Activity::clamp(3_i64) },
         MemberEffect::BadgeAward { kind: kind.clone(), reason: reason.clone(), by: by.clone() },
-        MemberEffect::BadgeRevoke { kind: kind.clone(), reason: reason.clone(), by: by.clone() },
+        MemberEffect::BadgeRevoke { kind, reason, by },
         MemberEffect::Leave,
-        MemberEffect::Join { username: Some(Nym::parse(mark("user name"))?) },
+        MemberEffect::Join { username: Some(nym("user name")) },
     ];
     publisher.publish(&tabr.join_guild()).await?;
     for effect in effects {
@@ -58,7 +130,10 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
         publisher.publish(&event).await?;
         publisher.publish(&event).await?;
     }
-    // What cannot be read, and what is of no known type.
+    Ok(())
+}
+
+async fn publish_unreadable_and_unknown_events(publisher: &EventPublisher) -> Result<()> {
     let base = format!(
         r#""event_id":"6f1c2a0e-8f1d-4f7e-9d55-1a2b3c4d5e6f","timestamp":1700000000000,"guild_id":"tabr","user_id":"{USER}""#
     );
@@ -81,60 +156,45 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     ] {
         publisher.publish_raw(subject.to_owned(), payload.into_bytes()).await?;
     }
-    eventually("the events' effect", || async {
-        worker.event_counts().is_ok_and(|counts| counts.applied == 9 && counts.lost == 6)
-    })
-    .await?;
+    Ok(())
+}
 
-    // Every endpoint, answering and failing.
-    let id = community(&client, "tabr").await?;
-    let caller = Caller::parse(mark("caller"))?;
-    let tabr = client.community(id);
-    let named = client.clone().on_behalf_of(caller.clone()).community(id);
-    let profile_id = named.ask(&profiles::Get::UserId(UserId::parse(USER)?)).await?.profile.profile_id;
-    let nobody = "0193a000-0000-7000-8000-0000000000ff".parse()?;
-    let cursors = [None, Some(Cursor::parse(mark("cursor"))?)];
+async fn exceed_the_rate(named: &CommunityClient) {
     for _ in 0..20 {
-        // Over its rate before long.
         let _ = named.ask(&community::Stats {}).await;
     }
-    for profile_id in [profile_id, nobody] {
-        let award = admin::AwardBadge {
-            profile_id,
-            kind: kind.clone(),
-            reason: reason.clone(),
-            awarded_by: by.clone(),
-        };
-        let revoke = admin::RevokeBadge {
-            profile_id,
-            kind: kind.clone(),
-            reason: reason.clone(),
-            revoked_by: by.clone(),
-        };
-        let _ = tabr.ask(&profiles::Get::ProfileId(profile_id)).await;
-        let _ = tabr.ask(&profiles::Many::ProfileIds(Keys::parse(vec![profile_id])?)).await;
-        let _ = tabr.ask(&profiles::Many::UserIds(Keys::parse(vec![UserId::parse(USER)?])?)).await;
-        let _ = tabr.ask(&profiles::Position { profile_id }).await;
-        let _ = tabr.ask(&profiles::Around { profile_id, limit: Rows::default() }).await;
-        for cursor in cursors.clone() {
-            let _ = tabr.ask(&profiles::Badges { profile_id, limit: Rows::of(1), cursor }).await;
-        }
-        let _ = tabr.ask(&award).await;
-        let _ = tabr.ask(&revoke).await;
-        let _ = tabr.ask(&revoke).await;
-        let _ = tabr.ask(&admin::HideProfile { profile_id }).await;
-        let _ = tabr.ask(&admin::ShowProfile { profile_id }).await;
-        for cursor in cursors.clone() {
-            let _ = tabr.ask(&admin::ExportProfile::new(profile_id, cursor)).await;
-        }
+}
+
+async fn ask_about_a_profile(tabr: &CommunityClient, profile_id: ProfileId) {
+    let _ = tabr.ask(&profiles::Get::ProfileId(profile_id)).await;
+    let _ = tabr.ask(&profiles::Many::ProfileIds(Keys::parse(vec![profile_id]).unwrap())).await;
+    let users = Keys::parse(vec![UserId::parse(USER).unwrap()]).unwrap();
+    let _ = tabr.ask(&profiles::Many::UserIds(users)).await;
+    let _ = tabr.ask(&profiles::Position { profile_id }).await;
+    let _ = tabr.ask(&profiles::Around { profile_id, limit: Rows::default() }).await;
+    for cursor in cursors() {
+        let _ = tabr.ask(&profiles::Badges { profile_id, limit: Rows::of(1), cursor }).await;
     }
-    for get in [
-        profiles::Get::Nym(Nym::parse(mark("nick"))?),
-        profiles::Get::Wallet(Wallet::parse(format!("0x{MARK}"))?),
-    ] {
+}
+
+async fn change_a_profile(tabr: &CommunityClient, profile_id: ProfileId) {
+    let award = admin::AwardBadge { profile_id, kind: kind(), reason: reason(), awarded_by: awarder() };
+    let revoke = admin::RevokeBadge { profile_id, kind: kind(), reason: reason(), revoked_by: awarder() };
+    let _ = tabr.ask(&award).await;
+    let _ = tabr.ask(&revoke).await;
+    let _ = tabr.ask(&revoke).await;
+    let _ = tabr.ask(&admin::HideProfile { profile_id }).await;
+    let _ = tabr.ask(&admin::ShowProfile { profile_id }).await;
+    for cursor in cursors() {
+        let _ = tabr.ask(&admin::ExportProfile::new(profile_id, cursor)).await;
+    }
+}
+
+async fn ask_about_the_community(client: &Client, tabr: &CommunityClient) -> Result<()> {
+    for get in [profiles::Get::Nym(nym("nick")), profiles::Get::Wallet(Wallet::parse(format!("0x{MARK}"))?)] {
         let _ = tabr.ask(&get).await;
     }
-    for cursor in cursors {
+    for cursor in cursors() {
         let _ = tabr.ask(&profiles::Ranked { limit: Rows::of(1), cursor: cursor.clone() }).await;
         let _ = tabr.ask(&profiles::Active { limit: Rows::of(1), cursor: cursor.clone() }).await;
         let _ = tabr.ask(&badges::Leaderboard { limit: Rows::of(1), cursor: cursor.clone() }).await;
@@ -146,12 +206,15 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     }
     let query = SearchQuery::parse(MARK)?;
     let _ = tabr.ask(&profiles::Search { query, limit: Rows::default() }).await;
-    let long = format!(r#"{{"query": "{}"}}"#, MARK.repeat(40)).into_bytes();
-    let _ = client.ask_by_hand(&profiles::Search::DESCRIPTION.subject(id), long).await;
     let _ = tabr.ask(&tiers::Threshold {}).await;
     let _ = tabr.ask(&community::Stats {}).await;
     let _ = client.find_community(GuildId::parse(format!("{MARK}-guild"))?).await;
-    // What is no request of the endpoint, or no request at all.
+    Ok(())
+}
+
+async fn ask_malformed_requests(client: &Client, id: CommunityId) -> Result<()> {
+    let long = format!(r#"{{"query": "{}"}}"#, MARK.repeat(40)).into_bytes();
+    let _ = client.ask_by_hand(&profiles::Search::DESCRIPTION.subject(id), long).await;
     for endpoint in ENDPOINTS {
         for body in [
             MARK.to_owned(),
@@ -165,21 +228,28 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
     }
     let foreign = format!("muster.v1.{MARK}.profiles.ranked");
     ensure!(client.ask_by_hand(&foreign, Vec::new()).await?.is_error, "there is no such community");
-    let cleared = admin::ClearRateLimit { caller: Some(caller) };
-    ensure!(tabr.ask(&cleared).await?.cleared == 1);
-    ensure!(tabr.ask(&admin::EraseProfile { profile_id }).await?.erased);
-    let _ = tabr.ask(&admin::EraseProfile { profile_id }).await;
+    Ok(())
+}
 
-    // A password that is wrong, taken up while it works and at a start, and a database that is away.
-    let metrics = worker.get("/metrics")?.1;
+/// The database's URL with a wrong password.
+fn wrong_url(setting: &Setting) -> String {
+    let postgres = &setting.services.postgres;
+    postgres.url("postgres").replace(&postgres.options.password, MARK)
+}
+
+async fn refuse_a_wrong_password_while_serving(setting: &Setting, worker: &Worker) -> Result<()> {
     let secret = setting.services.directory.path().join("worker-database-url");
     let right = fs::read(&secret)?;
-    let url =
-        setting.services.postgres.url("postgres").replace(&setting.services.postgres.options.password, MARK);
-    fs::write(&secret, &url)?;
+    fs::write(&secret, wrong_url(setting))?;
     let log = || fs::read_to_string(&worker.log).unwrap_or_default();
     eventually("the refusal", async || log().contains("are refused: what was in use stays")).await?;
     fs::write(&secret, right)?;
+    Ok(())
+}
+
+/// What the commands print.
+async fn refuse_wrong_secrets_at_a_start(setting: &Setting, loud: &Configuration) -> Result<String> {
+    let url = wrong_url(setting);
     let mut said = String::new();
     for (variable, text) in [
         ("MUSTER__NATS__PASSWORD_FILE", mark("password")),
@@ -197,18 +267,17 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
         }
         fs::remove_file(file)?;
     }
-    let listed = loud.as_client(&setting.services.clients.repair).run("deadletters list").await?;
-    // The list shows an operator each one's subject, which tells who published it.
-    said += &String::from_utf8_lossy(&listed.stdout).replace(ODD_SUBJECT, "");
-    said += &String::from_utf8_lossy(&listed.stderr);
-    let mut services = setting.services;
-    services.postgres.kill()?;
-    let refused = client.community(id).ask(&profiles::Get::UserId(UserId::parse(USER)?)).await;
-    ensure!(refused.is_err(), "the database is away");
-    let log_file = worker.log.clone();
-    ensure!(worker.stop()? == Some(0));
+    Ok(said)
+}
 
-    let log = fs::read_to_string(log_file)?;
+/// The list, but for the subject that it shows an operator, which tells who published a dead letter.
+async fn list_dead_letters(setting: &Setting, loud: &Configuration) -> Result<String> {
+    let listed = loud.as_client(&setting.services.clients.repair).run("deadletters list").await?;
+    Ok(String::from_utf8_lossy(&listed.stdout).replace(ODD_SUBJECT, "")
+        + &String::from_utf8_lossy(&listed.stderr))
+}
+
+fn assert_all_of_it_was_logged(log: &str) -> Result<()> {
     for expected in [
         "an administrator's request was answered",
         "a request was answered",
@@ -218,19 +287,6 @@ async fn nothing_of_a_person_and_no_secret_is_logged() -> Result<()> {
         "profile.pseudonym",
     ] {
         ensure!(log.contains(expected), "the log does not say {expected:?}");
-    }
-    let forbidden = [
-        USER.to_owned(),
-        MARK.to_owned(),
-        profile_id.to_string(),
-        passwords[0].clone(),
-        passwords[1].clone(),
-    ];
-    for (whose, text) in [("log", &log), ("metrics", &metrics), ("other commands' output", &said)] {
-        for (n, secret) in forbidden.iter().enumerate() {
-            let shown = text.lines().find(|line| line.contains(secret.as_str()));
-            ensure!(shown.is_none(), "the {whose} shows {n}: {shown:?}");
-        }
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use crate::setting::{Guild, Setting, community, eventually};
 use muster_messaging::api::{Caller, community};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_shown_is_what_is_listed() -> Result<()> {
+async fn the_metrics_shown_are_the_metrics_listed() -> Result<()> {
     let setting = Setting::new().await?;
     let mut described: Value = serde_json::from_slice(&setting.configuration.run("describe").await?.stdout)?;
     let listed: Vec<Value> = serde_json::from_value(described["metrics"].take())?;

@@ -69,7 +69,7 @@ async fn servers_and_schema_may_come_after_the_worker_in_any_order() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stays_away_ends_the_start_after_its_bound_and_is_named() -> Result<()> {
+async fn a_dependency_that_stays_away_ends_the_start_after_its_bound_and_is_named() -> Result<()> {
     let setting = Setting::new().await?;
     let mut services = setting.services;
     services.postgres.kill()?;
@@ -98,7 +98,7 @@ async fn what_stays_away_ends_the_start_after_its_bound_and_is_named() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_is_mended_while_it_is_waited_for() -> Result<()> {
+async fn a_start_waits_until_refused_credentials_are_accepted() -> Result<()> {
     let setting = Setting::new().await?;
     // The server knows nobody of the name that the worker's certificate bears.
     setting.services.nats.rename_user("muster-worker", "muster-worker-2")?;

@@ -273,7 +273,7 @@ async fn writes_that_hang_are_told_within_seconds_and_cost_no_event() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_fails_the_log_stays_short() -> Result<()> {
+async fn the_log_stays_short_whatever_fails() -> Result<()> {
     let mut setting = Setting::new().await?;
     let configuration = setting
         .configuration

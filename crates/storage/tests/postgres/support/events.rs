@@ -2,7 +2,7 @@
 
 use muster_domain::{
     Activity, Awarder, BadgeKind, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect,
-    GuildId, MaxClockSkew, MemberEffect, Nym, Rank, RankTier, Reason, Role, ScoreTier, Tier, TierPolicy,
+    GuildId, MaxClockSkew, MemberEffect, Nym, Rank, RankTier, Reason, ScoreTier, Tier, TierPolicy,
     TimeBounds, UserId,
 };
 use muster_storage::{Community, Store};
@@ -157,10 +157,9 @@ fn member_effect() -> impl Strategy<Value = MemberEffect> {
     let reason = || proptest::option::of("[r-t]".prop_map(|text| Reason::parse(text).unwrap()));
     // Some are awarded by members.
     let by = || proptest::option::of((0..USERS).prop_map(|n| Awarder::parse(format!("u{n}")).unwrap()));
-    let roles = proptest::collection::vec("[1-3]{1,2}".prop_map(|role| Role::parse(role).unwrap()), 0..3);
     prop_oneof![
         4 => proptest::option::of(name()).prop_map(|username| MemberEffect::Join { username }),
-        3 => (proptest::option::of(name()), roles).prop_map(|(nick, roles)| MemberEffect::Update { nick, roles }),
+        3 => proptest::option::of(name()).prop_map(|nick| MemberEffect::Update { nick }),
         2 => Just(MemberEffect::Leave),
         8 => (proptest::option::of(score()), proptest::option::of(score())).prop_map(|(conviction, activity)| {
             MemberEffect::ScoreSet {

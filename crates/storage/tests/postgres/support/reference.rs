@@ -153,8 +153,7 @@ impl Member {
                 self.has_left = false;
                 self.joined.get_or_insert(at);
             }
-            // Nothing is kept of the roles.
-            MemberEffect::Update { nick, roles: _ } => {
+            MemberEffect::Update { nick } => {
                 self.nick = nick.as_ref().map(|nick| nick.as_str().to_owned());
             }
             MemberEffect::Leave => self.has_left = true,
