@@ -20,9 +20,9 @@ use crate::header::set_traceparent;
 use crate::request::CALLER;
 use crate::service::ERROR_CODE;
 
-/// How often a request is sent at most, where it may be repeated.
+/// The most times that a repeatable request is sent.
 const MAX_ATTEMPTS: u32 = 3;
-/// How long to wait before a request that nobody took is sent again.
+/// The pause before a request that nobody took is sent again.
 const NOBODY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Asks the service. Clones share the connection.
@@ -77,8 +77,8 @@ impl Client {
         &self.connection
     }
 
-    /// Follows the changes of every community, one after the other, under a name by which the broker remembers how far this follower
-    /// is: 1 to 32 letters, digits, `-` and `_`.
+    /// Follows the changes of every community, one after the other. The broker remembers the follower's position under its name:
+    /// 1 to 32 letters, digits, `-` and `_`.
     ///
     /// # Errors
     /// [`FollowError::Consumer`] when this user may not.
@@ -140,8 +140,8 @@ impl Client {
         serde_json::from_slice(&message.payload).map_err(ClientError::Answer)
     }
 
-    /// Sends a request until it is answered. One that nobody took is sent again, for then it had no effect; one whose
-    /// answer is lost, only where asking twice is asking once.
+    /// Sends a request until it is answered. A request that nobody took had no effect and is sent again. One whose answer was
+    /// lost is sent again only where it is idempotent.
     async fn send(
         &self,
         endpoint: &Description,
@@ -244,7 +244,7 @@ pub enum ClientError {
         message: String,
         /// The field that is wrong.
         field: Option<String>,
-        /// In how long the request may be made again.
+        /// The time after which the request may be repeated.
         retry_after: Option<Duration>,
         /// The id under which the service's log tells more.
         request_id: Option<Uuid>,
@@ -330,8 +330,8 @@ impl EventPublisher {
         Ok(sent.await.map_err(failed)?.sequence)
     }
 
-    /// Publishes many events, up to [`Self::MAX_IN_FLIGHT`] of them at once, and tells `progress` how many the stream has
-    /// after each. They are sent in order.
+    /// Publishes many events in order, up to [`Self::MAX_IN_FLIGHT`] of them at once. After each, `progress` gets the number of
+    /// events that the stream has taken.
     ///
     /// # Errors
     /// [`PublishError`] at the first that the stream did not take.

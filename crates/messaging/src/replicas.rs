@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use crate::api::Caller;
 use crate::connection::Connection;
 
-/// Where replicas hear each other. The worker's user needs the right to publish and subscribe there, and nobody else.
+/// The subject of messages among replicas. Only the worker's user may publish and subscribe there.
 pub const SUBJECT: &str = "muster.replicas.v1.ratelimit.clear";
-/// How long replicas may take to answer. One that is slower has heard it all the same.
+/// How long replicas may take to answer. A slower one clears its limits all the same.
 const ANSWERS: Duration = Duration::from_millis(250);
 /// The most replicas whose answers are counted.
 const MAX_REPLICAS: usize = 256;
@@ -34,7 +34,7 @@ impl Drop for Subscription {
     }
 }
 
-/// Clears this replica's rate limits by `clear`, which answers how many counters there were, whenever any replica asks.
+/// Calls `clear` whenever any replica asks. It clears this replica's rate limits, and returns the number of counters.
 ///
 /// # Errors
 /// [`ReplicaError`] when the subject cannot be subscribed to.
@@ -53,15 +53,15 @@ where
             let Ok(caller) = caller.map(Caller::parse).transpose() else { continue };
             let cleared = clear(community_id, caller.as_ref());
             if let Some(reply) = message.reply {
-                // Whoever asked counts what it hears; it does not depend on it.
+                // The other replica adds up the answers that arrive, and does not need all of them.
                 let _ = client.publish(reply, cleared.to_string().into()).await;
             }
         }
     })))
 }
 
-/// Has every replica that listens, this one among them, clear a caller's counter, or with `None` the whole community's.
-/// Answers how many counters they had, as far as they answered in a quarter of a second.
+/// Makes every replica that listens, including this one, clear a caller's counter, or with `None` those of the whole
+/// community. Returns the number of counters that they reported within a quarter of a second.
 ///
 /// # Errors
 /// [`ReplicaError`] when they cannot be told.

@@ -11,19 +11,19 @@ use crate::api::{Caller, Description, MAX_REQUEST, PREFIX, Question, ServiceErro
 pub use crate::header::TRACEPARENT;
 use crate::header::traceparent;
 
-/// The header that names the person on whose behalf a client asks.
+/// The header with the person on whose behalf a client asks.
 pub const CALLER: &str = "Muster-Caller";
 
 /// One request as a handler gets it: everything in it has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Its id, which the log and the answer to a defect tell.
+    /// Its id, which stands in the log and in the answer when there was a defect.
     pub id: Uuid,
     /// Where it was asked.
     pub endpoint: &'static Description,
-    /// What is asked.
+    /// The question.
     pub question: Question,
-    /// The person on whose behalf it is asked.
+    /// The person on whose behalf the client asks.
     pub caller: Option<Caller>,
     /// The trace that it belongs to.
     pub traceparent: Option<TraceParent>,

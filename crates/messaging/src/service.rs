@@ -39,7 +39,7 @@ pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
 /// The least that a server's largest message should be, in bytes: every answer of one row, and every error, fits in.
 pub const LEAST_PAYLOAD: usize = 16 * 1024;
 
-/// What one request came to.
+/// The outcome of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observation {
     /// Where it was asked.
@@ -60,8 +60,8 @@ pub type Observe = Arc<dyn Fn(&Observation) + Send + Sync>;
 /// The service's bounds.
 #[derive(Clone)]
 pub struct ServiceConfig {
-    /// How many requests are under way at once; of one community seven eighths of what the others leave. One that comes
-    /// beyond is answered `unavailable` at once.
+    /// The most requests under way at once. One community may have seven eighths of what the others leave. A further request
+    /// is answered `unavailable` at once.
     pub max_in_flight: usize,
     /// How many requests of one community are worked on at once; further ones are queued.
     pub at_once: usize,
@@ -138,15 +138,14 @@ pub struct Service {
 }
 
 impl Service {
-    /// How many requests are being worked on, with those that were answered for at their deadline and go on.
+    /// How many requests are being worked on, including those that were answered `unavailable` at their deadline and go on.
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Takes no more requests, waits for the answers to those that were taken, and for the server to know that it shall
-    /// send no more. A request that the server sends in the moment of stopping is lost; [`Client`](crate::client::Client)
-    /// then asks again.
+    /// Takes no more requests, and waits until those in hand are answered and the server has stopped sending more. A request
+    /// that the server sends at that moment is lost; [`Client`](crate::client::Client) then asks again.
     ///
     /// # Errors
     /// [`StopError`] when they take longer than `deadline`; they go on.
@@ -201,7 +200,7 @@ struct Shared<H> {
 type Requests =
     SelectAll<futures_util::stream::BoxStream<'static, (&'static Description, async_nats::service::Request)>>;
 
-/// Reads requests until the service is stopped. It never waits for a handler, so that the queue before it stays short.
+/// Reads requests until the service is stopped. It never waits for a handler, so that requests do not queue up before it.
 async fn read<H, F>(mut incoming: Requests, shared: Arc<Shared<H>>, tasks: TaskTracker)
 where
     H: Fn(Request) -> F + Send + Sync + 'static,
@@ -247,8 +246,8 @@ where
     H: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Reply, ServiceError>> + Send + 'static,
 {
-    /// Answers a request. The handler is not stopped by the deadline: a write that is under way then is not torn, and holds
-    /// its slot for as long as it runs.
+    /// Answers a request. The deadline does not stop the handler: a write that is under way finishes, and keeps its slot until
+    /// then.
     async fn work(
         &self,
         endpoint: &'static Description,
@@ -277,7 +276,7 @@ where
         deadline: Instant,
         slot: &Slot,
     ) -> Outcome {
-        // Until its answer is made, and not until whoever asked has read it.
+        // Held until the answer is made, not until the client has read it.
         let Ok(_permit) = tokio::time::timeout_at(deadline, slot.permit()).await else {
             return Outcome { answer: Err(late()), clamped: false, truncated: false };
         };
@@ -305,7 +304,7 @@ where
         }
     }
 
-    /// Runs the handler; a panic stays within.
+    /// Runs the handler. A panic becomes an error.
     async fn handle(&self, request: Request) -> Result<Vec<u8>, ServiceError> {
         let handling = AssertUnwindSafe(async {
             (self.handler)(request).await?.into_json().map_err(ServiceError::internal)
@@ -392,6 +391,6 @@ pub struct ServeError(#[source] async_nats::Error);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{in_flight} requests were still being worked on at the deadline")]
 pub struct StopError {
-    /// How many requests are still being worked on, with those that were answered for at their own deadline.
+    /// How many requests are still being worked on, including those that were answered at their own deadline.
     pub in_flight: usize,
 }

@@ -1,4 +1,4 @@
-//! What each question is answered with.
+//! The answer to each question.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::metrics::Scope;
 use crate::rate_limit::RateLimits;
 use crate::traces;
 
-/// Lines a minute about requests that the database did not answer; the others are for who looks for a fault.
+/// Lines a minute about requests that the database did not answer. The rest are logged at level debug.
 static UNAVAILABLE_LINES: LogBudget = LogBudget::new(10);
 
 /// Lines a minute about counters whose limit is reached; the metrics have all.
@@ -43,7 +43,7 @@ impl Answers {
         answer
     }
 
-    /// Administrative acts are for the log's usual reader, all others for who looks for a fault.
+    /// Logs administrative requests at level info, and all others at level debug.
     fn log(&self, request: &Request, error: Option<ErrorCode>) {
         // A pseudonym costs as much as a small question.
         if !request.endpoint.is_admin() && !tracing::enabled!(Level::DEBUG) {
@@ -106,7 +106,7 @@ impl Answers {
         })
     }
 
-    /// Once for each counter, since whoever asks too often may ask very often; and not too often, since there may be many callers.
+    /// Logs each counter once, since one caller may ask very often, and few lines a minute, since there may be many callers.
     fn log_refused(&self, community: CommunityId, caller: Option<&Caller>, scope: Scope) {
         let Some(line) = REFUSED_LINES.line() else { return };
         let caller = caller.map(|caller| self.store.pseudonyms().of(caller.as_str()).to_string());
@@ -129,7 +129,7 @@ impl Answers {
         }))
     }
 
-    /// What each endpoint is answered with.
+    /// The answer of each endpoint.
     async fn reply(&self, community: &Community, query: &Query) -> Result<Reply, AnswerError> {
         Ok(match query {
             Query::ProfilesRanked(ask) => {

@@ -26,7 +26,7 @@ impl Server {
     }
 }
 
-/// What both connections need, and the certificates that PostgreSQL was given.
+/// The configurations of both connections, and the certificates for PostgreSQL.
 pub(crate) struct Configured {
     pub(crate) nats: NatsConfig,
     pub(crate) database: StoreConfig,

@@ -3,8 +3,8 @@
 use nix::sys::prctl::set_dumpable;
 use nix::sys::resource::{Resource, setrlimit};
 
-/// Turns core dumps off, those that are handed to a program of the system's as well, and with them that other processes of
-/// the same user may look into this one's memory.
+/// Turns core dumps off, including those that go to a program of the system. Other processes of the same user then cannot
+/// read this process's memory either.
 ///
 /// # Errors
 /// When the system refuses.

@@ -1,5 +1,5 @@
-//! The process's file descriptors: every connection and every file that is read takes one. When they are used up, that is
-//! what is said, and not that a file cannot be read or a server not be reached.
+//! The process's file descriptors: every connection and every open file takes one. When they are used up, errors say so,
+//! instead of blaming a file or a server.
 
 use std::error::Error;
 use std::io;
@@ -11,16 +11,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// The most HTTP connections, and the fewest with which probes and a scrape are answered beside each other.
 const HTTP: usize = 64;
 const LEAST_HTTP: usize = 4;
-/// What is open beside connections to the database and of HTTP: NATS, the runtime, files while they are read, for the
-/// session that works and for one that a rotation opens.
+/// Descriptors for all but the database and HTTP: NATS, the runtime and files that are being read, for the current session
+/// and for one that a rotation opens.
 const OTHERS: usize = 48;
 /// With fewer left than this they count as used up: a connection needs one for itself and one to look up a name.
 const MARGIN: usize = 4;
 
-/// What is said of a failure that comes from it.
+/// The message of a failure that comes from it.
 pub(crate) const USED_UP: &str = "the file descriptors are used up, of the process or of the system: raise the limit (ulimit -n, LimitNOFILE)";
 
-/// What the limit of this process leaves.
+/// The room within this process's limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Descriptors {
     /// The most HTTP connections.
@@ -30,7 +30,7 @@ pub(crate) struct Descriptors {
 }
 
 /// Raises the process's limit, as far as it may, to what two pools of database connections (one of a rotation) and all else
-/// need, and answers how many HTTP connections there may be.
+/// need, and returns the number of HTTP connections that there may be.
 pub(crate) fn provide(pool_size: usize) -> Descriptors {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let needed = pool_size.saturating_mul(2).saturating_add(OTHERS);
@@ -57,7 +57,7 @@ pub(crate) fn are_used_up() -> bool {
     taken.is_err_and(|error| is_shortage(&error))
 }
 
-/// Whether this is what the system says when there is none left, for the process or for all.
+/// Whether this is the system's error when no descriptor is left, for the process or for the whole system.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
@@ -84,7 +84,7 @@ fn another() -> io::Result<OwnedFd> {
     io::stderr().as_fd().try_clone_to_owned()
 }
 
-/// One descriptor that is kept for the moment when there is no other.
+/// One descriptor, kept in reserve.
 #[derive(Debug)]
 pub(crate) struct Spare(Option<OwnedFd>);
 
@@ -95,7 +95,7 @@ impl Default for Spare {
 }
 
 impl Spare {
-    /// Frees it; answers whether there was one.
+    /// Frees it. True when there was one.
     pub(crate) fn spend(&mut self) -> bool {
         self.0.take().is_some()
     }

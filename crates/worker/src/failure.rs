@@ -62,7 +62,7 @@ pub(crate) enum Failure {
     Drifted(u64),
 }
 
-/// For how long a failure of a start is waited out. See [`crate::start`].
+/// How long a start waits for a failure to pass. See [`crate::start`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Patience {
     /// Waiting mends nothing.
@@ -101,7 +101,7 @@ impl Failure {
         }
     }
 
-    /// Whether a start that has been waiting ends by it. A configuration that was right is being changed when it is wrong.
+    /// Whether it ends a start that has been waiting. A configuration that has become wrong is being changed, and does not.
     pub(crate) fn is_final(&self) -> bool {
         self.patience() == Patience::None && !matches!(self, Self::Settings(_))
     }

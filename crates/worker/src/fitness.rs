@@ -12,7 +12,7 @@ pub(crate) const NATS: Floor = connection::SERVER_FLOOR;
 /// The floor of PostgreSQL's version.
 pub(crate) const POSTGRES: Floor = muster_storage::SERVER_FLOOR;
 
-/// What breaks a promise is refused in production, and warned of elsewhere.
+/// Production refuses a server that breaks a promise; other environments warn of it.
 pub(crate) const fn unfit(environment: Environment) -> Unfit {
     match environment {
         Environment::Production => Unfit::Refuse,
@@ -32,7 +32,7 @@ pub(crate) fn hold(floor: &Floor, version: &str, unfit: Unfit) -> Result<(), Fai
     }
 }
 
-/// What comes of a server that carries no larger message than this; `None` when it is large enough.
+/// The problem with a server whose largest message is this; `None` when it is large enough.
 pub(crate) fn payload(max_payload: usize) -> Option<String> {
     (max_payload < LEAST_PAYLOAD).then(|| {
         format!(

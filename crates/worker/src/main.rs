@@ -46,7 +46,7 @@ struct Arguments {
 
 #[derive(Subcommand, Clone)]
 enum Command {
-    /// Works until it is told to stop. What happens without a command.
+    /// Works until it is told to stop. This is the default command.
     Serve,
     /// Brings the database's schema up to date.
     Migrate {
@@ -87,7 +87,7 @@ enum Command {
     Ask(ask::Arguments),
 }
 
-/// Whether a command waits for what is missing, as serving does.
+/// Whether a command waits for missing servers and schemas, as serving does.
 #[derive(clap::Args, Clone, Copy)]
 struct Wait {
     /// Waits for servers that are not there yet, for so many seconds; without a number for `startup.wait_ms`.
@@ -97,7 +97,7 @@ struct Wait {
 }
 
 impl Wait {
-    /// How long to wait, where it is waited.
+    /// How long to wait, if at all.
     fn bound(self, configuration: &Configuration) -> Result<Option<Duration>, SettingsError> {
         match self.wait {
             None => Ok(None),
@@ -203,7 +203,7 @@ async fn run(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
     }
 }
 
-/// What a command begins with that does one thing and ends: its configuration and its log.
+/// The start of a command that does one thing and ends: its configuration and its log.
 fn one_shot(file: Option<&Path>, signals: Signals, log: &LogQueue) -> Result<Configuration, Failure> {
     end_by_signal(signals, log);
     let configuration = Configuration::load(file)?;
@@ -211,7 +211,7 @@ fn one_shot(file: Option<&Path>, signals: Signals, log: &LogQueue) -> Result<Con
     Ok(configuration)
 }
 
-/// Ends the process when a signal comes, in a task of its own, for the command may be waiting for whoever reads what it prints.
+/// Ends the process when a signal comes. It runs in its own task, since the command may be blocked on its output.
 fn end_by_signal(mut signals: Signals, log: &LogQueue) {
     let log = log.clone();
     tokio::spawn(async move {

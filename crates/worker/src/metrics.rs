@@ -54,7 +54,7 @@ const LOG_DROPPED: &str = "muster_log_lines_dropped_total";
 const ROTATIONS: &str = "muster_rotations_total";
 const BUILD: &str = "muster_build_info";
 
-/// How a metric is to be read.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Counter,
@@ -78,7 +78,7 @@ impl Kind {
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
-    /// What one of it is.
+    /// Its unit.
     pub(crate) unit: &'static str,
     pub(crate) labels: &'static [&'static str],
     pub(crate) help: &'static str,
@@ -174,7 +174,7 @@ const CODES: [&str; 9] = [
     ErrorCode::Internal.as_str(),
 ];
 
-/// Everything that becomes of events.
+/// Every outcome of an event.
 const OUTCOMES: [&str; 11] = [
     "applied",
     "duplicate",
@@ -213,7 +213,7 @@ pub(crate) fn install(policy: TlsPolicy) -> Result<PrometheusHandle, BuildError>
     Ok(handle)
 }
 
-/// Shows every counter from its 0: of one that appears with its first increment, that increment is not seen as one.
+/// Shows every counter from 0 on. Prometheus misses the first increment of a counter that appears with it.
 fn begin() {
     for endpoint in ENDPOINTS {
         let endpoint = endpoint.name;
@@ -258,7 +258,7 @@ pub(crate) fn request(observation: &Observation) {
     }
 }
 
-/// Whose limit a request met.
+/// The limit that a request was held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
     Community,
@@ -321,7 +321,7 @@ pub(crate) fn applied(applied: &muster_storage::Applied) {
     }
 }
 
-/// Counts events that came to be applied, or were known, when they had been delivered before.
+/// Counts redelivered events that were applied, or had been applied before.
 pub(crate) fn redelivered(events: usize) {
     counter!(REDELIVERIES).increment(u64::try_from(events).unwrap_or(u64::MAX));
 }
@@ -343,7 +343,7 @@ pub(crate) fn changes_published(changes: usize) {
     counter!(CHANGES_PUBLISHED).increment(u64::try_from(changes).unwrap_or(u64::MAX));
 }
 
-/// Shows what waits to be published.
+/// Shows the changes that wait to be published.
 pub(crate) fn changes_waiting(waiting: &WaitingChanges) {
     gauge!(CHANGES_WAITING).set(wide(waiting.count));
     let age = waiting.oldest.map_or(0.0, |at| (OffsetDateTime::now_utc() - at).as_seconds_f64().max(0.0));
@@ -360,7 +360,7 @@ pub(crate) fn query(observation: &QueryObservation) {
     }
 }
 
-/// Shows the faults that there are, in the place of those that were shown.
+/// Shows the current faults in place of the ones shown before.
 pub(crate) fn store_faults(faults: &[Fault], shown: &mut Vec<Fault>) {
     let show = |fault: &Fault, number| {
         let sqlstate = fault.code.clone().unwrap_or_else(|| "none".to_owned());
@@ -416,7 +416,7 @@ pub(crate) fn certificate(whose: &'static str, certificates: &[Certificate]) {
     }
 }
 
-/// Counts one change of certificates or secrets, by what became of it.
+/// Counts one change of certificates or secrets, by its outcome.
 pub(crate) fn rotation(outcome: &'static str) {
     counter!(ROTATIONS, "outcome" => outcome).increment(1);
 }

@@ -16,13 +16,13 @@ use crate::settings::Limits;
 
 /// How many communities are remembered.
 const COMMUNITIES: u64 = 10_000;
-/// A counter that was not asked for this long is full again, and need not be remembered.
+/// A counter that was not used for this long is full again, and is forgotten.
 const IDLE: Duration = Duration::from_mins(10);
 
 /// A request that came too soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Refused {
-    /// Whose limit it met.
+    /// The limit that refused it.
     pub(crate) scope: Scope,
     /// When to ask again.
     pub(crate) wait: Duration,
@@ -42,7 +42,7 @@ impl Counter {
     }
 }
 
-/// The counters. Their number is bounded: beyond it the one that was asked for longest ago is forgotten.
+/// The counters. Their number is bounded: the least recently used one makes room for another.
 pub(crate) struct RateLimits {
     communities: Cache<CommunityId, Arc<Counter>>,
     callers: Cache<(CommunityId, Caller), Arc<Counter>>,

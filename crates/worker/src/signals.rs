@@ -1,8 +1,8 @@
 //! Signals that ask the process to end. Each of them that would end it at once, by the system's default, is taken instead:
 //! serving drains, and whatever else runs ends with the exit code that shells give for the signal.
 //!
-//! A process with the id 1, as in a container, does not even end by default. Not taken are what cannot be (`SIGKILL`) and what
-//! tells of a defect (`SIGSEGV`, `SIGABRT` and others). `SIGPIPE` is ignored by Rust.
+//! A process with the id 1, as in a container, does not even end by default. Two kinds are left alone: `SIGKILL`, which cannot
+//! be taken, and signals of a defect (`SIGSEGV`, `SIGABRT` and others). `SIGPIPE` is ignored by Rust.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -14,8 +14,8 @@ use rustix::process::Signal as Known;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
-/// A signal that comes this soon after the first is the same wish: a terminal that is closed, and a supervisor that hands on
-/// what its group got as well, send it twice.
+/// A signal that comes this soon after the first is the same request: a closed terminal sends it twice, and so does a
+/// supervisor that forwards a signal which its whole group received.
 const SAME: Duration = Duration::from_secs(1);
 
 const ENDING: [(&str, Known); 11] = [
@@ -59,7 +59,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Takes them; what comes before ends the process.
+    /// Takes the signals. One that comes earlier ends the process.
     pub(crate) fn take() -> io::Result<Self> {
         // A file that may not grow any more is for whoever writes it to see: the log, which counts what it loses.
         drop(signal(SignalKind::from_raw(Known::XFSZ.as_raw()))?);
@@ -84,7 +84,7 @@ impl Signals {
         received
     }
 
-    /// Waits for one that says again what the first has said, which is not the same wish sent twice.
+    /// Waits for a second request to end, which is not the first one sent twice.
     pub(crate) async fn insists(&mut self) -> Received {
         loop {
             let first = self.first;
@@ -96,7 +96,7 @@ impl Signals {
     }
 }
 
-/// Those that only Linux has: a coprocessor's fault, a power failure, and the real-time signals, some of which stop
+/// The signals that only Linux has: a coprocessor's fault, a power failure, and the real-time signals, some of which stop
 /// containers of systemd's. Up to 34 the C libraries use them themselves.
 #[cfg(target_os = "linux")]
 fn unnamed() -> impl Iterator<Item = i32> {

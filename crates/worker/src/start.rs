@@ -10,17 +10,17 @@ use crate::failure::{Failure, Patience};
 /// The first pause between two attempts, and the longest: each is twice the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// How long a server that is there and refuses is asked again: a user or a certificate may be made a moment later, but more
-/// often it is a wrong secret, and who logs in wrongly for long is locked out.
+/// How long a server that refuses is tried again. A user or a certificate may be made a moment later, but more often the
+/// secret is wrong, and a client that keeps trying a wrong one is locked out.
 const REFUSED: Duration = Duration::from_secs(30);
 /// The interval of the log line while something is missing.
 const SAY: Duration = Duration::from_secs(30);
 
-/// Attempts until one succeeds, until what it meets cannot be mended by waiting, or until `bound` is over. The first attempt
-/// is made whatever the bound.
+/// Attempts until one succeeds, until one fails in a way that waiting does not mend, or until `bound` is over. The first
+/// attempt is always made.
 ///
 /// # Errors
-/// The last attempt's failure; [`Failure::Waited`] with it where it was waited for.
+/// The last attempt's failure, within [`Failure::Waited`] if the start has waited.
 pub(crate) async fn wait<T>(
     bound: Duration,
     mut attempt: impl AsyncFnMut() -> Result<T, Failure>,

@@ -39,13 +39,13 @@ const MAX_LINKS: usize = 32;
 /// How long the collector may take to take a batch of spans.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where spans go. What waits at the end is handed over by [`Exporting::stop`].
+/// The exporter of spans. [`Exporting::stop`] hands over those that still wait.
 pub(crate) struct Exporting {
     provider: SdkTracerProvider,
     material: Arc<Material>,
 }
 
-/// Reads whom to trust as the collector.
+/// Reads the authorities to trust for the collector.
 pub(crate) fn material(settings: &Traces) -> Result<Material, SettingsError> {
     Material::load(&settings.tls, MinimumVersion::Tls13)
         .map_err(|error| SettingsError::new(format!("traces: {}", chain(&error))))
@@ -86,7 +86,7 @@ impl Exporting {
         Ok(Self { provider, material })
     }
 
-    /// The layer that makes them of Muster's own spans, and of nothing that is logged.
+    /// The layer that exports Muster's own spans, and no log lines.
     pub(crate) fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -101,12 +101,12 @@ impl Exporting {
             .with_filter(ours.with_max_level_hint(Level::DEBUG))
     }
 
-    /// Whom is trusted as the collector. What is reloaded counts for the next connection.
+    /// The authorities that are trusted for the collector. A reload takes effect with the next connection.
     pub(crate) fn material(&self) -> Arc<Material> {
         Arc::clone(&self.material)
     }
 
-    /// Hands over what waits, within `deadline`.
+    /// Hands over the spans that wait, within `deadline`.
     pub(crate) async fn stop(self, deadline: Duration) {
         let stopped =
             tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(deadline)).await;

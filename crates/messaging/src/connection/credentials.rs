@@ -1,4 +1,4 @@
-//! How a client says who it is.
+//! The credentials of a client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::monitor::LinkFailure;
 use crate::tls::material::Witness;
 
-/// How to say who is connecting. Printed for debugging, it shows no secret.
+/// The credentials of a client. Their debug text shows no secret.
 #[derive(Debug, Clone, Default)]
 pub enum Credentials {
     /// Not at all, or by the client certificate alone.
@@ -85,7 +85,7 @@ pub(super) struct Login {
     pub(super) requires_tls: bool,
     /// Whether the server proved its identity; without a witness it did not.
     pub(super) witness: Option<Witness>,
-    /// Set when a server asked that had proved nothing.
+    /// Set when a server asked that had not proved its identity.
     pub(super) unproven: Arc<AtomicBool>,
 }
 
@@ -118,8 +118,8 @@ impl Login {
     }
 }
 
-/// The JWT and the NKey seed of a credentials file: its two lines that stand between lines of dashes. A file with more, such
-/// as two joined ones, is none.
+/// The JWT and the NKey seed of a credentials file: the two lines between lines of dashes. A file with more of them, such as
+/// two joined files, is refused.
 fn jwt_and_seed(contents: &str) -> Option<(&str, &str)> {
     let edge = |line: &str| line.starts_with("---");
     let mut lines = contents.lines().map(str::trim).filter(|line| !line.is_empty());

@@ -27,7 +27,7 @@ pub enum ConnectionError {
         "no NATS server answered within {0:?}: check that it runs and that no firewall drops its packets"
     )]
     TimedOut(Duration),
-    /// It came about and must not be used.
+    /// It was opened and must not be used.
     #[error(transparent)]
     Failed(LinkFailure),
     /// It was closed.

@@ -1,4 +1,4 @@
-//! A connection to NATS that has passed the gate, and how it fares.
+//! A connection to NATS that has passed the gate, and its state.
 
 mod credentials;
 mod error;
@@ -43,16 +43,16 @@ const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(2);
 /// How long a link that has failed for good waits before it would dial again: its process is to end long before.
 const NEVER: Duration = Duration::from_hours(24 * 365);
 
-/// What a connection needs to know.
+/// The settings of a connection.
 #[derive(Debug, Clone)]
 pub struct NatsConfig {
-    /// Whom to connect to.
+    /// The servers to connect to.
     pub transport: Transport,
-    /// How to say who is connecting.
+    /// The credentials.
     pub credentials: Credentials,
     /// The name that the server's monitoring shows.
     pub name: String,
-    /// Whether TLS begins before the server says anything, which it must be configured for (`handshake_first: true`).
+    /// Whether TLS begins before the server says anything. The server must be configured for it (`handshake_first: true`).
     pub tls_first: bool,
     /// How long one attempt on one server's address may take.
     pub connect_timeout: Duration,
@@ -169,7 +169,7 @@ impl Connection {
         self.0.state.clone()
     }
 
-    /// What has happened so far.
+    /// Counts since it was opened.
     #[must_use]
     pub fn counts(&self) -> LinkCounts {
         *self.0.counts.borrow()
@@ -195,7 +195,7 @@ impl Connection {
         self.0.client.force_reconnect().await.map_err(|_| ConnectionError::Closed)
     }
 
-    /// Sends what waits, ends every subscription and closes the connection.
+    /// Sends the messages that wait, ends every subscription and closes the connection.
     ///
     /// # Errors
     /// [`ConnectionError::Undrained`] when that takes longer than `deadline`.
@@ -222,8 +222,7 @@ impl Connection {
     }
 }
 
-/// The library's options. `unproven` is set when a server was about to be told something without having proved by TLS who
-/// it is.
+/// The library's options. `unproven` is set when a server that has not proved its identity by TLS asks for credentials.
 fn options(
     config: &NatsConfig,
     events: mpsc::Sender<Event>,

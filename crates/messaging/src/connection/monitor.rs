@@ -1,4 +1,4 @@
-//! How a link fares, and when it is given up.
+//! The state of a link, and when it is given up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,7 +42,7 @@ pub enum LinkFailure {
     NotTls,
 }
 
-/// What has happened to a link since it was opened.
+/// Counts of a link since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LinkCounts {
     /// Connections after the first.

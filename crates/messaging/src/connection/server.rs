@@ -1,4 +1,4 @@
-//! Which servers may be spoken to.
+//! The servers that the policy allows.
 
 use std::fmt;
 use std::str::FromStr;
@@ -37,8 +37,8 @@ impl ServerUrl {
         }
     }
 
-    /// What the policy says of every URL of a list, in its order, for a report: [`ServerUrl::list`] takes a list only when
-    /// all of it passes.
+    /// The verdict of the policy on every URL of a list, in its order, for a report. [`ServerUrl::list`] takes a list only when
+    /// every URL passes.
     pub fn verdicts<T: AsRef<str>>(
         urls: impl IntoIterator<Item = T>,
         policy: TlsPolicy,
@@ -83,7 +83,7 @@ impl ServerUrl {
         Ok((Self(ServerAddr::from_str(&bare).map_err(|_| unreadable())?), credentials))
     }
 
-    /// Whether nothing but TLS is spoken to it.
+    /// Whether only TLS is spoken to it.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         matches!(self.0.scheme(), "tls" | "wss")
@@ -174,7 +174,7 @@ pub enum ServersError {
 }
 
 impl ServersError {
-    /// Which of several errors of one list is told: the lowest.
+    /// Which of several errors of one list is reported: the lowest.
     const fn rank(&self) -> u8 {
         match self {
             Self::Empty | Self::TooMany => 0,

@@ -7,8 +7,8 @@ use muster_domain::TlsPolicy;
 use super::server::{ServerUrl, ServersError};
 use crate::tls::material::{Material, MaterialError, MinimumVersion, TlsFiles};
 
-/// Servers that have passed the TLS policy, with whom to trust and who to be there. A connection needs one, and only
-/// [`Transport::new`] makes one.
+/// Servers that have passed the TLS policy, with the trusted authorities and the own certificate. A connection needs one, and
+/// only [`Transport::new`] makes one.
 #[derive(Debug, Clone)]
 pub struct Transport {
     servers: Vec<ServerUrl>,
@@ -33,7 +33,7 @@ impl Transport {
         Ok(Self { servers, policy, material })
     }
 
-    /// Whether nothing but TLS is spoken. It is so unless one of the servers may be spoken to in plaintext.
+    /// Whether only TLS is spoken. False when one of the servers may be spoken to in plaintext.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.servers.iter().all(ServerUrl::is_tls)
@@ -45,13 +45,13 @@ impl Transport {
         &self.servers
     }
 
-    /// Whom to trust and who to be. It is there where one of the servers speaks TLS.
+    /// The trusted authorities and the own certificate; `None` where no server speaks TLS.
     #[must_use]
     pub fn material(&self) -> Option<&Arc<Material>> {
         self.material.as_ref()
     }
 
-    /// A transport to each of the servers alone, to see how every one of them fares.
+    /// A transport to each of the servers alone, to test each of them.
     #[must_use]
     pub fn each(&self) -> Vec<(ServerUrl, Self)> {
         let alone = |url: &ServerUrl| (url.clone(), Self { servers: vec![url.clone()], ..self.clone() });

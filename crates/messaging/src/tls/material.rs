@@ -76,7 +76,7 @@ struct Shared {
 pub struct KeyExchange(NamedGroup);
 
 impl KeyExchange {
-    /// Whether what is recorded today stays secret from a quantum computer of later.
+    /// Whether traffic recorded today stays secret from a later quantum computer.
     #[must_use]
     pub const fn is_post_quantum(self) -> bool {
         matches!(
@@ -96,7 +96,7 @@ impl fmt::Display for KeyExchange {
     }
 }
 
-/// What a server showed, and by which version of TLS its handshake went through; `None` before it did.
+/// The certificates that a server showed, and the TLS version of its handshake; `None` before that succeeds.
 #[derive(Debug)]
 struct Shown {
     der: CertificateDer<'static>,
@@ -122,7 +122,7 @@ impl MinimumVersion {
     }
 }
 
-/// Tells of one link's handshakes whether they proved who the server is.
+/// Records whether one link's handshakes proved the server's identity.
 #[derive(Debug, Clone)]
 pub(crate) struct Witness {
     proved: Arc<AtomicBool>,
@@ -130,12 +130,12 @@ pub(crate) struct Witness {
 }
 
 impl Witness {
-    /// Forgets what was proved: another attempt begins.
+    /// Forgets the proof, since another attempt begins.
     pub(crate) fn reset(&self) {
         self.proved.store(false, Ordering::Release);
     }
 
-    /// Whether a handshake of this attempt proved who the server is, in a version that is not too old.
+    /// Whether a handshake of this attempt proved the server's identity, in a version that is not too old.
     pub(crate) fn has_proof(&self) -> bool {
         self.proved.load(Ordering::Acquire)
     }
@@ -159,22 +159,22 @@ impl fmt::Display for TlsVersion {
 /// A server whose certificate was accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The name or address it was asked for by.
+    /// The name or address that it was asked for by.
     pub name: String,
     /// The certificate that it showed last.
     pub certificate: Certificate,
     /// The further certificates that it showed with it, at most 8 of them.
     pub issuers: Vec<Certificate>,
-    /// By which version of TLS; `None` while no handshake with that certificate has ended.
+    /// The TLS version; `None` while no handshake with that certificate has ended.
     pub version: Option<TlsVersion>,
 }
 
-/// What one file held. Shown, it counts the blocks by their kind.
+/// The contents of one file. Its text form counts the blocks by their kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileContents {
     /// The file.
     pub path: PathBuf,
-    /// What it was read for.
+    /// The purpose that it was read for.
     pub purpose: Purpose,
     /// How many certificates it holds.
     pub certificates: usize,
@@ -203,7 +203,7 @@ impl fmt::Display for FileContents {
     }
 }
 
-/// What one reading of the files gave.
+/// The result of reading the files once.
 #[derive(Debug, Clone)]
 struct Current {
     verifier: Arc<WebPkiServerVerifier>,
@@ -214,7 +214,7 @@ struct Current {
     unused: Vec<Unused>,
 }
 
-/// A certificate that was read and is of no use, or not yet, beside others that are.
+/// A certificate that cannot be used, or not yet, in a file with others that can.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: the certificate of {} in line {line} {why}", path.display(), certificate.subject)]
 pub struct Unused {
@@ -228,7 +228,7 @@ pub struct Unused {
     pub why: WhyUnused,
 }
 
-/// Why a certificate is of no use.
+/// Why a certificate cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhyUnused {
     /// It is past its end.
@@ -238,13 +238,13 @@ pub enum WhyUnused {
         /// Until when it is valid.
         not_after: OffsetDateTime,
     },
-    /// It is before its beginning by the clock here. An authority is trusted all the same: nothing need be done when its time comes,
-    /// and what it signs has dates of its own.
+    /// It is not yet valid by this machine's clock. An authority is trusted all the same, so that nothing need be done when its
+    /// time comes; the certificates that it signs have dates of their own.
     Early {
         /// From when it is valid.
         not_before: OffsetDateTime,
     },
-    /// It is an authority's, and what is signed with its kind of key cannot be verified.
+    /// It is an authority's, and signatures of its kind of key cannot be verified.
     Key(KeyKind),
 }
 
@@ -379,13 +379,13 @@ impl Material {
         (used(authorities), used(own))
     }
 
-    /// What each of the files held.
+    /// The contents of each file.
     #[must_use]
     pub fn contents(&self) -> Vec<FileContents> {
         self.shared.current().contents
     }
 
-    /// Certificates of the files that are of no use, or not yet, which are to be reported.
+    /// Certificates of the files that cannot be used, or not yet. Report them.
     #[must_use]
     pub fn unused(&self) -> Vec<Unused> {
         self.shared.current().unused
@@ -584,7 +584,7 @@ fn system_roots() -> Result<RootCertStore, MaterialError> {
     if roots.is_empty() { Err(MaterialError::NoSystemRoots) } else { Ok(roots) }
 }
 
-/// Verifies servers as rustls does, by the authorities that were read last, and remembers whom it accepted.
+/// Verifies servers as rustls does, by the authorities that were read last, and remembers those that it accepted.
 #[derive(Debug)]
 struct Verifier {
     shared: Arc<Shared>,
@@ -650,7 +650,7 @@ impl ServerCertVerifier for Verifier {
 }
 
 impl Verifier {
-    /// The signature over the handshake is the last that is checked of a peer: with it, the peer is accepted.
+    /// The signature over the handshake is the last check of a peer, which is then accepted.
     fn count<T>(
         &self,
         verified: Result<T, rustls::Error>,
@@ -677,8 +677,8 @@ impl Verifier {
         verified
     }
 
-    /// Logged when it is not what was refused last, for an attempt is repeated every other second; and not too often, for several
-    /// servers may take turns, and some errors tell the time.
+    /// Logs a refusal that differs from the last one, since an attempt is repeated every other second; and not too often, since
+    /// several servers may take turns, and some errors contain the time.
     fn remember_refusal(&self, name: &str, error: &rustls::Error) {
         let refusal = format!("{name}: {error}");
         let mut last = self.shared.last_refusal.write().unwrap_or_else(PoisonError::into_inner);
@@ -734,7 +734,7 @@ pub enum MaterialError {
         /// Why.
         cause: PemError,
     },
-    /// What a PEM block holds is no certificate.
+    /// A PEM block holds something else than a certificate.
     #[error("{}: line {line} begins something that is not one X.509 certificate: remove it", path.display())]
     NotX509 {
         /// The file.
@@ -758,7 +758,7 @@ pub enum MaterialError {
     Expired {
         /// The file.
         path: PathBuf,
-        /// Whose certificate.
+        /// The certificate's subject.
         subject: String,
         /// From when it is valid.
         not_before: OffsetDateTime,
@@ -787,7 +787,7 @@ pub enum MaterialError {
         /// The kind.
         kind: KeyKind,
     },
-    /// The key is of a kind that the provider signs with, and yet it does not take it.
+    /// The provider supports this kind of key, but refuses the key.
     #[error(
         "{} holds a key of {kind} that is damaged or lacks its public half: write it anew with \
          `openssl ec -in FILE -out NEW`", path.display()
@@ -823,9 +823,9 @@ pub enum MaterialError {
     /// A certificate without a key, or a key without a certificate.
     #[error("a client's {given} is given without its {missing}: give both or neither")]
     Half {
-        /// What is given.
+        /// The one that is given.
         given: &'static str,
-        /// What is missing.
+        /// The one that is missing.
         missing: &'static str,
     },
     /// The system trusts no authority.
@@ -1010,7 +1010,7 @@ mod tests {
                 "{told:?}"
             );
         }
-        // The leaf would be refused by whoever it is shown to.
+        // Every server would refuse the leaf.
         let load = Material::load(&write(directory.path(), &ca, &next), MinimumVersion::Tls13);
         assert!(matches!(load, Err(MaterialError::Expired { .. })));
     }

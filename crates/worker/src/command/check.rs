@@ -114,7 +114,7 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
     if all_work { Ok(()) } else { Err(Failure::Check) }
 }
 
-/// Says how a server's version stands, unless it is in order; false where it is refused.
+/// Reports a server's version unless it is in order; false where it is refused.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
 fn stands(place: &str, standing: Standing, unfit: Unfit) -> bool {
     match (standing, unfit) {
@@ -130,7 +130,7 @@ fn stands(place: &str, standing: Standing, unfit: Unfit) -> bool {
     }
 }
 
-/// Says of each setting of the streams and the consumer how it is; false where one is refused.
+/// Reports each setting of the streams and the consumer; false where one is refused.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
 async fn settings_of_streams(connection: &Connection, settings: &Settings, unfit: Unfit) -> bool {
     let (durable, remember) = (ConsumerConfig::default().durable, settings.events.remember);
@@ -172,7 +172,7 @@ async fn settings_of_streams(connection: &Connection, settings: &Settings, unfit
     fit
 }
 
-/// Reports what each host of the database's URL is; answers whether the worker could go to any of them.
+/// Reports the state of each host of the database's URL. True when the worker could use one of them.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
 async fn hosts(database: &StoreConfig) -> bool {
     let hosts = database.each_host();
@@ -214,7 +214,7 @@ fn key_exchange(offered: &[KeyExchange]) -> String {
     format!("{}: {what}", names.join(", "))
 }
 
-/// What the servers of some names showed so far, and which one was refused last.
+/// The certificates that the servers of some names showed so far, and the server that was refused last.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
 fn shown(place: &str, material: &Material, named: impl Fn(&str) -> bool) {
     for Peer { name, certificate, issuers, version } in material.peers() {

@@ -55,7 +55,7 @@ pub(crate) enum Action {
     Drop {
         #[command(flatten)]
         which: Which,
-        /// Those of persons who were erased after their event came, or who are named in it as who awarded. Needs the database, too.
+        /// Those of erased persons whose event came before the erasure, also where it names one as the awarder. Needs the database, too.
         #[arg(long, group = "Which")]
         erased: bool,
         /// As JSON: an object for each.
@@ -64,7 +64,7 @@ pub(crate) enum Action {
     },
 }
 
-/// Which dead letters are meant.
+/// The selection of dead letters.
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Which {
@@ -84,7 +84,8 @@ impl Which {
     }
 }
 
-/// Does it, and prints what came of it. One that fails does not keep the others from being done; the error then comes last.
+/// Runs the command and prints the results. When one dead letter fails, the others are done all the same, and the error comes
+/// last.
 #[expect(clippy::print_stdout, reason = "the command's result is for standard output")]
 pub(crate) async fn run(configuration: &Configuration, action: &Action) -> Result<(), Failure> {
     let config = connect::nats(&configuration.nats()?)?;
@@ -157,7 +158,7 @@ pub(crate) async fn run(configuration: &Configuration, action: &Action) -> Resul
     }
 }
 
-/// What of an event tells whose it is. An event may be a dead letter for whatever else is wrong with it.
+/// The fields that say whose event it is. Every other field may be wrong in a dead letter.
 #[derive(Deserialize)]
 struct Persons {
     guild_id: Option<Value>,
@@ -165,7 +166,8 @@ struct Persons {
     data: Option<Value>,
 }
 
-/// The dead letters whose events came before a person whom they name was erased. The log counts those that cannot be read.
+/// The dead letters that name an erased person and whose events came before the erasure. The log counts those that cannot be
+/// read.
 async fn of_erased(configuration: &Configuration, letters: &DeadLetters) -> Result<Vec<u64>, Failure> {
     let store = Store::open(connect::database(&configuration.database()?)?.0).await?;
     let mut erasures: BTreeMap<GuildId, HashMap<ErasedPerson, OffsetDateTime>> = BTreeMap::new();
@@ -208,7 +210,7 @@ async fn of_erased(configuration: &Configuration, letters: &DeadLetters) -> Resu
     Ok(found)
 }
 
-/// Does one thing to each that is meant.
+/// Does one thing to each selected dead letter.
 #[expect(clippy::print_stdout, reason = "the command's result is for standard output")]
 async fn each(
     sequences: Vec<u64>,
@@ -238,7 +240,7 @@ async fn each(
     if failed > 0 { Err(Failure::DeadLettersLeft { failed, of: sequences.len() }) } else { Ok(()) }
 }
 
-/// The text without what would move a terminal's cursor or worse.
+/// The text without control characters, which could move a terminal's cursor or worse.
 fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

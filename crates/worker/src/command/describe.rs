@@ -1,5 +1,5 @@
-//! What the worker says of itself: the checks of documents, alerts and manifests ask it, and the documentation's tables are
-//! made from it.
+//! The worker's description of itself. The checks of documents, alerts and manifests read it, and the documentation's tables
+//! are made from it.
 
 use clap::Command;
 use muster_domain::{ChangeType, EventType};

@@ -1,7 +1,7 @@
 //! The form of the list of erasures.
 //!
 //! It is lines of JSON: a heading with the list's version and the fingerprint of the key, an erasure a line, and at last their
-//! number, by which a list that was cut short is told from a whole one. It holds hashes and times, and no person's id.
+//! number, which shows that the list was not truncated. It holds hashes and times, and no person's id.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -153,7 +153,7 @@ mod tests {
     const KEY: &str = "00112233aabbccdd";
     const PERSON: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-    /// Reads a whole list, and answers whom it names.
+    /// Reads a whole list, and returns the persons that it names.
     fn read(text: &str) -> Result<usize, ListError> {
         let lines = Box::new(std::io::Cursor::new(text.to_owned().into_bytes()));
         let mut list = List { path: "-".into(), lines, number: 0, erasures: 0, has_ended: false };

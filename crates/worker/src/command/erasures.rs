@@ -19,8 +19,8 @@ use crate::settings::Database;
 pub(crate) enum Action {
     /// Prints the list of all erasures, for a restored backup.
     Export,
-    /// Takes over a list of erasures: whoever is on it and is still here as they were before is erased now, and no older event
-    /// brings them back. For a database that was restored from a backup, before a worker is started on it; safe to repeat.
+    /// Applies a list of erasures: erases every person on it whom the backup brought back, so that no older event restores them.
+    /// For a database that was restored from a backup, before a worker is started on it; safe to repeat.
     Apply {
         /// The file with the list, or - for standard input.
         list: PathBuf,
@@ -108,7 +108,7 @@ impl Communities {
     }
 }
 
-/// Who of a chat server was erased, and when; nobody of one that is not known.
+/// The erased persons of a chat server, with the times; none of a server that is not known.
 pub(crate) async fn of_guild(
     store: &Store,
     guild: &GuildId,

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What the worker at `address` says; an error when it says nothing or is unhealthy.
+/// The answer of the worker at `address`; an error when it does not answer or is unhealthy.
 pub(crate) async fn ask(address: SocketAddr) -> std::io::Result<()> {
     // An address to listen on everywhere is asked on this machine.
     let host = match address.ip() {

@@ -1,4 +1,4 @@
-//! What the binary does beside serving, one command a file.
+//! The commands of the binary beside serving, one a file.
 
 pub(crate) mod ask;
 pub(crate) mod check;

@@ -1,4 +1,4 @@
-//! Compares what is kept counted with plain counting, community by community, and reports it.
+//! Compares the kept counts with plain counting, community by community, and reports the differences.
 
 use clap::Args;
 use muster_domain::{CommunityId, PageLimit};
@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
     /// Verifies every community, one after the other.
     #[arg(long)]
     all: bool,
-    /// Puts right what drifted, while events go on.
+    /// Repairs the counts that drifted, while events go on.
     #[arg(long)]
     repair: bool,
     /// Prints a line of JSON for each community.

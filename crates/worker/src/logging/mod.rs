@@ -15,9 +15,9 @@ use self::queue::LogQueue;
 use crate::settings::{Log, SettingsError};
 use crate::traces::Exporting;
 
-/// What serving tells unless something else is asked for.
+/// The default level of serving.
 const SERVING: LevelFilter = LevelFilter::INFO;
-/// The same of a command whose result is what it prints.
+/// The default level of a command whose result is what it prints.
 const ONE_SHOT: LevelFilter = LevelFilter::WARN;
 
 /// Starts the log of serving, and hands spans to `traces` where there is a collector.

@@ -1,8 +1,8 @@
-//! The queue between what logs and standard error. Who logs never waits: a thread of its own writes, and while nobody reads what
+//! The queue between the log and standard error. Logging never waits: a separate thread writes, and while nobody reads what
 //! it writes, lines beyond a bound are dropped and counted. When reading goes on, one line says how many are missing.
 //!
-//! `tracing-appender` has such a queue as well; its bound is a number of lines of whatever size, and it does not say in the
-//! log that something is missing.
+//! `tracing-appender` has such a queue as well, but bounds it by the number of lines, whatever their size, and does not say in
+//! the log that lines are missing.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::File;
@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use crate::metrics;
 
-/// The most bytes that wait, some thousands of lines. As many may be in the writer's hands.
+/// The most bytes in the queue, some thousands of lines. The writer may hold as many.
 const CAPACITY: usize = 1 << 20;
-/// How long the end of the process waits until what waits is written.
+/// How long the process waits at its end for the queue to be written.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How long the writer waits where standard error can take nothing and does not wait itself.
+/// How long the writer waits when standard error is non-blocking and full.
 const FULL: Duration = Duration::from_millis(10);
 
 /// The queue. Clones share it.
@@ -27,7 +27,7 @@ pub(crate) struct LogQueue(Arc<Shared>);
 
 struct Shared {
     state: Mutex<State>,
-    /// Something came to wait, or all is written.
+    /// Signals that a line was queued, or that all lines are written.
     changed: Condvar,
 }
 
@@ -43,8 +43,7 @@ struct State {
 impl LogQueue {
     /// Starts the thread that writes to standard error.
     pub(crate) fn start() -> io::Result<Self> {
-        // By a handle of its own: the one of the standard library is locked while it is written to, and whoever else would
-        // write there would wait.
+        // The queue has its own handle: the standard library locks its one during a write, and every other writer would wait.
         match io::stderr().as_fd().try_clone_to_owned() {
             Ok(own) => Self::to(File::from(own)),
             Err(_) => Self::to(io::stderr()),
@@ -76,7 +75,7 @@ impl LogQueue {
         self.push(format!("{text}\n").as_bytes());
     }
 
-    /// Waits until what waits is written, for a second at most.
+    /// Waits until the queue is written, for a second at most.
     pub(crate) fn flush(&self) {
         let state = self.0.lock();
         let unwritten = |state: &mut State| state.writing || !state.waiting.is_empty();
@@ -84,7 +83,7 @@ impl LogQueue {
         drop(self.0.changed.wait_timeout_while(state, FLUSH, unwritten));
     }
 
-    /// Has panics logged, rather than written to standard error by whoever panics.
+    /// Logs panics, rather than let the thread that panics write to standard error.
     pub(crate) fn take_panics(&self) {
         let queue = self.clone();
         std::panic::set_hook(Box::new(move |panic| {
@@ -123,7 +122,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the count for later where there is hardly room for the line that would tell it; answers whether it did.
+    /// Keeps the count for later when there is hardly room for the line with it. True when it did.
     fn put_back(&self, dropped: u64) -> bool {
         let mut state = self.lock();
         let is_full = state.waiting.len() > CAPACITY / 2;
@@ -166,7 +165,7 @@ impl Shared {
     }
 }
 
-/// Writes all, and answers how many lines were not written.
+/// Writes all lines, and returns the number of those that were not written.
 fn write_all(sink: &mut impl Write, mut lines: &[u8]) -> u64 {
     while !lines.is_empty() {
         match sink.write(lines) {

@@ -1,8 +1,7 @@
-//! `/livez`, `/readyz` and `/metrics`, for whoever runs the container.
+//! `/livez`, `/readyz` and `/metrics`, for the platform that runs the container.
 //!
-//! Whoever reaches the port may do there what they like: a connection is one request, is open for a bounded time, and there is a
-//! bounded number of them. A connection beyond that number takes the place of the oldest of the address that has the most, so
-//! that a probe is answered whatever others hold open.
+//! No client of the port is trusted: a connection serves one request, is open for a bounded time, and their number is bounded. A connection beyond that number takes the place of the oldest of the address that has the most, so
+//! that a probe is answered however many connections others hold open.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -38,12 +37,12 @@ const MAX_HEAD: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
 /// How long a stop waits for answers that are under way.
 const GRACE: Duration = Duration::from_millis(500);
-/// How long nothing is accepted after the system refused to.
+/// The pause after the system refused to accept a connection.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long nothing was refused when it is logged that the refusals have ended: under a shortage they come and go.
+/// The time without a refusal after which the log says that the refusals have ended: under a shortage they come and go.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// What is shown on the port.
+/// The answers on the port.
 struct Shown {
     readiness: Readiness,
     metrics: PrometheusHandle,
@@ -60,8 +59,8 @@ struct Rendered {
 }
 
 impl Shown {
-    /// The metrics as of now; for whoever asks without pause, as of a moment ago. One rendering is made at a time, and they
-    /// take a tenth of a processor at most.
+    /// The metrics as of now, or as of a moment ago for a client that asks without pause. One rendering is made at a time, and
+    /// all of them take a tenth of a processor at most.
     async fn metrics(&self) -> Bytes {
         let mut rendered = Arc::clone(&self.rendered).lock_owned().await;
         if let Some(Rendered { text, at, took }) = &*rendered
@@ -138,10 +137,10 @@ struct Server {
     shown: Arc<Shown>,
     most: usize,
     connections: JoinSet<()>,
-    /// Those of `connections` that were not closed for another's sake, oldest first.
+    /// The connections that were not closed to make room for another, oldest first.
     open: Vec<Open>,
     spare: Spare,
-    /// When the system last refused a connection, until it is logged that the refusals have ended.
+    /// When the system last refused a connection. Empty once the log says that the refusals have ended.
     refused: Option<Instant>,
 }
 

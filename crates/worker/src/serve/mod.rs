@@ -40,14 +40,14 @@ use crate::traces::Exporting;
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the database may take to answer a look. Together they bound how late readiness goes off.
 const PING: Duration = Duration::from_secs(3);
-/// How often ids of events long applied are forgotten, and in how many rounds at the most each time: of ids that have
-/// to go one by one, a round takes a thousand of each shard.
+/// How often the ids of old events are forgotten, and in how many rounds at most each time. A round deletes up to a thousand
+/// ids of each shard where they cannot be dropped by the day.
 const PRUNE: Duration = Duration::from_mins(1);
 const PRUNE_ROUNDS: usize = 100;
 /// How often the broker is asked how far reading is behind.
 const LAG: Duration = Duration::from_secs(5);
 
-/// Runs until a signal, or until going on makes no sense. A second signal ends it without a drain.
+/// Runs until a signal, or until the worker cannot go on. A second signal ends it without a drain.
 pub(crate) async fn serve(
     settings: Settings,
     mut signals: Signals,
@@ -179,7 +179,7 @@ async fn prune_applied(store: Store, remember: Duration) {
     }
 }
 
-/// What of a session's counts has been added to the metrics.
+/// The part of a session's counts that the metrics already have.
 #[derive(Default)]
 struct Counted {
     link: LinkCounts,
@@ -194,18 +194,18 @@ struct Watch {
     files: Files,
     expiry: Expiry,
     counted: Counted,
-    /// Whom is trusted as the collector of traces, where there is one.
+    /// The authorities that are trusted for the collector of traces, where there is one.
     traces: Option<Arc<Material>>,
     /// The version of the NATS server that was judged last.
     nats_version: String,
-    /// A session that is being opened with what changed on disk, and by which digest it was seen.
+    /// A session that is being opened with changed files, and the digest of those files.
     opening: JoinSet<(u64, Result<Session, Failure>)>,
-    /// Sessions that a rotation has put aside and that end what they had begun.
+    /// Sessions that a rotation has replaced, while they finish their work.
     retired: JoinSet<()>,
 }
 
 impl Watch {
-    /// Keeps readiness and gauges current, takes up what changes on disk, and answers when going on makes no sense.
+    /// Keeps readiness and gauges current, takes up changed files, and returns when the worker cannot go on.
     async fn run(&mut self, session: &mut Session) -> Failure {
         let mut state = session.connection.state();
         let mut files = interval(rotation::LOOK);
@@ -296,8 +296,8 @@ impl Watch {
         }
     }
 
-    /// Puts what was opened with changed files in the place of what works, which then ends; what could not be opened is
-    /// refused, and nothing changes.
+    /// Replaces the session by one that was opened with changed files, and lets the old one end. If it could not be opened, the
+    /// change is refused and the old session stays.
     fn take(&mut self, session: &mut Session, seen: u64, opened: Result<Session, Failure>) -> bool {
         match opened {
             Ok(opened) => {
@@ -334,7 +334,7 @@ impl Watch {
         }
     }
 
-    /// Lets a session end what it has begun.
+    /// Lets a session finish its work.
     fn retire(&mut self, old: Session) {
         let deadline = self.settings.shutdown;
         self.retired.spawn(async move {
@@ -366,7 +366,7 @@ impl Watch {
     }
 }
 
-/// Opens a session with the files as they are now, once the collector's authorities are seen to be in order.
+/// Opens a session with the files as they are now, after it has checked the collector's authorities.
 async fn reopen(
     settings: &Settings,
     limits: Arc<RateLimits>,

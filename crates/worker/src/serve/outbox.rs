@@ -1,4 +1,4 @@
-//! Publishes what waits in the outbox, as soon as this process has written to it, and what another left behind within a second.
+//! Publishes the changes in the outbox: those of this process at once, and those that another left behind within a second.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use crate::chain::chain;
 use crate::metrics;
 
-/// How often every shard is looked at, for what other processes left.
+/// How often every shard is searched for changes that other processes left.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long to wait before it is tried again where something failed.
+/// The pause before the next try after a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long one attempt may take, in the database and on the wire.
 const ATTEMPT: Duration = Duration::from_secs(15);
@@ -72,7 +72,7 @@ struct Failing {
     logged: Instant,
 }
 
-/// What came of one attempt, beside what was published.
+/// The result of one attempt, beside the changes that it published.
 #[derive(Default)]
 struct Attempt {
     error: Option<ChangesError>,
@@ -139,7 +139,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Publishes a part of what waits in a shard.
+    /// Publishes some of the changes that wait in a shard.
     async fn attempt(
         &self,
         shard: Shard,
@@ -186,7 +186,7 @@ impl Outbox {
     }
 }
 
-/// Publishes changes of a shard, and answers how many from the first.
+/// Publishes changes of a shard, and returns how many of them, counted from the first.
 async fn publish(store: &Store, publisher: &ChangePublisher, changes: &[Change]) -> (usize, Attempt) {
     let mut attempt = Attempt::default();
     for (community, first) in publisher.unsure_of(changes) {

@@ -7,7 +7,7 @@ use muster_messaging::log_budget::LogBudget;
 use serde::Serialize;
 use tokio::sync::watch;
 
-/// What must be in order for the worker to be ready.
+/// The parts that must all be in order for the worker to be ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Part {
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// What is logged.
+    /// The line for the log.
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
 

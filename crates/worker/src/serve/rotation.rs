@@ -1,4 +1,4 @@
-//! Certificates and secrets that change on disk are noticed, and their expiry is warned of.
+//! Notices certificates and secrets that change on disk, and warns of certificates that expire.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -15,9 +15,9 @@ use crate::descriptors;
 /// How often the files are looked at. What has changed is taken up when two looks in a row agree, so that a certificate
 /// is not read without its key.
 pub(crate) const LOOK: Duration = Duration::from_secs(2);
-/// How long what was refused waits until it is tried again: it may have been refused for a server that was away.
+/// How long refused files wait before they are tried again: perhaps only a server was away.
 const AGAIN: Duration = Duration::from_secs(30);
-/// From how long before its end a certificate is warned of, and how often.
+/// How long before its end the warnings of a certificate begin, and how often they come.
 const WARN_DAYS: f64 = 14.0;
 const WARN_EVERY: Duration = Duration::from_hours(24);
 /// The most bytes of a file that are looked at: more than any that is accepted.
@@ -34,7 +34,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// The files as they are now. To be made before they are read for use, so that no change in between is missed.
+    /// The files as they are now. Make it before they are read for use, so that no change in between is missed.
     pub(crate) fn new(paths: Vec<PathBuf>) -> Self {
         let mut files = Self { paths, hasher: RandomState::new(), in_use: 0, last: 0, refused: None };
         files.in_use = files.digest().unwrap_or_default();
@@ -42,7 +42,7 @@ impl Files {
         files
     }
 
-    /// Looks, and answers whether there is something new to be tried.
+    /// Looks at the files. True when there is something new to try.
     pub(crate) fn look(&mut self) -> bool {
         // That a file cannot be opened for want of descriptors says nothing of the file.
         let Some(now) = self.digest() else { return false };
@@ -51,20 +51,20 @@ impl Files {
         self.last == before && self.last != self.in_use && !self.refused.is_some_and(waits)
     }
 
-    /// What was seen at the last look is in use.
+    /// Records that these files are in use.
     pub(crate) fn taken(&mut self, seen: u64) {
         self.in_use = seen;
         self.refused = None;
     }
 
-    /// What was seen is refused for a while; answers whether it is so for the first time.
+    /// Records that these files were refused. True the first time.
     pub(crate) fn refused(&mut self, seen: u64) -> bool {
         let first = self.refused.is_none_or(|(refused, _)| refused != seen);
         self.refused = Some((seen, Instant::now() + AGAIN));
         first
     }
 
-    /// What the last look saw.
+    /// The digest of the last look.
     pub(crate) const fn seen(&self) -> u64 {
         self.last
     }

@@ -108,7 +108,7 @@ impl Session {
             &connection,
             ServiceConfig {
                 max_in_flight: settings.service.max_in_flight,
-                // The other half of the connections is for whoever comes next.
+                // The other half of the connections is for the other communities.
                 at_once: (settings.database.pool_size / 2).max(1),
                 deadline: settings.service.deadline,
                 observe: Arc::new(metrics::request),
@@ -143,7 +143,7 @@ impl Session {
         self.service.in_flight()
     }
 
-    /// Takes no more, finishes what was taken, and closes both connections, all within `deadline`.
+    /// Takes no more work, finishes the work in hand, and closes both connections, all within `deadline`.
     pub(crate) async fn stop(self, deadline: Duration) -> Result<(), Failure> {
         let deadline = Instant::now() + deadline;
         let left = || deadline.saturating_duration_since(Instant::now());

@@ -1,8 +1,8 @@
-//! What is wrong with the configuration, said with the key.
+//! Errors in the configuration, each with its key.
 
 use std::fmt;
 
-/// What every variable begins with.
+/// The prefix of every variable.
 pub(super) const PREFIX: &str = "MUSTER__";
 
 /// The variable that sets a key.
@@ -10,7 +10,7 @@ pub(crate) fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.to_uppercase().replace('.', "__"))
 }
 
-/// What is wrong with the configuration, and what to do.
+/// An error in the configuration, with what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct SettingsError(String);

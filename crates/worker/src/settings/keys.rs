@@ -41,7 +41,7 @@ const WITHOUT_DEFAULT: [&str; 18] = [
     "traces.ca_file",
 ];
 
-/// What a key may be set to; it is that of its default.
+/// The form of a key's values, which is the form of its default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Text,
@@ -80,7 +80,7 @@ impl Form {
         }
     }
 
-    /// Reads a variable's text. What it is is not repeated: it may be a secret that was given to the wrong variable.
+    /// Reads a variable's text. An error does not repeat it: it may be a secret that was given to the wrong variable.
     fn parse(self, text: &str) -> Option<Value> {
         Some(match self {
             Self::Text => Value::String(text.to_owned()),
@@ -145,7 +145,7 @@ impl Keys {
         layers.build().map_err(|error| SettingsError::new(format!("the configuration is wrong: {error}")))
     }
 
-    /// The text of a file, all of whose keys there are and have their form.
+    /// The text of a file after a check that its keys exist and that their values have the right form.
     fn file(&self, path: &Path) -> Result<String, SettingsError> {
         let wrong = |problem: String| SettingsError::new(format!("{}: {problem}", path.display()));
         let text = match file::read(path, MAX_FILE) {
@@ -188,7 +188,7 @@ impl Keys {
         Ok(text)
     }
 
-    /// The file that the variables name, and the keys that they set. One without a value is as one that is not there.
+    /// The file that the variables name, and the keys that they set. An empty variable counts as unset.
     fn variables(
         &self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -280,7 +280,7 @@ const fn found(value: &Value) -> &'static str {
     }
 }
 
-/// A variable's name by which slips are told: without its case, and with one underscore where there are several.
+/// A variable's name for the search for misspellings: in one case, and with one underscore where there are several.
 fn squeezed(name: &str) -> String {
     let parts: Vec<&str> = name.split('_').filter(|part| !part.is_empty()).collect();
     parts.join("_").to_ascii_uppercase()

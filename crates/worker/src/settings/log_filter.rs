@@ -1,4 +1,4 @@
-//! What of the log is shown: a level, and other levels for single targets.
+//! The filter of the log: a level, and other levels for single targets.
 //!
 //! The library's own syntax takes a misspelt level for the name of a target, and shows nothing else then.
 
@@ -6,11 +6,11 @@ use std::str::FromStr;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-/// The target that has several lines at level info for each attempt to reconnect, of which there is one every other second while a
-/// server is away. That a connection is lost and stands again, the worker says itself.
+/// This target writes several lines at level info for each attempt to reconnect, every other second while a server is away.
+/// The worker itself says when a connection is lost and when it stands again.
 const TALKATIVE: &str = "async_nats";
 
-/// A filter as it was asked for. What it does not name is shown from the default level on.
+/// A filter as it was configured. Targets that it does not name have the default level.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LogFilter {
     level: Option<LevelFilter>,
@@ -18,7 +18,8 @@ pub(crate) struct LogFilter {
 }
 
 impl LogFilter {
-    /// The filter, with a level for what it does not name. Without a level of its own, what tells of each attempt of many is left out.
+    /// The filter, with a level for the targets that it does not name. A filter without a level leaves out the lines about each
+    /// attempt to connect.
     pub(crate) fn targets(&self, unless_named: LevelFilter) -> Targets {
         let filter = Targets::new().with_default(self.level.unwrap_or(unless_named));
         let filter =
@@ -56,7 +57,7 @@ impl FromStr for LogFilter {
     }
 }
 
-/// A part of a filter that cannot be meant.
+/// A part of a filter that is wrong.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{0:?} is neither a level nor target=level, or is there twice: write off, error, warn, info, debug or trace, and for \

@@ -1,5 +1,5 @@
-//! The worker's configuration. Its keys are read whole before anything else happens ([`keys`]); of what they say, a
-//! command has checked what it needs.
+//! The worker's configuration. All keys are read before anything else happens ([`keys`]); each command then checks the
+//! sections that it needs.
 
 mod error;
 pub(crate) mod keys;
@@ -66,7 +66,7 @@ pub(crate) struct Nats {
     pub(crate) give_up_after: Duration,
 }
 
-/// The secret by which the worker logs in to NATS, and as what it is read: anew for each connection, for it may change.
+/// The secret for the login to NATS, and its kind. It is read anew for each connection, since it may change.
 #[derive(Debug)]
 pub(crate) struct Login {
     user: String,
@@ -154,12 +154,12 @@ impl Configuration {
         Ok(Self { raw, environment, policy, log })
     }
 
-    /// What a connection to NATS needs.
+    /// The settings of a connection to NATS.
     pub(crate) fn nats(&self) -> Result<Nats, SettingsError> {
         self.raw.nats.clone().check(self.policy)
     }
 
-    /// What a connection to PostgreSQL needs.
+    /// The settings of a connection to PostgreSQL.
     pub(crate) fn database(&self) -> Result<Database, SettingsError> {
         self.raw.database.clone().check(self.policy)
     }
@@ -204,7 +204,7 @@ impl Configuration {
         })
     }
 
-    /// What the policy says of each NATS server, for a report.
+    /// The verdict of the policy on each NATS server, for a report.
     pub(crate) fn verdicts(&self) -> Vec<Result<ServerUrl, ServersError>> {
         ServerUrl::verdicts(&self.raw.nats.urls, self.policy)
     }

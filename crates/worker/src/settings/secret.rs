@@ -1,4 +1,4 @@
-//! The one reader of secrets: each is given whole, or refused by the key that names it and by its file.
+//! The only reader of secrets. It reads a secret whole, or refuses it with the name of its key and file.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::chain::chain;
 /// The most bytes of a secret's file: NATS credentials are a few kilobytes.
 const MAX_SECRET: usize = 64 * 1024;
 
-/// A secret, or the file that holds it, with the key that says so.
+/// A secret, or the file that holds it, with the key that sets it.
 #[derive(Debug)]
 pub(crate) enum Secret {
     Value { key: &'static str, text: SecretString },
