@@ -21,6 +21,7 @@ mod log_queue;
 mod logs;
 mod metrics;
 mod pgbouncer;
+mod roles;
 mod rotation;
 mod setting;
 mod signals;
