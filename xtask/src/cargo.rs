@@ -36,7 +36,7 @@ pub(crate) async fn build_worker() -> Result<PathBuf> {
     Ok(target().join("debug/muster-worker"))
 }
 
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), |target| root().join(target))
 }
 

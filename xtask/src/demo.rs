@@ -21,7 +21,6 @@ use crate::verdict::Verdict;
 
 /// The headings of the chapters, each with its text.
 const TEXT: &str = include_str!("demo/story.md");
-const POLL: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) const GUILD: &str = "881207955029110855";
 const NAME: &str = "Sietch Tabr";
@@ -59,8 +58,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     println!("\nAll {checks} checks passed, {seconds:.0} s after the build.\n");
     demo.story.section("What to do next")?;
     if arguments.keep {
-        demo.story.section("Left running until Ctrl-C")?;
-        demo.how_to_ask()?;
+        let _standings = demo.keep().await?;
         return std::future::pending().await;
     }
     Ok(Verdict::Passed)
@@ -231,7 +229,7 @@ impl Demo {
         let gateway = self.gateway.clone();
         let publishing = tokio::spawn(async move { publish(&gateway, events).await });
         while self.worker.event_counts()?.applied == before {
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         show(format!("$ kill -KILL {}   # the first of {total} events are applied", self.worker.id()));
         self.worker.kill()?;
@@ -282,8 +280,15 @@ impl Demo {
         Ok(self)
     }
 
-    /// Writes what a shell needs to know, and prints a command that asks for the board.
-    fn how_to_ask(&self) -> Result<()> {
+    /// Shows people the standings, writes what a shell needs to know, and prints a command that asks for the board.
+    async fn keep(&self) -> Result<Worker> {
+        let build = ["build", "--locked", "--workspace", "--example", "standings"];
+        ensure!(cargo::run(&mut cargo::cargo(&build)).await?.success(), "it does not build");
+        let program = cargo::target().join("debug/examples/standings");
+        let own = self.configuration.example(program, &self.services, &self.community).await?;
+        let standings = own.with("GUILD", GUILD).serve(&self.services)?;
+        self.story.section("Left running until Ctrl-C")?;
+        show(format!("http://{}/\n\nOr in another terminal:", standings.address));
         let command = self.configuration.as_client(&self.services.clients.operator).command("ask");
         let program = Path::new(command.get_program()).with_file_name("");
         let own = format!("export PATH='{}':\"$PATH\" COMMUNITY={}\n", program.display(), self.community);
@@ -295,7 +300,7 @@ impl Demo {
         show(format!("source {}", file.display()));
         show("muster-worker ask muster.v1.$COMMUNITY.profiles.ranked '{\"limit\":3}'");
         show(format!("The worker's log: {}", self.worker.log.display()));
-        Ok(())
+        Ok(standings)
     }
 
     /// Prints the first events, publishes all, and waits until the worker has handled them.

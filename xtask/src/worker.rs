@@ -19,9 +19,6 @@ use crate::services::{Identity, Process, Services, free_address, get};
 
 /// How long the worker may take until it is ready, and until it has stopped.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at whether all events are acknowledged.
-const POLL: Duration = Duration::from_millis(20);
-const CONSUMER_INFO: &str = "$JS.API.CONSUMER.INFO.EVENTS.muster-worker";
 
 /// How the worker is configured: by variables, as a container would be.
 #[derive(Clone)]
@@ -52,6 +49,18 @@ impl Configuration {
             ("MUSTER__HTTP__ADDRESS", address.to_string()),
         ]);
         Ok(Self { program, variables, address })
+    }
+
+    /// For an example of muster-messaging: as the reader of this community, whose consumer is made.
+    pub async fn example(&self, program: PathBuf, services: &Services, community: &str) -> Result<Self> {
+        let own = |text: &str| text.replace("018f4e2a-0000-7000-8000-000000000001", community);
+        let make = own(include_str!("worker/reader-changes"));
+        let made = self.as_client(&services.clients.streams).run(&make).await?;
+        ensure!(made.status.success(), "the reader's consumer is not made: {made:?}");
+        let accounts = services.nats.configuration().join("accounts.conf");
+        fs::write(&accounts, own(&fs::read_to_string(&accounts)?))?;
+        services.nats.reload()?;
+        Ok(Self { program, ..self.as_client(&services.authority.client("muster-reader")?).elsewhere()? })
     }
 
     /// The same with one more variable, or another value of one.
@@ -107,7 +116,8 @@ impl Configuration {
     /// Starts it and waits for nothing.
     pub fn start(&self, services: &Services) -> Result<Worker> {
         let mut command = self.command("serve");
-        let process = Process::start(&services.directory, "worker", &mut command, Signal::SIGTERM)?;
+        let name = self.program.file_name().unwrap_or_default().to_string_lossy();
+        let process = Process::start(&services.directory, &name, &mut command, Signal::SIGTERM)?;
         Ok(Worker { process, address: self.address })
     }
 }
@@ -165,13 +175,14 @@ impl Worker {
     pub async fn until_acknowledged(&self, streams: &Client, patience: Duration) -> Result<()> {
         let end = Instant::now() + patience;
         loop {
-            let answer = streams.ask_by_hand(CONSUMER_INFO, Vec::new()).await?;
+            let answer =
+                streams.ask_by_hand("$JS.API.CONSUMER.INFO.EVENTS.muster-worker", Vec::new()).await?;
             let info: Value = serde_json::from_slice(&answer.body)?;
             if ["num_pending", "num_ack_pending"].iter().all(|count| info.get(count) == Some(&0.into())) {
                 return Ok(());
             }
             ensure!(Instant::now() < end, "events wait, and the log ends:\n{}", self.log_tail());
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

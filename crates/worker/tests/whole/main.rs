@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test stands on fails as the test does")]
 
 mod answers;
+mod browser;
 mod changes;
 mod command_line;
 mod contract;
@@ -11,6 +12,7 @@ mod crowd;
 mod database;
 mod dead_letters;
 mod erasures;
+mod examples;
 mod faults;
 mod files;
 mod fitness;
@@ -19,9 +21,11 @@ mod log_queue;
 mod logs;
 mod metrics;
 mod pgbouncer;
+mod roles;
 mod rotation;
 mod setting;
 mod signals;
+mod standings;
 mod start;
 mod store_faults;
 mod text;
