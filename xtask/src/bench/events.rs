@@ -19,10 +19,7 @@ const ROUNDS: [(&str, u32, i64); 5] = [
     ("a thousand new communities", seed::UNIFORM, 1000),
     ("a thousand communities", seed::UNIFORM, 1000),
 ];
-/// The round in which siblings are told of nothing.
 const UNTOLD: &str = "skewed draw, untold";
-/// How many changes are published at the end, which wait.
-const WAITING: i64 = 100_000;
 /// Ideal events in one transaction: as many as the worker applies in one.
 const BATCH: usize = 1000;
 
@@ -87,12 +84,12 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
 /// Has so many changes wait in one community, and tells how long a worker takes to publish them.
 async fn publish(community: &Community, database: &Client) -> Result<f64> {
     let fill = "WITH one AS (SELECT * FROM community_states WHERE community = (SELECT min(community) FROM communities)),
-             counted AS (UPDATE community_states AS s SET changes = s.changes + $1 FROM one
+             counted AS (UPDATE community_states AS s SET changes = s.changes + 100000 FROM one
                  WHERE s.shard = one.shard AND s.community = one.community)
          INSERT INTO changes (shard, change_type, community, number, at, change_id, profile_id, user_id)
          SELECT shard, 2, community, changes + n, now(), gen_random_uuid(), gen_random_uuid(), 'u' || n
-         FROM one, generate_series(1, $1) AS n";
-    database.execute(fill, &[&WAITING]).await?;
+         FROM one, generate_series(1, 100000) AS n";
+    database.execute(fill, &[]).await?;
     let (begun, worker) = (Instant::now(), community.configuration.serve(&community.services)?);
     while database.query_one("SELECT EXISTS (SELECT FROM changes)", &[]).await?.get(0) {
         tokio::time::sleep(Duration::from_millis(50)).await;
