@@ -240,8 +240,8 @@ async fn the_client_reads_answers_and_errors() {
     assert_eq!(second.items[0].rank.get(), 1001);
     let search = profiles::Search { query: SearchQuery::parse("a").unwrap(), limit: Rows::default() };
     match client.ask(&search).await.unwrap_err() {
-        ClientError::Service { code: ErrorCode::Forbidden, message, .. } => {
-            assert_eq!(message, r#"Some("stilgar") Some("00-ab-cd-01")"#);
+        ClientError::Service { code: ErrorCode::InvalidRequest, message, .. } => {
+            assert_eq!(message, r#"Some("stilgar") Some(TraceParent("00-ab-cd-01"))"#);
         }
         other => panic!("{other:?}"),
     }
