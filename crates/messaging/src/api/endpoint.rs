@@ -9,13 +9,12 @@ use serde::{Serialize, Serializer};
 
 use super::error::ServiceError;
 use super::field::{Field, Fields};
-use super::registry::{Listed, Question};
 
 /// What every subject of the service begins with.
 pub const PREFIX: &str = "muster.v1";
 
 /// A request to one endpoint. The type says all there is to say of it.
-pub trait Endpoint: Listed + fmt::Debug + Clone + PartialEq + Serialize + Send + Sync + 'static {
+pub trait Endpoint: fmt::Debug + Clone + PartialEq + Serialize + Send + Sync + 'static {
     /// Its name, such as `profiles.ranked`.
     const NAME: &'static str;
     /// What it is for, in Markdown.
@@ -37,7 +36,6 @@ pub trait Endpoint: Listed + fmt::Debug + Clone + PartialEq + Serialize + Send +
         help: Self::HELP,
         fields: Self::FIELDS,
         answer: Self::ANSWER,
-        question: Self::question,
     };
 
     /// What it answers.
@@ -70,8 +68,8 @@ pub trait Endpoint: Listed + fmt::Debug + Clone + PartialEq + Serialize + Send +
     }
 }
 
-/// An endpoint as data. Its name identifies it.
-#[derive(Debug, Clone, Copy)]
+/// An endpoint as data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Description {
     /// Its name, such as `profiles.ranked`.
     pub name: &'static str,
@@ -85,17 +83,7 @@ pub struct Description {
     pub fields: &'static [Field],
     /// What it answers, in Markdown.
     pub answer: &'static str,
-    /// Reads the body of a request.
-    pub(super) question: fn(Option<CommunityId>, &[u8]) -> Result<Question, ServiceError>,
 }
-
-impl PartialEq for Description {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for Description {}
 
 impl Description {
     /// Whether it is for operators. Their subjects are `muster.v1.<community>.admin.>`.

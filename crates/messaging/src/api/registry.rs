@@ -25,6 +25,13 @@ macro_rules! registry {
         }
 
         impl Query {
+            fn read(endpoint: &Description, fields: &mut Fields<'_>) -> Result<Self, ServiceError> {
+                match endpoint.name {
+                    $(<$request>::NAME => <$request>::read(fields).map(Self::$query),)+
+                    name => Err(ServiceError::internal(format!("{name} is in no list of endpoints"))),
+                }
+            }
+
             fn halve(&mut self) -> bool {
                 match self {
                     $(Self::$query(request) => request.halve(),)+
@@ -45,30 +52,7 @@ macro_rules! registry {
                 }
             }
         }
-
-        $(impl Listed for $request {
-            fn question(community: Option<CommunityId>, body: &[u8]) -> Result<Question, ServiceError> {
-                let community = community.ok_or_else(|| ServiceError::not_found("community"))?;
-                let request = <$request>::read(&mut Fields::read(body, <$request>::FIELDS)?)?;
-                Ok(Question::Within(community, Query::$query(request)))
-            }
-        })+
     };
-}
-
-/// A request that is in this list. It is the only way to a [`Question`], so that no endpoint is left out.
-pub trait Listed: Sized {
-    /// Reads the body of a request as the question that it asks. `community` is that of the subject.
-    ///
-    /// # Errors
-    /// [`ServiceError`] of code `not_found`, `invalid_request` or `invalid_cursor`, naming the field.
-    fn question(community: Option<CommunityId>, body: &[u8]) -> Result<Question, ServiceError>;
-}
-
-impl Listed for community::Find {
-    fn question(_: Option<CommunityId>, body: &[u8]) -> Result<Question, ServiceError> {
-        Self::read(&mut Fields::read(body, Self::FIELDS)?).map(Question::Find)
-    }
 }
 
 registry! {
@@ -116,7 +100,12 @@ impl Question {
         community: Option<CommunityId>,
         body: &[u8],
     ) -> Result<Self, ServiceError> {
-        (endpoint.question)(community, body)
+        if !endpoint.is_of_community {
+            return community::Find::read(&mut Fields::read(body, endpoint.fields)?).map(Self::Find);
+        }
+        let community = community.ok_or_else(|| ServiceError::not_found("community"))?;
+        let query = Query::read(endpoint, &mut Fields::read(body, endpoint.fields)?)?;
+        Ok(Self::Within(community, query))
     }
 
     /// Asks for about half as many rows; false when it already asks for one, or for no number of them.

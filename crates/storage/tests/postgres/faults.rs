@@ -273,7 +273,7 @@ async fn keys_that_are_another_communitys_by_now_are_refused_and_looked_up_again
     let other = taken_over().await;
     let event = joined(&lost, &user(2), START, "x");
     let said = unavailable(store.events_apply(vec![event.clone()]).await);
-    assert!(said.contains("since a failover or a restore"), "{said}");
+    assert!(said.contains("not in the database"), "{said}");
     assert_eq!(store.events_apply(vec![event]).await.unwrap().fresh.len(), 1);
     assert_eq!(of_other(other).await, (1, 0, None));
 
