@@ -232,7 +232,8 @@ async fn changes_for_which_the_stream_has_no_room_wait_and_events_go_on() -> Res
         tabr.ask(&profiles::Ranked::first(1000)).await.is_ok_and(|page| page.items.len() > 40)
     })
     .await?;
-    eventually("changes that wait", async || waiting(&worker).is_some_and(|waiting| waiting > 100.0)).await?;
+    // However many events came together, there are more members than the stream has room for.
+    eventually("changes that wait", async || waiting(&worker).is_some_and(|waiting| waiting > 30.0)).await?;
     ensure!(worker.get("/readyz")?.0 == 200, "events and questions go on");
     ensure!(stream.read().await?.len() == 3);
     let lines = worker.log_tail();
