@@ -9,7 +9,7 @@ text_type!(
     TraceParent, 128, visible_ascii
 );
 
-/// What siblings are told: something of a community is another than before.
+/// Something of a community that changed, as it is published to siblings.
 ///
 /// A community's changes are numbered by one, without a gap, in the order in which they were committed. A follower that sees a
 /// number that is not one more than its last has missed or repeated a change.
@@ -38,10 +38,10 @@ pub enum Changed {
     Member {
         /// The member's profile.
         profile: ProfileId,
-        /// The person's id on the chat platform. Of one who is erased it is told once more, and never after that.
+        /// The person's id on the chat platform. Of an erased person it is published once more, and never after that.
         user: UserId,
         /// What it is now.
-        news: MemberNews,
+        data: ChangeData,
     },
     /// Too many changes waited: the `count` before this one were dropped, and are the gap in the numbers. Whoever follows reads the
     /// lists anew.
@@ -53,7 +53,7 @@ pub enum Changed {
 
 /// What is new of a visible member.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum MemberNews {
+pub enum ChangeData {
     /// A higher tier.
     TierPromoted {
         /// The tier before, if there was one.
@@ -69,10 +69,10 @@ pub enum MemberNews {
         to: Option<Tier>,
     },
     /// A badge is held.
-    BadgeAwarded(ToldBadge),
+    BadgeAwarded(ChangedBadge),
     /// A badge is no longer held.
-    BadgeRevoked(ToldBadge),
-    /// The member became visible. The badges that it holds are told after this.
+    BadgeRevoked(ChangedBadge),
+    /// The member became visible. The badges held are published after this.
     Appeared {
         /// The tier, if there is one.
         tier: Option<Tier>,
@@ -88,9 +88,9 @@ pub enum MemberNews {
     },
 }
 
-/// A badge, as a change tells of it.
+/// A badge that changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ToldBadge {
+pub struct ChangedBadge {
     /// The badge.
     pub badge_id: BadgeId,
     /// Its kind.
@@ -134,26 +134,26 @@ impl Disappearance {
 /// The kinds of changes, named as on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ChangeType {
-    /// [`MemberNews::Disappeared`]
+    /// [`ChangeData::Disappeared`]
     MemberDisappeared,
-    /// [`MemberNews::Appeared`]
+    /// [`ChangeData::Appeared`]
     MemberAppeared,
-    /// [`MemberNews::Renamed`]
+    /// [`ChangeData::Renamed`]
     MemberRenamed,
-    /// [`MemberNews::TierPromoted`]
+    /// [`ChangeData::TierPromoted`]
     TierPromoted,
-    /// [`MemberNews::TierDemoted`]
+    /// [`ChangeData::TierDemoted`]
     TierDemoted,
-    /// [`MemberNews::BadgeRevoked`]
+    /// [`ChangeData::BadgeRevoked`]
     BadgeRevoked,
-    /// [`MemberNews::BadgeAwarded`]
+    /// [`ChangeData::BadgeAwarded`]
     BadgeAwarded,
     /// [`Changed::Lost`]
     Lost,
 }
 
 impl ChangeType {
-    /// Every type, in the order in which the changes of one member that come of one cause are told.
+    /// Every type, in the order in which the changes of a member that come from one cause are published.
     pub const ALL: [Self; 8] = [
         Self::MemberDisappeared,
         Self::MemberAppeared,
@@ -186,17 +186,15 @@ impl ChangeType {
         Self::ALL.into_iter().find(|change_type| change_type.as_str() == name)
     }
 
-    /// What it tells, for documentation.
+    /// Its meaning, for documentation.
     #[must_use]
     pub const fn help(self) -> &'static str {
         match self {
-            Self::MemberDisappeared => {
-                "a member is visible no more; one who is erased is told of in any case, once"
-            }
-            Self::MemberAppeared => "a member became visible; the badges that they hold follow",
-            Self::MemberRenamed => "a visible member's nym is another",
-            Self::TierPromoted => "a visible member's tier is a higher one",
-            Self::TierDemoted => "a visible member's tier is a lower one",
+            Self::MemberDisappeared => "a member is no longer visible; an erasure is always published, once",
+            Self::MemberAppeared => "a member became visible; the badges held follow as `badge.awarded`",
+            Self::MemberRenamed => "a visible member's nym changed",
+            Self::TierPromoted => "a visible member holds a higher tier",
+            Self::TierDemoted => "a visible member holds a lower tier",
             Self::BadgeRevoked => "a visible member's badge is no longer held",
             Self::BadgeAwarded => "a visible member's badge is held",
             Self::Lost => {
@@ -212,14 +210,14 @@ impl Change {
     pub const fn change_type(&self) -> ChangeType {
         match &self.what {
             Changed::Lost { .. } => ChangeType::Lost,
-            Changed::Member { news, .. } => match news {
-                MemberNews::TierPromoted { .. } => ChangeType::TierPromoted,
-                MemberNews::TierDemoted { .. } => ChangeType::TierDemoted,
-                MemberNews::BadgeAwarded(_) => ChangeType::BadgeAwarded,
-                MemberNews::BadgeRevoked(_) => ChangeType::BadgeRevoked,
-                MemberNews::Appeared { .. } => ChangeType::MemberAppeared,
-                MemberNews::Disappeared(_) => ChangeType::MemberDisappeared,
-                MemberNews::Renamed { .. } => ChangeType::MemberRenamed,
+            Changed::Member { data, .. } => match data {
+                ChangeData::TierPromoted { .. } => ChangeType::TierPromoted,
+                ChangeData::TierDemoted { .. } => ChangeType::TierDemoted,
+                ChangeData::BadgeAwarded(_) => ChangeType::BadgeAwarded,
+                ChangeData::BadgeRevoked(_) => ChangeType::BadgeRevoked,
+                ChangeData::Appeared { .. } => ChangeType::MemberAppeared,
+                ChangeData::Disappeared(_) => ChangeType::MemberDisappeared,
+                ChangeData::Renamed { .. } => ChangeType::MemberRenamed,
             },
         }
     }

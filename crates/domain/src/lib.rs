@@ -48,7 +48,7 @@ mod transport;
 mod version;
 
 pub use badge::{Award, Awarder, Badge, BadgeKind, KindCount, Reason};
-pub use change::{Change, ChangeType, Changed, Disappearance, MemberNews, ToldBadge, TraceParent};
+pub use change::{Change, ChangeData, ChangeType, Changed, ChangedBadge, Disappearance, TraceParent};
 pub use community::{CommunityName, Stats, TierCount};
 pub use cursor::{Cursor, CursorError, CursorKey, CursorScope};
 pub use erasure::{ErasedPerson, ErasedPersonError, ErasureKey, KeyFingerprint};

@@ -73,7 +73,7 @@ impl Community {
         F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
         let done = self.store.write(query, work).await?;
-        self.store.wrote(self.tenant.shard);
+        self.store.outbox_hints().wrote(self.tenant.shard);
         Ok(done)
     }
 

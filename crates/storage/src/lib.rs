@@ -11,6 +11,7 @@ mod error;
 mod migration;
 mod observation;
 mod operate;
+mod outbox_hints;
 mod policy;
 mod read;
 mod schema;

@@ -1,4 +1,4 @@
-//! What an observer is told of each query, for metrics.
+//! Observations of queries, for metrics.
 
 use std::sync::Arc;
 use std::time::Duration;

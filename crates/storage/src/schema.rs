@@ -85,8 +85,8 @@ diesel::table! {
         profile_id -> Nullable<Uuid>,
         badge_id -> Nullable<Uuid>,
         user_id -> Nullable<Text>,
-        told_from -> Nullable<Text>,
-        told_to -> Nullable<Text>,
+        value_from -> Nullable<Text>,
+        value_to -> Nullable<Text>,
         reason -> Nullable<Text>,
         traceparent -> Nullable<Text>,
     }
@@ -138,7 +138,7 @@ diesel::table! {
         name -> Nullable<Text>,
         changes -> Int8,
         changes_lost -> Int8,
-        changes_told -> Int2,
+        change_types -> Int2,
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
@@ -18,13 +17,13 @@ use moka::future::Cache;
 use muster_domain::{
     CommunityId, CommunityName, CursorKey, ErasureKey, Floor, GuildId, Limit, PseudonymKey, Shard, Version,
 };
-use tokio::sync::Notify;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::connection::StoreConfig;
 use crate::error::{Error, Missing};
 use crate::observation::{QueryFailure, QueryObservation};
+use crate::outbox_hints::OutboxHints;
 use crate::policy::Policy;
 use crate::schema::{communities, community_states, signing_keys};
 use crate::sql::statement::{self, Statement};
@@ -62,16 +61,7 @@ struct Inner {
     policies: Cache<CommunityId, Arc<Policy>>,
     tenants: Cache<CommunityId, Tenant>,
     guilds: Cache<GuildId, Named>,
-    outbox: OutboxHints,
-}
-
-/// Where changes may wait to be published, as far as this process knows.
-struct OutboxHints {
-    /// The shards that this process wrote to since it was last asked, one bit each.
-    written: AtomicU16,
-    wake: Notify,
-    /// For each shard, up to which community changes were last handed out.
-    handed: Vec<AtomicI32>,
+    outbox_hints: OutboxHints,
 }
 
 /// A community as its chat server's id finds it.
@@ -117,13 +107,17 @@ impl Store {
         let policies = Cache::builder().max_capacity(POLICIES).time_to_live(POLICY_AGE).build();
         let tenants = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
         let guilds = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
-        let outbox = OutboxHints {
-            written: AtomicU16::new(u16::MAX),
-            wake: Notify::new(),
-            handed: Shard::all().map(|_| AtomicI32::new(0)).collect(),
+        let inner = Inner {
+            pool,
+            config,
+            cursor_key,
+            pseudonym_key,
+            erasure_key,
+            policies,
+            tenants,
+            guilds,
+            outbox_hints: OutboxHints::new(),
         };
-        let inner =
-            Inner { pool, config, cursor_key, pseudonym_key, erasure_key, policies, tenants, guilds, outbox };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -307,36 +301,9 @@ impl Store {
         &self.0.erasure_key
     }
 
-    /// Waits until this process has written to some shards, and answers which: changes may wait there. What another process left
-    /// behind is found by looking at every shard from time to time.
-    pub async fn changes_written(&self) -> Vec<Shard> {
-        let hints = &self.0.outbox;
-        loop {
-            let written = hints.written.swap(0, Ordering::AcqRel);
-            if written != 0 {
-                return Shard::all().filter(|shard| written & bit(*shard) != 0).collect();
-            }
-            hints.wake.notified().await;
-        }
-    }
-
-    /// Notes that a shard was written to.
-    pub(crate) fn wrote(&self, shard: Shard) {
-        self.0.outbox.written.fetch_or(bit(shard), Ordering::AcqRel);
-        self.0.outbox.wake.notify_one();
-    }
-
-    /// Up to which community of a shard changes were last handed out.
-    pub(crate) fn handed(&self, shard: Shard) -> i32 {
-        let handed = self.0.outbox.handed.get(usize::from(shard.number()));
-        handed.map_or(0, |handed| handed.load(Ordering::Relaxed))
-    }
-
-    /// Notes up to which community of a shard changes are handed out.
-    pub(crate) fn note_handed(&self, shard: Shard, community: i32) {
-        if let Some(handed) = self.0.outbox.handed.get(usize::from(shard.number())) {
-            handed.store(community, Ordering::Relaxed);
-        }
+    /// Where changes may wait to be published.
+    pub(crate) fn outbox_hints(&self) -> &OutboxHints {
+        &self.0.outbox_hints
     }
 
     pub(crate) fn cursor_key(&self) -> &CursorKey {
@@ -528,11 +495,6 @@ impl Store {
         }
         (self.0.config.observe)(&observation);
     }
-}
-
-/// A shard's bit among those written to.
-const fn bit(shard: Shard) -> u16 {
-    1 << shard.number()
 }
 
 /// What a trace holds of a query: its name, and nothing of its values.

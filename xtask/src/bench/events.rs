@@ -31,7 +31,7 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
     for (seed, (round, draw, guilds)) in (1..).zip(ROUNDS) {
         println!("  {round}");
         let types = if round == UNTOLD { 0 } else { 127_i16 };
-        database.execute("UPDATE community_states SET changes_told = $1", &[&types]).await?;
+        database.execute("UPDATE community_states SET change_types = $1", &[&types]).await?;
         let members = if guilds == 1 { this.members } else { 10 * guilds };
         let mix = || Ok::<_, anyhow::Error>(seed::mix(seed, (draw, guilds), members)?.take(events).collect());
         let client = this.connect(IDEAL_DATABASE).await?;

@@ -20,7 +20,7 @@ use muster_messaging::api::{Rows, directory};
 use muster_messaging::changes::follower::FollowError;
 use muster_messaging::changes::wire::DecodeError;
 use muster_messaging::domain::{
-    Change, Changed, DirectorySort, Disappearance, GuildId, MemberNews, Tier, UserId,
+    Change, ChangeData, Changed, DirectorySort, Disappearance, GuildId, Tier, UserId,
 };
 use muster_messaging::{Client, CommunityClient};
 
@@ -43,13 +43,16 @@ async fn main() -> Result<(), Failure> {
         }
         let gone = loop {
             match changes.next().await {
-                Ok(told) => {
-                    if told.deliveries > 1 {
-                        eprintln!("change {} comes again, delivery {}", told.change.number, told.deliveries);
+                Ok(delivered) => {
+                    if delivered.deliveries > 1 {
+                        eprintln!(
+                            "change {} comes again, delivery {}",
+                            delivered.change.number, delivered.deliveries
+                        );
                     }
-                    bot.take(&told.change).await?;
+                    bot.take(&delivered.change).await?;
                     // If this does not reach the broker, the change comes again and has no effect then.
-                    if let Err(error) = told.ack().await {
+                    if let Err(error) = delivered.ack().await {
                         eprintln!("{error}");
                     }
                 }
@@ -84,7 +87,7 @@ impl Bot {
         if self.memory.last().is_some_and(|last| change.number <= last) {
             return Ok(());
         }
-        let Changed::Member { user, news, .. } = &change.what else {
+        let Changed::Member { user, data, .. } = &change.what else {
             eprintln!("changes were lost before {}", change.number);
             return self.catch_up().await;
         };
@@ -92,18 +95,18 @@ impl Bot {
             eprintln!("changes are missing before {}", change.number);
             return self.catch_up().await;
         }
-        match news {
-            MemberNews::TierPromoted { to: tier, .. }
-            | MemberNews::TierDemoted { to: tier, .. }
-            | MemberNews::Appeared { tier } => self.put(change.number, user, tier.as_ref())?,
-            MemberNews::Disappeared(why) => {
+        match data {
+            ChangeData::TierPromoted { to: tier, .. }
+            | ChangeData::TierDemoted { to: tier, .. }
+            | ChangeData::Appeared { tier } => self.put(change.number, user, tier.as_ref())?,
+            ChangeData::Disappeared(why) => {
                 self.put(change.number, user, None)?;
                 if *why == Disappearance::Erased {
                     self.memory.forget()?;
                     writeln!(stdout(), "forget {user}")?;
                 }
             }
-            MemberNews::BadgeAwarded(_) | MemberNews::BadgeRevoked(_) | MemberNews::Renamed { .. } => {
+            ChangeData::BadgeAwarded(_) | ChangeData::BadgeRevoked(_) | ChangeData::Renamed { .. } => {
                 self.memory.passed(change.number)?;
             }
         }

@@ -1,9 +1,9 @@
 //! A page for the members of one community: the standings with ranks, tiers and badges, a search, and a page for each member.
-//! It is current while it is open, since one follower of the community's changes tells every open page.
+//! It is current while it is open: one follower of the community's changes updates every open page.
 //!
 //! Nothing is kept here: every page is asked for at the service when it is wanted. Put it behind a proxy that ends TLS and
 //! bounds connections by address. README.md says how to run it.
-#![expect(clippy::print_stderr, reason = "who runs it is told where it is and what goes wrong")]
+#![expect(clippy::print_stderr, reason = "the operator reads its address and its errors")]
 
 #[path = "../environment/mod.rs"]
 mod environment;
@@ -54,7 +54,7 @@ const MAX_URI: usize = 4096;
 /// How many questions to the service are open at once, and how long another one waits for its turn.
 const MAX_ASKING: usize = 16;
 const TURN: Duration = Duration::from_secs(2);
-/// How long the front page's answer is good for, if nothing is told meanwhile: many look at it, and it is asked for once.
+/// How long the front page's answer is shared when no update comes: many load it, and it is asked for once.
 const FRESH: Duration = Duration::from_secs(1);
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; \
@@ -224,7 +224,7 @@ impl App {
     /// What the front page shows. Whoever comes while it is asked for waits for the same answer.
     async fn front(&self) -> Result<Arc<(CommunityStats, Page<RankedProfile>)>, Problem> {
         let mut front = self.front.lock().await;
-        let heard = self.live.heard();
+        let heard = self.live.sent();
         if let Some(known) = &*front
             && known.heard == heard
             && known.asked.elapsed() < FRESH

@@ -5,15 +5,15 @@
   const news = document.getElementById("news");
   let source = null;
   let timer = 0;
-  let told = new Map();
+  let pending = new Map();
 
   const find = (part, profile) => part.querySelector(`[data-profile="${CSS.escape(profile)}"]`);
 
-  // Reads this page again, puts what it shows in the place of what is shown, and says what was told of those on it.
+  // Reloads the page's content, and announces the updates of members on it.
   async function refresh() {
     timer = 0;
-    const now = told;
-    told = new Map();
+    const updates = pending;
+    pending = new Map();
     const shown = document.getElementById("content");
     let fresh;
     try {
@@ -26,7 +26,7 @@
     }
     if (!fresh) return;
     const said = [];
-    for (const [profile, words] of now) {
+    for (const [profile, words] of updates) {
       const row = find(fresh, profile);
       const name = (row ?? find(shown, profile))?.querySelector(".nym");
       if (name) said.push(`${name.textContent} ${words}`);
@@ -54,7 +54,7 @@
     };
     source.onmessage = (event) => {
       const { profile, words } = JSON.parse(event.data);
-      if (profile) told.set(profile, words);
+      if (profile) pending.set(profile, words);
       soon();
     };
     source.onerror = () => {

@@ -2,15 +2,15 @@
 //!
 //! ```no_run
 //! # async fn example(client: muster_messaging::client::Client) -> Result<(), Box<dyn std::error::Error>> {
-//! use muster_domain::{Changed, MemberNews};
+//! use muster_domain::{Changed, ChangeData};
 //!
 //! let mut changes = client.changes("roles").await?;
 //! loop {
-//!     let told = changes.next().await?;
-//!     if let Changed::Member { user, news: MemberNews::TierPromoted { to, .. }, .. } = &told.change.what {
+//!     let delivered = changes.next().await?;
+//!     if let Changed::Member { user, data: ChangeData::TierPromoted { to, .. }, .. } = &delivered.change.what {
 //!         println!("{user} holds {to:?} now");
 //!     }
-//!     told.ack().await?;
+//!     delivered.ack().await?;
 //! }
 //! # }
 //! ```
@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Changes as they are told, one after the other: the next is delivered when the one before it is acknowledged.
+/// Changes, one after the other: the next is delivered when the one before it is acknowledged.
 ///
 /// The broker remembers under the follower's name how far it has come, so it goes on there after a restart.
 pub struct Changes {
@@ -48,7 +48,7 @@ pub struct Changes {
 
 /// A change, to be acknowledged when it has had its effect. One that is dropped without that comes again.
 #[derive(Debug)]
-pub struct ToldChange {
+pub struct DeliveredChange {
     /// The change.
     pub change: Change,
     /// How often it was delivered, this time included.
@@ -57,7 +57,7 @@ pub struct ToldChange {
 }
 
 impl Changes {
-    /// Follows the changes of these subjects under the name `durable`. Who follows for the first time is told all that the stream has.
+    /// Follows the changes of these subjects under the name `durable`. A new follower begins with the oldest change of the stream.
     ///
     /// The consumer is made where it is missing, which not everybody may: `infra/nats` has it made for a reader.
     pub(crate) async fn follow(
@@ -105,7 +105,7 @@ impl Changes {
     ///
     /// # Errors
     /// [`FollowError`]; with [`FollowError::Gone`] there is nothing more to follow.
-    pub async fn next(&mut self) -> Result<ToldChange, FollowError> {
+    pub async fn next(&mut self) -> Result<DeliveredChange, FollowError> {
         loop {
             let messages = match &mut self.messages {
                 Some(messages) => messages,
@@ -134,7 +134,7 @@ async fn find(context: &Context, durable: &str) -> Result<PullConsumer, Consumer
     context.get_consumer_from_stream(durable, CHANGES).await
 }
 
-/// Whether a consumer that exists tells what this follower wants, and in the order of the stream.
+/// Whether an existing consumer delivers what this follower wants, in the order of the stream.
 fn follows(found: &consumer::Config, wanted: &Config) -> bool {
     found.filter_subject == wanted.filter_subject
         && found.ack_policy == wanted.ack_policy
@@ -149,18 +149,18 @@ const fn is_gone(kind: &pull::MessagesErrorKind) -> bool {
     matches!(kind, pull::MessagesErrorKind::ConsumerDeleted)
 }
 
-fn read(message: jetstream::Message) -> Result<ToldChange, FollowError> {
+fn read(message: jetstream::Message) -> Result<DeliveredChange, FollowError> {
     let deliveries = message.info().ok().and_then(|info| u32::try_from(info.delivered).ok()).unwrap_or(1);
     match wire::decode(&message.payload) {
         Ok(mut change) => {
             change.traceparent = traceparent(message.headers.as_ref());
-            Ok(ToldChange { change, deliveries, message })
+            Ok(DeliveredChange { change, deliveries, message })
         }
         Err(cause) => Err(FollowError::Unreadable(UnreadableChange { message: Box::new(message), cause })),
     }
 }
 
-impl ToldChange {
+impl DeliveredChange {
     /// Acknowledges it: it has had its effect here, and does not come again.
     ///
     /// # Errors

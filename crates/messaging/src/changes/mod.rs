@@ -1,4 +1,4 @@
-//! What siblings are told without asking: each change of a community, published after its commit to the stream `CHANGES`.
+//! Changes of communities for siblings, published after their commit to the stream `CHANGES`.
 //!
 //! [`publisher`] is the worker's side, [`follower`] a sibling's, [`wire`] the JSON between them. `fitness` judges the stream.
 

@@ -54,7 +54,7 @@ impl Default for ChangesBounds {
 fn config(bounds: &ChangesBounds) -> Config {
     Config {
         name: CHANGES.to_owned(),
-        description: Some("What Muster tells its siblings".to_owned()),
+        description: Some("Changes of communities, for siblings of Muster".to_owned()),
         subjects: vec![CHANGES_SUBJECTS.to_owned()],
         max_bytes: bounds.bytes,
         max_age: bounds.age,

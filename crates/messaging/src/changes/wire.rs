@@ -1,8 +1,8 @@
 //! Changes as JSON.
 
 use muster_domain::{
-    BadgeId, BadgeKind, Change, ChangeId, ChangeType, Changed, CommunityId, Disappearance, GuildId,
-    MemberNews, Nym, ProfileId, Reason, Tier, ToldBadge, UserId,
+    BadgeId, BadgeKind, Change, ChangeData, ChangeId, ChangeType, Changed, ChangedBadge, CommunityId,
+    Disappearance, GuildId, Nym, ProfileId, Reason, Tier, UserId,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -14,7 +14,7 @@ use time::{OffsetDateTime, UtcOffset};
 /// A date that has no RFC 3339 form, which none of a four-digit year lacks.
 pub fn encode(change: &Change) -> Result<Vec<u8>, serde_json::Error> {
     let (member, data) = match &change.what {
-        Changed::Member { profile, user, news } => (Some((*profile, user.clone())), Data::of(news)),
+        Changed::Member { profile, user, data } => (Some((*profile, user.clone())), Data::of(data)),
         Changed::Lost { count } => (None, Data { count: Some(*count), ..Data::default() }),
     };
     let (profile_id, user_id) = member.unzip();
@@ -47,7 +47,7 @@ pub fn decode(payload: &[u8]) -> Result<Change, DecodeError> {
         _ => Changed::Member {
             profile: envelope.profile_id.ok_or(DecodeError::Missing("profile_id"))?,
             user: envelope.user_id.ok_or(DecodeError::Missing("user_id"))?,
-            news: data.news(change_type)?,
+            data: data.member(change_type)?,
         },
     };
     Ok(Change {
@@ -84,7 +84,7 @@ pub enum DecodeError {
     /// A field is not there.
     #[error("the change has no {0}")]
     Missing(&'static str),
-    /// A type that a later version tells of.
+    /// A type of a later version.
     #[error(
         "the type {change_type:?} of change {number} is not known to this version: acknowledge it to go on, or upgrade"
     )]
@@ -125,22 +125,22 @@ struct Data {
 }
 
 impl Data {
-    fn of(news: &MemberNews) -> Self {
+    fn of(data: &ChangeData) -> Self {
         let nothing = Self::default();
         let tier = |tier: &Option<Tier>| tier.clone().map(String::from);
-        match news {
-            MemberNews::TierPromoted { from, to } | MemberNews::TierDemoted { from, to } => {
+        match data {
+            ChangeData::TierPromoted { from, to } | ChangeData::TierDemoted { from, to } => {
                 Self { from: tier(from), to: tier(to), ..nothing }
             }
-            MemberNews::BadgeAwarded(badge) | MemberNews::BadgeRevoked(badge) => Self {
+            ChangeData::BadgeAwarded(badge) | ChangeData::BadgeRevoked(badge) => Self {
                 badge_id: Some(badge.badge_id),
                 kind: Some(badge.kind.clone()),
                 reason: badge.reason.clone(),
                 ..nothing
             },
-            MemberNews::Appeared { tier } => Self { tier: tier.clone(), ..nothing },
-            MemberNews::Disappeared(why) => Self { why: Some(why.as_str().to_owned()), ..nothing },
-            MemberNews::Renamed { from, to } => {
+            ChangeData::Appeared { tier } => Self { tier: tier.clone(), ..nothing },
+            ChangeData::Disappeared(why) => Self { why: Some(why.as_str().to_owned()), ..nothing },
+            ChangeData::Renamed { from, to } => {
                 Self { from: Some(from.clone().into()), to: Some(to.clone().into()), ..nothing }
             }
         }
@@ -162,7 +162,7 @@ impl Data {
         serde_json::value::to_raw_value(&json)
     }
 
-    fn news(self, change_type: ChangeType) -> Result<MemberNews, DecodeError> {
+    fn member(self, change_type: ChangeType) -> Result<ChangeData, DecodeError> {
         let tier = |name: Option<String>| name.map(Tier::parse).transpose();
         let nym = |name: Option<String>, field| {
             let name = name.ok_or(DecodeError::Missing(field))?;
@@ -173,28 +173,28 @@ impl Data {
             ChangeType::TierPromoted | ChangeType::TierDemoted => {
                 let (from, to) = of_tiers(self.from, self.to).map_err(|_| DecodeError::Missing("data.to"))?;
                 match change_type {
-                    ChangeType::TierPromoted => MemberNews::TierPromoted { from, to },
-                    _ => MemberNews::TierDemoted { from, to },
+                    ChangeType::TierPromoted => ChangeData::TierPromoted { from, to },
+                    _ => ChangeData::TierDemoted { from, to },
                 }
             }
             ChangeType::BadgeAwarded | ChangeType::BadgeRevoked => {
-                let badge = ToldBadge {
+                let badge = ChangedBadge {
                     badge_id: self.badge_id.ok_or(DecodeError::Missing("data.badge_id"))?,
                     kind: self.kind.ok_or(DecodeError::Missing("data.kind"))?,
                     reason: self.reason,
                 };
                 match change_type {
-                    ChangeType::BadgeAwarded => MemberNews::BadgeAwarded(badge),
-                    _ => MemberNews::BadgeRevoked(badge),
+                    ChangeType::BadgeAwarded => ChangeData::BadgeAwarded(badge),
+                    _ => ChangeData::BadgeRevoked(badge),
                 }
             }
             ChangeType::MemberRenamed => {
-                MemberNews::Renamed { from: nym(self.from, "data.from")?, to: nym(self.to, "data.to")? }
+                ChangeData::Renamed { from: nym(self.from, "data.from")?, to: nym(self.to, "data.to")? }
             }
-            ChangeType::MemberDisappeared => MemberNews::Disappeared(
+            ChangeType::MemberDisappeared => ChangeData::Disappeared(
                 self.why.as_deref().and_then(Disappearance::of).ok_or(DecodeError::Missing("data.why"))?,
             ),
-            ChangeType::MemberAppeared | ChangeType::Lost => MemberNews::Appeared { tier: self.tier },
+            ChangeType::MemberAppeared | ChangeType::Lost => ChangeData::Appeared { tier: self.tier },
         })
     }
 }
@@ -218,15 +218,15 @@ mod tests {
         }
     }
 
-    fn of(news: MemberNews) -> Change {
+    fn of(data: ChangeData) -> Change {
         let (profile, user) = (ProfileId::new(Uuid::from_u128(3)), UserId::parse("7").unwrap());
-        change(Changed::Member { profile, user, news })
+        change(Changed::Member { profile, user, data })
     }
 
     #[test]
     fn changes_are_written_as_documented() {
         let (tier, nym) = (|name: &str| Tier::parse(name).ok(), |name: &str| Nym::parse(name).unwrap());
-        let badge = |reason: Option<&str>| ToldBadge {
+        let badge = |reason: Option<&str>| ChangedBadge {
             badge_id: BadgeId::new(Uuid::from_u128(4)),
             kind: BadgeKind::parse("rider").unwrap(),
             reason: reason.map(|reason| Reason::parse(reason).unwrap()),
@@ -234,33 +234,33 @@ mod tests {
         let id = "00000000-0000-0000-0000-00000000000";
         let cases = [
             (
-                of(MemberNews::TierPromoted { from: None, to: tier("naib") }),
+                of(ChangeData::TierPromoted { from: None, to: tier("naib") }),
                 "tier.promoted",
                 r#"{"from":null,"to":"naib"}"#.to_owned(),
             ),
             (
-                of(MemberNews::TierDemoted { from: tier("naib"), to: None }),
+                of(ChangeData::TierDemoted { from: tier("naib"), to: None }),
                 "tier.demoted",
                 r#"{"from":"naib","to":null}"#.to_owned(),
             ),
             (
-                of(MemberNews::BadgeAwarded(badge(Some("sand")))),
+                of(ChangeData::BadgeAwarded(badge(Some("sand")))),
                 "badge.awarded",
                 format!(r#"{{"badge_id":"{id}4","kind":"rider","reason":"sand"}}"#),
             ),
             (
-                of(MemberNews::BadgeRevoked(badge(None))),
+                of(ChangeData::BadgeRevoked(badge(None))),
                 "badge.revoked",
                 format!(r#"{{"badge_id":"{id}4","kind":"rider","reason":null}}"#),
             ),
-            (of(MemberNews::Appeared { tier: None }), "member.appeared", r#"{"tier":null}"#.to_owned()),
+            (of(ChangeData::Appeared { tier: None }), "member.appeared", r#"{"tier":null}"#.to_owned()),
             (
-                of(MemberNews::Disappeared(Disappearance::Erased)),
+                of(ChangeData::Disappeared(Disappearance::Erased)),
                 "member.disappeared",
                 r#"{"why":"erased"}"#.to_owned(),
             ),
             (
-                of(MemberNews::Renamed { from: nym("Usul"), to: nym("Muad'Dib") }),
+                of(ChangeData::Renamed { from: nym("Usul"), to: nym("Muad'Dib") }),
                 "member.renamed",
                 r#"{"from":"Usul","to":"Muad'Dib"}"#.to_owned(),
             ),

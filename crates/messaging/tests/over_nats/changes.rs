@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream;
 use async_nats::jetstream::stream::Config;
 use muster_domain::{
-    Change, ChangeId, Changed, CommunityId, Disappearance, GuildId, MemberNews, ProfileId, TraceParent,
+    Change, ChangeData, ChangeId, Changed, CommunityId, Disappearance, GuildId, ProfileId, TraceParent,
     UserId,
 };
 use muster_messaging::changes::follower::{Changes, FollowError};
@@ -26,9 +26,9 @@ pub(crate) const BUDGET: Duration = Duration::from_secs(10);
 
 /// Change `number` of a community.
 fn change(of: u128, number: u64) -> Change {
-    let news = match number % 2 {
-        0 => MemberNews::Disappeared(Disappearance::Hidden),
-        _ => MemberNews::Appeared { tier: None },
+    let data = match number % 2 {
+        0 => ChangeData::Disappeared(Disappearance::Hidden),
+        _ => ChangeData::Appeared { tier: None },
     };
     Change {
         id: ChangeId::new(Uuid::from_u128(of << 64 | u128::from(number))),
@@ -39,7 +39,7 @@ fn change(of: u128, number: u64) -> Change {
         what: Changed::Member {
             profile: ProfileId::new(Uuid::from_u128(7)),
             user: UserId::parse("7").unwrap(),
-            news,
+            data,
         },
         traceparent: (number == 1).then(|| TraceParent::parse("00-ab-cd-01").unwrap()),
     }
@@ -87,9 +87,9 @@ impl Fixture {
 pub(crate) async fn follow(changes: &mut Changes, number: usize) -> Vec<u64> {
     let mut numbers = Vec::new();
     for _ in 0..number {
-        let told = timeout(Duration::from_secs(20), changes.next()).await.unwrap().unwrap();
-        numbers.push(told.change.number);
-        told.ack().await.unwrap();
+        let delivered = timeout(Duration::from_secs(20), changes.next()).await.unwrap().unwrap();
+        numbers.push(delivered.change.number);
+        delivered.ack().await.unwrap();
     }
     numbers
 }
@@ -142,7 +142,7 @@ async fn a_stream_without_batches_is_published_to_one_by_one() {
     let fixture = Fixture { broker, publisher, client: Client::new(connection) };
     fixture.publish(&changes(1, 1..=40)).await;
     fixture.publish(&changes(1, 30..=50)).await;
-    // Without time for all of them it stops between two, and tells how far it came.
+    // Without time for all of them it stops between two, and returns how far it came.
     let published = fixture.publisher.publish(&changes(1, 51..=60), Duration::ZERO).await;
     assert!(published.count < 10 && published.error.is_none(), "{published:?}");
     let numbers: Vec<u64> = fixture.stored().await.iter().map(|change| change.number).collect();
@@ -175,11 +175,11 @@ async fn a_follower_goes_on_where_it_stopped_and_sees_again_what_it_did_not_ackn
     let one = fixture.client.community(community(1));
     let mut following = one.changes("roles").await.unwrap();
     assert_eq!(follow(&mut following, 2).await, [1, 2]);
-    let told = following.next().await.unwrap();
-    assert_eq!((told.change.number, told.deliveries), (3, 1));
+    let delivered = following.next().await.unwrap();
+    assert_eq!((delivered.change.number, delivered.deliveries), (3, 1));
     // Nothing comes before it is acknowledged.
     assert!(timeout(Duration::from_millis(500), following.next()).await.is_err());
-    told.ack().await.unwrap();
+    delivered.ack().await.unwrap();
     drop(following);
     fixture.publish(&changes(1, 5..=6)).await;
     let mut following = one.changes("roles").await.unwrap();

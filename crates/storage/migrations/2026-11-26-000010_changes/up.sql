@@ -1,4 +1,5 @@
--- What siblings are told of: an outbox. Each change is written in the transaction that makes it, and removed when it is published.
+-- Changes that are to be published to siblings: an outbox. Each is written in the transaction that makes it, and removed when it is
+-- published.
 --
 -- A community's changes are numbered under its lock, so the numbers have no gap and are in the order of commits.
 ALTER TABLE community_states
@@ -6,13 +7,13 @@ ALTER TABLE community_states
     ADD COLUMN changes bigint NOT NULL DEFAULT 0,
     -- That of the last change that says of others that they were dropped because too many waited.
     ADD COLUMN changes_lost bigint NOT NULL DEFAULT 0,
-    -- Which types are told: one bit each, the lowest that of type 1.
-    ADD COLUMN changes_told smallint NOT NULL DEFAULT 127,
+    -- Which types are published: one bit each, the lowest that of type 1.
+    ADD COLUMN change_types smallint NOT NULL DEFAULT 127,
     ADD CONSTRAINT community_states_changes_check
-        CHECK (changes_lost BETWEEN 0 AND changes AND changes_told BETWEEN 0 AND 127) NOT VALID;
+        CHECK (changes_lost BETWEEN 0 AND changes AND change_types BETWEEN 0 AND 127) NOT VALID;
 
 -- Types: 1 member.disappeared, 2 member.appeared, 3 member.renamed, 4 tier.promoted, 5 tier.demoted, 6 badge.revoked, 7 badge.awarded,
--- 8 changes.lost. `told_from` and `told_to` are a tier or a nym before and now; of a badge `told_to` is its kind, of a
+-- 8 changes.lost. `value_from` and `value_to` are a tier or a nym before and now; of a badge `value_to` is its kind, of a
 -- disappearance its reason.
 CREATE TABLE changes (
     shard smallint NOT NULL,
@@ -26,8 +27,8 @@ CREATE TABLE changes (
     profile_id uuid,
     badge_id uuid,
     user_id text COLLATE "C",
-    told_from text,
-    told_to text,
+    value_from text,
+    value_to text,
     reason text,
     traceparent text,
     PRIMARY KEY (shard, community, number),

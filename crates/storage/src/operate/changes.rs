@@ -1,4 +1,4 @@
-//! What siblings are told: which types, how much waits, and its way out of the outbox.
+//! Changes for siblings: which types are published, how many wait, and their way out of the outbox.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use muster_domain::{
-    BadgeKind, Change, ChangeId, ChangeType, Changed, CommunityId, Disappearance, GuildId, Limit, MemberNews,
-    Nym, Reason, Shard, Tier, ToldBadge, TraceParent, UserId,
+    BadgeKind, Change, ChangeData, ChangeId, ChangeType, Changed, ChangedBadge, CommunityId, Disappearance,
+    GuildId, Limit, Nym, Reason, Shard, Tier, TraceParent, UserId,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -75,11 +75,15 @@ macro_rules! waiting {
 }
 
 impl Store {
-    /// Hands out changes of communities of a shard, each community's in their order, to be published, and forgets as many of them, from
-    /// the first, as `publish` says that it has published. While it runs, nobody else publishes changes of these communities.
-    ///
-    /// Changes of communities whose numbers come after `after` go first; the caller changes it by the way, so that none waits for
-    /// ever.
+    /// Waits until this process has written to some shards, and returns them: changes may wait there. What another process left
+    /// is found by looking at every shard from time to time.
+    pub async fn changes_written(&self) -> Vec<Shard> {
+        self.outbox_hints().written().await
+    }
+
+    /// Hands out changes that wait in a shard, each community's in their order, and removes as many of them, from the first, as
+    /// `publish` returns. Meanwhile nobody else publishes changes of these communities. The communities of a shard take turns from one
+    /// call to the next.
     ///
     /// `publish` is to end within `deadline`, after which it may be cut short; what it published then is handed out again.
     ///
@@ -94,7 +98,7 @@ impl Store {
     where
         P: FnOnce(Vec<Change>) -> BoxFuture<'static, usize> + Send + 'static,
     {
-        let after = self.handed(shard);
+        let after = self.outbox_hints().handed_out(shard);
         let (publication, last) = self
             .write_within("changes_publish", deadline, move |connection| {
                 async move {
@@ -109,7 +113,7 @@ impl Store {
                 .boxed()
             })
             .await?;
-        self.note_handed(shard, last);
+        self.outbox_hints().note_handed_out(shard, last);
         Ok(publication)
     }
 
@@ -132,16 +136,16 @@ impl Store {
         Ok(found.map(|row| row.change_id.into()))
     }
 
-    /// Gives a community's changes higher numbers than one that siblings have been told already, as when the database was
-    /// restored from a backup of before it. A number is left out, so that followers see that they have missed something.
+    /// Gives a community's changes numbers above `published`, which the stream has already, as when the database was restored from
+    /// an older backup. One number is left out, so that followers see a gap.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database is.
-    pub async fn changes_skip(&self, community: CommunityId, told: u64) -> Result<(), Error> {
+    pub async fn changes_skip(&self, community: CommunityId, published: u64) -> Result<(), Error> {
         let Some(tenant) = self.tenant(community).await? else { return Ok(()) };
-        let told = i64::try_from(told).map_err(Error::defect)?;
+        let published = i64::try_from(published).map_err(Error::defect)?;
         self.write("changes_skip", move |connection| {
-            async move { skip(connection, tenant, told).await }.boxed()
+            async move { skip(connection, tenant, published).await }.boxed()
         })
         .await
     }
@@ -176,22 +180,22 @@ impl Store {
 }
 
 impl Community {
-    /// Says which types of changes this community tells of from now on; all are the default. That changes were lost is told
-    /// whatever this says.
+    /// Sets which types of changes are published of this community from now on; all are the default. `changes.lost` is always
+    /// published.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database is.
     pub async fn change_types_replace(&self, types: &BTreeSet<ChangeType>) -> Result<(), Error> {
-        let told = types.iter().fold(0_i16, |told, change_type| told | bit_of(*change_type));
+        let bits = types.iter().fold(0_i16, |bits, change_type| bits | bit_of(*change_type));
         let tenant = self.tenant;
         self.write("change_types_replace", move |connection| {
             async move {
                 lock::community(connection, tenant).await?;
                 let update = Statement::in_community(
                     tenant,
-                    "UPDATE community_states SET changes_told = $3 WHERE shard = $1 AND community = $2",
+                    "UPDATE community_states SET change_types = $3 WHERE shard = $1 AND community = $2",
                 )
-                .bind::<SmallInt, _>(told);
+                .bind::<SmallInt, _>(bits);
                 statement::execute(connection, update).await?;
                 Ok(())
             }
@@ -240,25 +244,25 @@ where
     if claimed.is_empty() {
         return Ok(Publication::default());
     }
-    // Each community has as many of the places as the others.
-    let places = Limit::<MAX_PUBLISHED>::MAX;
-    let each =
-        i64::from(places).checked_div(i64::try_from(claimed.len()).map_err(Error::defect)?).unwrap_or(1);
+    // Each community may have as many as the others.
+    let most = Limit::<MAX_PUBLISHED>::MAX;
+    let communities = i64::try_from(claimed.len()).map_err(Error::defect)?;
+    let each = i64::from(most).checked_div(communities).unwrap_or(1);
     let find = Statement::in_shard(
         shard,
         "SELECT k.community_id, k.guild_id, c.*
          FROM $rows
          JOIN communities AS k ON k.community = rows.community
          CROSS JOIN LATERAL (SELECT c.community, c.change_type, c.number, c.lost, c.at, c.change_id, c.profile_id,
-                 c.badge_id, c.user_id, c.told_from, c.told_to, c.reason, c.traceparent
+                 c.badge_id, c.user_id, c.value_from, c.value_to, c.reason, c.traceparent
              FROM changes AS c
              WHERE c.shard = $1 AND c.community = rows.community AND c.number > rows.number
              ORDER BY c.number LIMIT $2) AS c
          ORDER BY c.community, c.number LIMIT $limit",
     )
-    .bind::<BigInt, _>(each.max(1))
+    .bind::<BigInt, _>(each)
     .rows(claimed.iter().map(|row| UpTo { community: row.community, number: row.number }).collect());
-    let rows: Vec<ChangeRow> = statement::rows(connection, find, places).await?;
+    let rows: Vec<ChangeRow> = statement::rows(connection, find, most).await?;
     let mut handed = Vec::with_capacity(rows.len());
     let mut changes = Vec::with_capacity(rows.len());
     for row in rows {
@@ -283,24 +287,24 @@ where
         " WHERE p.shard = $1 AND p.ctid = found.ctid"
     );
     statement::write(connection, Statement::in_shard(shard, note), last).await?;
-    let places = usize::try_from(each).map_err(Error::defect)?;
-    let more = published > 0 && (published < all || full || all >= places);
+    let each = usize::try_from(each).map_err(Error::defect)?;
+    let more = published > 0 && (published < all || full || all >= each);
     Ok(Publication { published, more })
 }
 
-/// Moves a community's numbers behind `told`.
-async fn skip(connection: &mut AsyncPgConnection, tenant: Tenant, told: i64) -> Result<(), Error> {
+/// Moves a community's numbers above `published`.
+async fn skip(connection: &mut AsyncPgConnection, tenant: Tenant, published: i64) -> Result<(), Error> {
     lock::community(connection, tenant).await?;
-    // Whoever publishes them is waited for.
+    // A publisher of them ends first.
     let claim = Statement::in_community(
         tenant,
         "SELECT community, number FROM changes_published WHERE shard = $1 AND community = $2 FOR UPDATE",
     );
-    let Some(published) = statement::optional::<PublishedRow>(connection, claim).await? else {
+    let Some(noted) = statement::optional::<PublishedRow>(connection, claim).await? else {
         return Ok(());
     };
-    // The next number is one more than a follower that was told all would see.
-    let step = told.saturating_add(1).saturating_sub(published.number);
+    // One more than that is left out.
+    let step = published.saturating_add(1).saturating_sub(noted.number);
     if step <= 0 {
         return Ok(());
     }
@@ -308,9 +312,9 @@ async fn skip(connection: &mut AsyncPgConnection, tenant: Tenant, told: i64) -> 
         // All are taken out before the first is put back, so that no two have one number meanwhile.
         "WITH taken AS (DELETE FROM changes AS c WHERE c.shard = $1 AND c.community = $2 RETURNING c.*)
          INSERT INTO changes (shard, community, number, change_type, lost, at, change_id, profile_id, badge_id, user_id,
-             told_from, told_to, reason, traceparent)
+             value_from, value_to, reason, traceparent)
          SELECT $1, community, number + $3, change_type, lost, at, change_id, profile_id, badge_id, user_id,
-             told_from, told_to, reason, traceparent
+             value_from, value_to, reason, traceparent
          FROM taken ORDER BY number DESC",
         "UPDATE community_states SET changes = changes + $3,
              changes_lost = CASE WHEN changes_lost = 0 THEN 0 ELSE changes_lost + $3 END
@@ -381,8 +385,8 @@ struct ChangeRow {
     profile_id: Option<Uuid>,
     badge_id: Option<Uuid>,
     user_id: Option<String>,
-    told_from: Option<String>,
-    told_to: Option<String>,
+    value_from: Option<String>,
+    value_to: Option<String>,
     reason: Option<String>,
     traceparent: Option<String>,
 }
@@ -409,38 +413,38 @@ impl ChangeRow {
         let tier = |name: Option<String>| name.map(Tier::parse).transpose().map_err(Error::defect);
         let nym = |name: Option<String>| Nym::parse(name.ok_or_else(missing)?).map_err(Error::defect);
         let badge = |badge: Option<Uuid>, kind: Option<String>, reason: Option<String>| {
-            Ok::<_, Error>(ToldBadge {
+            Ok::<_, Error>(ChangedBadge {
                 badge_id: badge.ok_or_else(missing)?.into(),
                 kind: BadgeKind::parse(kind.ok_or_else(missing)?).map_err(Error::defect)?,
                 reason: reason.map(Reason::parse).transpose().map_err(Error::defect)?,
             })
         };
-        let news = match change_type {
+        let data = match change_type {
             ChangeType::Lost => {
                 let count = u64::try_from(self.lost.ok_or_else(missing)?).map_err(Error::defect)?;
                 return Ok(Changed::Lost { count });
             }
-            ChangeType::MemberDisappeared => MemberNews::Disappeared(
-                self.told_to.as_deref().and_then(Disappearance::of).ok_or_else(missing)?,
+            ChangeType::MemberDisappeared => ChangeData::Disappeared(
+                self.value_to.as_deref().and_then(Disappearance::of).ok_or_else(missing)?,
             ),
-            ChangeType::MemberAppeared => MemberNews::Appeared { tier: tier(self.told_to)? },
+            ChangeType::MemberAppeared => ChangeData::Appeared { tier: tier(self.value_to)? },
             ChangeType::MemberRenamed => {
-                MemberNews::Renamed { from: nym(self.told_from)?, to: nym(self.told_to)? }
+                ChangeData::Renamed { from: nym(self.value_from)?, to: nym(self.value_to)? }
             }
             ChangeType::TierPromoted => {
-                MemberNews::TierPromoted { from: tier(self.told_from)?, to: tier(self.told_to)? }
+                ChangeData::TierPromoted { from: tier(self.value_from)?, to: tier(self.value_to)? }
             }
             ChangeType::TierDemoted => {
-                MemberNews::TierDemoted { from: tier(self.told_from)?, to: tier(self.told_to)? }
+                ChangeData::TierDemoted { from: tier(self.value_from)?, to: tier(self.value_to)? }
             }
             ChangeType::BadgeRevoked => {
-                MemberNews::BadgeRevoked(badge(self.badge_id, self.told_to, self.reason)?)
+                ChangeData::BadgeRevoked(badge(self.badge_id, self.value_to, self.reason)?)
             }
             ChangeType::BadgeAwarded => {
-                MemberNews::BadgeAwarded(badge(self.badge_id, self.told_to, self.reason)?)
+                ChangeData::BadgeAwarded(badge(self.badge_id, self.value_to, self.reason)?)
             }
         };
         let user = UserId::parse(self.user_id.ok_or_else(missing)?).map_err(Error::defect)?;
-        Ok(Changed::Member { profile: self.profile_id.ok_or_else(missing)?.into(), user, news })
+        Ok(Changed::Member { profile: self.profile_id.ok_or_else(missing)?.into(), user, data })
     }
 }

@@ -65,7 +65,7 @@ impl Store {
             match part.await {
                 Ok(part) => {
                     applied.add(part);
-                    self.wrote(shard);
+                    self.outbox_hints().wrote(shard);
                 }
                 Err(error) => {
                     // The database may be another than that which the keys are from.

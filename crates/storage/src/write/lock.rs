@@ -42,7 +42,7 @@ pub(crate) struct Locked {
     pub(crate) name: Option<Watermark>,
     pub(crate) active: Option<Watermark>,
     pub(crate) thresholds_moved: i64,
-    pub(crate) changes: Outbox,
+    pub(crate) outbox: Outbox,
 }
 
 /// How far a community's changes are.
@@ -51,10 +51,10 @@ pub(crate) struct Outbox {
     pub(crate) last: i64,
     /// That of the last that is published.
     pub(crate) published: i64,
-    /// That of the last one that tells of dropped ones.
+    /// That of the last one that says that others were lost.
     pub(crate) lost: i64,
-    /// Which types are told, one bit each.
-    pub(crate) told: i16,
+    /// Which types are published, one bit each.
+    pub(crate) types: i16,
 }
 
 impl Outbox {
@@ -139,7 +139,7 @@ pub(crate) async fn communities(
     let lock = Statement::in_shard(
         shard,
         "SELECT s.community, s.community_id, s.name_set_at, s.name_set_by, s.active_set_at, s.active_set_by,
-             s.thresholds_moved, s.changes, s.changes_lost, s.changes_told,
+             s.thresholds_moved, s.changes, s.changes_lost, s.change_types,
              coalesce((SELECT p.number FROM changes_published AS p
                  WHERE p.shard = $1 AND p.community = s.community), 0) AS published
          FROM community_states AS s WHERE s.shard = $1 AND s.community = ANY($2)
@@ -156,11 +156,11 @@ pub(crate) async fn communities(
             name: row.name_set_at.zip(row.name_set_by),
             active: row.active_set_at.zip(row.active_set_by),
             thresholds_moved: row.thresholds_moved,
-            changes: Outbox {
+            outbox: Outbox {
                 last: row.changes,
                 published: row.published,
                 lost: row.changes_lost,
-                told: row.changes_told,
+                types: row.change_types,
             },
         };
         (row.community, locked)
@@ -193,7 +193,7 @@ struct LockedRow {
     thresholds_moved: i64,
     changes: i64,
     changes_lost: i64,
-    changes_told: i16,
+    change_types: i16,
     #[diesel(sql_type = BigInt)]
     published: i64,
 }

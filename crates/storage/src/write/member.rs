@@ -17,7 +17,7 @@ use super::directory::{self, Listed, Unlisted};
 use super::lock::{self, Locked};
 use super::member_rows::{self, NumberKey, State, Stored, UserKey};
 use super::numbers::{self, Sequence};
-use super::outbox::{self, HeldBadge, News, Told};
+use super::outbox::{self, Detail, HeldBadge, PendingChange};
 use super::tiers::{self, TierMove, Tiers};
 use super::{activity, suffixes};
 use crate::board::Board;
@@ -359,8 +359,8 @@ impl Changed {
             counts.promotion(community, at);
         }
         counts.write(connection, shard).await?;
-        let news = news(connection, shard, &members, &moves, badges).await?;
-        outbox::write(connection, shard, locked, news).await
+        let changes = pending_changes(connection, shard, &members, &moves, badges).await?;
+        outbox::write(connection, shard, locked, changes).await
     }
 }
 
@@ -446,20 +446,20 @@ fn moves(members: &[Member], policies: &HashMap<i32, Tiers>) -> Vec<TierMove> {
     moves
 }
 
-/// What siblings are told of these members.
-async fn news(
+/// The changes that are published of these members.
+async fn pending_changes(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     members: &[Member],
     moves: &[TierMove],
     badges: Vec<Held>,
-) -> Result<Vec<News>, Error> {
-    let mut told: Vec<(&Member, Told)> = Vec::new();
+) -> Result<Vec<PendingChange>, Error> {
+    let mut changes: Vec<(&Member, Detail)> = Vec::new();
     let mut appeared = Vec::new();
     for member in members {
         match (member.shown_before(), member.shown_after()) {
             (None, Some(after)) => {
-                told.push((member, Told::Appeared { tier: after.tier }));
+                changes.push((member, Detail::Appeared { tier: after.tier }));
                 if member.stored.is_some() && after.badge_count > 0 {
                     appeared.push(NumberKey { community: member.community, key: member.number });
                 }
@@ -469,16 +469,16 @@ async fn news(
             {
                 let (from, to) = (before.nym()?, after.nym()?);
                 if from != to {
-                    told.push((member, Told::Renamed { from, to }));
+                    changes.push((member, Detail::Renamed { from, to }));
                 }
             }
-            // The person is told of once more even where nobody saw them.
+            // An erasure is published even where the member was not visible.
             (_, None) if member.change.erased => {
-                told.push((member, Told::Disappeared(Disappearance::Erased)));
+                changes.push((member, Detail::Disappeared(Disappearance::Erased)));
             }
             (Some(_), None) => {
                 let why = if member.state.has_left { Disappearance::Left } else { Disappearance::Hidden };
-                told.push((member, Told::Disappeared(why)));
+                changes.push((member, Detail::Disappeared(why)));
             }
             _ => {}
         }
@@ -486,32 +486,32 @@ async fn news(
     let of = |key: (i32, i64)| {
         let place = members.binary_search_by_key(&key, Member::key).ok();
         let member = place.and_then(|place| members.get(place));
-        member.ok_or_else(|| Error::defect("something is told of a member that did not change"))
+        member.ok_or_else(|| Error::defect("a change of a member that was not written"))
     };
     for change in moves {
         let member = of((change.community, change.member))?;
         if member.shown_before().is_some() {
             let (promotion, from, to) = (change.promotion, change.from, change.to);
-            told.push((member, Told::Tier { promotion, from, to }));
+            changes.push((member, Detail::Tier { promotion, from, to }));
         }
     }
     for Held { community, member, kind, sign, id, reason, .. } in badges {
         let member = of((community, member))?;
-        // Of one who appeared, all that is held is told.
-        let told_now = match &member.stored {
+        // A member who appears is followed by all badges held.
+        let is_published = match &member.stored {
             None => member.state.visible(),
             Some(_) => member.shown_before().is_some() && member.shown_after().is_some(),
         };
-        if told_now {
-            told.push((member, Told::Badge { held: sign > 0, badge: id, kind, reason }));
+        if is_published {
+            changes.push((member, Detail::Badge { held: sign > 0, badge: id, kind, reason }));
         }
     }
     for HeldBadge { community, member, kind, op_id, reason } in
         outbox::held_badges(connection, shard, appeared).await?
     {
-        told.push((of((community, member))?, Told::Badge { held: true, badge: op_id, kind, reason }));
+        changes.push((of((community, member))?, Detail::Badge { held: true, badge: op_id, kind, reason }));
     }
-    let news = told.into_iter().map(|(member, what)| News {
+    let changes = changes.into_iter().map(|(member, what)| PendingChange {
         community: member.community,
         member: member.number,
         profile: member.state.profile_id,
@@ -519,5 +519,5 @@ async fn news(
         what,
         traceparent: member.change.traceparent.clone().map(String::from),
     });
-    Ok(news.collect())
+    Ok(changes.collect())
 }

@@ -1,5 +1,5 @@
-//! The outbox: what siblings are told, written in the transaction that makes it, with the community's lock. So a change has the next
-//! number of its community, and there is no gap.
+//! The outbox: the changes that are to be published to siblings. Each is written in the transaction that makes it, with the community's
+//! lock, so it has the community's next number and there is no gap.
 
 use std::collections::BTreeMap;
 
@@ -17,22 +17,22 @@ use crate::sql::columns::columns;
 use crate::sql::statement::{self, Statement};
 use crate::tenant::Tenant;
 
-/// The most changes of a community that wait to be published. Beyond that they are dropped, and that is told instead.
+/// The most changes of a community that wait to be published. Beyond that they are dropped, and one that says so is published instead.
 pub(crate) const MAX_WAITING: u32 = 100_000;
 
-/// What is told of one member.
-pub(crate) struct News {
+/// A change of one member that has no number yet.
+pub(crate) struct PendingChange {
     pub(crate) community: i32,
     pub(crate) member: i64,
     pub(crate) profile: Uuid,
     pub(crate) user: String,
-    pub(crate) what: Told,
+    pub(crate) what: Detail,
     /// The trace of what caused it.
     pub(crate) traceparent: Option<String>,
 }
 
-/// What is new. Tiers and kinds are named when they are written.
-pub(crate) enum Told {
+/// What changed. Tiers and kinds of badges are named when it is written.
+pub(crate) enum Detail {
     Disappeared(Disappearance),
     Appeared { tier: Option<i16> },
     Renamed { from: Nym, to: Nym },
@@ -40,7 +40,7 @@ pub(crate) enum Told {
     Badge { held: bool, badge: Uuid, kind: i32, reason: Option<String> },
 }
 
-impl Told {
+impl Detail {
     const fn change_type(&self) -> ChangeType {
         match self {
             Self::Disappeared(_) => ChangeType::MemberDisappeared,
@@ -54,7 +54,7 @@ impl Told {
     }
 }
 
-/// The number of a type in the database, from 1: its place in [`ChangeType::ALL`].
+/// The number of a type in the database.
 pub(crate) const fn number_of(change_type: ChangeType) -> i16 {
     match change_type {
         ChangeType::MemberDisappeared => 1,
@@ -68,51 +68,53 @@ pub(crate) const fn number_of(change_type: ChangeType) -> i16 {
     }
 }
 
-/// The bit of a type in `changes_told`. That changes were lost is told whatever else is.
+/// The bit of a type in `change_types`. That changes were lost is always published, and has none.
 pub(crate) const fn bit_of(change_type: ChangeType) -> i16 {
     match change_type {
         ChangeType::Lost => 0,
-        told => 1_i16 << (number_of(told) - 1),
+        other => 1_i16 << (number_of(other) - 1),
     }
 }
 
-/// Writes what is told of members, in an order in which a follower can take it. Where too much waits already, what waits is dropped
-/// instead, and that is told.
+/// Writes changes of members to the outbox, of each community those of the types that it publishes. Where too many wait, they are
+/// dropped, and a change that says so takes their place.
 pub(crate) async fn write(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     locked: &BTreeMap<i32, Locked>,
-    news: Vec<News>,
+    changes: Vec<PendingChange>,
 ) -> Result<(), Error> {
-    let mut told: BTreeMap<i32, Vec<News>> = BTreeMap::new();
-    for news in news {
-        let of =
-            locked.get(&news.community).ok_or_else(|| Error::defect("a change of no locked community"))?;
-        if of.changes.told & bit_of(news.what.change_type()) != 0 {
-            told.entry(news.community).or_default().push(news);
-        }
+    let mut communities: BTreeMap<i32, Vec<PendingChange>> = BTreeMap::new();
+    for change in changes {
+        communities.entry(change.community).or_default().push(change);
     }
     let (mut rows, mut lost) = (Vec::new(), Vec::new());
-    for (community, mut news) in told {
-        let Some(Locked { changes, .. }) = locked.get(&community) else { continue };
-        let new = i64::try_from(news.len()).map_err(Error::defect)?;
-        if changes.waiting().saturating_add(new) > i64::from(MAX_WAITING) {
-            let number = changes.last.saturating_add(new).saturating_add(1);
-            let dropped = number.saturating_sub(1).saturating_sub(changes.published);
-            lost.push(LostRow { community, number, lost: dropped, change_id: Uuid::now_v7() });
+    for (community, mut changes) in communities {
+        let outbox =
+            &locked.get(&community).ok_or_else(|| Error::defect("a change of no locked community"))?.outbox;
+        changes.retain(|change| outbox.types & bit_of(change.what.change_type()) != 0);
+        let new = i64::try_from(changes.len()).map_err(Error::defect)?;
+        if new > 0 && outbox.waiting().saturating_add(new) > i64::from(MAX_WAITING) {
+            let last_lost = outbox.last.saturating_add(new);
+            lost.push(LostRow {
+                community,
+                number: last_lost.saturating_add(1),
+                lost: last_lost.saturating_sub(outbox.published),
+                change_id: Uuid::now_v7(),
+            });
             continue;
         }
-        news.sort_by_key(|news| (news.member, number_of(news.what.change_type())));
-        rows.extend((1..).zip(news).map(|(step, news)| news.row(changes.last.saturating_add(step))));
+        changes.sort_by_key(|change| (change.member, number_of(change.what.change_type())));
+        rows.extend((1..).zip(changes).map(|(step, change)| change.row(outbox.last.saturating_add(step))));
     }
-    let insert = "WITH told AS (
+    let insert = "WITH written AS (
              INSERT INTO changes (shard, change_type, community, number, at, change_id, profile_id, badge_id, user_id,
-                 told_from, told_to, reason, traceparent)
+                 value_from, value_to, reason, traceparent)
              SELECT $1, rows.change_type, rows.community, rows.number, statement_timestamp(), rows.change_id,
                  rows.profile_id, rows.badge_id, rows.user_id,
-                 coalesce(rows.told_from, (SELECT t.name FROM tiers AS t
+                 coalesce(rows.value_from, (SELECT t.name FROM tiers AS t
                      WHERE t.shard = $1 AND t.community = rows.community AND t.tier = rows.from_tier)),
-                 coalesce(rows.told_to, (SELECT t.name FROM tiers AS t
+                 coalesce(rows.value_to, (SELECT t.name FROM tiers AS t
                      WHERE t.shard = $1 AND t.community = rows.community AND t.tier = rows.to_tier),
                      (SELECT k.name FROM badge_kinds AS k
                      WHERE k.shard = $1 AND k.community = rows.community AND k.kind = rows.kind)),
@@ -121,7 +123,7 @@ pub(crate) async fn write(
              RETURNING community, number
          )
          UPDATE community_states AS s SET changes = rows.number
-         FROM (SELECT community, max(number) AS number FROM told GROUP BY community) AS rows
+         FROM (SELECT community, max(number) AS number FROM written GROUP BY community) AS rows
              CROSS JOIN LATERAL (SELECT r.ctid FROM community_states AS r
                  WHERE r.shard = $1 AND r.community = rows.community LIMIT 1) AS found
          WHERE s.shard = $1 AND s.ctid = found.ctid";
@@ -129,14 +131,14 @@ pub(crate) async fn write(
     drop_waiting(connection, shard, lost).await
 }
 
-/// Drops what waits of these communities, and tells that.
+/// Drops the changes that wait in these communities, and writes that they are lost.
 async fn drop_waiting(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     lost: Vec<LostRow>,
 ) -> Result<(), Error> {
     for row in lost {
-        // What is just being removed because it is published is not waited for.
+        // Changes that a publisher is just removing are not waited for.
         let drop = Statement::in_community(
             Tenant { shard, community: row.community },
             "WITH waiting AS MATERIALIZED (
@@ -145,17 +147,17 @@ async fn drop_waiting(
              DELETE FROM changes AS c USING waiting WHERE c.shard = $1 AND c.ctid = waiting.ctid",
         );
         statement::execute(connection, drop).await?;
-        let tell = "WITH told AS (
+        let write = "WITH written AS (
                  INSERT INTO changes (shard, change_type, community, number, lost, at, change_id)
                  SELECT $1, 8, rows.community, rows.number, rows.lost, statement_timestamp(), rows.change_id FROM $rows
                  RETURNING community, number
              )
              UPDATE community_states AS s SET changes = rows.number, changes_lost = rows.number
-             FROM (SELECT community, number FROM told) AS rows
+             FROM (SELECT community, number FROM written) AS rows
                  CROSS JOIN LATERAL (SELECT r.ctid FROM community_states AS r
                      WHERE r.shard = $1 AND r.community = rows.community LIMIT 1) AS found
              WHERE s.shard = $1 AND s.ctid = found.ctid";
-        statement::write(connection, Statement::in_shard(shard, tell), vec![row]).await?;
+        statement::write(connection, Statement::in_shard(shard, write), vec![row]).await?;
     }
     Ok(())
 }
@@ -171,7 +173,7 @@ pub(crate) struct HeldBadge {
     pub(crate) reason: Option<String>,
 }
 
-/// The badges that these members hold: no more than can wait to be told.
+/// The badges that these members hold: no more than changes may wait.
 pub(crate) async fn held_badges(
     connection: &mut AsyncPgConnection,
     shard: Shard,
@@ -192,7 +194,7 @@ pub(crate) async fn held_badges(
     Ok(statement::rows(connection, find.rows(members), Limit::<MAX_WAITING>::MAX).await?)
 }
 
-/// Takes what is personal out of what waits to be told of a member who is erased, but for the ids by which followers drop them.
+/// Removes names and reasons from the waiting changes of a person who is erased. The ids stay, by which followers drop the person.
 pub(crate) async fn scrub(
     connection: &mut AsyncPgConnection,
     tenant: Tenant,
@@ -205,8 +207,8 @@ pub(crate) async fn scrub(
                  AND (c.change_type = 3 OR c.reason IS NOT NULL)
              ORDER BY c.number FOR UPDATE SKIP LOCKED)
          UPDATE changes AS c SET reason = NULL,
-             told_from = CASE c.change_type WHEN 3 THEN c.user_id ELSE c.told_from END,
-             told_to = CASE c.change_type WHEN 3 THEN c.user_id ELSE c.told_to END
+             value_from = CASE c.change_type WHEN 3 THEN c.user_id ELSE c.value_from END,
+             value_to = CASE c.change_type WHEN 3 THEN c.user_id ELSE c.value_to END
          FROM waiting WHERE c.shard = $1 AND c.ctid = waiting.ctid",
     )
     .bind::<Text, _>(user.to_owned());
@@ -214,7 +216,7 @@ pub(crate) async fn scrub(
     Ok(())
 }
 
-impl News {
+impl PendingChange {
     fn row(self, number: i64) -> ChangeRow {
         let mut row = ChangeRow {
             community: self.community,
@@ -227,17 +229,19 @@ impl News {
             from_tier: None,
             to_tier: None,
             kind: None,
-            told_from: None,
-            told_to: None,
+            value_from: None,
+            value_to: None,
             reason: None,
             traceparent: self.traceparent,
         };
         match self.what {
-            Told::Disappeared(why) => row.told_to = Some(why.as_str().to_owned()),
-            Told::Appeared { tier } => row.to_tier = tier,
-            Told::Renamed { from, to } => (row.told_from, row.told_to) = (Some(from.into()), Some(to.into())),
-            Told::Tier { from, to, .. } => (row.from_tier, row.to_tier) = (from, to),
-            Told::Badge { badge, kind, reason, .. } => {
+            Detail::Disappeared(why) => row.value_to = Some(why.as_str().to_owned()),
+            Detail::Appeared { tier } => row.to_tier = tier,
+            Detail::Renamed { from, to } => {
+                (row.value_from, row.value_to) = (Some(from.into()), Some(to.into()))
+            }
+            Detail::Tier { from, to, .. } => (row.from_tier, row.to_tier) = (from, to),
+            Detail::Badge { badge, kind, reason, .. } => {
                 (row.badge_id, row.kind, row.reason) = (Some(badge), Some(kind), reason);
             }
         }
@@ -257,8 +261,8 @@ columns! {
         from_tier: Option<i16> => Nullable<SmallInt>,
         to_tier: Option<i16> => Nullable<SmallInt>,
         kind: Option<i32> => Nullable<Integer>,
-        told_from: Option<String> => Nullable<Text>,
-        told_to: Option<String> => Nullable<Text>,
+        value_from: Option<String> => Nullable<Text>,
+        value_to: Option<String> => Nullable<Text>,
         reason: Option<String> => Nullable<Text>,
         traceparent: Option<String> => Nullable<Text>,
     }
@@ -270,5 +274,18 @@ columns! {
         number: i64 => BigInt,
         lost: i64 => BigInt,
         change_id: Uuid => SqlUuid,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_of_types_are_in_the_order_in_which_one_cause_is_published() {
+        let numbers = ChangeType::ALL.map(number_of);
+        assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8]);
+        let bits = ChangeType::ALL.into_iter().fold(0, |bits, change_type| bits | bit_of(change_type));
+        assert_eq!(bits, 127, "the column's default");
     }
 }

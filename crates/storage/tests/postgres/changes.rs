@@ -1,4 +1,4 @@
-//! What siblings are told: each change once, numbered without a gap in the order of commits, and enough to rebuild tiers and badges.
+//! Changes for siblings: each once, numbered without a gap in the order of commits, and enough to rebuild tiers and badges.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use muster_domain::{
-    Change, ChangeType, Changed, CommunityId, Disappearance, Event, GuildId, MemberEffect, MemberNews,
+    Change, ChangeData, ChangeType, Changed, CommunityId, Disappearance, Event, GuildId, MemberEffect,
     PageLimit, ProfileId, Shard, TierPolicy, TraceParent,
 };
 use muster_storage::{Community, Store};
@@ -41,31 +41,31 @@ async fn take_all(store: &Store) -> Vec<Change> {
     take(store, usize::MAX).await
 }
 
-/// Changes in words: number, type and what it tells.
-fn told(changes: &[Change]) -> Vec<String> {
+/// Changes in words: number, type and data.
+fn described(changes: &[Change]) -> Vec<String> {
     let word = |change: &Change| {
-        let news = match &change.what {
+        let data = match &change.what {
             Changed::Lost { count } => format!("{count}"),
-            Changed::Member { user, news, .. } => {
-                let of = match news {
-                    MemberNews::TierPromoted { from, to } | MemberNews::TierDemoted { from, to } => {
+            Changed::Member { user, data, .. } => {
+                let of = match data {
+                    ChangeData::TierPromoted { from, to } | ChangeData::TierDemoted { from, to } => {
                         let name =
                             |tier: &Option<_>| tier.as_ref().map_or("-".to_owned(), ToString::to_string);
                         format!("{} {}", name(from), name(to))
                     }
-                    MemberNews::BadgeAwarded(badge) | MemberNews::BadgeRevoked(badge) => {
+                    ChangeData::BadgeAwarded(badge) | ChangeData::BadgeRevoked(badge) => {
                         badge.kind.to_string()
                     }
-                    MemberNews::Appeared { tier } => {
+                    ChangeData::Appeared { tier } => {
                         tier.as_ref().map_or("-".to_owned(), ToString::to_string)
                     }
-                    MemberNews::Disappeared(why) => why.as_str().to_owned(),
-                    MemberNews::Renamed { from, to } => format!("{from} {to}"),
+                    ChangeData::Disappeared(why) => why.as_str().to_owned(),
+                    ChangeData::Renamed { from, to } => format!("{from} {to}"),
                 };
                 format!("{user} {of}")
             }
         };
-        format!("{} {} {news}", change.number, change.change_type().as_str())
+        format!("{} {} {data}", change.number, change.change_type().as_str())
     };
     changes.iter().map(word).collect()
 }
@@ -73,7 +73,7 @@ fn told(changes: &[Change]) -> Vec<String> {
 #[tokio::test]
 async fn each_cause_tells_what_it_changed() {
     let database = Database::migrated().await;
-    let (store, guild, who) = (database.store().await, guild("told"), user(1));
+    let (store, guild, who) = (database.store().await, guild("published"), user(1));
     let community = apply(&store, &guild, vec![joined(&guild, &who, START, "Usul")]).await;
     community.tier_policy_replace(&policy(&[0, 100], &[])).await.unwrap();
     take_all(&store).await;
@@ -89,7 +89,7 @@ async fn each_cause_tells_what_it_changed() {
             &["badge.awarded u1 reader", "badge.awarded u1 rider"],
         ),
         (vec![revoked(&guild, &who, START + 6, "reader")], &["badge.revoked u1 reader"]),
-        // What comes to nothing tells nothing.
+        // An award that is revoked at once changes nothing.
         (vec![awarded(&guild, &who, START + 7, "x"), revoked(&guild, &who, START + 8, "x")], &[]),
         (vec![member(&guild, &who, START + 9, MemberEffect::Leave)], &["member.disappeared u1 left"]),
         (vec![joined(&guild, &who, START + 10, "u1")], &["member.appeared u1 s0", "badge.awarded u1 rider"]),
@@ -98,7 +98,7 @@ async fn each_cause_tells_what_it_changed() {
     for (events, expected) in cases {
         apply(&store, &guild, events).await;
         let changes = take_all(&store).await;
-        let mut found = told(&changes);
+        let mut found = described(&changes);
         found.sort_unstable();
         let mut numbered: Vec<String> = changes
             .iter()
@@ -106,14 +106,14 @@ async fn each_cause_tells_what_it_changed() {
                 number += 1;
                 assert_eq!(change.number, number);
                 assert_eq!((change.community, &change.guild), (community.id(), &Some(guild.clone())));
-                told(std::slice::from_ref(change)).remove(0).split_once(' ').unwrap().1.to_owned()
+                described(std::slice::from_ref(change)).remove(0).split_once(' ').unwrap().1.to_owned()
             })
             .collect();
-        if expected.iter().any(|told| told.starts_with("badge.awarded u1 rea")) {
+        if expected.iter().any(|described| described.starts_with("badge.awarded u1 rea")) {
             numbered.sort_unstable();
         }
         assert_eq!(numbered, expected);
-        if expected.iter().any(|told| told.starts_with("member.renamed")) {
+        if expected.iter().any(|described| described.starts_with("member.renamed")) {
             assert_eq!(changes[0].traceparent, Some(trace.clone()));
         }
     }
@@ -121,25 +121,25 @@ async fn each_cause_tells_what_it_changed() {
     let profile =
         community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items[0].profile.profile_id;
     community.profile_hide(profile).await.unwrap();
-    assert_eq!(told(&take_all(&store).await), [format!("{} member.disappeared u1 hidden", number + 1)]);
-    // Of one whom nobody sees nothing is told, but of the erasure.
+    assert_eq!(described(&take_all(&store).await), [format!("{} member.disappeared u1 hidden", number + 1)]);
+    // Of an invisible member only the erasure is published.
     apply(
         &store,
         &guild,
         vec![awarded(&guild, &who, START + 11, "late"), scored(&guild, &who, START + 11, 500)],
     )
     .await;
-    assert_eq!(told(&take_all(&store).await), [""; 0]);
+    assert_eq!(described(&take_all(&store).await), [""; 0]);
     community.profile_show(profile).await.unwrap();
-    let shown = told(&take_all(&store).await);
+    let shown = described(&take_all(&store).await);
     let expected =
         [(2, "member.appeared u1 s1"), (3, "badge.awarded u1 rider"), (4, "badge.awarded u1 late")];
-    assert_eq!(shown, expected.map(|(step, told)| format!("{} {told}", number + step)));
+    assert_eq!(shown, expected.map(|(step, change)| format!("{} {change}", number + step)));
     community.profile_hide(profile).await.unwrap();
     take_all(&store).await;
     community.in_trace(Some(trace.clone())).profile_erase(profile).await.unwrap();
     let erased = take_all(&store).await;
-    assert_eq!(told(&erased), [format!("{} member.disappeared u1 erased", number + 6)]);
+    assert_eq!(described(&erased), [format!("{} member.disappeared u1 erased", number + 6)]);
     assert_eq!(erased[0].traceparent, Some(trace));
     assert_eq!(take_last(&store, &guild).await, number + 6);
     assert_eq!(take_all(&store).await, []);
@@ -160,13 +160,13 @@ async fn a_community_tells_of_the_types_that_it_chose() {
     community.change_types_replace(&only).await.unwrap();
     let events = vec![joined(&guild, &user(1), START, "a"), awarded(&guild, &user(1), START + 1, "rider")];
     apply(&store, &guild, events).await;
-    assert_eq!(told(&take_all(&store).await), ["2 badge.awarded u1 rider"]);
+    assert_eq!(described(&take_all(&store).await), ["2 badge.awarded u1 rider"]);
     community.change_types_replace(&BTreeSet::new()).await.unwrap();
     apply(&store, &guild, vec![awarded(&guild, &user(1), START + 2, "reader")]).await;
     assert_eq!(take_all(&store).await, []);
     community.change_types_replace(&ChangeType::ALL.into()).await.unwrap();
     apply(&store, &guild, vec![joined(&guild, &user(2), START, "b")]).await;
-    assert_eq!(told(&take_all(&store).await), ["3 member.appeared u2 naib"]);
+    assert_eq!(described(&take_all(&store).await), ["3 member.appeared u2 naib"]);
 }
 
 #[tokio::test]
@@ -221,10 +221,10 @@ async fn a_community_in_which_too_much_waits_tells_that_changes_were_lost() {
     apply(&store, &guild, vec![awarded(&guild, &user(1), START + 3, "three")]).await;
     let changes = take_all(&store).await;
     let expected = ["100003 changes.lost 100001", "100004 badge.awarded u1 three"];
-    assert_eq!(told(&changes), expected);
+    assert_eq!(described(&changes), expected);
     assert_eq!(store.changes_waiting().await.unwrap().count, 0);
     apply(&store, &guild, vec![awarded(&guild, &user(1), START + 4, "four")]).await;
-    assert_eq!(told(&take_all(&store).await), ["100005 badge.awarded u1 four"]);
+    assert_eq!(described(&take_all(&store).await), ["100005 badge.awarded u1 four"]);
 }
 
 #[tokio::test]
@@ -233,18 +233,18 @@ async fn numbers_go_on_behind_what_siblings_were_told_before_a_restore() {
     let (store, guild) = (database.store().await, guild("restored"));
     let events = (1..=5).map(|number| joined(&guild, &user(number), START, "a")).collect();
     let community = apply(&store, &guild, events).await;
-    // They were told 9 changes, of which the backup knows none.
+    // The stream has 9 changes, of which the backup has none.
     let waiting = take(&store, 0).await;
     assert_eq!(waiting, []);
     store.changes_skip(community.id(), 9).await.unwrap();
     assert_eq!(take_last(&store, &guild).await, 15);
     let changes = take_all(&store).await;
     let numbers: Vec<u64> = changes.iter().map(|change| change.number).collect();
-    assert_eq!(numbers, [11, 12, 13, 14, 15], "a follower that was told 9 sees a gap");
+    assert_eq!(numbers, [11, 12, 13, 14, 15], "a follower of number 9 sees a gap");
     // It can be asked for again, and what is already behind stays.
     store.changes_skip(community.id(), 9).await.unwrap();
     apply(&store, &guild, vec![joined(&guild, &user(6), START, "a")]).await;
-    assert_eq!(told(&take_all(&store).await), ["16 member.appeared u6 naib"]);
+    assert_eq!(described(&take_all(&store).await), ["16 member.appeared u6 naib"]);
 }
 
 /// What a follower knows of members from changes alone.
@@ -267,32 +267,32 @@ impl Follower {
             let last = self.last.entry(change.community).or_default();
             assert_eq!(change.number, *last + 1, "of {:?}", change);
             *last = change.number;
-            let Changed::Member { profile, user, news } = change.what else { panic!("nothing is lost here") };
+            let Changed::Member { profile, user, data } = change.what else { panic!("nothing is lost here") };
             let key = (change.community, profile);
             let known = self.members.get_mut(&key);
-            match (news, known) {
-                (MemberNews::Appeared { tier }, None) => {
+            match (data, known) {
+                (ChangeData::Appeared { tier }, None) => {
                     let tier = tier.map(String::from);
                     self.members.insert(key, Followed { user: user.into(), tier, badges: BTreeMap::new() });
                 }
-                (MemberNews::Disappeared(Disappearance::Erased), None) => {}
-                (MemberNews::Disappeared(_), Some(_)) => drop(self.members.remove(&key)),
+                (ChangeData::Disappeared(Disappearance::Erased), None) => {}
+                (ChangeData::Disappeared(_), Some(_)) => drop(self.members.remove(&key)),
                 (
-                    MemberNews::TierPromoted { from, to } | MemberNews::TierDemoted { from, to },
+                    ChangeData::TierPromoted { from, to } | ChangeData::TierDemoted { from, to },
                     Some(member),
                 ) => {
                     assert_eq!(member.tier, from.map(String::from));
                     member.tier = to.map(String::from);
                 }
-                (MemberNews::BadgeAwarded(badge), Some(member)) => {
+                (ChangeData::BadgeAwarded(badge), Some(member)) => {
                     let other = member.badges.insert(badge.kind.into(), badge.badge_id.to_string());
                     assert_eq!(other, None);
                 }
-                (MemberNews::BadgeRevoked(badge), Some(member)) => {
+                (ChangeData::BadgeRevoked(badge), Some(member)) => {
                     assert_eq!(member.badges.remove(badge.kind.as_str()), Some(badge.badge_id.to_string()));
                 }
-                (MemberNews::Renamed { from, to }, Some(_)) => assert_ne!(from, to),
-                (news, known) => panic!("{news:?} of {known:?}"),
+                (ChangeData::Renamed { from, to }, Some(_)) => assert_ne!(from, to),
+                (data, known) => panic!("{data:?} of {known:?}"),
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::support::tied::profile;
 
 /// All rows of all tables that mention a text, in whatever column.
 async fn mentions(client: &Client, text: &str) -> Vec<String> {
-    // What waits to be told names the person until it is published.
+    // A waiting change names the person until it is published.
     client.execute("DELETE FROM changes", &[]).await.unwrap();
     let tables = "SELECT format('%I', relname) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace";
     let mut found = Vec::new();

@@ -401,7 +401,7 @@ async fn changes(community: &Community, client: &Client) {
     community.profile_erase(who).await.unwrap();
 }
 
-/// What waits to be told, taken and skipped, and too much of it.
+/// Changes that wait, are taken and skipped, and too many of them.
 async fn outbox(store: &Store, client: &Client) {
     assert!(!store.changes_written().await.is_empty());
     assert!(!take(store, usize::MAX).await.is_empty());

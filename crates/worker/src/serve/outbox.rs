@@ -76,7 +76,7 @@ struct Failing {
 #[derive(Default)]
 struct Attempt {
     error: Option<ChangesError>,
-    /// Communities that siblings were told more of than the database has, each with the last number told.
+    /// Communities of which the stream has later changes than the database, each with the stream's last number.
     behind: Vec<(CommunityId, u64)>,
 }
 
@@ -121,16 +121,17 @@ impl Outbox {
                 if let Some(error) = attempt.error {
                     return Err(error.into());
                 }
-                for (community, told) in &attempt.behind {
+                for (community, published) in &attempt.behind {
                     tracing::warn!(
                         community.id = %community,
-                        change.number = told,
-                        "siblings were told of later changes than the database has, as after a restore from a backup: numbers go on \
-                         behind them"
+                        change.number = published,
+                        "the stream has later changes than the database, as after a restore from a backup: numbers continue above \
+                         them"
                     );
-                    self.store.changes_skip(*community, *told).await?;
+                    self.store.changes_skip(*community, *published).await?;
                 }
-                if publication.more || !attempt.behind.is_empty() {
+                // Changes with new numbers wait for the next look.
+                if publication.more {
                     more.push(shard);
                 }
             }
@@ -190,11 +191,11 @@ impl Outbox {
 async fn publish(store: &Store, publisher: &ChangePublisher, changes: &[Change]) -> (usize, Attempt) {
     let mut attempt = Attempt::default();
     for (community, first) in publisher.unsure_of(changes) {
-        let told = match publisher.last_of(community).await {
-            Ok(told) => told,
+        let published = match publisher.last_of(community).await {
+            Ok(published) => published,
             Err(error) => return (0, Attempt { error: Some(error), ..attempt }),
         };
-        let Some((number, id)) = told.filter(|(number, _)| *number >= first) else { continue };
+        let Some((number, id)) = published.filter(|(number, _)| *number >= first) else { continue };
         // One that was published and not yet forgotten is the same as the one that waits.
         match store.change_waiting(community, number).await {
             Ok(waiting) if waiting == Some(id) => {}

@@ -151,7 +151,7 @@ impl Session {
             let (events, requests) = tokio::join!(self.consuming.stop(left()), self.service.stop(left()));
             events?;
             requests?;
-            // What the last of them changed is told, too.
+            // The changes of the last of them are published, too.
             self.publishing.stop(left()).await;
             self.connection.drain(left()).await?;
             Ok::<(), Failure>(())

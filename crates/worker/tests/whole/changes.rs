@@ -1,4 +1,4 @@
-//! What siblings are told, as the stream has it, whatever fails: every change once, in order, and enough to rebuild tiers and badges.
+//! Changes in the stream, whatever fails: every one once, in order, and enough to rebuild tiers and badges.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use muster_domain::{
-    BadgeKind, Change, Changed, CommunityId, Disappearance, Event, GuildId, MemberEffect, MemberNews,
+    BadgeKind, Change, ChangeData, Changed, CommunityId, Disappearance, Event, GuildId, MemberEffect,
     ProfileId,
 };
 use muster_messaging::api::{Rows, admin, profiles};
@@ -79,27 +79,27 @@ impl Follower {
     fn take(&mut self, change: Change) -> Result<()> {
         ensure!(change.number == self.number + 1, "{change:?} behind number {}", self.number);
         self.number = change.number;
-        let Changed::Member { user, news, .. } = change.what else { bail!("nothing is lost here") };
+        let Changed::Member { user, data, .. } = change.what else { bail!("nothing is lost here") };
         let user = String::from(user);
-        if let MemberNews::Appeared { tier } = news {
+        if let ChangeData::Appeared { tier } = data {
             let before = self.members.insert(user.clone(), (tier.map(String::from), Vec::new()));
             ensure!(before.is_none(), "{user} appears twice");
             return Ok(());
         }
-        if matches!(news, MemberNews::Disappeared(Disappearance::Erased)) {
+        if matches!(data, ChangeData::Disappeared(Disappearance::Erased)) {
             self.members.remove(&user);
             return Ok(());
         }
         let member = self.members.get_mut(&user).with_context(|| format!("{user} has not appeared"))?;
-        match news {
-            MemberNews::TierPromoted { from, to } | MemberNews::TierDemoted { from, to } => {
+        match data {
+            ChangeData::TierPromoted { from, to } | ChangeData::TierDemoted { from, to } => {
                 ensure!(member.0 == from.map(String::from), "{user} held another tier");
                 member.0 = to.map(String::from);
             }
-            MemberNews::BadgeAwarded(badge) => member.1.push(badge.badge_id.to_string()),
-            MemberNews::BadgeRevoked(badge) => member.1.retain(|held| *held != badge.badge_id.to_string()),
-            MemberNews::Disappeared(_) => drop(self.members.remove(&user)),
-            MemberNews::Appeared { .. } | MemberNews::Renamed { .. } => {}
+            ChangeData::BadgeAwarded(badge) => member.1.push(badge.badge_id.to_string()),
+            ChangeData::BadgeRevoked(badge) => member.1.retain(|held| *held != badge.badge_id.to_string()),
+            ChangeData::Disappeared(_) => drop(self.members.remove(&user)),
+            ChangeData::Appeared { .. } | ChangeData::Renamed { .. } => {}
         }
         Ok(())
     }
@@ -149,7 +149,7 @@ fn events(guild: &mut Guild, rounds: i64) -> Vec<Event> {
 }
 
 /// Waits until the stream has every change of the community, and a follower of them knows what the lists say.
-async fn told(setting: &Setting, client: &Client, guild: &str) -> Result<()> {
+async fn all_are_published(setting: &Setting, client: &Client, guild: &str) -> Result<()> {
     let stream = Stream::of(setting).await?;
     for _ in 0..120 {
         let found = client.find_community(GuildId::parse(guild)?).await?;
@@ -186,12 +186,12 @@ async fn a_follower_agrees_with_the_lists_though_workers_are_killed_and_share_th
     let streams = Client::new(streams);
     worker.until_acknowledged(&streams, Duration::from_secs(90)).await?;
     let tabr = client.community(id);
-    told(&setting, &client, "tabr").await?;
-    // An operator's acts are told, too, and those on a person whom nobody sees any more only as an erasure.
+    all_are_published(&setting, &client, "tabr").await?;
+    // An operator's acts are published, too; of a person who is hidden already only the erasure.
     let first = tabr.ask(&profiles::Ranked::first(1)).await?.items.remove(0).profile.profile_id;
     tabr.ask(&admin::HideProfile { profile_id: first }).await?;
     tabr.ask(&admin::EraseProfile { profile_id: first }).await?;
-    told(&setting, &client, "tabr").await?;
+    all_are_published(&setting, &client, "tabr").await?;
     ensure!(worker.stop()? == Some(0) && beside.stop()? == Some(0));
     Ok(())
 }
@@ -212,7 +212,7 @@ async fn changes_reach_a_broker_that_was_away_when_it_returns() -> Result<()> {
     let streams = setting.connect(&setting.services.clients.streams).await?;
     let streams = Client::new(streams);
     worker.until_acknowledged(&streams, Duration::from_secs(90)).await?;
-    told(&setting, &client, "tabr").await?;
+    all_are_published(&setting, &client, "tabr").await?;
     ensure!(worker.stop()? == Some(0));
     Ok(())
 }
@@ -254,7 +254,7 @@ async fn numbers_never_go_back_though_the_database_does() -> Result<()> {
         tabr.ask(&profiles::Ranked::first(100)).await.is_ok_and(|page| page.items.len() == 20)
     })
     .await?;
-    told(&setting, &client, "tabr").await?;
+    all_are_published(&setting, &client, "tabr").await?;
     let before = Follower::read(&Stream::of(&setting).await?, id).await?.number;
     ensure!(worker.stop()? == Some(0));
     // As a backup of before most of it has the numbers.
@@ -262,13 +262,17 @@ async fn numbers_never_go_back_though_the_database_does() -> Result<()> {
     let worker = setting.serve()?;
     publisher.publish(&guild.join("late")).await?;
     let stream = Stream::of(&setting).await?;
-    let is_told = async |stream: &Stream| {
+    let is_published = async |stream: &Stream| {
         let changes = stream.read().await.unwrap_or_default();
         changes.last().is_some_and(|last| last.number == before + 2)
     };
-    eventually("a number behind those that were told, with a gap", async || is_told(&stream).await).await?;
+    eventually("a number above the stream's, with a gap", async || is_published(&stream).await).await?;
     ensure!(client.find_community(GuildId::parse("tabr")?).await?.changes == before + 2);
-    ensure!(worker.log_tail().contains("later changes than the database has"), "{}", worker.log_tail());
+    ensure!(
+        worker.log_tail().contains("the stream has later changes than the database"),
+        "{}",
+        worker.log_tail()
+    );
     ensure!(worker.stop()? == Some(0));
     Ok(())
 }
