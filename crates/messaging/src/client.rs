@@ -77,8 +77,8 @@ impl Client {
         &self.connection
     }
 
-    /// Follows the changes of every community, one after the other. The broker remembers the follower's position under its name:
-    /// 1 to 32 letters, digits, `-` and `_`.
+    /// Follows the changes of every community, one after the other. The broker remembers the follower's position under its name,
+    /// which has letters, digits, `-` and `_`.
     ///
     /// # Errors
     /// [`FollowError::Consumer`] when this user may not.

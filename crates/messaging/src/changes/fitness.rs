@@ -3,17 +3,13 @@
 //! The rule, in one place: what the stream does not take waits in the database, and events go on being applied. So a setting by which
 //! it takes nothing is unfit, and is warned of: it never keeps the worker from starting.
 
-use std::time::Duration;
-
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 
 use super::CHANGES_SUBJECTS;
-use crate::events::fitness::{Finding, Place, Report, covers, days, seconds, unfit, unwise, word};
+use crate::events::fitness::{
+    ADVISED_AGE, ADVISED_WINDOW, Finding, Place, Report, covers, days, seconds, unfit, unwise, word,
+};
 
-/// The time for which the stream should keep changes, as one that is created here does.
-pub(super) const ADVISED_AGE: Duration = Duration::from_hours(7 * 24);
-/// The shortest window in which the broker should recognise a repeated change.
-const ADVISED_WINDOW: Duration = Duration::from_mins(2);
 /// No change is larger than this: a nym has at most 1200 bytes, a reason and a tier fewer.
 const LARGEST: i32 = 16 << 10;
 
@@ -25,7 +21,7 @@ pub(super) fn judge(config: &Config) -> Vec<Finding> {
     let missing =
         unfit("it does not store every change, and those behind one that is not stored wait", remedy);
     report.check("subjects", config.subjects.join(","), !takes, missing);
-    let untold = "changes are not stored as they are published, and wait or do not reach those who follow";
+    let unstored = "changes are not stored as they are published, and wait or do not reach those who follow";
     let flags = [
         ("subject_transform", config.subject_transform.is_some(), report.edit("--no-transform")),
         ("no_ack", config.no_ack, report.edit("--ack")),
@@ -34,7 +30,7 @@ pub(super) fn judge(config: &Config) -> Vec<Finding> {
         ("allow_msg_counter", config.allow_message_counter, report.recreate()),
     ];
     for (setting, is_set, remedy) in flags {
-        report.add_if(is_set, setting, true, unfit(untold, remedy));
+        report.add_if(is_set, setting, true, unfit(unstored, remedy));
     }
     let size = config.max_message_size;
     let narrow =
@@ -84,6 +80,8 @@ pub(super) fn judge(config: &Config) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use async_nats::jetstream::stream::{Source, SubjectTransform};
 
     use super::*;

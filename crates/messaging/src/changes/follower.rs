@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{self, Config};
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{self, AckKind, Context, ErrorCode};
 use futures_util::StreamExt;
@@ -27,6 +28,7 @@ use muster_domain::Change;
 use super::wire::{self, DecodeError};
 use super::{CHANGES, CHANGES_SUBJECTS};
 use crate::connection::Connection;
+use crate::events::error::Cause;
 use crate::header::traceparent;
 
 /// The JetStream domain under which an account imports what it may of the account that has the stream, as `infra/nats` has it.
@@ -35,8 +37,6 @@ const IMPORTED: &str = "muster";
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// How long to wait before the broker is asked again where it does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Changes, one after the other: the next is delivered when the one before it is acknowledged.
 ///
@@ -120,10 +120,16 @@ impl Changes {
             match messages.next().await {
                 Some(Ok(message)) => return read(message),
                 Some(Err(error)) if is_gone(&error.kind()) => return Err(FollowError::Gone(error.into())),
-                // Such as a heartbeat that did not come: the broker is asked anew.
+                // Such as a heartbeat that did not come: the broker is asked again, unless it has no such consumer any more, which
+                // it says to nobody but those who are waiting at the time.
                 Some(Err(_)) | None => {
                     self.messages = None;
-                    tokio::time::sleep(PAUSE).await;
+                    match self.consumer.get_info().await {
+                        Err(error) if is_not_found(&error.kind()) => {
+                            return Err(FollowError::Gone(error.into()));
+                        }
+                        _ => tokio::time::sleep(PAUSE).await,
+                    }
                 }
             }
         }
@@ -147,6 +153,10 @@ fn is_missing(kind: &ConsumerErrorKind) -> bool {
 
 const fn is_gone(kind: &pull::MessagesErrorKind) -> bool {
     matches!(kind, pull::MessagesErrorKind::ConsumerDeleted)
+}
+
+const fn is_not_found(kind: &ConsumerInfoErrorKind) -> bool {
+    matches!(kind, ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound)
 }
 
 fn read(message: jetstream::Message) -> Result<DeliveredChange, FollowError> {

@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
@@ -20,7 +19,9 @@ use uuid::Uuid;
 
 use super::{CHANGES, CHANGES_SUBJECTS, fitness, subject, subjects, wire};
 use crate::connection::Connection;
-use crate::events::fitness::Finding;
+use crate::events::error::Cause;
+use crate::events::fitness::{ADVISED_AGE, ADVISED_WINDOW, Finding, Place};
+use crate::events::stream;
 use crate::header::set_traceparent;
 
 /// How long the stream may take to store what it is sent.
@@ -29,8 +30,6 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 const MAX_BATCH: usize = 1000;
 /// Of how many communities it is remembered which change was published last.
 const MAX_REMEMBERED: usize = 100_000;
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// How large the stream may grow that is created here. At either bound it drops the oldest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +45,7 @@ pub struct ChangesBounds {
 impl Default for ChangesBounds {
     /// 1 GiB for 7 days, on one server.
     fn default() -> Self {
-        Self { bytes: 1 << 30, age: fitness::ADVISED_AGE, replicas: 1 }
+        Self { bytes: 1 << 30, age: ADVISED_AGE, replicas: 1 }
     }
 }
 
@@ -63,21 +62,21 @@ fn config(bounds: &ChangesBounds) -> Config {
         // It is for those who follow; the record is the database.
         discard: DiscardPolicy::Old,
         num_replicas: bounds.replicas,
-        duplicate_window: Duration::from_mins(2),
+        duplicate_window: ADVISED_WINDOW,
         allow_atomic_publish: true,
         ..Config::default()
     }
 }
 
-/// Judges the settings of the stream; `None` when it does not exist yet.
+/// Judges the settings of the stream. Where it is missing, nothing is found but a stream that keeps it from being created.
 ///
 /// # Errors
 /// [`ChangesError::Stream`] when the server does not answer.
-pub async fn inspect(connection: &Connection) -> Result<Option<Vec<Finding>>, ChangesError> {
-    match jetstream::new(connection.client().clone()).get_stream(CHANGES).await {
-        Ok(stream) => Ok(Some(fitness::judge(&stream.cached_info().config))),
-        Err(error) if is_missing(&error.kind()) => Ok(None),
-        Err(error) => Err(ChangesError::Stream(error.into())),
+pub async fn inspect(connection: &Connection) -> Result<Vec<Finding>, ChangesError> {
+    let context = jetstream::new(connection.client().clone());
+    match stream::find(&context, CHANGES).await.map_err(|error| ChangesError::Stream(error.into()))? {
+        Some(stream) => Ok(fitness::judge(&stream.cached_info().config)),
+        None => Ok(stream::foreign(&context, Place::Changes, CHANGES_SUBJECTS).await.into_iter().collect()),
     }
 }
 
@@ -109,20 +108,16 @@ impl ChangePublisher {
         let client = connection.client().clone();
         let mut context = jetstream::new(client.clone());
         context.set_timeout(TIMEOUT);
-        let stream = match context.get_stream(CHANGES).await {
-            Ok(stream) => stream,
-            Err(error) if is_missing(&error.kind()) => {
-                tracing::info!(stream = CHANGES, "the stream is missing and is created");
-                context
-                    .create_stream(config(bounds))
-                    .await
-                    .map_err(|error| ChangesError::Stream(error.into()))?
-            }
-            Err(error) => return Err(ChangesError::Stream(error.into())),
-        };
+        let stream = stream::find_or_create(&context, Place::Changes, config(bounds)).await;
+        let stream = stream.map_err(|error| ChangesError::Stream(error.into()))?;
         fitness::judge(&stream.cached_info().config).iter().for_each(Finding::warn);
         let takes_batches = stream.cached_info().config.allow_atomic_publish;
         Ok(Self { context, client, stream, takes_batches, last: Mutex::default() })
+    }
+
+    /// Whether the stream was deleted. Another has to be opened then.
+    pub async fn is_gone(&self) -> bool {
+        matches!(stream::find(&self.context, CHANGES).await, Ok(None))
     }
 
     /// The communities of which something else was published last than these changes follow: by another worker, by this one
@@ -162,6 +157,9 @@ impl ChangePublisher {
     pub async fn publish(&self, changes: &[Change], budget: Duration) -> PublishedChanges {
         let (mut count, end) = (0, Instant::now() + budget);
         for batch in changes.chunks(MAX_BATCH) {
+            if Instant::now() > end {
+                break;
+            }
             let published = self.publish_batch(batch, end).await;
             self.remember(batch.get(..published.count).unwrap_or_default());
             count += published.count;
@@ -269,10 +267,6 @@ fn headers(change: &Change) -> HeaderMap {
 
 fn payload(change: &Change) -> Result<Bytes, ChangesError> {
     wire::encode(change).map(Bytes::from).map_err(|error| ChangesError::NotPublished(error.into()))
-}
-
-fn is_missing(kind: &GetStreamErrorKind) -> bool {
-    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
 /// Why changes are not published.

@@ -6,6 +6,7 @@ use muster_domain::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use time::{OffsetDateTime, UtcOffset};
 
 /// Writes a change.
@@ -81,8 +82,8 @@ pub enum DecodeError {
         "the change is not of the documented form: check that worker and client are of one major version"
     )]
     Json(#[from] serde_json::Error),
-    /// A field is not there.
-    #[error("the change has no {0}")]
+    /// A field is not there, or is not of its form.
+    #[error("the change has no valid {0}")]
     Missing(&'static str),
     /// A type of a later version.
     #[error(
@@ -112,7 +113,7 @@ struct Envelope {
 }
 
 /// The fields of every type's data. Each type writes its own, null ones too.
-#[derive(Default, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Data {
     from: Option<String>,
     to: Option<String>,
@@ -146,32 +147,27 @@ impl Data {
         }
     }
 
+    /// The fields that changes of this type have.
     fn json(&self, change_type: ChangeType) -> Result<Box<RawValue>, serde_json::Error> {
-        let Self { from, to, tier, why, badge_id, kind, reason, count } = self;
-        let json = match change_type {
-            ChangeType::TierPromoted | ChangeType::TierDemoted | ChangeType::MemberRenamed => {
-                serde_json::json!({ "from": from, "to": to })
-            }
-            ChangeType::BadgeAwarded | ChangeType::BadgeRevoked => {
-                serde_json::json!({ "badge_id": badge_id, "kind": kind, "reason": reason })
-            }
-            ChangeType::MemberAppeared => serde_json::json!({ "tier": tier }),
-            ChangeType::MemberDisappeared => serde_json::json!({ "why": why }),
-            ChangeType::Lost => serde_json::json!({ "count": count }),
-        };
-        serde_json::value::to_raw_value(&json)
+        let mut all = serde_json::to_value(self)?;
+        let fields = fields(change_type).iter();
+        let own: Map<String, Value> = fields
+            .map(|field| ((*field).to_owned(), all.get_mut(field).map_or(Value::Null, Value::take)))
+            .collect();
+        serde_json::value::to_raw_value(&own)
     }
 
     fn member(self, change_type: ChangeType) -> Result<ChangeData, DecodeError> {
-        let tier = |name: Option<String>| name.map(Tier::parse).transpose();
+        let tier = |name: Option<String>, field| {
+            name.map(Tier::parse).transpose().map_err(|_| DecodeError::Missing(field))
+        };
         let nym = |name: Option<String>, field| {
             let name = name.ok_or(DecodeError::Missing(field))?;
             Nym::parse(name).map_err(|_| DecodeError::Missing(field))
         };
-        let of_tiers = |from, to| Ok::<_, muster_domain::TextError>((tier(from)?, tier(to)?));
         Ok(match change_type {
             ChangeType::TierPromoted | ChangeType::TierDemoted => {
-                let (from, to) = of_tiers(self.from, self.to).map_err(|_| DecodeError::Missing("data.to"))?;
+                let (from, to) = (tier(self.from, "data.from")?, tier(self.to, "data.to")?);
                 match change_type {
                     ChangeType::TierPromoted => ChangeData::TierPromoted { from, to },
                     _ => ChangeData::TierDemoted { from, to },
@@ -194,6 +190,7 @@ impl Data {
             ChangeType::MemberDisappeared => ChangeData::Disappeared(
                 self.why.as_deref().and_then(Disappearance::of).ok_or(DecodeError::Missing("data.why"))?,
             ),
+            // `decode` reads the other itself.
             ChangeType::MemberAppeared | ChangeType::Lost => ChangeData::Appeared { tier: self.tier },
         })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::fitness::Finding;
 
 /// The error of a library.
-pub(super) type Cause = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why events are not read.
 #[derive(Debug, thiserror::Error)]

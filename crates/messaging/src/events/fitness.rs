@@ -13,7 +13,7 @@ use muster_domain::EventType;
 
 use super::envelope::DEFAULT_MAX_BYTES;
 use super::subjects::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS, subject};
-use crate::changes::{CHANGES, CHANGES_SUBJECTS};
+use crate::changes::CHANGES;
 
 /// The shortest time for which a stream may keep events. A shorter one is refused.
 pub const LEAST_AGE: Duration = Duration::from_hours(24);
@@ -22,7 +22,7 @@ pub const ADVISED_AGE: Duration = Duration::from_hours(7 * 24);
 /// The shortest time for which dead letters may be kept: an operator has to decide on each.
 pub const LEAST_DEAD_AGE: Duration = Duration::from_hours(30 * 24);
 /// The shortest window in which the broker should recognise a repeated message.
-const ADVISED_WINDOW: Duration = Duration::from_mins(2);
+pub(crate) const ADVISED_WINDOW: Duration = Duration::from_mins(2);
 /// The fewest bytes and messages that a stream of events should have room for.
 const ADVISED_BYTES: i64 = 64 << 20;
 const ADVISED_MESSAGES: i64 = 100_000;
@@ -214,13 +214,8 @@ pub(crate) fn unwise(why: impl Into<String>, remedy: impl Into<String>) -> Verdi
     Verdict::Unwise(Problem { why: why.into(), remedy: remedy.into() })
 }
 
-/// A stream of another name that takes the subjects of `place`, so that its own cannot be created.
-pub(super) fn foreign(place: Place, name: &str) -> Finding {
-    let subjects = match place {
-        Place::Events | Place::Consumer => EVENTS_SUBJECTS,
-        Place::DeadLetters => DEAD_SUBJECT,
-        Place::Changes => CHANGES_SUBJECTS,
-    };
+/// A stream of another name that takes `subjects`, those of `place`, whose own stream so cannot be created.
+pub(super) fn foreign(place: Place, subjects: &str, name: &str) -> Finding {
     let why = format!("it takes {subjects}, or a part of it, so that {place} cannot be created");
     let remedy = format!(
         "`nats stream edit {name} --subjects=…` with subjects that do not overlap, or `nats stream rm {name}` if nobody needs it"

@@ -28,7 +28,7 @@ pub mod dead_letter;
 mod delivery;
 mod durable;
 pub mod envelope;
-mod error;
+pub(crate) mod error;
 pub mod fault;
 pub mod fitness;
 mod lane;

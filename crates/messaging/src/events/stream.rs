@@ -27,12 +27,7 @@ pub struct StreamBounds {
 impl Default for StreamBounds {
     /// 1 GiB of events for 7 days, 256 MiB of dead letters for ever, on one server.
     fn default() -> Self {
-        Self {
-            events_bytes: 1 << 30,
-            dead_bytes: 256 << 20,
-            events_age: Duration::from_hours(7 * 24),
-            replicas: 1,
-        }
+        Self { events_bytes: 1 << 30, dead_bytes: 256 << 20, events_age: fitness::ADVISED_AGE, replicas: 1 }
     }
 }
 
@@ -84,13 +79,13 @@ pub async fn inspect(
 }
 
 /// The stream that takes a missing stream's subjects, if there is one and this user may ask.
-async fn foreign(context: &Context, place: Place, subjects: &str) -> Option<Finding> {
+pub(crate) async fn foreign(context: &Context, place: Place, subjects: &str) -> Option<Finding> {
     let name = context.stream_by_subject(subjects).await.ok()?;
-    Some(fitness::foreign(place, &name))
+    Some(fitness::foreign(place, subjects, &name))
 }
 
 /// The stream of this name, if there is one.
-async fn find(context: &Context, name: &str) -> Result<Option<Stream>, ConsumerError> {
+pub(crate) async fn find(context: &Context, name: &str) -> Result<Option<Stream>, ConsumerError> {
     match context.get_stream(name).await {
         Ok(stream) => Ok(Some(stream)),
         Err(error) if is_missing(&error.kind()) => Ok(None),
@@ -108,12 +103,17 @@ fn config(name: &str, subject: &str, max_bytes: i64, replicas: usize) -> Config 
         // A full stream refuses new messages; it does not drop unread ones.
         discard: DiscardPolicy::New,
         num_replicas: replicas,
-        duplicate_window: Duration::from_mins(2),
+        duplicate_window: fitness::ADVISED_WINDOW,
         ..Config::default()
     }
 }
 
-async fn find_or_create(context: &Context, place: Place, config: Config) -> Result<Stream, ConsumerError> {
+/// The stream of `config`'s name, which is created if it is missing.
+pub(crate) async fn find_or_create(
+    context: &Context,
+    place: Place,
+    config: Config,
+) -> Result<Stream, ConsumerError> {
     if let Some(stream) = find(context, &config.name).await? {
         return Ok(stream);
     }

@@ -211,3 +211,29 @@ async fn a_follower_waits_out_a_broker_that_is_away_and_skips_what_it_cannot_rea
     }
     assert_eq!(follow(&mut following, 1).await, [2]);
 }
+
+#[tokio::test]
+async fn a_follower_is_told_when_its_consumer_is_gone_though_it_was_not_waiting() {
+    let fixture = Fixture::start().await;
+    fixture.publish(&changes(1, 1..=1)).await;
+    let mut following = fixture.client.community(community(1)).changes("roles").await.unwrap();
+    assert_eq!(follow(&mut following, 1).await, [1]);
+    let stream = jetstream::new(fixture.broker.raw().await).get_stream("CHANGES").await.unwrap();
+    stream.delete_consumer("roles").await.unwrap();
+    // The broker says so only to a request that waits at that moment.
+    let next = timeout(Duration::from_secs(20), following.next()).await.unwrap();
+    assert!(matches!(next, Err(FollowError::Gone(_))), "{next:?}");
+}
+
+#[tokio::test]
+async fn a_publisher_whose_stream_was_deleted_says_so_and_another_creates_it_again() {
+    let fixture = Fixture::start().await;
+    fixture.publish(&changes(1, 1..=1)).await;
+    assert!(!fixture.publisher.is_gone().await);
+    jetstream::new(fixture.broker.raw().await).delete_stream("CHANGES").await.unwrap();
+    assert!(fixture.publisher.publish(&changes(1, 2..=3), BUDGET).await.error.is_some());
+    assert!(fixture.publisher.is_gone().await);
+    let connection = fixture.broker.connect().await;
+    let another = ChangePublisher::open(&connection, &ChangesBounds::default()).await.unwrap();
+    assert_eq!(another.publish(&changes(1, 2..=3), BUDGET).await.count, 2);
+}

@@ -82,24 +82,25 @@ impl Store {
     }
 
     /// Hands out changes that wait in a shard, each community's in their order, and removes as many of them, from the first, as
-    /// `publish` returns. Meanwhile nobody else publishes changes of these communities. The communities of a shard take turns from one
+    /// `publish` returns, with whatever else it returns. Meanwhile nobody else publishes changes of these communities. The communities of a shard take turns from one
     /// call to the next.
     ///
     /// `publish` is to end within `deadline`, after which it may be cut short; what it published then is handed out again.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database is.
-    pub async fn changes_publish<P>(
+    pub async fn changes_publish<T, P>(
         &self,
         shard: Shard,
         deadline: Duration,
         publish: P,
-    ) -> Result<Publication, Error>
+    ) -> Result<(Publication, Option<T>), Error>
     where
-        P: FnOnce(Vec<Change>) -> BoxFuture<'static, usize> + Send + 'static,
+        T: Send + 'static,
+        P: FnOnce(Vec<Change>) -> BoxFuture<'static, (usize, T)> + Send + 'static,
     {
         let after = self.outbox_hints().handed_out(shard);
-        let (publication, last) = self
+        let (published, last) = self
             .write_within("changes_publish", deadline, move |connection| {
                 async move {
                     let mut communities = waiting_communities(connection, shard, after).await?;
@@ -107,14 +108,14 @@ impl Store {
                         communities = waiting_communities(connection, shard, 0).await?;
                     }
                     let last = communities.last().copied().unwrap_or_default();
-                    let publication = publish_of(connection, shard, communities, publish).await?;
-                    Ok((publication, last))
+                    let published = publish_of(connection, shard, communities, publish).await?;
+                    Ok((published, last))
                 }
                 .boxed()
             })
             .await?;
         self.outbox_hints().note_handed_out(shard, last);
-        Ok(publication)
+        Ok(published)
     }
 
     /// The id of a community's change that waits under this number.
@@ -216,17 +217,17 @@ async fn waiting_communities(
     Ok(rows.into_iter().map(|row| row.community).collect())
 }
 
-async fn publish_of<P>(
+async fn publish_of<T, P>(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     communities: Vec<i32>,
     publish: P,
-) -> Result<Publication, Error>
+) -> Result<(Publication, Option<T>), Error>
 where
-    P: FnOnce(Vec<Change>) -> BoxFuture<'static, usize> + Send + 'static,
+    P: FnOnce(Vec<Change>) -> BoxFuture<'static, (usize, T)>,
 {
     if communities.is_empty() {
-        return Ok(Publication::default());
+        return Ok((Publication::default(), None));
     }
     let full = communities.len() >= usize::try_from(Communities::MAX.get()).map_err(Error::defect)?;
     let rows = communities.iter().map(|community| OfCommunity { community: *community }).collect();
@@ -242,7 +243,7 @@ where
     .bind::<Array<Integer>, _>(communities.clone());
     let claimed: Vec<PublishedRow> = statement::by_keys(connection, claim, communities.len()).await?;
     if claimed.is_empty() {
-        return Ok(Publication::default());
+        return Ok((Publication::default(), None));
     }
     // Each community may have as many as the others.
     let most = Limit::<MAX_PUBLISHED>::MAX;
@@ -270,7 +271,8 @@ where
         changes.push(row.change()?);
     }
     let all = changes.len();
-    let published = publish(changes).await.min(all);
+    let (published, of_caller) = publish(changes).await;
+    let published = published.min(all);
     let mut last: Vec<UpTo> = Vec::new();
     for (community, number) in handed.into_iter().take(published) {
         match last.last_mut().filter(|last| last.community == community) {
@@ -289,7 +291,7 @@ where
     statement::write(connection, Statement::in_shard(shard, note), last).await?;
     let each = usize::try_from(each).map_err(Error::defect)?;
     let more = published > 0 && (published < all || full || all >= each);
-    Ok(Publication { published, more })
+    Ok((Publication { published, more }, Some(of_caller)))
 }
 
 /// Moves a community's numbers above `published`.

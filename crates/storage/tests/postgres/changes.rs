@@ -26,9 +26,10 @@ pub(crate) async fn take(store: &Store, most: usize) -> Vec<Change> {
             let publish = move |changes: Vec<Change>| {
                 let number = changes.len().min(most);
                 into.lock().unwrap().extend(changes.into_iter().take(number));
-                async move { number }.boxed()
+                async move { (number, ()) }.boxed()
             };
-            let publication = store.changes_publish(shard, Duration::from_secs(10), publish).await.unwrap();
+            let (publication, _) =
+                store.changes_publish(shard, Duration::from_secs(10), publish).await.unwrap();
             if !publication.more {
                 break;
             }

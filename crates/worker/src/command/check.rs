@@ -142,15 +142,15 @@ async fn settings_of_streams(connection: &Connection, settings: &Settings, unfit
         }
     };
     let mut fit = true;
-    // What the stream of changes does not take waits, and keeps nothing from being served.
-    let changes = match publisher::inspect(connection).await {
-        Ok(changes) => changes,
+    // Changes that the stream does not store wait, and keep nothing from being served.
+    let (changes, is_known) = match publisher::inspect(connection).await {
+        Ok(changes) => (changes, true),
         Err(error) => {
             println!("changes        warning {}", chain(&error));
-            Some(Vec::new())
+            (Vec::new(), false)
         }
     };
-    for finding in findings.iter().chain(changes.iter().flatten()) {
+    for finding in findings.iter().chain(&changes) {
         let refused = finding.is_unfit() && unfit == Unfit::Refuse && finding.place != Place::Changes;
         fit &= !refused;
         let word = match &finding.verdict {
@@ -161,7 +161,7 @@ async fn settings_of_streams(connection: &Connection, settings: &Settings, unfit
         println!("{:<14} {word} {finding}", finding.place.as_str());
     }
     let is_there = |place: Place| match place {
-        Place::Changes => changes.is_some(),
+        Place::Changes => !is_known || !changes.is_empty(),
         _ => findings.iter().any(|finding| finding.place == place),
     };
     for place in [Place::Events, Place::DeadLetters, Place::Consumer, Place::Changes] {

@@ -176,7 +176,12 @@ async fn of_erased(configuration: &Configuration, letters: &DeadLetters) -> Resu
         let (page, next) = letters.list(start, PageLimit::MAX).await?;
         from = next;
         for letter in page {
-            let (_, payload) = letters.get(letter.sequence).await?;
+            let payload = match letters.get(letter.sequence).await {
+                Ok((_, payload)) => payload,
+                // It was dropped since.
+                Err(DeadLetterError::NotFound(_)) => continue,
+                Err(error) => return Err(error.into()),
+            };
             let Ok(persons) = serde_json::from_slice::<Persons>(&payload) else {
                 unread = unread.saturating_add(1);
                 continue;

@@ -5,11 +5,12 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use muster_domain::{CommunityId, ErasedPerson, GuildId, PageLimit};
+use muster_domain::{ErasedPerson, GuildId, PageLimit};
 use muster_storage::{Enforced, Erasure, Error, Store};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+use super::communities::Communities;
 use super::erasure_list::{Entry, Heading, List};
 use crate::connect;
 use crate::failure::Failure;
@@ -88,24 +89,6 @@ async fn apply(store: &Store, path: &Path) -> Result<(), Failure> {
 fn write_line(out: &mut impl Write, line: &impl Serialize) -> Result<(), Failure> {
     serde_json::to_writer(&mut *out, line).map_err(std::io::Error::from)?;
     Ok(out.write_all(b"\n")?)
-}
-
-/// Every community, one after the other.
-#[derive(Default)]
-struct Communities {
-    page: std::vec::IntoIter<CommunityId>,
-    after: Option<CommunityId>,
-}
-
-impl Communities {
-    async fn next(&mut self, store: &Store) -> Result<Option<CommunityId>, Failure> {
-        if self.page.len() == 0 {
-            self.page = store.community_ids(PageLimit::MAX, self.after).await?.into_iter();
-        }
-        let next = self.page.next();
-        self.after = next.or(self.after);
-        Ok(next)
-    }
 }
 
 /// The erased persons of a chat server, with the times; none of a server that is not known.

@@ -2,6 +2,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod check;
+mod communities;
 pub(crate) mod deadletters;
 pub(crate) mod describe;
 pub(crate) mod erasure_list;

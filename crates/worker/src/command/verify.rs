@@ -1,9 +1,10 @@
 //! Compares the kept counts with plain counting, community by community, and reports the differences.
 
 use clap::Args;
-use muster_domain::{CommunityId, PageLimit};
+use muster_domain::CommunityId;
 use muster_storage::{Compared, Drift, Store, Verification};
 
+use super::communities::Communities;
 use crate::connect;
 use crate::failure::Failure;
 use crate::settings::Database;
@@ -32,14 +33,9 @@ pub(crate) async fn run(database: &Database, arguments: Arguments) -> Result<(),
     if let Some(community) = arguments.community {
         drifted = verify(&store, community, arguments).await?;
     } else {
-        let mut after = None;
-        loop {
-            let communities = store.community_ids(PageLimit::MAX, after).await?;
-            let Some(last) = communities.last() else { break };
-            after = Some(*last);
-            for community in communities {
-                drifted = drifted.saturating_add(verify(&store, community, arguments).await?);
-            }
+        let mut communities = Communities::default();
+        while let Some(community) = communities.next(&store).await? {
+            drifted = drifted.saturating_add(verify(&store, community, arguments).await?);
         }
     }
     if drifted == 0 { Ok(()) } else { Err(Failure::Drifted(drifted)) }

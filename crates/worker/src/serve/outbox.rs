@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::try_join_all;
 use muster_domain::{Change, CommunityId, Shard};
 use muster_messaging::changes::publisher::{ChangePublisher, ChangesBounds, ChangesError};
 use muster_messaging::connection::{Connection, LinkState};
@@ -40,13 +41,17 @@ impl Publishing {
         Self { task, stop }
     }
 
-    /// Publishes what this process has written last, and ends.
+    /// Publishes what this process has written last, and ends. Changes that are not published by the deadline wait for the next
+    /// worker.
     pub(crate) async fn stop(mut self, deadline: Duration) {
         self.stop.notify_one();
-        // What is not published by then waits for the next worker.
-        if timeout(deadline, &mut self.task).await.is_err() {
-            self.task.abort();
-        }
+        let _ = timeout(deadline, &mut self.task).await;
+    }
+}
+
+impl Drop for Publishing {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -75,7 +80,7 @@ struct Failing {
 /// The result of one attempt, beside the changes that it published.
 #[derive(Default)]
 struct Attempt {
-    error: Option<ChangesError>,
+    error: Option<NotPublished>,
     /// Communities of which the stream has later changes than the database, each with the stream's last number.
     behind: Vec<(CommunityId, u64)>,
 }
@@ -119,7 +124,10 @@ impl Outbox {
                 let (publication, attempt) = self.attempt(shard, &publisher).await?;
                 metrics::changes_published(publication.published);
                 if let Some(error) = attempt.error {
-                    return Err(error.into());
+                    if publisher.is_gone().await {
+                        self.publisher = None;
+                    }
+                    return Err(error);
                 }
                 for (community, published) in &attempt.behind {
                     tracing::warn!(
@@ -146,21 +154,11 @@ impl Outbox {
         shard: Shard,
         publisher: &Arc<ChangePublisher>,
     ) -> Result<(Publication, Attempt), NotPublished> {
-        let (result, attempted) = tokio::sync::oneshot::channel();
         let (store, publisher) = (self.store.clone(), Arc::clone(publisher));
-        let publication = self
-            .store
-            .changes_publish(shard, ATTEMPT, move |changes| {
-                async move {
-                    let (count, attempt) = publish(&store, &publisher, &changes).await;
-                    // Nobody waits for it where the attempt is over.
-                    let _ = result.send(attempt);
-                    count
-                }
-                .boxed()
-            })
-            .await?;
-        Ok((publication, attempted.await.unwrap_or_default()))
+        let publish =
+            move |changes: Vec<Change>| async move { publish(&store, &publisher, &changes).await }.boxed();
+        let (publication, attempt) = self.store.changes_publish(shard, ATTEMPT, publish).await?;
+        Ok((publication, attempt.unwrap_or_default()))
     }
 
     /// Logs when publishing begins to fail, now and then while it does, and when it works again.
@@ -189,24 +187,31 @@ impl Outbox {
 
 /// Publishes changes of a shard, and returns how many of them, counted from the first.
 async fn publish(store: &Store, publisher: &ChangePublisher, changes: &[Change]) -> (usize, Attempt) {
-    let mut attempt = Attempt::default();
-    for (community, first) in publisher.unsure_of(changes) {
-        let published = match publisher.last_of(community).await {
-            Ok(published) => published,
-            Err(error) => return (0, Attempt { error: Some(error), ..attempt }),
-        };
-        let Some((number, id)) = published.filter(|(number, _)| *number >= first) else { continue };
-        // One that was published and not yet forgotten is the same as the one that waits.
-        match store.change_waiting(community, number).await {
-            Ok(waiting) if waiting == Some(id) => {}
-            Ok(_) => attempt.behind.push((community, number)),
-            // It is looked up again with the next attempt.
-            Err(_) => return (0, attempt),
-        }
-    }
-    let is_behind =
-        |change: &Change| attempt.behind.iter().any(|(community, _)| *community == change.community);
+    let behind = match behind(store, publisher, changes).await {
+        Ok(behind) => behind,
+        Err(error) => return (0, Attempt { error: Some(error), behind: Vec::new() }),
+    };
+    let is_behind = |change: &Change| behind.iter().any(|(community, _)| *community == change.community);
     let ready = changes.iter().position(is_behind).unwrap_or(changes.len());
     let published = publisher.publish(changes.get(..ready).unwrap_or_default(), BUDGET).await;
-    (published.count, Attempt { error: published.error, ..attempt })
+    (published.count, Attempt { error: published.error.map(NotPublished::from), behind })
+}
+
+/// The communities of which the stream has a change at or behind the first of these that is not one that waits, each with its number. All
+/// are asked for at once: there are no more than one call of storage hands out.
+async fn behind(
+    store: &Store,
+    publisher: &ChangePublisher,
+    changes: &[Change],
+) -> Result<Vec<(CommunityId, u64)>, NotPublished> {
+    let looking = publisher.unsure_of(changes).into_iter().map(async |(community, first)| {
+        let last = publisher.last_of(community).await?;
+        let Some((number, id)) = last.filter(|(number, _)| *number >= first) else {
+            return Ok::<_, NotPublished>(None);
+        };
+        // One that was published and not yet removed is the same as the one that waits.
+        let waiting = store.change_waiting(community, number).await?;
+        Ok((waiting != Some(id)).then_some((community, number)))
+    });
+    Ok(try_join_all(looking).await?.into_iter().flatten().collect())
 }

@@ -151,8 +151,8 @@ impl Session {
             let (events, requests) = tokio::join!(self.consuming.stop(left()), self.service.stop(left()));
             events?;
             requests?;
-            // The changes of the last of them are published, too.
-            self.publishing.stop(left()).await;
+            // The changes of the last of them are published, too. The rest of the time is for the connection's drain.
+            self.publishing.stop(left() / 2).await;
             self.connection.drain(left()).await?;
             Ok::<(), Failure>(())
         };
