@@ -1,8 +1,7 @@
 //! Traces: spans of requests, events and queries, handed to a collector by OTLP over HTTP where one is configured.
 //!
-//! A request that bears a `traceparent` goes on with its trace, as does a batch of events; one of several is linked with each.
-//! Spans hold ids of requests and
-//! communities and no person's.
+//! A request continues the trace of its `traceparent`. A batch of events continues their trace when all are of one; else it begins a
+//! trace, which is linked with up to 32 of theirs. Spans hold ids of requests and communities, and no person's.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,9 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use hyper_rustls::HttpsConnectorBuilder;
+use muster_domain::TraceParent;
 use muster_messaging::api::Question;
 use muster_messaging::events::consumer::Delivered;
-use muster_messaging::request::Request;
+use muster_messaging::request::{Request, TRACEPARENT};
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use opentelemetry::propagation::TextMapPropagator;
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
@@ -145,24 +145,44 @@ pub(crate) fn batch(delivered: &[Delivered]) -> Span {
         otel.kind = "consumer",
         messaging.batch.message_count = delivered.len()
     );
-    let traceparents: BTreeSet<Option<&str>> = delivered
-        .iter()
-        .map(|delivered| delivered.event.traceparent.as_ref().map(|trace| trace.as_str()))
-        .collect();
-    if let (1, Some(Some(traceparent))) = (traceparents.len(), traceparents.first()) {
-        // Nobody takes spans where this fails.
-        let _ = span.set_parent(context(traceparent));
-        return span;
-    }
-    for traceparent in traceparents.into_iter().flatten().take(MAX_LINKS) {
-        span.add_link(context(traceparent).span().span_context().clone());
+    let traceparents =
+        delivered.iter().map(|delivered| delivered.event.traceparent.as_ref().map(TraceParent::as_str));
+    match BatchTraces::of(traceparents) {
+        BatchTraces::One(traceparent) => {
+            // Nobody takes spans where this fails.
+            let _ = span.set_parent(context(traceparent));
+        }
+        BatchTraces::Several(traceparents) => {
+            for traceparent in traceparents {
+                span.add_link(context(traceparent).span().span_context().clone());
+            }
+        }
     }
     span
 }
 
+/// The traces of a batch's events.
+#[derive(Debug, PartialEq, Eq)]
+enum BatchTraces<'a> {
+    /// All events are of this one.
+    One(&'a str),
+    /// The first [`MAX_LINKS`] of several, or of those that some events are of.
+    Several(Vec<&'a str>),
+}
+
+impl<'a> BatchTraces<'a> {
+    fn of(traceparents: impl Iterator<Item = Option<&'a str>>) -> Self {
+        let traceparents: BTreeSet<Option<&str>> = traceparents.collect();
+        match (traceparents.len(), traceparents.first()) {
+            (1, Some(Some(traceparent))) => Self::One(traceparent),
+            _ => Self::Several(traceparents.into_iter().flatten().take(MAX_LINKS).collect()),
+        }
+    }
+}
+
 /// The trace and span that a `traceparent` names; of one that is malformed, none.
 fn context(traceparent: &str) -> Context {
-    let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
+    let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
     TraceContextPropagator::new().extract(&carrier)
 }
 
@@ -198,5 +218,24 @@ impl<C: HttpClient + Clone + 'static> HttpClient for Client<C> {
             _ => {}
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_continues_one_trace_or_is_linked_with_some_of_several() {
+        let one = [Some("a"), Some("a")];
+        assert_eq!(BatchTraces::of(one.into_iter()), BatchTraces::One("a"));
+        assert_eq!(BatchTraces::of([None, None].into_iter()), BatchTraces::Several(vec![]));
+        assert_eq!(BatchTraces::of([None, Some("a")].into_iter()), BatchTraces::Several(vec!["a"]));
+        let many: Vec<String> = (0..40).map(|number| format!("{number:02}")).collect();
+        let BatchTraces::Several(linked) = BatchTraces::of(many.iter().map(|trace| Some(trace.as_str())))
+        else {
+            panic!("they are several")
+        };
+        assert_eq!(linked.len(), MAX_LINKS);
     }
 }

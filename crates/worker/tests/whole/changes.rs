@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::setting::{Guild, PATIENCE, Setting, community, eventually, metric};
+use crate::verify::psql;
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,10 +17,6 @@ use muster_messaging::changes::wire;
 use muster_messaging::client::{Client, CommunityClient};
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use xtask::worker::Worker;
-
-use crate::setting::{Guild, Setting, community, eventually};
-use crate::verify::psql;
 
 /// The stream of changes, as the worker may read it.
 struct Stream(Client);
@@ -162,11 +160,6 @@ async fn all_are_published(setting: &Setting, client: &Client, guild: &str) -> R
     bail!("the stream never had all changes")
 }
 
-fn waiting(worker: &Worker) -> Option<f64> {
-    let (_, text) = worker.get("/metrics").ok()?;
-    text.lines().find_map(|line| line.strip_prefix("muster_changes_waiting "))?.parse().ok()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_agrees_with_the_lists_though_workers_are_killed_and_share_the_work() -> Result<()> {
     let setting = Setting::new().await?;
@@ -182,9 +175,7 @@ async fn a_follower_agrees_with_the_lists_though_workers_are_killed_and_share_th
         worker = setting.serve()?;
     }
     publishing.await??;
-    let streams = setting.connect(&setting.services.clients.streams).await?;
-    let streams = Client::new(streams);
-    worker.until_acknowledged(&streams, Duration::from_secs(90)).await?;
+    worker.until_acknowledged(&setting.streams().await?, PATIENCE * 3).await?;
     let tabr = client.community(id);
     all_are_published(&setting, &client, "tabr").await?;
     // An operator's acts are published, too; of a person who is hidden already only the erasure.
@@ -209,9 +200,7 @@ async fn changes_reach_a_broker_that_was_away_when_it_returns() -> Result<()> {
     setting.services.nats.restart()?;
     community(&client, "tabr").await?;
     publisher.publish_all(later, |_| {}).await?;
-    let streams = setting.connect(&setting.services.clients.streams).await?;
-    let streams = Client::new(streams);
-    worker.until_acknowledged(&streams, Duration::from_secs(90)).await?;
+    worker.until_acknowledged(&setting.streams().await?, PATIENCE * 3).await?;
     all_are_published(&setting, &client, "tabr").await?;
     ensure!(worker.stop()? == Some(0));
     Ok(())
@@ -233,7 +222,9 @@ async fn changes_for_which_the_stream_has_no_room_wait_and_events_go_on() -> Res
     })
     .await?;
     // However many events came together, there are more members than the stream has room for.
-    eventually("changes that wait", async || waiting(&worker).is_some_and(|waiting| waiting > 30.0)).await?;
+    let shows = |series: &str, least: f64| metric(&worker, series).is_some_and(|value| value > least);
+    eventually("changes that wait", async || shows("muster_changes_waiting ", 30.0)).await?;
+    eventually("their age", async || shows("muster_changes_oldest_waiting_seconds ", 1.0)).await?;
     ensure!(worker.get("/readyz")?.0 == 200, "events and questions go on");
     ensure!(stream.read().await?.len() == 3);
     let lines = worker.log_tail();
@@ -256,6 +247,8 @@ async fn numbers_never_go_back_though_the_database_does() -> Result<()> {
     .await?;
     all_are_published(&setting, &client, "tabr").await?;
     let before = Follower::read(&Stream::of(&setting).await?, id).await?.number;
+    let published = metric(&worker, "muster_changes_published_total ");
+    ensure!(published == u32::try_from(before).ok().map(f64::from), "{published:?} of {before}");
     ensure!(worker.stop()? == Some(0));
     // As a backup of before most of it has the numbers.
     psql(&setting, "UPDATE community_states SET changes = 3; UPDATE changes_published SET number = 3")?;

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use time::{Duration, OffsetDateTime};
 use xtask::services::Authority;
 
-use crate::setting::{Setting, eventually};
+use crate::setting::{Setting, eventually, metric};
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
@@ -118,11 +118,7 @@ async fn an_expired_certificate_beside_a_valid_one_is_warned_of_and_ends_nothing
     eventually("both warnings", async || told() == 2).await?;
     // What is not used is no reason for an alert.
     let gauge = "muster_certificate_expiry_days{certificate=\"nats_own\"} ";
-    let days = || -> Option<f64> {
-        let (_, text) = worker.get("/metrics").ok()?;
-        text.lines().find_map(|line| line.strip_prefix(gauge))?.parse().ok()
-    };
-    eventually("the gauge", async || days().is_some_and(|days| days > 29.0)).await
+    eventually("the gauge", async || metric(&worker, gauge).is_some_and(|days| days > 29.0)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use muster_domain::UserId;
 use muster_messaging::api::{Rows, admin, directory, profiles};
-use muster_messaging::client::{Client, CommunityClient};
+use muster_messaging::client::CommunityClient;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
@@ -112,7 +112,7 @@ async fn roles_come_to_be_in_step_from_nothing_and_through_kills() -> Result<()>
     command.stdin(Stdio::null()).stdout(writer).stderr(File::options().append(true).open(&bot.log)?);
     let mut stuck = command.spawn()?;
     drop(command);
-    let streams = Client::new(setting.connect(&setting.services.clients.streams).await?);
+    let streams = setting.streams().await?;
     let unacknowledged = async || -> Result<bool> {
         let subject = "$JS.API.CONSUMER.INFO.CHANGES.reader-changes";
         let info: Value = serde_json::from_slice(&streams.ask_by_hand(subject, Vec::new()).await?.body)?;

@@ -50,6 +50,11 @@ impl Setting {
         Ok(Connection::open(self.services.nats_config(client, "test")?).await?)
     }
 
+    /// Who looks at the streams and their consumers.
+    pub(crate) async fn streams(&self) -> Result<Client> {
+        Ok(Client::new(self.connect(&self.services.clients.streams).await?))
+    }
+
     /// Who asks, an operator, and who publishes, the gateway.
     pub(crate) async fn client(&self) -> Result<(Client, EventPublisher)> {
         let operator = self.connect(&self.services.clients.operator).await?;
@@ -79,6 +84,12 @@ fn configuration(services: &Services) -> Result<Configuration> {
     Ok(Configuration::new(program, services)?
         .with("MUSTER__LIMITS__COMMUNITY_PER_SECOND", "100000")
         .with("MUSTER__LIMITS__COMMUNITY_BURST", "100000"))
+}
+
+/// The value of a metric with its labels, as the worker shows it.
+pub(crate) fn metric(worker: &Worker, series: &str) -> Option<f64> {
+    let (_, text) = worker.get("/metrics").ok()?;
+    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
 /// Tries until it is true.

@@ -73,6 +73,11 @@ async fn confined(setting: &Setting) -> Result<Worker> {
     setting.configuration.with("MUSTER__DATABASE__URL_FILE", file).serve(&setting.services)
 }
 
+/// Events of four new communities.
+fn of_four_guilds(number: usize) -> Vec<Event> {
+    (0..4).flat_map(|guild| events(&mut Guild::new(&format!("guild-{number}-{guild}")), 100)).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_of_the_whole_store_stalls_reading_and_costs_no_event() -> Result<()> {
     let setting = Setting::new().await?;
@@ -103,10 +108,7 @@ async fn a_fault_of_the_whole_store_stalls_reading_and_costs_no_event() -> Resul
     {
         psql(&setting, &fails)?;
         let (began, before) = (Instant::now(), lines(&worker));
-        let mut all = Vec::new();
-        for guild in 0..4 {
-            all.extend(events(&mut Guild::new(&format!("guild-{number}-{guild}")), 100));
-        }
+        let all = of_four_guilds(number);
         published += u64::try_from(all.len())?;
         publisher.publish_all(all, |_| {}).await?;
         eventually("readiness to go off", || async { !consumer_ready(&worker) }).await?;
@@ -241,10 +243,7 @@ async fn writes_that_hang_are_told_within_seconds_and_cost_no_event() -> Result<
         };
         sleep(Duration::from_secs(1)).await;
         let began = Instant::now();
-        let mut all = Vec::new();
-        for guild in 0..4 {
-            all.extend(events(&mut Guild::new(&format!("guild-{number}-{guild}")), 100));
-        }
+        let all = of_four_guilds(number);
         published += u64::try_from(all.len())?;
         publisher.publish_all(all, |_| {}).await?;
         eventually("readiness to go off", || async { !consumer_ready(&worker) }).await?;

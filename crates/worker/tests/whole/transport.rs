@@ -7,16 +7,10 @@ use time::{Duration, OffsetDateTime};
 use xtask::services::{Authority, Postgres, PostgresOptions};
 use xtask::worker::Worker;
 
-use crate::setting::{Setting, eventually};
+use crate::setting::{Setting, eventually, metric};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The value of a metric with its labels, as the worker shows it.
-fn metric(worker: &Worker, series: &str) -> Option<f64> {
-    let (_, text) = worker.get("/metrics").ok()?;
-    text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
 }
 
 fn ready(worker: &Worker) -> bool {
