@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
 use tokio::process::{Child, Command};
 
 use crate::verdict::Verdict;
@@ -22,6 +23,10 @@ pub(crate) fn read(path: &str) -> Result<String> {
     std::fs::read_to_string(root().join(path)).with_context(|| format!("cannot read {path}"))
 }
 
+pub(crate) fn yaml<T: DeserializeOwned>(path: &str) -> Result<T> {
+    serde_norway::from_str(&read(path)?).with_context(|| format!("{path} cannot be read"))
+}
+
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()), arguments)
 }
@@ -32,7 +37,8 @@ pub(crate) async fn build_worker() -> Result<PathBuf> {
     if let Some(built) = env::var_os("MUSTER_TEST_WORKER") {
         return Ok(built.into());
     }
-    ensure!(run(&mut cargo(&["build", "--locked", "--workspace"])).await?.success(), "it does not build");
+    let build = ["build", "--locked", "--workspace", "--bins", "--examples"];
+    ensure!(run(&mut cargo(&build)).await?.success(), "it does not build");
     Ok(target().join("debug/muster-worker"))
 }
 

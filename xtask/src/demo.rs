@@ -282,8 +282,6 @@ impl Demo {
 
     /// Shows people the standings, writes what a shell needs to know, and prints a command that asks for the board.
     async fn keep(&self) -> Result<Worker> {
-        let build = ["build", "--locked", "--workspace", "--example", "standings"];
-        ensure!(cargo::run(&mut cargo::cargo(&build)).await?.success(), "it does not build");
         let program = cargo::target().join("debug/examples/standings");
         let own = self.configuration.example(program, &self.services, &self.community).await?;
         let standings = own.with("GUILD", GUILD).serve(&self.services)?;
@@ -414,8 +412,7 @@ impl Story {
 
     fn section(&self, title: &str) -> Result<()> {
         let mut sections = TEXT.split("\n## ").filter_map(|section| section.split_once("\n\n"));
-        let (_, text) =
-            sections.find(|(heading, _)| *heading == title).context("a chapter without a text")?;
+        let (_, text) = sections.find(|(heading, _)| *heading == title).context("a chapter has no text")?;
         println!("{title}");
         show(text.trim_end());
         println!();

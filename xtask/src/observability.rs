@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use regex::Regex;
 use serde_json::Value;
 use xtask::tool::packaged;
@@ -41,14 +41,14 @@ pub(crate) async fn check() -> Result<Verdict> {
 }
 
 pub(crate) fn alerts() -> Result<Vec<Value>> {
-    let rules = read_yaml(RULES)?;
+    let rules = cargo::yaml::<Value>(RULES)?;
     Ok(list(&rules, "/groups").iter().flat_map(|group| list(group, "/rules")).cloned().collect())
 }
 
 /// The queries of the dashboard, each behind its panel's title, with Grafana's variables replaced.
 pub(crate) fn panel_queries(rate_interval: &str) -> Result<Vec<(String, String)>> {
     // JSON is YAML.
-    let dashboard = read_yaml(DASHBOARD)?;
+    let dashboard = cargo::yaml::<Value>(DASHBOARD)?;
     // A row that is folded up holds its panels itself.
     let panels = list(&dashboard, "/panels").iter().flat_map(|row| list(row, "/panels").iter().chain([row]));
     let queries = panels.flat_map(|panel| list(panel, "/targets").iter().map(move |target| (panel, target)));
@@ -57,10 +57,6 @@ pub(crate) fn panel_queries(rate_interval: &str) -> Result<Vec<(String, String)>
         (text(panel, "/title").to_owned(), query.replace("$__rate_interval", rate_interval))
     });
     Ok(queries.collect())
-}
-
-fn read_yaml(path: &str) -> Result<Value> {
-    serde_norway::from_str(&cargo::read(path)?).with_context(|| format!("{path} is not YAML"))
 }
 
 /// What a query asks for and the worker does not have: metrics, and labels by which they are chosen or grouped.

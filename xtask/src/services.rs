@@ -74,7 +74,6 @@ impl Services {
             operator: client("operator")?,
         };
         let mut postgres = PostgresOptions::new(postgres_server()?, authority.server("postgres")?);
-        postgres.count_statements();
         let mut nodes = NatsOptions::nodes(&authority, nodes)?;
         change(&mut postgres, &mut nodes)?;
         let postgres = Postgres::start(&directory, "postgres", postgres)?;

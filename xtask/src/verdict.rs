@@ -22,6 +22,15 @@ impl Verdict {
         if passed { Self::Passed } else { Self::Failed }
     }
 
+    /// Its exit code and its name.
+    const fn shown(self) -> (u8, &'static str) {
+        match self {
+            Self::Passed => (0, "passed"),
+            Self::Failed => (1, "FAILED"),
+            Self::NotRun => (2, "NOT RUN"),
+        }
+    }
+
     /// The verdict as it counts on this machine: in a workflow on GitHub, what did not run has failed.
     pub(crate) fn enforced(self) -> Self {
         let decides = env::var_os("GITHUB_ACTIONS").is_some_and(|value| value == "true");
@@ -31,21 +40,13 @@ impl Verdict {
 
 impl From<Verdict> for ExitCode {
     fn from(verdict: Verdict) -> Self {
-        Self::from(match verdict {
-            Verdict::Passed => 0,
-            Verdict::Failed => 1,
-            Verdict::NotRun => 2,
-        })
+        Self::from(verdict.shown().0)
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Passed => "passed",
-            Self::Failed => "FAILED",
-            Self::NotRun => "NOT RUN",
-        })
+        f.write_str(self.shown().1)
     }
 }
 

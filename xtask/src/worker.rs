@@ -101,8 +101,7 @@ impl Configuration {
         let mut command = tokio::process::Command::from(self.command(arguments));
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         let ended = tokio::time::timeout(PATIENCE, command.output()).await;
-        let ended =
-            ended.with_context(|| format!("muster-worker {arguments} runs longer than {PATIENCE:?}"))?;
+        let ended = ended.with_context(|| format!("{arguments} runs longer than {PATIENCE:?}"))?;
         ended.context("cannot run muster-worker")
     }
 
@@ -129,8 +128,6 @@ pub struct EventCounts {
     pub applied: u64,
     /// Came again and had none.
     pub duplicates: u64,
-    /// Are to come again.
-    pub retried: u64,
     /// Were not understood, or given up.
     pub lost: u64,
 }
@@ -160,23 +157,21 @@ impl Worker {
     pub fn event_counts(&self) -> Result<EventCounts> {
         let (status, text) = self.get("/metrics")?;
         ensure!(status == 200, "the worker answers {status} for its metrics");
-        let count = |outcome: &str| {
-            let outcome = format!("outcome=\"{outcome}\"");
-            let lines = text.lines().filter_map(|line| line.strip_prefix("muster_events_total{"));
-            let of_it = lines.filter_map(|line| line.split_once("} ")).filter(|it| it.0.contains(&outcome));
-            of_it.map(|(_, number)| number.parse::<u64>()).sum::<Result<u64, _>>()
+        let count = |outcomes: &[&str]| {
+            let lines = text.lines().filter(|line| line.starts_with("muster_events_total{"));
+            let of_them =
+                lines.filter(|it| outcomes.iter().any(|o| it.contains(&format!("outcome=\"{o}\""))));
+            of_them.filter_map(|line| line.rsplit(' ').next()).map(str::parse::<u64>).sum::<Result<u64, _>>()
         };
-        let lost = ["unknown_type", "malformed", "given_up", "dead_letter_failed"].into_iter().map(count);
-        let (applied, duplicates, retried) = (count("applied")?, count("duplicate")?, count("retried")?);
-        Ok(EventCounts { applied, duplicates, retried, lost: lost.sum::<Result<u64, _>>()? })
+        let lost = count(&["unknown_type", "malformed", "given_up", "dead_letter_failed"])?;
+        Ok(EventCounts { applied: count(&["applied"])?, duplicates: count(&["duplicate"])?, lost })
     }
 
     /// Waits until all events are acknowledged, by the account of the broker, which `streams` may ask.
     pub async fn until_acknowledged(&self, streams: &Client, patience: Duration) -> Result<()> {
-        let end = Instant::now() + patience;
+        let (end, subject) = (Instant::now() + patience, "$JS.API.CONSUMER.INFO.EVENTS.muster-worker");
         loop {
-            let answer =
-                streams.ask_by_hand("$JS.API.CONSUMER.INFO.EVENTS.muster-worker", Vec::new()).await?;
+            let answer = streams.ask_by_hand(subject, Vec::new()).await?;
             let info: Value = serde_json::from_slice(&answer.body)?;
             if ["num_pending", "num_ack_pending"].iter().all(|count| info.get(count) == Some(&0.into())) {
                 return Ok(());

@@ -7,19 +7,20 @@ use anyhow::{Context, Result};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use super::load::{Community, DATABASE, IDEAL_DATABASE};
+use super::load::{Community, DATABASE, IDEAL_DATABASE, PATIENCE};
 use super::report::{Limit, Measured, float};
 use super::seed;
 
 /// How each round draws members, of how many communities: the measured one, or a thousand that the first of two rounds makes.
 const ROUNDS: [(&str, u32, i64); 5] = [
-    (UNTOLD, seed::SKEWED, 1),
+    (NO_CHANGES, seed::SKEWED, 1),
     ("skewed draw", seed::SKEWED, 1),
     ("uniform draw", seed::UNIFORM, 1),
     ("a thousand new communities", seed::UNIFORM, 1000),
     ("a thousand communities", seed::UNIFORM, 1000),
 ];
-const UNTOLD: &str = "skewed draw, untold";
+const WITH_CHANGES: &str = "events: rate without changes / with";
+const NO_CHANGES: &str = "skewed draw, no changes";
 /// Ideal events in one transaction: as many as the worker applies in one.
 const BATCH: usize = 1000;
 
@@ -27,10 +28,10 @@ const BATCH: usize = 1000;
 pub(super) async fn measure(communities: &[&Community], events: usize) -> Result<Measured> {
     let this = communities.first().context("no community")?;
     let (mut rows, mut limits, mut rate_of_one) = (Vec::new(), Vec::new(), f64::INFINITY);
-    let (database, mut rate_untold) = (this.connect(DATABASE).await?, 0.0);
+    let (database, mut rate_without) = (this.connect(DATABASE).await?, 0.0);
     for (seed, (round, draw, guilds)) in (1..).zip(ROUNDS) {
         println!("  {round}");
-        let types = if round == UNTOLD { 0 } else { 127_i16 };
+        let types = if round == NO_CHANGES { 0 } else { 127_i16 };
         database.execute("UPDATE community_states SET change_types = $1", &[&types]).await?;
         let members = if guilds == 1 { this.members } else { 10 * guilds };
         let mix = || Ok::<_, anyhow::Error>(seed::mix(seed, (draw, guilds), members)?.take(events).collect());
@@ -44,20 +45,18 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
         for (who, [postgres, a_second]) in rates {
             let (of_postgres, of_rate) = (postgres / ideal_postgres, a_second / ideal_a_second);
             rows.push((format!("{round}: {who}"), vec![postgres, a_second, of_postgres, of_rate]));
-            if who == this.name && round == UNTOLD {
-                rate_untold = a_second;
-            } else if who == this.name && guilds == 1 {
-                if draw == seed::SKEWED {
-                    limits.push(Limit::new(
-                        "events: rate without changes / with",
-                        rate_untold / a_second,
-                        1.11,
-                    ));
-                }
+            if who != this.name {
+                continue;
+            }
+            if round == NO_CHANGES {
+                rate_without = a_second;
+            } else if guilds == 1 {
+                let ratio = rate_without / a_second;
+                limits.extend((draw == seed::SKEWED).then(|| Limit::new(WITH_CHANGES, ratio, 1.11)));
                 let name = format!("events, {round}: PostgreSQL's processor time / the ideal's");
                 limits.push(Limit::new(name, of_postgres, 2.5));
                 rate_of_one = rate_of_one.min(a_second);
-            } else if who == this.name && round == "a thousand communities" {
+            } else if round == "a thousand communities" {
                 let name = "events: rate of one community / of a thousand";
                 limits.push(Limit::new(name, rate_of_one / a_second, 1.43));
             }
@@ -122,7 +121,7 @@ async fn end_to_end(community: &Community, events: Vec<seed::Event>) -> Result<[
     community.publish(events.into_iter()).await?;
     let applying = async {
         let worker = community.configuration.serve(&community.services)?;
-        community.applied(&worker).await?;
+        worker.until_acknowledged(&community.client, PATIENCE).await?;
         Ok(worker)
     };
     let (worker, rate) = metered(community, count, applying).await?;

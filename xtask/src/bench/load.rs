@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use xtask::services::Services;
 use xtask::tool::{cache, output, postgres_server};
-use xtask::worker::{self, Configuration, Worker};
+use xtask::worker::{self, Configuration};
 
 use super::seed;
 use crate::cargo;
@@ -25,7 +25,7 @@ use crate::cargo;
 pub(super) const DATABASE: &str = "postgres";
 /// The database of the yardstick that does not move with Muster's schema, on the same server (`ideal.sql`).
 pub(super) const IDEAL_DATABASE: &str = "ideal";
-const PATIENCE: Duration = Duration::from_secs(1800);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1800);
 /// How many events are published before the worker has to apply them.
 const AHEAD: usize = 50_000;
 
@@ -36,7 +36,7 @@ pub(super) struct Community {
     pub(super) members: i64,
     pub(super) configuration: Configuration,
     pub(super) services: Services,
-    client: Client,
+    pub(super) client: Client,
     publisher: EventPublisher,
     nats: async_nats::Client,
     trust: Arc<Material>,
@@ -101,7 +101,7 @@ impl Community {
         let mut events = seed::community(self.members)?.peekable();
         while events.peek().is_some() {
             self.publish(events.by_ref().take(AHEAD)).await?;
-            self.applied(&worker).await?;
+            worker.until_acknowledged(&self.client, PATIENCE).await?;
             // A full stream takes no more.
             self.purge().await?;
         }
@@ -127,8 +127,7 @@ impl Community {
 
     /// Asks on a subject; an answer that is an error is one here, too.
     pub(super) async fn ask(&self, subject: &str, body: &str) -> Result<Vec<u8>> {
-        let answer =
-            self.client.ask_by_hand(subject, body.into()).await.with_context(|| subject.to_owned())?;
+        let answer = self.client.ask_by_hand(subject, body.into()).await.context(subject.to_owned())?;
         ensure!(!answer.is_error, "{subject}: {}", String::from_utf8_lossy(&answer.body));
         Ok(answer.body)
     }
@@ -161,10 +160,6 @@ impl Community {
         let answer = String::from_utf8(self.ask("$JS.API.STREAM.PURGE.EVENTS", "").await?)?;
         ensure!(answer.contains(r#""success":true"#), "the stream cannot be purged: {answer}");
         Ok(())
-    }
-
-    pub(super) async fn applied(&self, worker: &Worker) -> Result<()> {
-        worker.until_acknowledged(&self.client, PATIENCE).await
     }
 }
 

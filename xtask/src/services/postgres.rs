@@ -37,22 +37,18 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// TLS with this certificate, not durable.
+    /// TLS with this certificate, not durable. `pg_stat_statements` is loaded where it is installed, and counts once a
+    /// database's `pg_stat_statements.track` says so.
     pub fn new(server: Server, tls: Identity) -> Self {
         let password = Uuid::new_v4().simple().to_string();
-        Self { server, tls: Some(tls), durable: false, settings: Vec::new(), copy_of: None, password }
-    }
-
-    /// Loads `pg_stat_statements`, where it is installed. It counts once a database's `pg_stat_statements.track` says so.
-    pub fn count_statements(&mut self) {
-        if self.server.has_library("pg_stat_statements") {
-            let settings = [
-                ("shared_preload_libraries", "pg_stat_statements"),
-                ("pg_stat_statements.track", "none"),
-                ("pg_stat_statements.track_utility", "off"),
-            ];
-            self.settings.extend(settings.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        }
+        let counting = [
+            ("shared_preload_libraries", "pg_stat_statements"),
+            ("pg_stat_statements.track", "none"),
+            ("pg_stat_statements.track_utility", "off"),
+        ];
+        let counting = counting.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let settings = if server.has_library("pg_stat_statements") { counting } else { Vec::new() };
+        Self { server, tls: Some(tls), durable: false, settings, copy_of: None, password }
     }
 }
 

@@ -176,9 +176,8 @@ impl Process {
 
     /// Kills it at once, as a crash would, and waits until it is gone.
     pub fn kill(&mut self) -> Result<()> {
-        self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
-        self.child.wait()?;
-        Ok(())
+        let killed = self.child.kill().and_then(|()| self.child.wait());
+        killed.map(drop).with_context(|| format!("cannot kill {}", self.name))
     }
 }
 
