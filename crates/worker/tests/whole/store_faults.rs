@@ -182,7 +182,8 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
     let is_broken = "NEW.community = (SELECT community FROM communities WHERE guild_id = 'broken')";
     psql(&setting, &trigger("members", is_broken))?;
 
-    let mut all = events(&mut broken, 300);
+    // Without the guild's, which changes no member: alone it is applied.
+    let mut all = events(&mut broken, 300).split_off(1);
     let waits = u64::try_from(all.len())?;
     let mut others = Vec::new();
     for guild in 0..3 {
