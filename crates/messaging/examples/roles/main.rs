@@ -1,8 +1,8 @@
 //! A bot that gives roles by tier. It follows the changes of one community and prints what it would ask of the chat platform.
 //!
 //! What it knows is in a file: it is written before a change is acknowledged, so a bot that is killed goes on where it was and
-//! asks for nothing less, at most once more. Without the file, after a gap in the numbers, or when changes were lost, it reads
-//! the community's lists and goes on from there. README.md says how to run it.
+//! asks for nothing less, at most once more. Without the file, after a gap in the numbers, when they began anew, or when changes
+//! were lost, it reads the community's lists and goes on from there. README.md says how to run it.
 #![expect(
     clippy::print_stderr,
     reason = "what it asks of the platform is on standard output, all else is not"
@@ -24,7 +24,7 @@ use muster_messaging::domain::{
 };
 use muster_messaging::{Client, CommunityClient};
 
-use memory::Memory;
+use memory::{Last, Memory};
 
 type Failure = Box<dyn Error>;
 
@@ -39,10 +39,10 @@ async fn main() -> Result<(), Failure> {
     loop {
         let mut changes = bot.community.changes(&durable).await?;
         if bot.memory.last().is_none() {
-            bot.catch_up().await?;
+            bot.catch_up(None).await?;
         }
         let gone = loop {
-            match changes.next().await {
+            let acknowledged = match changes.next().await {
                 Ok(delivered) => {
                     if delivered.deliveries > 1 {
                         eprintln!(
@@ -51,22 +51,23 @@ async fn main() -> Result<(), Failure> {
                         );
                     }
                     bot.take(&delivered.change).await?;
-                    // If this does not reach the broker, the change comes again and has no effect then.
-                    if let Err(error) = delivered.ack().await {
-                        eprintln!("{error}");
-                    }
+                    delivered.ack().await
                 }
                 Err(FollowError::Unreadable(unreadable)) => {
                     // A type of a later version says nothing of tiers. Anything else is seen as a gap by the next change.
                     if let DecodeError::Type { number, .. } = unreadable.cause()
+                        && let Some(last) = bot.memory.last()
                         && bot.memory.is_next(*number)
                     {
-                        bot.memory.passed(*number)?;
+                        bot.memory.passed(Last { number: *number, ..last })?;
                     }
-                    unreadable.skip().await?;
+                    unreadable.skip().await
                 }
-                Err(FollowError::NotAcknowledged(_)) => {}
                 Err(error) => break error,
+            };
+            // If this does not reach the broker, the change comes again and has no effect then.
+            if let Err(error) = acknowledged {
+                eprintln!("{error}");
             }
         };
         // Whoever deleted the consumer may have made another one, which begins elsewhere: the numbers say where.
@@ -84,43 +85,53 @@ struct Bot {
 impl Bot {
     /// Gives a change its effect.
     async fn take(&mut self, change: &Change) -> Result<(), Failure> {
-        if self.memory.last().is_some_and(|last| change.number <= last) {
+        let this = Last { number: change.number, at: Some(change.at) };
+        if let Some(last) = self.memory.last()
+            && this.number <= last.number
+        {
+            if last.at.is_some() && this.at > last.at {
+                eprintln!("change {} is later than {}: numbers began anew", this.number, last.number);
+                return self.catch_up(Some(this)).await;
+            }
+            if this.number == last.number && last.at.is_none() {
+                self.memory.passed(this)?;
+            }
             return Ok(());
         }
         let Changed::Member { user, data, .. } = &change.what else {
             eprintln!("changes were lost before {}", change.number);
-            return self.catch_up().await;
+            return self.catch_up(Some(this)).await;
         };
         if !self.memory.is_next(change.number) {
             eprintln!("changes are missing before {}", change.number);
-            return self.catch_up().await;
+            return self.catch_up(Some(this)).await;
         }
         match data {
             ChangeData::TierPromoted { to: tier, .. }
             | ChangeData::TierDemoted { to: tier, .. }
-            | ChangeData::Appeared { tier } => self.put(change.number, user, tier.as_ref())?,
+            | ChangeData::Appeared { tier } => self.put(this, user, tier.as_ref())?,
             ChangeData::Disappeared(why) => {
-                self.put(change.number, user, None)?;
+                self.put(this, user, None)?;
                 if *why == Disappearance::Erased {
                     self.memory.forget()?;
                     writeln!(stdout(), "forget {user}")?;
                 }
             }
             ChangeData::BadgeAwarded(_) | ChangeData::BadgeRevoked(_) | ChangeData::Renamed { .. } => {
-                self.memory.passed(change.number)?;
+                self.memory.passed(this)?;
             }
         }
         Ok(())
     }
 
     /// Asks the platform for one member's role, and then notes that it has.
-    fn put(&mut self, number: u64, user: &UserId, tier: Option<&Tier>) -> Result<(), Failure> {
+    fn put(&mut self, last: Last, user: &UserId, tier: Option<&Tier>) -> Result<(), Failure> {
         ask_platform(user, self.memory.role(user), tier)?;
-        Ok(self.memory.put(number, user, tier)?)
+        Ok(self.memory.put(last, user, tier)?)
     }
 
-    /// Reads the tiers of all members and puts the roles in step with them.
-    async fn catch_up(&mut self) -> Result<(), Failure> {
+    /// Reads the tiers of all members and puts the roles in step with them, because of this change if it is any.
+    async fn catch_up(&mut self, because: Option<Last>) -> Result<(), Failure> {
         // First the number: what changes while the list is read has a higher one, and comes behind it.
         let number = self.client.find_community(self.guild.clone()).await?.changes;
         eprintln!("reading the list of members as of change {number}");
@@ -147,7 +158,8 @@ impl Bot {
         for (user, role) in &roles {
             ask_platform(user, self.memory.role(user), Some(role))?;
         }
-        Ok(self.memory.replace(number, roles)?)
+        let at = because.filter(|change| change.number == number).and_then(|change| change.at);
+        Ok(self.memory.replace(Last { number, at }, roles)?)
     }
 }
 

@@ -80,7 +80,8 @@ struct App {
 #[derive(Clone)]
 struct Front {
     asked: Instant,
-    heard: u64,
+    // How many updates were sent before it was asked for.
+    sent: u64,
     // A failure is kept as long, so that not everybody waits for the same one.
     answer: Result<Arc<(CommunityStats, Page<RankedProfile>)>, Problem>,
 }
@@ -223,20 +224,22 @@ impl App {
 
     /// What the front page shows. Whoever comes while it is asked for waits for the same answer.
     async fn front(&self) -> Result<Arc<(CommunityStats, Page<RankedProfile>)>, Problem> {
-        let mut front = self.front.lock().await;
-        let heard = self.live.sent();
+        // What is asked for after this is new enough, whatever is sent while it waits.
+        let sent = self.live.sent();
+        let Ok(mut front) = timeout(TURN, self.front.lock()).await else { return Err(Problem::busy()) };
         if let Some(known) = &*front
-            && known.heard == heard
+            && known.sent >= sent
             && known.asked.elapsed() < FRESH
         {
             return known.answer.clone();
         }
+        let sent = self.live.sent();
         let answer = async {
             let stats = self.ask(&Stats {}).await?;
             Ok(Arc::new((stats, self.ask(&Ranked::first(BOARD)).await?)))
         };
         let answer = answer.await;
-        *front = Some(Front { asked: Instant::now(), heard, answer: answer.clone() });
+        *front = Some(Front { asked: Instant::now(), sent, answer: answer.clone() });
         answer
     }
 

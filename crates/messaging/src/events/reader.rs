@@ -181,7 +181,7 @@ impl Reader {
                 }
                 continue;
             }
-            self.compare_clocks(delivery.stored - now);
+            compare_clocks(&self.clock_log, delivery.stored - now);
             let times = TimeBounds::of_stored(delivery.stored, now, durable.config.max_clock_skew);
             let bounds = EventBounds { max_bytes, times };
             let item = match envelope::decode(&message.subject, &message.payload, bounds) {
@@ -206,18 +206,16 @@ impl Reader {
     }
 }
 
-impl Reader {
-    /// Warns when the broker's clock is ahead by so much that one of the two is wrong.
-    fn compare_clocks(&self, ahead: time::Duration) {
-        if ahead > CLOCKS
-            && let Some(line) = self.clock_log.line()
-        {
-            tracing::warn!(
-                ahead_s = ahead.as_seconds_f64(),
-                left_out = line.left_out,
-                "the broker's clock is ahead of this worker's: set both by the same time servers"
-            );
-        }
+/// Warns when the broker's clock is ahead by so much that one of the two is wrong.
+fn compare_clocks(log: &LogBudget, ahead: time::Duration) {
+    if ahead > CLOCKS
+        && let Some(line) = log.line()
+    {
+        tracing::warn!(
+            ahead_s = ahead.as_seconds_f64(),
+            left_out = line.left_out,
+            "the broker's clock is ahead of this worker's: set both by the same time servers"
+        );
     }
 }
 
@@ -227,4 +225,21 @@ async fn read_all(mut batch: pull::Batch) -> Vec<Message> {
         messages.push(message);
     }
     messages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_brokers_clock_is_warned_of_only_when_it_is_far_ahead() {
+        let warns = |ahead| {
+            let log = LogBudget::new(1);
+            compare_clocks(&log, ahead);
+            log.line().is_none()
+        };
+        // An event that waited was stored long ago, which says nothing of clocks.
+        assert!(!warns(-time::Duration::days(7)) && !warns(time::Duration::ZERO) && !warns(CLOCKS));
+        assert!(warns(CLOCKS + time::Duration::MILLISECOND));
+    }
 }

@@ -1,4 +1,4 @@
-//! Erasures told from one database to another, as to one that was restored from a backup of before them.
+//! Erasures that one database takes over from another, as one does that was restored from a backup of before them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use crate::write::{badges, erased, lock};
 /// The most erasures that are taken at once.
 pub const MAX_ERASURES: usize = 1000;
 
-/// That a person of a chat server was erased, in the form in which one database tells it to another.
+/// That a person of a chat server was erased, in the form in which one database hands it to another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Erasure {
     /// The chat server.

@@ -60,7 +60,7 @@ pub(crate) struct MemberChange {
     pub(crate) badges: Vec<BadgeChange>,
     /// Taken out of every list, or put back.
     pub(crate) hidden: Option<bool>,
-    /// Whether the member is being erased, which siblings are told however invisible it was.
+    /// Whether the member is being erased, which is published however invisible it was.
     pub(crate) erased: bool,
     /// Whether the tier is to be looked at even where nothing else changes, for a new policy.
     pub(crate) recheck_tier: bool,

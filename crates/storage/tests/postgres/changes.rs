@@ -229,7 +229,7 @@ async fn a_community_in_which_too_much_waits_tells_that_changes_were_lost() {
 }
 
 #[tokio::test]
-async fn numbers_go_on_behind_what_siblings_were_told_before_a_restore() {
+async fn numbers_go_on_behind_what_was_published_before_a_restore() {
     let database = Database::migrated().await;
     let (store, guild) = (database.store().await, guild("restored"));
     let events = (1..=5).map(|number| joined(&guild, &user(number), START, "a")).collect();

@@ -148,16 +148,23 @@ async fn roles_come_to_be_in_step_from_nothing_and_through_kills() -> Result<()>
     let kept = in_step(&file, &tabr).await?;
     bot.kill()?;
 
-    // From nothing again, to the same; and from a place before a gap.
+    // From nothing again, to the same; from a place before a gap; and from one in numbers that began anew since.
     fs::remove_file(&file)?;
     let mut bot = start(&setting, &configuration)?;
     ensure!(in_step(&file, &tabr).await? == kept);
     bot.kill()?;
-    fs::write(&file, "{\"number\":3,\"user\":\"u0\",\"role\":\"emperor\"}\n")?;
-    let mut bot = start(&setting, &configuration)?;
-    publisher.publish(&guild.score("u2", 9000)).await?;
-    eventually("the gap", || async { log(&bot).contains("changes are missing before") }).await?;
-    in_step(&file, &tabr).await?;
-    ensure!(log(&bot).contains("take from u0 the role emperor\n"));
-    bot.kill()
+    let places = [
+        ("\"number\":3", "changes are missing before"),
+        ("\"number\":1000000,\"at\":\"2026-01-01T00:00:00Z\"", "numbers began anew"),
+    ];
+    for (round, (place, says)) in (1..).zip(places) {
+        fs::write(&file, format!("{{{place},\"user\":\"u0\",\"role\":\"emperor\"}}\n"))?;
+        let mut bot = start(&setting, &configuration)?;
+        publisher.publish(&guild.join(&format!("later{round}"))).await?;
+        eventually(says, || async { log(&bot).contains(says) }).await?;
+        in_step(&file, &tabr).await?;
+        ensure!(log(&bot).matches("take from u0 the role emperor\n").count() == round);
+        bot.kill()?;
+    }
+    Ok(())
 }
