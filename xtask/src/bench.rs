@@ -55,8 +55,8 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<ExitCode> {
         return cargo::rerun_optimised().await;
     }
     let mut communities = Vec::new();
-    for (name, checkout) in [("this", Some(cargo::root())), ("other", arguments.against.clone())] {
-        let Some(checkout) = checkout else { continue };
+    let checkouts = [("this", Some(cargo::root())), ("other", arguments.against.clone())];
+    for (name, checkout) in checkouts.into_iter().filter_map(|(name, checkout)| Some((name, checkout?))) {
         let root = checkout.canonicalize().with_context(|| format!("no checkout {}", checkout.display()))?;
         let worker = build(&root, arguments).await?;
         for members in &arguments.members {
@@ -139,9 +139,12 @@ async fn verify(communities: &[Community]) -> Result<Measured> {
         let (name, begun) = (format!("{} members", community.members), Instant::now());
         let mut command = tokio::process::Command::from(community.configuration.command("verify --all"));
         let status = command.kill_on_drop(true).status().await.context("cannot run muster-worker verify")?;
-        rows.push((name.clone(), vec![begun.elapsed().as_secs_f64()]));
-        let drift = if status.success() { 0.0 } else { 1.0 };
-        limits.push(Limit::new(format!("verify: drift in {name}"), drift, 0.0));
+        limits.push(Limit::new(
+            format!("verify: exit code of {name}"),
+            float(status.code().unwrap_or(1)),
+            0.0,
+        ));
+        rows.push((name, vec![begun.elapsed().as_secs_f64()]));
     }
     let title = "muster-worker verify".to_owned();
     Ok(Measured { title, columns: vec!["seconds"], charted: rows.len(), rows, limits })

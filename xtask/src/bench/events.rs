@@ -4,11 +4,12 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use futures_util::StreamExt;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::load::{Community, DATABASE, IDEAL_DATABASE, PATIENCE};
-use super::report::{Limit, Measured, float};
+use super::report::{Limit, Measured, float, median};
 use super::seed;
 
 /// How each round draws members, of how many communities: the measured one, or a thousand that the first of two rounds makes.
@@ -36,7 +37,7 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
         let members = if guilds == 1 { this.members } else { 10 * guilds };
         let mix = || Ok::<_, anyhow::Error>(seed::mix(seed, (draw, guilds), members)?.take(events).collect());
         let client = this.connect(IDEAL_DATABASE).await?;
-        let ((), ideal) = metered(this, events, apply_ideal(&client, mix()?)).await?;
+        let ((), ideal) = meter(this, events, apply_ideal(&client, mix()?)).await?;
         let mut rates = vec![("ideal", ideal)];
         for community in communities {
             rates.push((community.name, end_to_end(community, mix()?).await?));
@@ -63,13 +64,13 @@ pub(super) async fn measure(communities: &[&Community], events: usize) -> Result
         }
     }
     limits.push(Limit::new("changes: seconds to publish 100,000", publish(this, &database).await?, 30.0));
-    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1";
-    let deadlocks = this.connect(DATABASE).await?.query_one(deadlocks, &[&DATABASE]).await?;
-    limits.push(Limit::new("events: deadlocks", float(deadlocks.try_get::<_, i64>(0)?), 0.0));
-    let sql =
-        "SELECT 1 - n_tup_hot_upd::float8 / n_tup_upd FROM pg_stat_user_tables WHERE relname = 'members'";
-    let cold = this.connect(DATABASE).await?.query_one(sql, &[]).await?;
-    limits.push(Limit::new("events: updates of members that touch an index", cold.try_get(0)?, 0.05));
+    limits.push(Limit::new("changes: milliseconds until one is published", delay(this).await?, 200.0));
+    let sql = "SELECT d.deadlocks::float8, 1 - m.n_tup_hot_upd::float8 / m.n_tup_upd
+         FROM pg_stat_database AS d, pg_stat_user_tables AS m
+         WHERE d.datname = current_database() AND m.relname = 'members'";
+    let statistics = database.query_one(sql, &[]).await?;
+    limits.push(Limit::new("events: deadlocks", statistics.try_get(0)?, 0.0));
+    limits.push(Limit::new("events: updates of members that touch an index", statistics.try_get(1)?, 0.05));
     for community in communities {
         let size = "SELECT pg_database_size(current_database())::float8 / $1";
         let size = community.connect(DATABASE).await?.query_one(size, &[&float(community.members)]).await?;
@@ -95,6 +96,23 @@ async fn publish(community: &Community, database: &Client) -> Result<f64> {
     }
     worker.stop()?;
     Ok(begun.elapsed().as_secs_f64())
+}
+
+/// The median time from the publication of an event to that of the change that it makes, while nothing else happens.
+async fn delay(community: &Community) -> Result<f64> {
+    let worker = community.configuration.serve(&community.services)?;
+    let mut changes = community.nats.subscribe("changes.v1.*.member.renamed").await?;
+    let mix = seed::mix(9, (seed::UNIFORM, 1), community.members)?;
+    let mut times = Vec::new();
+    for event in mix.filter(|event| event.subject == "events.member.update").take(200) {
+        let (begun, _) = (Instant::now(), community.publish([event].into_iter()).await?);
+        // Whoever has left has no change.
+        if tokio::time::timeout(Duration::from_secs(2), changes.next()).await.is_ok() {
+            times.push(begun.elapsed().as_secs_f64() * 1000.0);
+        }
+    }
+    worker.stop()?;
+    Ok(median(times))
 }
 
 /// Applies events: of each its id is inserted and its member's score updated, in transactions of [`BATCH`].
@@ -124,18 +142,14 @@ async fn end_to_end(community: &Community, events: Vec<seed::Event>) -> Result<[
         worker.until_acknowledged(&community.client, PATIENCE).await?;
         Ok(worker)
     };
-    let (worker, rate) = metered(community, count, applying).await?;
+    let (worker, rate) = meter(community, count, applying).await?;
     worker.stop()?;
     Ok(rate)
 }
 
 /// PostgreSQL's processor time of an event in microseconds, by the system's account, and events a second during some work.
-async fn metered<T>(
-    at: &Community,
-    n: usize,
-    work: impl Future<Output = Result<T>>,
-) -> Result<(T, [f64; 2])> {
-    let server = at.services.postgres.id().context("PostgreSQL is stopped")?;
+async fn meter<T>(of: &Community, n: usize, work: impl Future<Output = Result<T>>) -> Result<(T, [f64; 2])> {
+    let server = of.services.postgres.id().context("PostgreSQL is stopped")?;
     let (begun, used) = (Instant::now(), processor_time(server));
     let done = work.await?;
     let (seconds, used) = (begun.elapsed().as_secs_f64(), processor_time(server) - used);

@@ -8,11 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use muster_domain::{CommunityId, Environment, GuildId, TlsPolicy};
+use muster_domain::{CommunityId, Environment, TlsPolicy};
 use muster_messaging::client::{Client, EventPublisher};
 use muster_messaging::connection::Connection;
 use muster_messaging::tls::material::{Material, MinimumVersion};
 use muster_storage::{Store, StoreConfig};
+use serde_json::Value;
 use time::OffsetDateTime;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use xtask::services::Services;
@@ -21,6 +22,7 @@ use xtask::worker::{self, Configuration};
 
 use super::seed;
 use crate::cargo;
+use crate::description::text;
 
 pub(super) const DATABASE: &str = "postgres";
 /// The database of the yardstick that does not move with Muster's schema, on the same server (`ideal.sql`).
@@ -38,7 +40,7 @@ pub(super) struct Community {
     pub(super) services: Services,
     pub(super) client: Client,
     publisher: EventPublisher,
-    nats: async_nats::Client,
+    pub(super) nats: async_nats::Client,
     trust: Arc<Material>,
 }
 
@@ -145,9 +147,11 @@ impl Community {
         Ok(subject)
     }
 
-    /// The measured community's id, by a worker that serves.
+    /// The measured community's id, by a worker that serves, whose answers may be those of another version.
     pub(super) async fn id(&self) -> Result<CommunityId> {
-        Ok(self.client.find_community(GuildId::parse(seed::GUILD.to_string())?).await?.community_id)
+        let guild = format!(r#"{{"guild_id":"{}"}}"#, seed::GUILD);
+        let found: Value = serde_json::from_slice(&self.ask("muster.v1.communities.find", &guild).await?)?;
+        Ok(text(&found, "/community_id").parse()?)
     }
 
     /// Publishes events, many at once, and waits until the stream has acknowledged all of them.

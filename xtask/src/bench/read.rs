@@ -15,7 +15,7 @@ use tokio_postgres::{Client, Statement};
 use xtask::worker::Worker;
 
 use super::load::{Community, IDEAL_DATABASE};
-use super::report::{Limit, Measured};
+use super::report::{Limit, Measured, median};
 
 /// How often each question is asked at least, before the time is up.
 const ROUNDS: usize = 30;
@@ -160,11 +160,7 @@ impl<'a> Case<'a> {
     }
 
     fn medians(&self) -> [f64; 4] {
-        array::from_fn(|way| {
-            let mut times: Vec<f64> = self.times.iter().filter_map(|times| times.get(way).copied()).collect();
-            times.sort_by(f64::total_cmp);
-            times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
-        })
+        array::from_fn(|way| median(self.times.iter().filter_map(|times| times.get(way).copied()).collect()))
     }
 }
 
@@ -180,28 +176,25 @@ async fn storage(store: &Store, asked: Question) -> Result<()> {
         Question::Within(id, query) => (store.community(id).await?, query),
         Question::Find(ask) => return Ok(store.community_find(&ask.guild_id).await.map(drop)?),
     };
+    macro_rules! page {
+        ($q:ident, $call:ident) => {
+            of.$call($q.limit.applied(), $q.cursor.as_ref()).await.map(drop)
+        };
+    }
     let answered = match query {
-        Ask::ProfilesRanked(q) => {
-            of.profile_list_ranked(q.limit.applied(), q.cursor.as_ref()).await.map(drop)
-        }
+        Ask::ProfilesRanked(q) => page!(q, profile_list_ranked),
         Ask::ProfilesGet(q) => of.profile_get(&q.into()).await.map(drop),
         Ask::ProfilesPosition(q) => of.profile_position(q.profile_id).await.map(drop),
         Ask::ProfilesAround(q) => of.profile_list_around(q.profile_id, q.limit.applied()).await.map(drop),
-        Ask::ProfilesActive(q) => {
-            of.profile_list_active(q.limit.applied(), q.cursor.as_ref()).await.map(drop)
-        }
+        Ask::ProfilesActive(q) => page!(q, profile_list_active),
         Ask::ProfilesSearch(q) => of.profile_search(&q.query, q.limit.applied()).await.map(drop),
         Ask::ProfilesBadges(q) => {
             of.badge_list_by_profile(q.profile_id, q.limit.applied(), q.cursor.as_ref()).await.map(drop)
         }
-        Ask::BadgesLeaderboard(q) => {
-            of.badge_leaderboard(q.limit.applied(), q.cursor.as_ref()).await.map(drop)
-        }
-        Ask::BadgesKinds(q) => of.badge_kind_list(q.limit.applied(), q.cursor.as_ref()).await.map(drop),
-        Ask::TiersProgression(q) => {
-            of.tier_list_progression(q.limit.applied(), q.cursor.as_ref()).await.map(drop)
-        }
-        Ask::TiersChanges(q) => of.tier_change_list(q.limit.applied(), q.cursor.as_ref()).await.map(drop),
+        Ask::BadgesLeaderboard(q) => page!(q, badge_leaderboard),
+        Ask::BadgesKinds(q) => page!(q, badge_kind_list),
+        Ask::TiersProgression(q) => page!(q, tier_list_progression),
+        Ask::TiersChanges(q) => page!(q, tier_change_list),
         Ask::TiersThreshold(_) => of.tier_threshold().await.map(drop),
         Ask::DirectoryList(q) => {
             let (sort, limit) = (q.sort.unwrap_or_default(), q.limit.applied());

@@ -45,10 +45,15 @@ pub(super) fn float(count: impl TryInto<u32>) -> f64 {
     f64::from(count.try_into().unwrap_or(u32::MAX))
 }
 
+pub(super) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 /// The first column as horizontal bars, in SVG.
 pub(super) fn chart(measured: &Measured) -> String {
-    let bars = measured.rows.iter().take(measured.charted);
-    let bars: Vec<_> = bars.filter_map(|(name, figures)| Some((name, *figures.first()?))).collect();
+    let rows = measured.rows.iter().take(measured.charted);
+    let bars: Vec<_> = rows.filter_map(|(name, figures)| Some((name, *figures.first()?))).collect();
     let longest = bars.iter().map(|(_, figure)| *figure).fold(0.0, f64::max);
     let mut svg = format!(
         "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 920 {}' font-family='sans-serif' font-size='12'>
