@@ -76,7 +76,7 @@ fn an_endpoint_as_json_says_all_of_itself() {
     });
     let around = json!({
         "name": "profiles.around", "pattern": "muster.v1.*.profiles.around", "admin": false, "repeatable": true,
-        "help": "The members ranked around one.", "fields": [profile_id, limit],
+        "may_lag": false, "help": "The members ranked around one.", "fields": [profile_id, limit],
         "answer": "page of the profiles ranked around that one, itself among them, then earliest joined, each with `rank`",
     });
     assert_eq!(serde_json::to_value(profiles::Around::DESCRIPTION).unwrap(), around);
@@ -94,6 +94,24 @@ fn an_endpoint_as_json_says_all_of_itself() {
         ("admin.ratelimit.clear", true, false),
     ] {
         assert_eq!((of(name, "admin"), of(name, "repeatable")), (admin.into(), repeatable.into()), "{name}");
+    }
+}
+
+#[test]
+fn lists_may_lag_and_nothing_else() {
+    let (_, lag) = API.split_once("**Lag:**").unwrap();
+    let (_, lists) = lag.split_once("The lists are").unwrap();
+    let (lists, _) = lists.split_once(". ").unwrap();
+    let told: BTreeSet<&str> = lists.split('`').skip(1).step_by(2).collect();
+    let may: BTreeSet<&str> =
+        ENDPOINTS.iter().filter(|endpoint| endpoint.may_lag).map(|endpoint| endpoint.name).collect();
+    assert_eq!(may, told);
+    for endpoint in ENDPOINTS.iter().filter(|endpoint| endpoint.may_lag) {
+        let pages = endpoint.fields.iter().any(|field| field.name == "limit");
+        assert!(
+            pages && endpoint.is_of_community && !endpoint.is_admin() && endpoint.is_repeatable,
+            "{endpoint}"
+        );
     }
 }
 

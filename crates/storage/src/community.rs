@@ -53,6 +53,13 @@ impl Community {
         self.id
     }
 
+    /// The same view, read from the standby: it may be behind by the bound that is configured. `None` while there is no standby
+    /// that is fit for it. What it fails to answer, the view of the primary may.
+    #[must_use]
+    pub fn on_standby(&self) -> Option<Self> {
+        Some(Self { store: self.store.on_standby()?, ..self.clone() })
+    }
+
     /// The same view, whose changes belong to this trace.
     #[must_use]
     pub fn in_trace(mut self, traceparent: Option<TraceParent>) -> Self {
@@ -112,7 +119,8 @@ impl Community {
         if self.policy.read_at.elapsed() < Duration::from_secs(1) {
             return Ok(Arc::clone(&self.policy));
         }
-        let newest = policy(&self.store, self.id, self.tenant).await?;
+        // Views of the primary get it as well.
+        let newest = policy(&self.store.on_primary(), self.id, self.tenant).await?;
         self.store.keep_policy(self.id, Arc::clone(&newest)).await;
         Ok(newest)
     }

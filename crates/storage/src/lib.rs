@@ -2,7 +2,8 @@
 //!
 //! [`Store`] answers a view of one community, [`Community`], and every query on a community's rows is a method of that
 //! view: there is none that could forget its tenant. A list takes a [`Limit`](muster_domain::Limit) and a cursor, and
-//! costs the same at any depth. Events are applied by [`Store::events_apply`], each once.
+//! costs the same at any depth. [`Community::on_standby`] is the same view, read from a standby. Events are applied by
+//! [`Store::events_apply`], each once.
 
 mod board;
 mod community;
@@ -16,6 +17,7 @@ mod policy;
 mod read;
 mod schema;
 mod sql;
+mod standby;
 mod store;
 mod tenant;
 mod verify;
@@ -28,6 +30,7 @@ pub use migration::{check as migrations_check, migrate, revert as migration_reve
 pub use observation::{ObserveQuery, QueryFailure, QueryObservation};
 pub use operate::changes::{MAX_PUBLISHED, Publication, WaitingChanges};
 pub use operate::restored::{Enforced, Erasure, MAX_ERASURES};
+pub use standby::{Standby, StandbyState};
 pub use store::{FoundCommunity, PoolStatus, SERVER_FLOOR, Store};
 pub use verify::report::{Compared, Drift, MAX_NAMED, Verification};
 pub use write::apply::Applied;

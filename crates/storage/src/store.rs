@@ -8,7 +8,7 @@ use diesel::QueryResult;
 use diesel::prelude::{
     OptionalExtension, QueryDsl, Queryable, QueryableByName, Selectable, SelectableHelper,
 };
-use diesel::sql_types::{Array, Bool, Text};
+use diesel::sql_types::{Array, BigInt, Bool, Text};
 use diesel_async::pooled_connection::deadpool::{Object, Pool};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl, TransactionManager};
 use futures_util::FutureExt;
@@ -20,13 +20,14 @@ use muster_domain::{
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use crate::connection::StoreConfig;
+use crate::connection::{Awaited, StoreConfig};
 use crate::error::{Error, Missing};
 use crate::observation::{QueryFailure, QueryObservation};
 use crate::outbox_hints::OutboxHints;
 use crate::policy::Policy;
 use crate::schema::{communities, community_states, signing_keys};
 use crate::sql::statement::{self, Statement};
+use crate::standby::Standby;
 use crate::tenant::{Named, Tenant};
 
 /// Which versions of PostgreSQL Muster works with.
@@ -43,6 +44,8 @@ const POLICY_AGE: Duration = Duration::from_secs(10);
 const POLICIES: u64 = 10_000;
 /// How long a community's keys are trusted, which never change but by a restore of another database.
 const TENANT_AGE: Duration = Duration::from_secs(600);
+/// How old a number of changes may be that is told again to others who catch up, so that they need not wait.
+const CHANGES_SHOWN_AGE: Duration = Duration::from_secs(30);
 /// How many communities' keys are kept: some hundred bytes each.
 const TENANTS: u64 = 100_000;
 
@@ -50,7 +53,14 @@ const TENANTS: u64 = 100_000;
 ///
 /// Rows are reached through [`Store::community`] only, which answers a view of one community.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>);
+pub struct Store(Arc<Inner>, Reads);
+
+/// Where a store reads. It writes to the primary in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    Primary,
+    Standby,
+}
 
 struct Inner {
     pool: Pool<AsyncPgConnection>,
@@ -61,7 +71,9 @@ struct Inner {
     policies: Cache<CommunityId, Arc<Policy>>,
     tenants: Cache<CommunityId, Tenant>,
     guilds: Cache<GuildId, Named>,
+    changes_shown: Cache<CommunityId, u64>,
     outbox_hints: OutboxHints,
+    standby: Option<Standby>,
 }
 
 /// A community as its chat server's id finds it.
@@ -98,6 +110,7 @@ impl Store {
     pub async fn open(config: StoreConfig) -> Result<Self, Error> {
         crate::migration::check(&config).await?;
         let pool = config.pool()?;
+        let standby = Standby::of(&config)?;
         let (cursor_key, pseudonym_key, erasure_key) = {
             let mut connection = acquire(&pool).await?;
             let cursor = secret(&mut connection, "cursor").await?;
@@ -107,6 +120,7 @@ impl Store {
         let policies = Cache::builder().max_capacity(POLICIES).time_to_live(POLICY_AGE).build();
         let tenants = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
         let guilds = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
+        let changes_shown = Cache::builder().max_capacity(POLICIES).time_to_live(CHANGES_SHOWN_AGE).build();
         let inner = Inner {
             pool,
             config,
@@ -116,9 +130,28 @@ impl Store {
             policies,
             tenants,
             guilds,
+            changes_shown,
             outbox_hints: OutboxHints::new(),
+            standby,
         };
-        Ok(Self(Arc::new(inner)))
+        Ok(Self(Arc::new(inner), Reads::Primary))
+    }
+
+    /// The standby that lists may be read from, where one is configured.
+    #[must_use]
+    pub fn standby(&self) -> Option<&Standby> {
+        self.0.standby.as_ref()
+    }
+
+    /// The same store, which reads from the standby. `None` while that is not fit for it.
+    pub(crate) fn on_standby(&self) -> Option<Self> {
+        let standby = self.standby().filter(|standby| standby.is_fit());
+        standby.map(|_| Self(Arc::clone(&self.0), Reads::Standby))
+    }
+
+    /// The same store, which reads from the primary.
+    pub(crate) fn on_primary(&self) -> Self {
+        Self(Arc::clone(&self.0), Reads::Primary)
     }
 
     /// Where the rows of a community are, if there is one of this id.
@@ -242,7 +275,31 @@ impl Store {
         };
         let name = row.name.map(CommunityName::parse).transpose().map_err(Error::defect)?;
         let changes = u64::try_from(row.changes).map_err(Error::defect)?;
+        let changes = match self.standby() {
+            Some(standby) => self.changes_shown(standby, named, changes).await?,
+            None => changes,
+        };
         Ok(FoundCommunity { community_id: named.id, name, active: row.active, changes })
+    }
+
+    /// A number of a community's changes up to which every list shows them, read from whatever standby by whatever process: who
+    /// catches up walks the lists and passes over the changes up to that number. `last` was read just now.
+    async fn changes_shown(&self, standby: &Standby, named: Named, last: u64) -> Result<u64, Error> {
+        let read_at = Instant::now();
+        let written = Statement::in_community(
+            named.tenant,
+            "SELECT xmin::text::bigint AS transaction FROM community_states WHERE shard = $1 AND community = $2",
+        );
+        let written: Option<WrittenRow> = self.optional("community_find", written).await?;
+        if written.is_some_and(|row| !standby.shows_transaction(row.transaction)) {
+            // One that is older is as good: what is published again says what is.
+            if let Some(shown) = self.0.changes_shown.get(&named.id).await {
+                return Ok(shown.min(last));
+            }
+            tokio::time::sleep_until((read_at + standby.max_lag()).into()).await;
+        }
+        self.0.changes_shown.insert(named.id, last).await;
+        Ok(last)
     }
 
     /// Asks the database for an answer, as a readiness check.
@@ -282,11 +339,15 @@ impl Store {
         self.0.guilds.invalidate_all();
         self.0.tenants.invalidate_all();
         self.0.policies.invalidate_all();
+        self.0.changes_shown.invalidate_all();
     }
 
     /// Closes the pool; what is handed out is closed when it comes back.
     pub fn close(&self) {
         self.0.pool.close();
+        if let Some(standby) = self.standby() {
+            standby.close();
+        }
     }
 
     /// What makes the pseudonyms under which persons stand in logs; the same for all that use this database.
@@ -363,18 +424,25 @@ impl Store {
 
     /// Runs a read within its deadline. One whose connection turns out to have been cut off, as an idle one may have been
     /// unnoticed, or to be out of date since a table was altered, is repeated once on another.
+    ///
+    /// What a standby does not answer is no failure of a query: its caller asks the primary.
     pub(crate) async fn read<T, F>(&self, query: &'static str, run: F) -> Result<T, Error>
     where
         F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>>,
     {
         let reading = async {
-            let mut connection = Awaited(Some(self.acquire(query).await?));
+            if let (Reads::Standby, Some(standby)) = (self.1, self.standby()) {
+                let (answer, took) = standby.read(run).await?;
+                self.observe(QueryObservation { query, took: Some(took), failure: None });
+                return Ok(answer);
+            }
+            let mut connection = Awaited::new(self.acquire(query).await?);
             let started = Instant::now();
             let attempts = async {
                 match run(connection.get()?).await {
                     Err(error) if crate::error::is_of_the_connection(&error) => {
                         self.close_out_of_date(&error.into());
-                        connection = Awaited(Some(acquire(&self.0.pool).await?));
+                        connection = Awaited::new(acquire(&self.0.pool).await?);
                         run(connection.get()?).await.map_err(Error::from)
                     }
                     result => result.map_err(Error::from),
@@ -385,7 +453,7 @@ impl Store {
                 Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
             };
             self.answered(query, started, &result);
-            match connection.0.take() {
+            match connection.take() {
                 Some(connection) => self.recycle(connection, result),
                 None => result,
             }
@@ -552,22 +620,6 @@ async fn acquire(pool: &Pool<AsyncPgConnection>) -> Result<Object<AsyncPgConnect
     pool.get().await.map_err(|error| Error::Unavailable(error.into()))
 }
 
-/// A connection whose answer is awaited. It is closed and not given back when this is dropped, as when its caller waits no
-/// longer: the answer that is outstanding, or never comes, would be the next caller's matter.
-struct Awaited(Option<Object<AsyncPgConnection>>);
-
-impl Awaited {
-    fn get(&mut self) -> Result<&mut AsyncPgConnection, Error> {
-        self.0.as_deref_mut().ok_or_else(|| Error::defect("a connection was used after it was given back"))
-    }
-}
-
-impl Drop for Awaited {
-    fn drop(&mut self) {
-        self.0.take().map(Object::take);
-    }
-}
-
 #[derive(Queryable, QueryableByName, Selectable)]
 #[diesel(table_name = communities)]
 struct CommunityRow {
@@ -591,6 +643,12 @@ struct FoundRow {
     name: Option<String>,
     active: bool,
     changes: i64,
+}
+
+#[derive(QueryableByName)]
+struct WrittenRow {
+    #[diesel(sql_type = BigInt)]
+    transaction: i64,
 }
 
 #[derive(QueryableByName)]

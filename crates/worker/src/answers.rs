@@ -13,7 +13,8 @@ use muster_messaging::request::Request;
 use muster_storage::{Community, Error, Store};
 use tracing::{Instrument, Level};
 
-use crate::metrics::Scope;
+use crate::chain::chain;
+use crate::metrics::{self, Scope};
 use crate::rate_limit::RateLimits;
 use crate::traces;
 
@@ -92,6 +93,9 @@ impl Answers {
                 if !matches!(query, Query::AdminRatelimitClear(_)) {
                     self.count(*id, request.caller.as_ref())?;
                 }
+                if request.endpoint.may_lag && self.store.standby().is_some() {
+                    return self.list(&community, query).await.map_err(failed);
+                }
                 self.reply(&community, query).await.map_err(failed)
             }
         }
@@ -127,6 +131,28 @@ impl Answers {
             active: found.active,
             changes: found.changes,
         }))
+    }
+
+    /// The answer of an endpoint that may lag: the standby's while it is fit, and the primary's to all that it does not answer, be it
+    /// that it cancels the query or does not know yet what is asked for.
+    async fn list(&self, community: &Community, query: &Query) -> Result<Reply, AnswerError> {
+        if let Some(standby) = community.on_standby() {
+            match self.reply(&standby, query).await {
+                Ok(reply) => {
+                    metrics::list(true);
+                    return Ok(reply);
+                }
+                // It asked nothing of the standby.
+                Err(AnswerError::Store(error @ Error::Cursor(_))) => return Err(error.into()),
+                Err(AnswerError::Store(Error::NotFound(_))) => {}
+                Err(error) => {
+                    metrics::standby_failure();
+                    tracing::debug!(error = chain(&error), "the standby did not answer: the primary does");
+                }
+            }
+        }
+        metrics::list(false);
+        self.reply(community, query).await
     }
 
     /// The answer of each endpoint.

@@ -7,7 +7,7 @@ use muster_messaging::tls::material::Material;
 use muster_storage::StoreConfig;
 
 use crate::chain::chain;
-use crate::settings::{Database, Login, Nats, Settings, SettingsError};
+use crate::settings::{Database, Login, Nats, Secret, Settings, SettingsError};
 
 /// One of the two servers that the worker connects to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +44,7 @@ impl Configured {
 }
 
 pub(crate) fn configure(settings: &Settings) -> Result<Configured, SettingsError> {
-    let (database, database_material) = database(&settings.database)?;
+    let (database, database_material) = servers(&settings.database, settings.database.read_url.as_ref())?;
     Ok(Configured { nats: nats(&settings.nats)?, database, database_material })
 }
 
@@ -62,14 +62,34 @@ pub(crate) fn nats(settings: &Nats) -> Result<NatsConfig, SettingsError> {
     })
 }
 
+/// The primary alone, which is all that a command needs that does one thing and ends.
 pub(crate) fn database(settings: &Database) -> Result<(StoreConfig, Option<Arc<Material>>), SettingsError> {
+    servers(settings, None)
+}
+
+/// The primary, and the standby that lists are read from. Both are held to one policy, with the same certificates.
+fn servers(
+    settings: &Database,
+    read_url: Option<&Secret>,
+) -> Result<(StoreConfig, Option<Arc<Material>>), SettingsError> {
     let material = Material::load(&settings.tls, settings.minimum_tls)
         .map_err(|error| SettingsError::new(format!("database: {}", chain(&error))))?;
-    let config = StoreConfig::new(&settings.url.line()?, settings.policy, Some(material.client_config()))
-        .map_err(|error| settings.url.refused(error))?
-        .pool_size(settings.pool_size)
-        .acquire_timeout(settings.acquire_timeout)
-        .query_timeout(settings.query_timeout);
-    let material = config.is_encrypted().then(|| Arc::new(material));
-    Ok((config, material))
+    let server = |url: &Secret| {
+        let config = StoreConfig::new(&url.line()?, settings.policy, Some(material.client_config()));
+        let config = config.map_err(|error| url.refused(error))?;
+        Ok::<_, SettingsError>(
+            config
+                .pool_size(settings.pool_size)
+                .acquire_timeout(settings.acquire_timeout)
+                .query_timeout(settings.query_timeout),
+        )
+    };
+    let mut config = server(&settings.url)?;
+    let mut encrypted = config.is_encrypted();
+    if let Some(url) = read_url {
+        let standby = server(url)?;
+        encrypted |= standby.is_encrypted();
+        config = config.read_from(standby, settings.read_max_lag).map_err(|error| url.refused(error))?;
+    }
+    Ok((config, encrypted.then(|| Arc::new(material))))
 }

@@ -29,11 +29,11 @@ pub(crate) struct Descriptors {
     pub(crate) too_few: Option<(usize, usize)>,
 }
 
-/// Raises the process's limit, as far as it may, to what two pools of database connections (one of a rotation) and all else
+/// Raises the process's limit, as far as it may, to what its database connections, twice (a rotation opens its own), and all else
 /// need, and returns the number of HTTP connections that there may be.
-pub(crate) fn provide(pool_size: usize) -> Descriptors {
+pub(crate) fn provide(database: usize) -> Descriptors {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let needed = pool_size.saturating_mul(2).saturating_add(OTHERS);
+    let needed = database.saturating_mul(2).saturating_add(OTHERS);
     let wanted = u64::try_from(needed.saturating_add(HTTP)).unwrap_or(u64::MAX);
     let mut limit = current;
     if current.is_some_and(|current| current < wanted) {

@@ -13,7 +13,7 @@ use muster_messaging::events::fault::{Fault, FaultScope};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{Peer, TlsVersion};
-use muster_storage::{PoolStatus, QueryObservation, WaitingChanges};
+use muster_storage::{PoolStatus, QueryObservation, StandbyState, WaitingChanges};
 use time::OffsetDateTime;
 
 use crate::connect::Server;
@@ -42,6 +42,10 @@ const QUERY_SECONDS: &str = "muster_query_duration_seconds";
 const QUERY_FAILURES: &str = "muster_query_failures_total";
 const POOL: &str = "muster_database_connections";
 const POOL_WAITING: &str = "muster_database_waiting";
+const STANDBY: &str = "muster_standby_in_use";
+const STANDBY_LAG: &str = "muster_standby_lag_seconds";
+const STANDBY_FAILURES: &str = "muster_standby_failures_total";
+const LISTS: &str = "muster_lists_total";
 const RECONNECTS: &str = "muster_nats_reconnects_total";
 const REFUSALS: &str = "muster_nats_refusals_total";
 const SLOW: &str = "muster_nats_slow_consumers_total";
@@ -139,6 +143,10 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(QUERY_FAILURES, "queries", &["query", "failure"], "Queries without an answer: no_connection, unavailable or defect"),
     gauge(POOL, "connections", &["state"], "Database connections: in_use, open and max"),
     gauge(POOL_WAITING, "callers", &[], "Callers that wait for a database connection"),
+    gauge(STANDBY, "", &[], "1 while lists may be read from the standby that `database.read_url_file` names, else 0"),
+    gauge(STANDBY_LAG, "seconds", &[], "How far that standby is behind the primary, at most"),
+    counter(LISTS, "requests", &["server"], "Lists that may be read from a standby, by who answered: standby or primary"),
+    counter(STANDBY_FAILURES, "requests", &[], "Lists that the standby did not answer, and the primary did"),
     counter(RECONNECTS, "connections", &[], "NATS connections after the first"),
     counter(REFUSALS, "refusals", &[], "Refusals of the credentials by NATS servers"),
     counter(SLOW, "messages", &[], "NATS messages dropped because they were not read fast enough"),
@@ -239,7 +247,12 @@ fn begin() {
     for scope in [FaultScope::Store, FaultScope::Community] {
         gauge!(STORE_FAULTS, "scope" => scope.as_str(), "sqlstate" => "none").set(0);
     }
-    for name in [REDELIVERIES, CHANGES_PUBLISHED, DROPPED, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED] {
+    for server in ["standby", "primary"] {
+        counter!(LISTS, "server" => server).increment(0);
+    }
+    for name in
+        [REDELIVERIES, CHANGES_PUBLISHED, DROPPED, STANDBY_FAILURES, RECONNECTS, REFUSALS, SLOW, LOG_DROPPED]
+    {
         counter!(name).increment(0);
     }
 }
@@ -387,6 +400,29 @@ pub(crate) fn pool(status: PoolStatus) {
     gauge!(POOL, "state" => "open").set(count(status.open));
     gauge!(POOL, "state" => "max").set(count(status.size));
     gauge!(POOL_WAITING).set(count(status.waiting));
+}
+
+/// Counts a list that may be read from a standby, by who answered it.
+pub(crate) fn list(from_standby: bool) {
+    let server = if from_standby { "standby" } else { "primary" };
+    counter!(LISTS, "server" => server).increment(1);
+}
+
+/// Counts a list that the standby did not answer.
+pub(crate) fn standby_failure() {
+    counter!(STANDBY_FAILURES).increment(1);
+}
+
+/// Shows whether the standby is in use, and how far it is behind where that is known.
+pub(crate) fn standby(state: &StandbyState) {
+    let (in_use, lag) = match state {
+        StandbyState::InUse(lag) => (true, Some(*lag)),
+        StandbyState::NotInUse { lag, .. } => (false, *lag),
+    };
+    gauge!(STANDBY).set(u8::from(in_use));
+    if let Some(lag) = lag {
+        gauge!(STANDBY_LAG).set(lag.as_secs_f64());
+    }
 }
 
 /// Counts what has happened to the connection since it had `before`.

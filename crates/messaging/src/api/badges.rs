@@ -21,6 +21,8 @@ endpoint! {
         /// Where to begin.
         pub cursor: Option<Cursor>,
     }
+
+    const MAY_LAG: bool = true;
 }
 
 /// A profile and its rank by badges.
@@ -50,6 +52,8 @@ endpoint! {
         /// Where to begin.
         pub cursor: Option<Cursor>,
     }
+
+    const MAY_LAG: bool = true;
 }
 
 /// A badge kind.

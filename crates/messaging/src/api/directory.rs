@@ -102,6 +102,8 @@ impl Endpoint for List {
     const ANSWER: &'static str =
         "page of profiles with `tenure`; `total` and `total_pages`; `page` where it was asked for by number";
 
+    const MAY_LAG: bool = true;
+
     type Answer = DirectoryPage;
 
     fn read(fields: &mut Fields<'_>) -> Result<Self, ServiceError> {

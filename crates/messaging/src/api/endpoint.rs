@@ -27,12 +27,16 @@ pub trait Endpoint: fmt::Debug + Clone + PartialEq + Serialize + Send + Sync + '
     const IS_OF_COMMUNITY: bool = true;
     /// Whether the request is idempotent, so that it may be sent again when its answer is lost.
     const IS_REPEATABLE: bool = true;
+    /// Whether the answer may be some seconds behind what was written, so that a standby may give it. That is for lists that many
+    /// read, and not for what a caller asks to see its own write.
+    const MAY_LAG: bool = false;
 
     /// All of this as data.
     const DESCRIPTION: &'static Description = &Description {
         name: Self::NAME,
         is_of_community: Self::IS_OF_COMMUNITY,
         is_repeatable: Self::IS_REPEATABLE,
+        may_lag: Self::MAY_LAG,
         help: Self::HELP,
         fields: Self::FIELDS,
         answer: Self::ANSWER,
@@ -77,6 +81,8 @@ pub struct Description {
     pub is_of_community: bool,
     /// Whether the request is idempotent, so that it may be sent again when its answer is lost.
     pub is_repeatable: bool,
+    /// Whether the answer may be some seconds behind what was written.
+    pub may_lag: bool,
     /// What it is for, in Markdown.
     pub help: &'static str,
     /// The fields of its request.
@@ -123,11 +129,12 @@ impl fmt::Display for Description {
 
 impl Serialize for Description {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Description", 7)?;
+        let mut fields = serializer.serialize_struct("Description", 8)?;
         fields.serialize_field("name", self.name)?;
         fields.serialize_field("pattern", &self.pattern())?;
         fields.serialize_field("admin", &self.is_admin())?;
         fields.serialize_field("repeatable", &self.is_repeatable)?;
+        fields.serialize_field("may_lag", &self.may_lag)?;
         fields.serialize_field("help", self.help)?;
         fields.serialize_field("fields", self.fields)?;
         fields.serialize_field("answer", self.answer)?;

@@ -24,6 +24,8 @@ endpoint! {
         /// Where to begin.
         pub cursor: Option<Cursor>,
     }
+
+    const MAY_LAG: bool = true;
 }
 
 /// A profile and its rank.
@@ -248,6 +250,8 @@ endpoint! {
         /// Where to begin.
         pub cursor: Option<Cursor>,
     }
+
+    const MAY_LAG: bool = true;
 }
 
 endpoint! {
@@ -261,6 +265,8 @@ endpoint! {
         /// How many at most.
         pub limit: Rows<25, 100>,
     }
+
+    const MAY_LAG: bool = true;
 }
 
 endpoint! {
@@ -275,6 +281,8 @@ endpoint! {
         /// Where to begin.
         pub cursor: Option<Cursor>,
     }
+
+    const MAY_LAG: bool = true;
 }
 
 pages! { Ranked, Active }

@@ -21,6 +21,8 @@ endpoint! {
         /// Where to begin.
         pub cursor: Option<Cursor>,
     }
+
+    const MAY_LAG: bool = true;
 }
 
 /// A profile on its way to its next score tier.
@@ -53,6 +55,8 @@ endpoint! {
         /// Where to begin.
         pub cursor: Option<Cursor>,
     }
+
+    const MAY_LAG: bool = true;
 }
 
 /// One change of one member's tier.

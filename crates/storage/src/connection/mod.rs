@@ -1,5 +1,6 @@
 //! Connections to PostgreSQL: over verified TLS where the policy requires it, each with the session's bounds set.
 
+mod awaited;
 mod hosts;
 mod session;
 mod url;
@@ -25,6 +26,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::error::Error;
 use crate::observation::ObserveQuery;
 use crate::sql::sqlstate::{CodedPlaintext, CodedTls, SaidProcess};
+pub(crate) use awaited::Awaited;
 use hosts::Hosts;
 use session::{Facts, SessionError, Settings};
 use url::{DatabaseUrl, Host, Place, Target};
@@ -45,6 +47,14 @@ pub struct StoreConfig {
     pub(crate) acquire_timeout: Duration,
     pub(crate) query_timeout: Duration,
     pub(crate) observe: ObserveQuery,
+    pub(crate) standby: Option<Arc<ReadFrom>>,
+}
+
+/// A standby that lists may be read from.
+pub(crate) struct ReadFrom {
+    pub(crate) config: StoreConfig,
+    /// How far it may be behind.
+    pub(crate) max_lag: Duration,
 }
 
 /// What a host was found to be.
@@ -120,6 +130,7 @@ impl StoreConfig {
             acquire_timeout: Duration::from_secs(2),
             query_timeout: QUERY_TIMEOUT,
             observe: Arc::new(|_| {}),
+            standby: None,
         })
     }
 
@@ -151,6 +162,32 @@ impl StoreConfig {
     pub fn observe(mut self, observe: ObserveQuery) -> Self {
         self.observe = observe;
         self
+    }
+
+    /// Has lists read from a standby while it is behind by no more than `max_lag`. See [`Standby`](crate::Standby).
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] when the standby's URL wants a server that takes writes.
+    pub fn read_from(mut self, standby: Self, max_lag: Duration) -> Result<Self, Error> {
+        if let target @ (Target::ReadWrite | Target::Primary) = standby.url.target {
+            return Err(Error::Configuration(format!(
+                "target_session_attrs is {}, and lists are read from a standby: write target_session_attrs=standby",
+                target.as_str()
+            )));
+        }
+        self.standby = Some(Arc::new(ReadFrom { config: standby, max_lag }));
+        Ok(self)
+    }
+
+    /// Each host of the standby's URL, with a configuration that reads from it alone; none where there is no standby.
+    #[must_use]
+    pub fn each_standby(&self) -> Vec<(String, Self)> {
+        let Some(standby) = &self.standby else { return Vec::new() };
+        let alone = |(host, config)| {
+            let standby = Some(Arc::new(ReadFrom { config, max_lag: standby.max_lag }));
+            (host, Self { standby, ..self.clone() })
+        };
+        standby.config.each_host().into_iter().map(alone).collect()
     }
 
     /// Whether connections are TLS.
@@ -195,6 +232,14 @@ impl StoreConfig {
             ref target => std::slice::from_ref(target),
         };
         self.connect_to(rounds).await.map(|(connection, _)| connection)
+    }
+
+    /// Opens one connection to a standby.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub(crate) async fn connect_to_standby(&self) -> Result<AsyncPgConnection, Error> {
+        self.connect_to(&[Target::Standby]).await.map(|(connection, _)| connection)
     }
 
     async fn connect_to(&self, rounds: &[Target]) -> Result<(AsyncPgConnection, Facts), Error> {

@@ -8,7 +8,7 @@ use muster_messaging::events::fitness::{Place, Verdict};
 use muster_messaging::events::stream;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{KeyExchange, Material, Peer};
-use muster_storage::{FoundHost, Store, StoreConfig};
+use muster_storage::{FoundHost, Standby, StandbyState, Store, StoreConfig};
 
 use crate::chain::chain;
 use crate::connect::{self, configure};
@@ -83,6 +83,7 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
         }
     }
     all_work &= hosts(&configured.database).await;
+    all_work &= standbys(&configured.database).await;
     if let Some(material) = &configured.database_material {
         shown("postgres", material, |_| true);
     }
@@ -198,6 +199,30 @@ async fn hosts(database: &StoreConfig) -> bool {
                 println!("postgres       FAILED  {}", Failure::from(error).chain());
             }
             Err(_) => {}
+        }
+    }
+    all_work
+}
+
+/// Reports each standby that lists may be read from; false where one is not fit for it.
+#[expect(clippy::print_stdout, reason = "the report is this command's output")]
+async fn standbys(database: &StoreConfig) -> bool {
+    let mut all_work = true;
+    for (host, config) in database.each_standby() {
+        let measured = match Standby::of(&config) {
+            Ok(Some(standby)) => standby.measure().await,
+            Ok(None) => continue,
+            Err(error) => StandbyState::NotInUse { lag: None, why: Failure::from(error).chain() },
+        };
+        match measured {
+            StandbyState::InUse(lag) => println!(
+                "standby        ok      {host}: is a standby of the same database, {} ms behind",
+                lag.as_millis()
+            ),
+            StandbyState::NotInUse { why, .. } => {
+                all_work = false;
+                println!("standby        FAILED  {host}: {why}");
+            }
         }
     }
     all_work

@@ -5,6 +5,7 @@ mod outbox;
 mod readiness;
 mod rotation;
 mod session;
+mod standby;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ pub(crate) async fn serve(
     );
     let handle = metrics::install(settings.policy)?;
     let readiness = Readiness::new();
-    let descriptors = descriptors::provide(settings.database.pool_size);
+    let descriptors = descriptors::provide(settings.database.connections());
     if let Some((limit, needed)) = descriptors.too_few {
         tracing::warn!(
             descriptors.limit = limit,

@@ -20,6 +20,7 @@ use tracing::Instrument;
 
 use super::outbox::Publishing;
 use super::readiness::{Part, Readiness};
+use super::standby::Watching;
 use crate::answers::Answers;
 use crate::connect::{Configured, Server, configure};
 use crate::failure::Failure;
@@ -38,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) materials: [(Server, Option<Arc<Material>>); 2],
     publishing: Publishing,
     service: Service,
+    // Looks at the standby until it is dropped.
+    _watching: Option<Watching>,
     // Hears the other replicas until it is dropped.
     _subscription: Subscription,
 }
@@ -119,6 +122,7 @@ impl Session {
             },
         )
         .await?;
+        let watching = Watching::start(&store);
         let publishing = Publishing::start(store.clone(), connection.clone());
         for (server, material) in &materials {
             for unused in material.iter().flat_map(|material| material.unused()) {
@@ -134,6 +138,7 @@ impl Session {
             materials,
             publishing,
             service,
+            _watching: watching,
             _subscription: subscription,
         })
     }

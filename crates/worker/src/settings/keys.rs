@@ -20,7 +20,7 @@ const CONFIG_FILE: &str = "MUSTER_CONFIG_FILE";
 const MAX_FILE: usize = 1024 * 1024;
 
 /// Keys without a default. Each is a text.
-const WITHOUT_DEFAULT: [&str; 18] = [
+const WITHOUT_DEFAULT: [&str; 19] = [
     "nats.ca_file",
     "nats.certificate_file",
     "nats.key_file",
@@ -36,6 +36,7 @@ const WITHOUT_DEFAULT: [&str; 18] = [
     "database.ca_file",
     "database.certificate_file",
     "database.key_file",
+    "database.read_url_file",
     "log.filter",
     "traces.endpoint",
     "traces.ca_file",

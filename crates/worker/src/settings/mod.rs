@@ -26,7 +26,9 @@ use serde::Deserialize;
 pub(crate) use self::error::SettingsError;
 use self::keys::Keys;
 use self::log_filter::LogFilter;
-use self::secret::Secret;
+pub(crate) use self::secret::Secret;
+
+const READ_MAX_LAG: &str = "database.read_max_lag_ms";
 
 /// A configuration whose keys are all known and of their form. Each section is checked when a command asks for it, so that
 /// none needs what it does not use.
@@ -91,6 +93,21 @@ pub(crate) struct Database {
     pub(crate) pool_size: usize,
     pub(crate) acquire_timeout: Duration,
     pub(crate) query_timeout: Duration,
+    /// The URL of a standby that lists may be read from.
+    pub(crate) read_url: Option<Secret>,
+    /// How far that may be behind.
+    pub(crate) read_max_lag: Duration,
+}
+
+impl Database {
+    /// The most connections to PostgreSQL.
+    pub(crate) fn connections(&self) -> usize {
+        match self.read_url {
+            // As many to the standby, and one more by which it is compared with the primary.
+            Some(_) => self.pool_size.saturating_mul(2).saturating_add(1),
+            None => self.pool_size,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -180,16 +197,24 @@ impl Configuration {
     /// All that serving needs.
     pub(crate) fn serving(&self) -> Result<Settings, SettingsError> {
         let raw = &self.raw;
+        let database = self.database()?;
+        let service = Service {
+            max_in_flight: bounded("service.max_in_flight", raw.service.max_in_flight, 1..=4096)?,
+            deadline: millis("service.deadline_ms", raw.service.deadline_ms, 100..=60_000)?,
+        };
+        // `communities.find` may wait as long as a standby may be behind.
+        if database.read_url.is_some() && database.read_max_lag > service.deadline / 2 {
+            let problem =
+                "is more than half of service.deadline_ms, within which communities.find waits for it";
+            return Err(SettingsError::key(READ_MAX_LAG, problem));
+        }
         Ok(Settings {
             environment: self.environment,
             policy: self.policy,
             nats: self.nats()?,
-            database: self.database()?,
+            database,
             events: raw.events.check()?,
-            service: Service {
-                max_in_flight: bounded("service.max_in_flight", raw.service.max_in_flight, 1..=4096)?,
-                deadline: millis("service.deadline_ms", raw.service.deadline_ms, 100..=60_000)?,
-            },
+            service,
             limits: Limits {
                 community_per_second: rate("limits.community_per_second", raw.limits.community_per_second)?,
                 community_burst: rate("limits.community_burst", raw.limits.community_burst)?,
@@ -214,10 +239,12 @@ impl Settings {
     /// Every file that certificates and secrets are read from.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         let secret = self.nats.login.as_ref().map(|login| &login.secret);
-        let secrets = secret.into_iter().chain([&self.database.url]).filter_map(|secret| match secret {
-            Secret::Value { .. } => None,
-            Secret::File { path, .. } => Some(path.clone()),
-        });
+        let database = [Some(&self.database.url), self.database.read_url.as_ref()];
+        let secrets =
+            secret.into_iter().chain(database.into_iter().flatten()).filter_map(|secret| match secret {
+                Secret::Value { .. } => None,
+                Secret::File { path, .. } => Some(path.clone()),
+            });
         let traces = self.traces.iter().map(|traces| &traces.tls);
         let certificates = [&self.nats.tls, &self.database.tls]
             .into_iter()
@@ -275,6 +302,8 @@ struct RawDatabase {
     pool_size: i64,
     acquire_timeout_ms: i64,
     query_timeout_ms: i64,
+    read_url_file: Option<PathBuf>,
+    read_max_lag_ms: i64,
 }
 
 #[derive(Deserialize)]
@@ -479,6 +508,8 @@ impl RawDatabase {
             pool_size: bounded("database.pool_size", self.pool_size, 2..=500)?,
             acquire_timeout: millis("database.acquire_timeout_ms", self.acquire_timeout_ms, 10..=60_000)?,
             query_timeout: millis("database.query_timeout_ms", self.query_timeout_ms, 100..=60_000)?,
+            read_url: self.read_url_file.map(|path| Secret::File { key: "database.read_url_file", path }),
+            read_max_lag: millis(READ_MAX_LAG, self.read_max_lag_ms, 200..=30_000)?,
         })
     }
 }
@@ -596,6 +627,7 @@ mod tests {
             (("MUSTER__ENVIRONMENT", "prod"), "prod"),
             (("MUSTER__DATABASE__POOL_SIZE", "many"), "pool_size"),
             (("MUSTER__DATABASE__POOL_SIZE", "0"), "2 to 500"),
+            (("MUSTER__DATABASE__READ_MAX_LAG_MS", "199"), "200 to 30000"),
             (("MUSTER__EVENTS__BATCH", "5000"), "MUSTER__EVENTS__BATCH"),
             (("MUSTER__EVENTS__MAX_BYTES", "4194305"), "1024 to 4194304"),
             (("MUSTER__EVENTS__MAX_CLOCK_SKEW_MS", "999"), "1000 to 86400000"),
@@ -643,12 +675,24 @@ mod tests {
             ("MUSTER__NATS__CREDENTIALS_FILE", "/s/creds"),
             ("MUSTER__NATS__CA_FILE", "/s/ca"),
             ("MUSTER__DATABASE__CA_FILE", "/s/db-ca"),
+            ("MUSTER__DATABASE__READ_URL_FILE", "/s/read-url"),
             ("MUSTER__TRACES__ENDPOINT", "https://collector:4318/v1/traces"),
             ("MUSTER__TRACES__CA_FILE", "/s/traces-ca"),
         ]);
         let files: Vec<PathBuf> =
-            ["/s/creds", "/s/ca", "/s/db-ca", "/s/traces-ca"].map(PathBuf::from).to_vec();
+            ["/s/creds", "/s/read-url", "/s/ca", "/s/db-ca", "/s/traces-ca"].map(PathBuf::from).to_vec();
         assert_eq!(settings.unwrap().files(), files);
+    }
+
+    #[test]
+    fn a_standby_may_be_behind_for_less_than_a_request_may_take() {
+        let far = ("MUSTER__DATABASE__READ_MAX_LAG_MS", "2501");
+        let standby = ("MUSTER__DATABASE__READ_URL_FILE", "/s/read-url");
+        let message = load(&[far, standby]).map(|_| ()).unwrap_err().to_string();
+        assert!(message.contains("service.deadline_ms"), "{message}");
+        assert!(load(&[standby]).unwrap().database.connections() > 20);
+        assert_eq!(load(&[far]).unwrap().database.connections(), 10, "it is not used");
+        assert!(load(&[far, standby, ("MUSTER__SERVICE__DEADLINE_MS", "5002")]).is_ok());
     }
 
     #[test]

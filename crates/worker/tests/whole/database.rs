@@ -28,7 +28,7 @@ fn ready(worker: &Worker) -> bool {
 
 /// What somebody in the path to a server does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Does {
+pub(crate) enum Does {
     /// Passes everything on.
     Passes,
     /// Accepts and passes nothing on.
@@ -38,13 +38,13 @@ enum Does {
 }
 
 /// A way to a server that can be cut or fall silent.
-struct Way {
-    port: u16,
-    does: watch::Sender<Does>,
+pub(crate) struct Way {
+    pub(crate) port: u16,
+    pub(crate) does: watch::Sender<Does>,
 }
 
 impl Way {
-    async fn to(server: u16, does: Does) -> Result<Self> {
+    pub(crate) async fn to(server: u16, does: Does) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let does = watch::Sender::new(does);

@@ -25,6 +25,7 @@ mod roles;
 mod rotation;
 mod setting;
 mod signals;
+mod standby;
 mod standings;
 mod start;
 mod store_faults;
