@@ -220,7 +220,7 @@ async fn a_node_that_is_away_is_missed_by_its_own_communities_only() {
         let probed = store.events_probe(Some(gone.clone())).await.unwrap_err();
         assert!(probed.is_transient(), "{probed:?}");
         store.events_probe(Some(well.clone())).await.unwrap();
-        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     }
     // A new community is made wherever its node is there.
     let (_, new) = apart(&client, 0).await;
