@@ -32,6 +32,9 @@ pub enum Error {
     /// A migration failed; it was rolled back.
     #[error("a migration failed and was rolled back: {0}")]
     Migration(#[source] Cause),
+    /// Tables could not be distributed over the nodes of a cluster.
+    #[error("the tables could not be distributed, and are as they were: {0}")]
+    Distribution(#[source] Cause),
     /// A defect in Muster: a statement or row that should not have been possible.
     #[error("storage met a defect: {0}")]
     Defect(#[source] Cause),
@@ -80,6 +83,8 @@ impl Error {
             (_, Some(code)) if is_of(&code, &["40", "55P03", "55006"]) => FaultOf::Others,
             // A statement that takes too long, or a page that cannot be read, may be one event's or one community's.
             (_, Some(code)) if is_of(&code, &["57014", "58"]) => FaultOf::Unknown,
+            // The communities of a node that is away.
+            (Self::Unavailable(_), _) if self.is_of_a_node() => FaultOf::Unknown,
             (Self::Unavailable(_), _) => FaultOf::Server,
             _ => FaultOf::Unknown,
         }
@@ -105,6 +110,32 @@ impl Error {
         None
     }
 
+    /// Whether it is of a node of a cluster, and the others may be well.
+    pub(crate) fn is_of_a_node(&self) -> bool {
+        self.says(sqlstate::is_of_a_node)
+    }
+
+    /// Whether a session that had it is well: it is of a node, and nothing went wrong beside it.
+    pub(crate) fn spares_the_session(&self) -> bool {
+        let Self::Unavailable(cause) = self else { return false };
+        matches!(cause.downcast_ref::<DieselError>(), Some(DieselError::DatabaseError(_, info))
+            if sqlstate::is_of_a_node(info.message()))
+    }
+
+    /// Whether it may be of one node of a cluster: it said so, or the statement took too long, as it does where a node does not
+    /// answer. What other shards have can be asked for all the same.
+    #[must_use]
+    pub fn may_be_of_a_node(&self) -> bool {
+        self.is_of_a_node() || self.sqlstate().is_some_and(|code| code == "57014")
+    }
+
+    /// Whether the driver's error among the causes has such words.
+    fn says(&self, is_so: impl Fn(&str) -> bool) -> bool {
+        std::iter::successors(Some::<&(dyn std::error::Error + 'static)>(self), |error| error.source())
+            .filter_map(|error| error.downcast_ref::<DieselError>())
+            .any(|error| matches!(error, DieselError::DatabaseError(_, info) if is_so(info.message())))
+    }
+
     /// Whether the same call may succeed later.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
@@ -113,12 +144,7 @@ impl Error {
 
     /// Whether a session's prepared statements are out of date. Those of the other idle sessions are likely to be as well.
     pub(crate) fn is_out_of_date(&self) -> bool {
-        let Self::Unavailable(cause) = self else { return false };
-        std::iter::successors(Some::<&(dyn std::error::Error + 'static)>(&**cause), |error| error.source())
-            .filter_map(|error| error.downcast_ref::<DieselError>())
-            .any(|error| {
-                matches!(error, DieselError::DatabaseError(_, info) if is_out_of_date(info.message()))
-            })
+        self.is_transient() && self.says(is_out_of_date)
     }
 
     /// Whether a server is there and refuses the credentials, or does not prove by TLS who it is.
@@ -157,7 +183,9 @@ pub(crate) fn is_of_the_connection(error: &DieselError) -> bool {
         DieselError::DatabaseError(kind, info) => match kind {
             DatabaseErrorKind::ClosedConnection | DatabaseErrorKind::UnableToSendCommand => true,
             DatabaseErrorKind::Unknown => {
-                is_out_of_date(info.message()) || sqlstate::of(info.message()).is_some_and(ends_the_session)
+                is_out_of_date(info.message())
+                    || !sqlstate::is_of_a_node(info.message())
+                        && sqlstate::of(info.message()).is_some_and(ends_the_session)
             }
             _ => false,
         },
@@ -229,6 +257,8 @@ mod tests {
             ("58030: could not read block 7", FaultOf::Unknown),
             ("42501: permission denied for table members", FaultOf::Unknown),
             ("P0001: no", FaultOf::Unknown),
+            ("08006: of a node: connection to the remote node failed", FaultOf::Unknown),
+            ("57P01: of a node: terminating connection", FaultOf::Unknown),
         ] {
             let error = Error::from(of(message));
             assert_eq!(
@@ -253,6 +283,7 @@ mod tests {
         for (message, transient, of_the_connection) in [
             ("57P01: Verbindung wird abgebrochen", true, true),
             ("25P03: terminating connection", true, true),
+            ("08006: of a node: connection to the remote node failed", true, false),
             ("08006: connection failure", true, true),
             ("0A000: stale plan: Worte", true, true),
             ("26000: prepared statement \"s1\" does not exist", true, true),

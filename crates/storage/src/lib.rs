@@ -8,6 +8,7 @@
 mod board;
 mod community;
 mod connection;
+mod distribution;
 mod error;
 mod migration;
 mod observation;
@@ -25,8 +26,9 @@ mod write;
 
 pub use community::Community;
 pub use connection::{FoundHost, StoreConfig};
+pub use distribution::{Distribute, Distributed, Distribution, Node, distribution};
 pub use error::{Cause, Error, FaultOf, Missing};
-pub use migration::{check as migrations_check, migrate, revert as migration_revert};
+pub use migration::{Migrated, check as migrations_check, migrate, revert as migration_revert};
 pub use observation::{ObserveQuery, QueryFailure, QueryObservation};
 pub use operate::changes::{MAX_PUBLISHED, Publication, WaitingChanges};
 pub use operate::restored::{Enforced, Erasure, MAX_ERASURES};

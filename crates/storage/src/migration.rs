@@ -8,24 +8,39 @@ use diesel_async::{AsyncMigrationHarness, AsyncPgConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use crate::connection::StoreConfig;
+use crate::distribution::{self, Distribute, Distributed};
 use crate::error::Error;
 use crate::sql::statement::{self, Statement};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations");
 
-/// Applies every pending migration and answers their names. Several processes may call it at once: they take turns.
+/// What was done to the schema.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Migrated {
+    /// The names of the migrations that were applied now.
+    pub applied: Vec<String>,
+    /// What was distributed over the nodes of a cluster of Citus, which nothing is elsewhere.
+    pub distributed: Distributed,
+}
+
+/// Applies every pending migration, and distributes the tables where the database is a coordinator of Citus. Several processes may
+/// call it at once: they take turns.
 ///
 /// # Errors
 /// [`Error::Unavailable`] when the database cannot be reached, [`Error::Migration`] when a migration fails; it is then
-/// rolled back, and those before it stay.
-pub async fn migrate(config: &StoreConfig) -> Result<Vec<String>, Error> {
+/// rolled back, and those before it stay. [`Error::Distribution`] when tables cannot be distributed.
+pub async fn migrate(config: &StoreConfig, which: Distribute) -> Result<Migrated, Error> {
     let mut connection = config.connect().await?;
     lock(&mut connection).await?;
-    blocking(connection, |harness| {
+    let applied = blocking(connection, |harness| {
         let applied = harness.run_pending_migrations(MIGRATIONS).map_err(Error::Migration)?;
         Ok(applied.iter().map(ToString::to_string).collect())
     })
-    .await
+    .await?;
+    let mut connection = config.connect().await?;
+    lock(&mut connection).await?;
+    let distributed = distribution::distribute(&mut connection, which).await?;
+    Ok(Migrated { applied, distributed })
 }
 
 /// Reverts the newest migration and answers its name.

@@ -227,6 +227,12 @@ diesel::table! {
 }
 
 diesel::table! {
+    shards (shard) {
+        shard -> Int2,
+    }
+}
+
+diesel::table! {
     signing_keys (purpose) {
         purpose -> Text,
         secret -> Bytea,
@@ -287,6 +293,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     erasures,
     members,
     nym_suffixes,
+    shards,
     signing_keys,
     tier_changes,
     tier_counts,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
@@ -74,6 +75,10 @@ struct Inner {
     changes_shown: Cache<CommunityId, u64>,
     outbox_hints: OutboxHints,
     standby: Option<Standby>,
+    /// What each write sets for the node of its shard, where the database is a coordinator of Citus.
+    on_node: Option<String>,
+    /// The shard in which a probe passed last, which is where the next one is tried first in a cluster.
+    probed: AtomicU8,
 }
 
 /// A community as its chat server's id finds it.
@@ -111,11 +116,13 @@ impl Store {
         crate::migration::check(&config).await?;
         let pool = config.pool()?;
         let standby = Standby::of(&config)?;
-        let (cursor_key, pseudonym_key, erasure_key) = {
+        let (cursor_key, pseudonym_key, erasure_key, on_node) = {
             let mut connection = acquire(&pool).await?;
+            let is_cluster = crate::distribution::is_cluster(&mut connection).await?;
+            let on_node = is_cluster.then(|| config.of_a_node());
             let cursor = secret(&mut connection, "cursor").await?;
             let erasures = secret(&mut connection, "erasures").await?;
-            (CursorKey::new(cursor), PseudonymKey::derive(cursor), ErasureKey::new(erasures))
+            (CursorKey::new(cursor), PseudonymKey::derive(cursor), ErasureKey::new(erasures), on_node)
         };
         let policies = Cache::builder().max_capacity(POLICIES).time_to_live(POLICY_AGE).build();
         let tenants = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
@@ -133,6 +140,8 @@ impl Store {
             changes_shown,
             outbox_hints: OutboxHints::new(),
             standby,
+            on_node,
+            probed: AtomicU8::new(0),
         };
         Ok(Self(Arc::new(inner), Reads::Primary))
     }
@@ -362,6 +371,16 @@ impl Store {
         &self.0.erasure_key
     }
 
+    /// Whether the shards may lie on several nodes, of which one may be away and the others well.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.0.on_node.is_some()
+    }
+
+    /// The number of the shard in which a probe passed last.
+    pub(crate) fn probed(&self) -> &AtomicU8 {
+        &self.0.probed
+    }
+
     /// Where changes may wait to be published.
     pub(crate) fn outbox_hints(&self) -> &OutboxHints {
         &self.0.outbox_hints
@@ -511,7 +530,9 @@ impl Store {
         let writing = async move {
             let mut connection = store.acquire(query).await?;
             let started = Instant::now();
-            let result = match tokio::time::timeout(deadline, transaction(&mut connection, end, work)).await {
+            let on_node = store.0.on_node.as_deref();
+            let running = transaction(&mut connection, end, on_node, work);
+            let result = match tokio::time::timeout(deadline, running).await {
                 Ok(result) => result,
                 Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
             };
@@ -538,6 +559,7 @@ impl Store {
     ) -> Result<T, Error> {
         if let Err(error) = &result
             && error.is_transient()
+            && !error.spares_the_session()
         {
             drop(Object::take(connection));
             self.close_out_of_date(error);
@@ -584,13 +606,26 @@ enum End {
     TakeBack,
 }
 
-async fn transaction<T, F>(connection: &mut AsyncPgConnection, end: End, work: F) -> Result<T, Error>
+async fn transaction<T, F>(
+    connection: &mut AsyncPgConnection,
+    end: End,
+    settings: Option<&str>,
+    work: F,
+) -> Result<T, Error>
 where
     F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>>,
 {
     type Transaction = <AsyncPgConnection as AsyncConnection>::TransactionManager;
     Transaction::begin_transaction(connection).await?;
-    match work(connection).await {
+    let set = match settings {
+        Some(settings) => statement::set(connection, settings).await.map_err(Error::from),
+        None => Ok(()),
+    };
+    let worked = match set {
+        Ok(()) => work(connection).await,
+        Err(error) => Err(error),
+    };
+    match worked {
         Ok(done) => {
             match end {
                 End::Commit => Transaction::commit_transaction(connection).await?,

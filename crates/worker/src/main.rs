@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use muster_storage::{Distribute, Migrated};
 
 use crate::command::{ask, check, deadletters, describe, erasures, health, verify};
 use crate::failure::Failure;
@@ -48,8 +49,11 @@ struct Arguments {
 enum Command {
     /// Works until it is told to stop. This is the default command.
     Serve,
-    /// Brings the database's schema up to date.
+    /// Brings the database's schema up to date, and distributes the tables of a new one where it is a coordinator of Citus.
     Migrate {
+        /// Distributes tables that hold rows, too. Events and requests wait meanwhile.
+        #[arg(long)]
+        distribute: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -159,7 +163,7 @@ async fn run(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
             println!("{:#}", describe::worker(Arguments::command())?);
             Ok(())
         }
-        Command::Migrate { wait } => {
+        Command::Migrate { distribute, wait } => {
             let configuration = one_shot(file, signals, &log)?;
             let settings = configuration.database()?;
             if let Some(bound) = wait.bound(&configuration)? {
@@ -167,11 +171,25 @@ async fn run(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
                 start::wait(bound, async || check::database(&settings).await).await?;
             }
             let (database, _) = connect::database(&settings)?;
-            let applied = muster_storage::migrate(&database).await?;
+            let which = if distribute { Distribute::Filled } else { Distribute::New };
+            let Migrated { applied, distributed } = muster_storage::migrate(&database, which).await?;
             for migration in &applied {
                 println!("applied {migration}");
             }
             println!("the schema is up to date ({} applied now)", applied.len());
+            for table in &distributed.tables {
+                println!("distributed {table} by its shard");
+            }
+            if distributed.options {
+                println!("told the nodes' planners of the tables");
+            }
+            if !distributed.left.is_empty() {
+                println!(
+                    "{} tables are not distributed and hold rows: run `muster-worker migrate --distribute`, for which events \
+                     and requests wait",
+                    distributed.left.len()
+                );
+            }
             Ok(())
         }
         Command::Check { wait } => {

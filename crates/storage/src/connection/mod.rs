@@ -141,6 +141,14 @@ impl StoreConfig {
         self
     }
 
+    /// What a write sets for its part on a node of a cluster, where the settings of its session do not hold.
+    pub(crate) fn of_a_node(&self) -> String {
+        format!(
+            "SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = on",
+            session::lock_timeout(self.write_timeout())
+        )
+    }
+
     /// How long to wait until one of the pool's connections is free or may be opened; 2 seconds unless set. Opening one is
     /// bounded by the hosts' own time-outs.
     #[must_use]

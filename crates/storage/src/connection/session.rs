@@ -44,9 +44,21 @@ const USUAL: [(&str, &str); 7] = [
     ("transaction_timeout", "0"),
 ];
 
+/// What is otherwise, whatever the URL says, where the server coordinates a cluster of Citus.
+const OF_A_CLUSTER: [(&str, &str); 3] = [
+    // An `INSERT` of a batch has no plan that does not know its values. Others are planned once all the same: the server sees that
+    // it costs no more.
+    ("plan_cache_mode", "auto"),
+    // A node that does not answer is given up before the statement is, and holds up its own communities only.
+    ("citus.node_connection_timeout", "1500"),
+    // What a transaction sets for itself holds for its part on a node.
+    ("citus.propagate_set_commands", "local"),
+];
+
 /// A server before 17 has no `transaction_timeout`.
-const MAKE: &str = "SELECT name, set_config(name, value, false) FROM unnest($1, $2) AS wanted (name, value)
-     WHERE name <> 'transaction_timeout' OR current_setting(name, true) IS NOT NULL";
+const MAKE: &str = "SELECT name, set_config(name, value, false) FROM unnest($1, $2, $3) AS wanted (name, value, of_a_cluster)
+     WHERE (name <> 'transaction_timeout' OR current_setting(name, true) IS NOT NULL)
+         AND (NOT of_a_cluster OR EXISTS (SELECT FROM pg_extension WHERE extname = 'citus'))";
 const READ: &str = "SELECT name, current_setting(name, true) FROM unnest($1) AS made (name)";
 const FACTS: &str =
     "SELECT pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on',
@@ -57,6 +69,8 @@ const FACTS: &str =
 pub(crate) struct Settings {
     names: Vec<String>,
     values: Vec<String>,
+    /// Whether they are made on the coordinator of a cluster only.
+    of_a_cluster: Vec<bool>,
 }
 
 /// Refuses `options` that would change what Muster rests on.
@@ -70,15 +84,19 @@ pub(crate) fn may_set(options: &[(String, String)]) -> Result<(), Error> {
     }
 }
 
+/// How long a lock is waited for, in milliseconds, where a write may take so long.
+pub(crate) const fn lock_timeout(write: Duration) -> u128 {
+    write.as_millis() / 2
+}
+
 impl Settings {
     /// Statements may take `write`. A lock is waited for less long, so that the message tells the two apart. `options` come
     /// before what is usual.
     pub(crate) fn new(write: Duration, options: &[(String, String)]) -> Self {
-        let write = write.as_millis();
         let timeouts = [
-            ("statement_timeout", write),
-            ("lock_timeout", write / 2),
-            ("idle_in_transaction_session_timeout", write),
+            ("statement_timeout", write.as_millis()),
+            ("lock_timeout", lock_timeout(write)),
+            ("idle_in_transaction_session_timeout", write.as_millis()),
         ];
         let settings: BTreeMap<String, String> = USUAL
             .into_iter()
@@ -87,15 +105,26 @@ impl Settings {
             .chain(options.iter().cloned())
             .chain(FIXED.map(|(name, value)| (name.to_owned(), value.to_owned())))
             .collect();
-        let (names, values) = settings.into_iter().unzip();
-        Self { names, values }
+        let mut all = Self { names: Vec::new(), values: Vec::new(), of_a_cluster: Vec::new() };
+        let of_a_cluster = OF_A_CLUSTER.map(|(name, value)| (name.to_owned(), value.to_owned(), true));
+        for (name, value, of_a_cluster) in
+            settings.into_iter().map(|(name, value)| (name, value, false)).chain(of_a_cluster)
+        {
+            all.names.push(name);
+            all.values.push(value);
+            all.of_a_cluster.push(of_a_cluster);
+        }
+        all
     }
 
     /// Makes the settings of a session, and answers what it is when they hold. One round trip: two transactions.
     pub(crate) async fn make(&self, client: &Client) -> Result<Facts, SessionError> {
-        let (names, values): (&(dyn ToSql + Sync), &(dyn ToSql + Sync)) = (&self.names, &self.values);
+        let (names, values, of_a_cluster): (&(dyn ToSql + Sync), &(dyn ToSql + Sync), &(dyn ToSql + Sync)) =
+            (&self.names, &self.values, &self.of_a_cluster);
+        let wanted =
+            [(names, Type::TEXT_ARRAY), (values, Type::TEXT_ARRAY), (of_a_cluster, Type::BOOL_ARRAY)];
         let (made, read, facts) = join3(
-            client.query_typed(MAKE, &[(names, Type::TEXT_ARRAY), (values, Type::TEXT_ARRAY)]),
+            client.query_typed(MAKE, &wanted),
             client.query_typed(READ, &[(names, Type::TEXT_ARRAY)]),
             client.query_typed_one(FACTS, &[]),
         )
@@ -105,8 +134,12 @@ impl Settings {
             .iter()
             .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
             .collect::<Result<_, SessionError>>()?;
-        for row in made {
-            let (name, made): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        // The last of a name counts.
+        let made: HashMap<String, String> = made
+            .iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<Result<_, SessionError>>()?;
+        for (name, made) in made {
             match read.get(&name) {
                 Some(Some(value)) if *value == made => {}
                 _ => return Err(SessionError::NotHeld(name)),

@@ -36,12 +36,17 @@ impl Store {
         let now = self.read("applied_events_prune", |connection| clock::now(connection).boxed()).await?;
         let mut unused = unused_slots(day_of(now), age)?;
         let mut late = 0_usize;
-        let mut emptied = Ok(());
+        let mut failed = Ok(());
         for shard in Shard::all() {
-            emptied = emptied.and(self.empty_slots(shard, &mut unused).await);
-            late = late.saturating_add(self.prune_late(shard, age).await?);
+            failed = failed.and(self.empty_slots(shard, &mut unused).await);
+            match self.prune_late(shard, age).await {
+                Ok(pruned) => late = late.saturating_add(pruned),
+                // Other shards may lie where all is well.
+                Err(error) if error.may_be_of_a_node() => failed = failed.and(Err(error)),
+                Err(error) => return Err(error),
+            }
         }
-        emptied.map(|()| late)
+        failed.map(|()| late)
     }
 
     /// Empties the slots that this shard has anything in, for every shard, and takes them out of the set.

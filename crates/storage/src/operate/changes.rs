@@ -1,10 +1,10 @@
 //! Changes for siblings: which types are published, how many wait, and their way out of the outbox.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use diesel::QueryableByName;
-use diesel::sql_types::{Array, BigInt, Integer, Nullable, SmallInt, Text, Timestamptz, Uuid as SqlUuid};
+use diesel::sql_types::{Array, BigInt, Integer, Nullable, SmallInt, Timestamptz};
 use diesel_async::AsyncPgConnection;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::community::Community;
 use crate::error::Error;
-use crate::schema::changes;
+use crate::schema::{changes, communities};
 use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Statement};
 use crate::store::Store;
@@ -231,8 +231,8 @@ where
     }
     let full = communities.len() >= usize::try_from(Communities::MAX.get()).map_err(Error::defect)?;
     let rows = communities.iter().map(|community| OfCommunity { community: *community }).collect();
-    let make = "INSERT INTO changes_published (shard, $names) SELECT $1, rows.* FROM $rows
-         WHERE NOT EXISTS (SELECT FROM changes_published AS p WHERE p.shard = $1 AND p.community = rows.community)
+    let make = "INSERT INTO changes_published (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
+             AND NOT EXISTS (SELECT FROM changes_published AS p WHERE p.shard = $1 AND p.community = rows.community)
          ON CONFLICT (shard, community) DO NOTHING";
     statement::write(connection, Statement::in_shard(shard, make), rows).await?;
     let claim = Statement::in_shard(
@@ -251,10 +251,7 @@ where
     let each = i64::from(most).checked_div(communities).unwrap_or(1);
     let find = Statement::in_shard(
         shard,
-        "SELECT k.community_id, k.guild_id, c.*
-         FROM $rows
-         JOIN communities AS k ON k.community = rows.community
-         CROSS JOIN LATERAL (SELECT c.community, c.change_type, c.number, c.lost, c.at, c.change_id, c.profile_id,
+        "SELECT c.* FROM $rows CROSS JOIN LATERAL (SELECT c.community, c.change_type, c.number, c.lost, c.at, c.change_id, c.profile_id,
                  c.badge_id, c.user_id, c.value_from, c.value_to, c.reason, c.traceparent
              FROM changes AS c
              WHERE c.shard = $1 AND c.community = rows.community AND c.number > rows.number
@@ -266,9 +263,11 @@ where
     let rows: Vec<ChangeRow> = statement::rows(connection, find, most).await?;
     let mut handed = Vec::with_capacity(rows.len());
     let mut changes = Vec::with_capacity(rows.len());
+    let named = named(connection, rows.iter().map(|row| row.community).collect()).await?;
     for row in rows {
+        let Some((community, guild)) = named.get(&row.community) else { continue };
         handed.push((row.community, row.number));
-        changes.push(row.change()?);
+        changes.push(row.change(*community, guild)?);
     }
     let all = changes.len();
     let (published, of_caller) = publish(changes).await;
@@ -294,6 +293,27 @@ where
     Ok((Publication { published, more }, Some(of_caller)))
 }
 
+/// What the outside knows these communities by. It is shared, and so apart from what lies in a shard.
+async fn named(
+    connection: &mut AsyncPgConnection,
+    communities: BTreeSet<i32>,
+) -> Result<HashMap<i32, (CommunityId, GuildId)>, Error> {
+    let keys = communities.len();
+    let find = Statement::shared(
+        "SELECT c.community, c.community_id, c.guild_id FROM unnest($1) AS k (community)
+         CROSS JOIN LATERAL (SELECT * FROM communities AS c WHERE c.community = k.community LIMIT 1) AS c",
+    )
+    .bind::<Array<Integer>, _>(communities.into_iter().collect::<Vec<_>>());
+    let rows: Vec<NamedRow> =
+        if keys == 0 { Vec::new() } else { statement::by_keys(connection, find, keys).await? };
+    rows.into_iter()
+        .map(|row| {
+            let guild = GuildId::parse(row.guild_id).map_err(Error::defect)?;
+            Ok((row.community, (row.community_id.into(), guild)))
+        })
+        .collect()
+}
+
 /// Moves a community's numbers above `published`.
 async fn skip(connection: &mut AsyncPgConnection, tenant: Tenant, published: i64) -> Result<(), Error> {
     lock::community(connection, tenant).await?;
@@ -315,7 +335,7 @@ async fn skip(connection: &mut AsyncPgConnection, tenant: Tenant, published: i64
         "WITH taken AS (DELETE FROM changes AS c WHERE c.shard = $1 AND c.community = $2 RETURNING c.*)
          INSERT INTO changes (shard, community, number, change_type, lost, at, change_id, profile_id, badge_id, user_id,
              value_from, value_to, reason, traceparent)
-         SELECT $1, community, number + $3, change_type, lost, at, change_id, profile_id, badge_id, user_id,
+         SELECT taken.shard, community, number + $3, change_type, lost, at, change_id, profile_id, badge_id, user_id,
              value_from, value_to, reason, traceparent
          FROM taken ORDER BY number DESC",
         "UPDATE community_states SET changes = changes + $3,
@@ -372,12 +392,16 @@ struct WaitingRow {
 }
 
 #[derive(QueryableByName)]
+#[diesel(table_name = communities)]
+struct NamedRow {
+    community: i32,
+    community_id: Uuid,
+    guild_id: String,
+}
+
+#[derive(QueryableByName)]
 #[diesel(table_name = changes)]
 struct ChangeRow {
-    #[diesel(sql_type = SqlUuid)]
-    community_id: Uuid,
-    #[diesel(sql_type = Text)]
-    guild_id: String,
     community: i32,
     change_type: i16,
     number: i64,
@@ -394,17 +418,16 @@ struct ChangeRow {
 }
 
 impl ChangeRow {
-    fn change(self) -> Result<Change, Error> {
+    fn change(self, community: CommunityId, guild: &GuildId) -> Result<Change, Error> {
         let change_type = ChangeType::ALL.into_iter().find(|known| number_of(*known) == self.change_type);
         let change_type = change_type.ok_or_else(|| Error::defect("there is no such type of change"))?;
-        let (id, number, at, guild) = (self.change_id, self.number, self.at, self.guild_id.clone());
-        let (community, traceparent) = (self.community_id, self.traceparent.clone());
+        let (id, number, at, traceparent) = (self.change_id, self.number, self.at, self.traceparent.clone());
         Ok(Change {
             id: id.into(),
             number: u64::try_from(number).map_err(Error::defect)?,
             at,
-            community: community.into(),
-            guild: Some(GuildId::parse(guild).map_err(Error::defect)?),
+            community,
+            guild: Some(guild.clone()),
             what: self.what(change_type)?,
             traceparent: traceparent.and_then(|trace| TraceParent::parse(trace).ok()),
         })

@@ -21,6 +21,11 @@ const SEPARATOR: &str = ": ";
 const STALE_PLAN: &str = "stale plan: ";
 const STALE_PLAN_CODE: &str = "0A000";
 const STALE_PLAN_FUNCTION: &[u8] = b"RRevalidateCachedQuery";
+/// The same for an error of a node of a cluster that the server coordinates: it is away, or ends its sessions. The server itself, and
+/// the session with it, is well.
+const OF_A_NODE: &str = "of a node: ";
+/// What ends a session has a severity of its own.
+const SEVERITY: &[u8] = b"VERROR";
 /// The longest error that is taken apart; a longer one keeps its words and has no code.
 const MAX_ERROR: usize = 256 * 1024;
 
@@ -36,6 +41,12 @@ pub(crate) fn of(message: &str) -> Option<&str> {
 pub(crate) fn is_stale_plan(message: &str) -> bool {
     of(message) == Some(STALE_PLAN_CODE)
         && message.split_once(SEPARATOR).is_some_and(|(_, words)| words.starts_with(STALE_PLAN))
+}
+
+/// Whether an error is of a node of a cluster, and not of the server.
+pub(crate) fn is_of_a_node(message: &str) -> bool {
+    of(message).is_some()
+        && message.split_once(SEPARATOR).is_some_and(|(_, words)| words.starts_with(OF_A_NODE))
 }
 
 /// The server's process by what it, or a pooler in its place, has said when the session began.
@@ -236,7 +247,14 @@ fn coded(error: &[u8]) -> Vec<u8> {
     let Some(code) = fields().find_map(|field| field.strip_prefix(b"C")) else { return error.to_vec() };
     let is_stale_plan =
         code == STALE_PLAN_CODE.as_bytes() && fields().any(|field| field == STALE_PLAN_FUNCTION);
-    let cause = if is_stale_plan { STALE_PLAN } else { "" };
+    // A session does not go on after such an error of the server's own, but for one of the protocol.
+    let is_of_a_node = (code.starts_with(b"08") && code != b"08P01" || code.starts_with(b"57P"))
+        && fields().any(|field| field == SEVERITY);
+    let cause = match (is_stale_plan, is_of_a_node) {
+        (true, _) => STALE_PLAN,
+        (_, true) => OF_A_NODE,
+        _ => "",
+    };
     let content = fields().map(|field| match field.split_first() {
         Some((b'M', words)) => [b"M", code, SEPARATOR.as_bytes(), cause.as_bytes(), words].concat(),
         _ => field.to_vec(),

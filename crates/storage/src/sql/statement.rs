@@ -9,7 +9,7 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::result::{Error as DieselError, OptionalExtension};
 use diesel::sql_types::{BigInt, Integer, SmallInt, SqlType, Untyped};
 use diesel::{IntoSql, QueryResult, QueryableByName};
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use muster_domain::{Limit, Shard};
 
 use super::columns::{Bind, Row};
@@ -237,6 +237,12 @@ where
 /// Runs a statement for its effect; answers how many rows it touched.
 pub(crate) async fn execute(connection: &mut AsyncPgConnection, statement: Statement) -> QueryResult<usize> {
     statement.execute(connection).await
+}
+
+/// Makes settings of a transaction, each `SET LOCAL …;`, in one round trip. Said so, and not by `set_config`, they hold on the node of a
+/// cluster as well.
+pub(crate) async fn set(connection: &mut AsyncPgConnection, settings: &str) -> QueryResult<()> {
+    connection.batch_execute(settings).await
 }
 
 /// Runs a statement on a batch for its effect; an empty one has none. Answers how many rows it touched.

@@ -57,7 +57,7 @@ const REMOVE: &str = concat!(
 
 const INSERT: &str = concat!(
     "INSERT INTO board_entries (shard, community, board, negated_score, joined_at, member, tier)
-     SELECT $1, $2, $3, -",
+     SELECT m.shard, $2, $3, -",
     score!(),
     ", m.joined_at, m.member, CASE $3 WHEN 3 THEN m.tier END
      FROM $rows JOIN members AS m ON m.shard = $1 AND m.community = $2 AND m.member = rows.member AND ",

@@ -141,7 +141,7 @@ pub(super) const DIRECTORY: OfMember = OfMember {
          WHERE d.shard = $1 AND d.community = $2 AND d.member = rows.member AND NOT EXISTS (SELECT FROM members AS m
              WHERE m.shard = $1 AND m.community = $2 AND m.member = rows.member AND m.visible)",
         "INSERT INTO directory AS d (shard, community, member, tier, joined_at, nym_key)
-         SELECT $1, $2, m.member, m.tier, m.joined_at, m.nym_key
+         SELECT m.shard, $2, m.member, m.tier, m.joined_at, m.nym_key
          FROM $rows JOIN members AS m ON m.shard = $1 AND m.community = $2 AND m.member = rows.member AND m.visible
          ON CONFLICT (shard, community, member) DO UPDATE SET tier = excluded.tier, joined_at = excluded.joined_at,
              nym_key = excluded.nym_key",

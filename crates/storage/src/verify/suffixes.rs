@@ -32,7 +32,7 @@ macro_rules! class {
 macro_rules! wanted {
     () => {
         concat!(
-            "(SELECT m.member, ",
+            "(SELECT m.shard, m.member, ",
             class!(),
             "::smallint AS class, substr(m.nym_key, s.at) AS suffix
               FROM $rows JOIN members AS m ON m.shard = $1 AND m.community = $2 AND m.member = rows.member AND m.visible
@@ -52,7 +52,7 @@ const MISSING: OfMember = OfMember {
     ),
     repair: &[concat!(
         "INSERT INTO nym_suffixes (shard, community, class, suffix, member)
-         SELECT $1, $2, w.class, w.suffix, w.member FROM ",
+         SELECT w.shard, $2, w.class, w.suffix, w.member FROM ",
         wanted!(),
         " ON CONFLICT DO NOTHING"
     )],

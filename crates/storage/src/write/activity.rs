@@ -77,7 +77,7 @@ pub(crate) async fn insert(
     adds.sort_unstable_by_key(|add| (add.community, add.member, add.at, add.event_id));
     let insert = Statement::in_shard(
         shard,
-        "INSERT INTO activity_adds (shard, $names) SELECT $1, rows.* FROM $rows
+        "INSERT INTO activity_adds (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
          ON CONFLICT (shard, community, member, at, event_id) DO NOTHING RETURNING community, member, at, event_id",
     );
     let rows: Vec<KeptRow> = statement::of_each(connection, insert, adds).await?;

@@ -226,7 +226,7 @@ async fn kinds(
         rows.push(KindColumns { community, kind: *last, name: name.as_str().to_owned(), first_awarded_at });
         known.insert((community, name), *last);
     }
-    let insert = "INSERT INTO badge_kinds (shard, $names) SELECT $1, rows.* FROM $rows";
+    let insert = "INSERT INTO badge_kinds (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1";
     statement::write(connection, Statement::in_shard(shard, insert), rows).await?;
     Ok(known)
 }
@@ -361,10 +361,10 @@ async fn write(
     made: Vec<OpColumns>,
     changed: Vec<OpColumns>,
 ) -> Result<(), Error> {
-    let insert = "INSERT INTO badge_ops (shard, $names) SELECT $1, rows.* FROM $rows";
+    let insert = "INSERT INTO badge_ops (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1";
     statement::write(connection, Statement::in_shard(shard, insert), made).await?;
     // Each is there. An upsert finds it by its key whatever the planner believes of the table.
-    let update = "INSERT INTO badge_ops (shard, $names) SELECT $1, rows.* FROM $rows
+    let update = "INSERT INTO badge_ops (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
          ON CONFLICT (shard, community, member, kind, at, op_id) DO UPDATE SET
              is_badge = excluded.is_badge, revoked_at = excluded.revoked_at, revoked_by = excluded.revoked_by,
              revoke_reason = excluded.revoke_reason";
@@ -384,8 +384,8 @@ pub(crate) async fn forget_awarder(
         // The badges are read once for each member and kind that the person revoked, and written by their
         // keys.
         "INSERT INTO badge_ops (shard, community, member, kind, at, op_id, award, is_badge)
-         SELECT $1, $2, b.member, b.kind, b.at, b.op_id, true, true
-         FROM (SELECT DISTINCT o.member, o.kind FROM badge_ops AS o
+         SELECT pair.shard, $2, b.member, b.kind, b.at, b.op_id, true, true
+         FROM (SELECT DISTINCT o.shard, o.member, o.kind FROM badge_ops AS o
              WHERE o.shard = $1 AND o.community = $2 AND o.by = $3 AND NOT o.award) AS pair
          CROSS JOIN LATERAL (SELECT b.member, b.kind, b.at, b.op_id FROM badge_ops AS b
              WHERE b.shard = $1 AND b.community = $2 AND b.member = pair.member AND b.kind = pair.kind

@@ -92,7 +92,7 @@ impl Changes {
         );
         statement::write(connection, Statement::in_shard(shard, update), moved).await?;
         // An entry that has drifted into the table makes no event fail.
-        let insert = "INSERT INTO board_entries (shard, $names) SELECT $1, rows.* FROM $rows
+        let insert = "INSERT INTO board_entries (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
              ON CONFLICT (shard, community, board, negated_score, joined_at, member)
                  DO UPDATE SET tier = excluded.tier";
         statement::write(connection, Statement::in_shard(shard, insert), made).await?;

@@ -110,7 +110,7 @@ pub(crate) async fn complete(
     rows.sort_unstable_by_key(|row| row.community);
     let insert = Statement::in_shard(
         shard,
-        "INSERT INTO community_states (shard, $names) SELECT $1, rows.* FROM $rows
+        "INSERT INTO community_states (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
          ON CONFLICT (shard, community) DO NOTHING RETURNING community",
     );
     let made: Vec<MadeRow> = statement::of_each(connection, insert, rows).await?;
@@ -121,14 +121,16 @@ pub(crate) async fn complete(
     let stripes = Statement::in_shard(
         shard,
         "INSERT INTO community_stripes (shard, community, stripe)
-         SELECT $1, c.community, s.stripe FROM unnest($2) AS c (community) CROSS JOIN unnest($3) AS s (stripe)",
+         SELECT here.shard, c.community, s.stripe
+         FROM shards AS here CROSS JOIN unnest($2) AS c (community) CROSS JOIN unnest($3) AS s (stripe) WHERE here.shard = $1",
     )
     .bind::<Array<Integer>, _>(made.clone())
     .bind::<Array<SmallInt>, _>(Stripe::all().map(|stripe| i16::from(stripe.number())).collect::<Vec<_>>());
     statement::execute(connection, stripes).await?;
     let totals = Statement::in_shard(
         shard,
-        "INSERT INTO community_totals (shard, community) SELECT $1, c.community FROM unnest($2) AS c (community)",
+        "INSERT INTO community_totals (shard, community) SELECT here.shard, c.community
+         FROM shards AS here CROSS JOIN unnest($2) AS c (community) WHERE here.shard = $1",
     )
     .bind::<Array<Integer>, _>(made.clone());
     statement::execute(connection, totals).await?;

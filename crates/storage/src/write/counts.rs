@@ -152,7 +152,7 @@ impl Changes {
         let count = Statement::in_shard(
             shard,
             "WITH counted AS (
-                 INSERT INTO board_counts AS c (shard, $names) SELECT $1, rows.* FROM $rows
+                 INSERT INTO board_counts AS c (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
                  ON CONFLICT (shard, community, board, level, bucket)
                      DO UPDATE SET members = c.members + excluded.members
                  RETURNING c.community, c.board, c.level, c.bucket, c.members
@@ -185,7 +185,7 @@ impl Changes {
             .collect();
         let count = Statement::in_shard(
             shard,
-            "INSERT INTO tier_counts AS c (shard, $names) SELECT $1, rows.* FROM $rows
+            "INSERT INTO tier_counts AS c (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
              ON CONFLICT (shard, community, tier) DO UPDATE SET members = c.members + excluded.members",
         );
         statement::write(connection, count, tiers).await?;
@@ -203,7 +203,8 @@ impl Changes {
         let count = Statement::in_shard(
             shard,
             "INSERT INTO community_totals AS c (shard, $names)
-             SELECT $1, rows.community, rows.members, rows.badges, rows.conviction::numeric FROM $rows
+             SELECT here.shard, rows.community, rows.members, rows.badges, rows.conviction::numeric
+             FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
              ON CONFLICT (shard, community) DO UPDATE SET members = c.members + excluded.members,
                  conviction = c.conviction + excluded.conviction, badges = c.badges + excluded.badges",
         );
@@ -223,7 +224,7 @@ impl Changes {
             .collect();
         let count = Statement::in_shard(
             shard,
-            "INSERT INTO community_days AS c (shard, $names) SELECT $1, rows.* FROM $rows
+            "INSERT INTO community_days AS c (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
              ON CONFLICT (shard, community, day) DO UPDATE SET active = c.active + excluded.active,
                  joined = c.joined + excluded.joined, awarded = c.awarded + excluded.awarded,
                  promoted = c.promoted + excluded.promoted",
@@ -264,43 +265,38 @@ columns! {
 pub(crate) async fn apply_visibility(
     connection: &mut AsyncPgConnection,
     shard: Shard,
-    members: Vec<VisibilityChange>,
+    members: &[VisibilityChange],
 ) -> Result<(), Error> {
-    let held = Statement::in_shard(
-        shard,
-        "WITH held AS MATERIALIZED (
-             SELECT rows.community, b.kind, (b.at AT TIME ZONE 'UTC')::date AS day,
-                 CASE WHEN rows.visible THEN 1 ELSE -1 END AS sign
-             FROM $rows CROSS JOIN LATERAL (SELECT o.kind, o.at FROM badge_ops AS o
+    // Each is a statement of its own, and reads what it needs again: one that writes two tables would have to be taken apart where the
+    // tables are distributed.
+    const HELD: &str = "UPDATE badge_kinds AS k SET holders = k.holders + s.sign
+         FROM (SELECT rows.community, b.kind, sum(CASE WHEN rows.visible THEN 1 ELSE -1 END) AS sign
+             FROM $rows CROSS JOIN LATERAL (SELECT o.kind FROM badge_ops AS o
                  WHERE o.shard = $1 AND o.community = rows.community AND o.member = rows.member
-                     AND o.is_badge AND o.revoked_at IS NULL OFFSET 0) AS b
-         ), kinds AS (
-             UPDATE badge_kinds AS k SET holders = k.holders + s.sign
-             FROM (SELECT community, kind, sum(sign) AS sign FROM held GROUP BY 1, 2) AS s
-                 CROSS JOIN LATERAL (SELECT r.ctid FROM badge_kinds AS r
-                     WHERE r.shard = $1 AND r.community = s.community AND r.kind = s.kind LIMIT 1) AS row
-             WHERE k.shard = $1 AND k.ctid = row.ctid
-         )
-         INSERT INTO community_days AS c (shard, community, day, awarded)
-         SELECT $1, community, day, sum(sign) FROM held GROUP BY 2, 3 ORDER BY 2, 3
-         ON CONFLICT (shard, community, day) DO UPDATE SET awarded = c.awarded + excluded.awarded",
-    );
-    statement::write(connection, held, members.clone()).await?;
-    let history = Statement::in_shard(
-        shard,
-        "WITH changed AS (
-             UPDATE tier_changes AS c SET visible = rows.visible
-             FROM $rows CROSS JOIN LATERAL (SELECT r.ctid FROM tier_changes AS r
-                 WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member OFFSET 0) AS row
-             WHERE c.shard = $1 AND c.ctid = row.ctid
-             RETURNING c.community, (c.at AT TIME ZONE 'UTC')::date AS day, c.promotion, c.visible
-         )
-         INSERT INTO community_days AS d (shard, community, day, promoted)
-         SELECT $1, community, day, sum(CASE WHEN visible THEN 1 ELSE -1 END) FROM changed WHERE promotion
-         GROUP BY 2, 3 ORDER BY 2, 3
-         ON CONFLICT (shard, community, day) DO UPDATE SET promoted = d.promoted + excluded.promoted",
-    );
-    statement::write(connection, history, members).await?;
+                     AND o.is_badge AND o.revoked_at IS NULL OFFSET 0) AS b GROUP BY 1, 2) AS s
+             CROSS JOIN LATERAL (SELECT r.ctid FROM badge_kinds AS r
+                 WHERE r.shard = $1 AND r.community = s.community AND r.kind = s.kind LIMIT 1) AS row
+         WHERE k.shard = $1 AND k.ctid = row.ctid";
+    const AWARDED: &str = "INSERT INTO community_days AS c (shard, community, day, awarded)
+         SELECT here.shard, rows.community, (b.at AT TIME ZONE 'UTC')::date, sum(CASE WHEN rows.visible THEN 1 ELSE -1 END)
+         FROM shards AS here CROSS JOIN $rows CROSS JOIN LATERAL (SELECT o.at FROM badge_ops AS o
+             WHERE o.shard = $1 AND o.community = rows.community AND o.member = rows.member
+                 AND o.is_badge AND o.revoked_at IS NULL OFFSET 0) AS b
+         WHERE here.shard = $1 GROUP BY 1, 2, 3 ORDER BY 2, 3
+         ON CONFLICT (shard, community, day) DO UPDATE SET awarded = c.awarded + excluded.awarded";
+    const PROMOTED: &str = "INSERT INTO community_days AS d (shard, community, day, promoted)
+         SELECT here.shard, rows.community, (c.at AT TIME ZONE 'UTC')::date, sum(CASE WHEN rows.visible THEN 1 ELSE -1 END)
+         FROM shards AS here CROSS JOIN $rows CROSS JOIN LATERAL (SELECT r.at FROM tier_changes AS r
+             WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member AND r.promotion OFFSET 0) AS c
+         WHERE here.shard = $1 GROUP BY 1, 2, 3 ORDER BY 2, 3
+         ON CONFLICT (shard, community, day) DO UPDATE SET promoted = d.promoted + excluded.promoted";
+    const HISTORY: &str = "UPDATE tier_changes AS c SET visible = rows.visible
+         FROM $rows CROSS JOIN LATERAL (SELECT r.ctid FROM tier_changes AS r
+             WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member OFFSET 0) AS row
+         WHERE c.shard = $1 AND c.ctid = row.ctid";
+    for sql in [HELD, AWARDED, PROMOTED, HISTORY] {
+        statement::write(connection, Statement::in_shard(shard, sql), members.to_vec()).await?;
+    }
     Ok(())
 }
 

@@ -52,7 +52,7 @@ impl Changes {
         );
         statement::write(connection, Statement::in_shard(shard, update), self.relisted).await?;
         // A row that has drifted into the table makes no event fail.
-        let insert = "INSERT INTO directory (shard, $names) SELECT $1, rows.* FROM $rows
+        let insert = "INSERT INTO directory (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
              ON CONFLICT (shard, community, member) DO UPDATE SET tier = excluded.tier,
                  joined_at = excluded.joined_at, nym_key = excluded.nym_key";
         statement::write(connection, Statement::in_shard(shard, insert), self.listed).await?;

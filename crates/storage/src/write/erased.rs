@@ -162,7 +162,7 @@ pub(crate) async fn insert(
     });
     let insert = Statement::in_shard(
         shard,
-        "INSERT INTO erasures AS e (shard, $names) SELECT $1, rows.* FROM $rows
+        "INSERT INTO erasures AS e (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
          ON CONFLICT (shard, community, person) DO UPDATE SET erased_at = excluded.erased_at
              WHERE e.erased_at < excluded.erased_at",
     );

@@ -85,7 +85,7 @@ pub(crate) async fn record(
     ids.dedup_by_key(|id| (id.community, id.event_id));
     let record = Statement::in_shard(
         shard,
-        "INSERT INTO applied_events (shard, $names) SELECT $1, rows.* FROM $rows
+        "INSERT INTO applied_events (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
          ON CONFLICT (shard, slot, community, event_id) DO NOTHING RETURNING community, event_id",
     );
     let recorded: Vec<RecordedRow> = statement::of_each(connection, record, ids).await?;
@@ -105,7 +105,7 @@ pub(crate) async fn try_out(
     let slots = (0..SLOTS).map(slot_of).chain([Ok(LATE_SLOT)]).collect::<Result<Vec<i16>, Error>>()?;
     let applied_at = Some(OffsetDateTime::now_utc());
     let id = |slot| Id { slot, community, event_id: Uuid::new_v4(), applied_at };
-    let record = "INSERT INTO applied_events (shard, $names) SELECT $1, rows.* FROM $rows";
+    let record = "INSERT INTO applied_events (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1";
     let record = Statement::in_shard(shard, record).rows(slots.into_iter().map(id).collect());
     statement::execute(connection, record).await?;
     Ok(())

@@ -354,7 +354,7 @@ impl Changed {
                 visible: member.state.visible(),
             })
             .collect();
-        counts::apply_visibility(connection, shard, changed).await?;
+        counts::apply_visibility(connection, shard, &changed).await?;
         for (community, at) in tiers::record(connection, shard, &moves).await? {
             counts.promotion(community, at);
         }

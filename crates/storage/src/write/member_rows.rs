@@ -292,7 +292,7 @@ pub(crate) async fn insert(
     shard: Shard,
     rows: Vec<MemberRow>,
 ) -> Result<(), Error> {
-    let insert = "INSERT INTO members (shard, $names) SELECT $1, rows.* FROM $rows";
+    let insert = "INSERT INTO members (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1";
     statement::write(connection, Statement::in_shard(shard, insert), rows).await?;
     Ok(())
 }

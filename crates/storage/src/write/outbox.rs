@@ -13,7 +13,7 @@ use super::lock::Locked;
 use super::member_rows::NumberKey;
 use crate::error::Error;
 use crate::schema::badge_ops;
-use crate::sql::columns::columns;
+use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Statement};
 use crate::tenant::Tenant;
 
@@ -88,7 +88,7 @@ pub(crate) async fn write(
     for change in changes {
         communities.entry(change.community).or_default().push(change);
     }
-    let (mut rows, mut lost) = (Vec::new(), Vec::new());
+    let (mut rows, mut last, mut lost) = (Vec::new(), Vec::new(), Vec::new());
     for (community, mut changes) in communities {
         let outbox =
             &locked.get(&community).ok_or_else(|| Error::defect("a change of no locked community"))?.outbox;
@@ -105,12 +105,14 @@ pub(crate) async fn write(
             continue;
         }
         changes.sort_by_key(|change| (change.member, number_of(change.what.change_type())));
+        if new > 0 {
+            last.push(LastRow { community, number: outbox.last.saturating_add(new) });
+        }
         rows.extend((1..).zip(changes).map(|(step, change)| change.row(outbox.last.saturating_add(step))));
     }
-    let insert = "WITH written AS (
-             INSERT INTO changes (shard, change_type, community, number, at, change_id, profile_id, badge_id, user_id,
+    let insert = "INSERT INTO changes (shard, change_type, community, number, at, change_id, profile_id, badge_id, user_id,
                  value_from, value_to, reason, traceparent)
-             SELECT $1, rows.change_type, rows.community, rows.number, statement_timestamp(), rows.change_id,
+             SELECT here.shard, rows.change_type, rows.community, rows.number, statement_timestamp(), rows.change_id,
                  rows.profile_id, rows.badge_id, rows.user_id,
                  coalesce(rows.value_from, (SELECT t.name FROM tiers AS t
                      WHERE t.shard = $1 AND t.community = rows.community AND t.tier = rows.from_tier)),
@@ -119,15 +121,14 @@ pub(crate) async fn write(
                      (SELECT k.name FROM badge_kinds AS k
                      WHERE k.shard = $1 AND k.community = rows.community AND k.kind = rows.kind)),
                  rows.reason, rows.traceparent
-             FROM $rows
-             RETURNING community, number
-         )
-         UPDATE community_states AS s SET changes = rows.number
-         FROM (SELECT community, max(number) AS number FROM written GROUP BY community) AS rows
-             CROSS JOIN LATERAL (SELECT r.ctid FROM community_states AS r
-                 WHERE r.shard = $1 AND r.community = rows.community LIMIT 1) AS found
-         WHERE s.shard = $1 AND s.ctid = found.ctid";
+             FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1";
     statement::write(connection, Statement::in_shard(shard, insert), rows).await?;
+    let count = concat!(
+        "UPDATE community_states AS s SET changes = rows.number FROM ",
+        rows_in!("community_states"),
+        " WHERE s.shard = $1 AND s.ctid = found.ctid"
+    );
+    statement::write(connection, Statement::in_shard(shard, count), last).await?;
     drop_waiting(connection, shard, lost).await
 }
 
@@ -147,17 +148,17 @@ async fn drop_waiting(
              DELETE FROM changes AS c USING waiting WHERE c.shard = $1 AND c.ctid = waiting.ctid",
         );
         statement::execute(connection, drop).await?;
-        let write = "WITH written AS (
-                 INSERT INTO changes (shard, change_type, community, number, lost, at, change_id)
-                 SELECT $1, 8, rows.community, rows.number, rows.lost, statement_timestamp(), rows.change_id FROM $rows
-                 RETURNING community, number
-             )
-             UPDATE community_states AS s SET changes = rows.number, changes_lost = rows.number
-             FROM (SELECT community, number FROM written) AS rows
-                 CROSS JOIN LATERAL (SELECT r.ctid FROM community_states AS r
-                     WHERE r.shard = $1 AND r.community = rows.community LIMIT 1) AS found
-             WHERE s.shard = $1 AND s.ctid = found.ctid";
+        let last = vec![LastRow { community: row.community, number: row.number }];
+        let write = "INSERT INTO changes (shard, change_type, community, number, lost, at, change_id)
+                 SELECT here.shard, 8, rows.community, rows.number, rows.lost, statement_timestamp(), rows.change_id
+                 FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1";
         statement::write(connection, Statement::in_shard(shard, write), vec![row]).await?;
+        let count = concat!(
+            "UPDATE community_states AS s SET changes = rows.number, changes_lost = rows.number FROM ",
+            rows_in!("community_states"),
+            " WHERE s.shard = $1 AND s.ctid = found.ctid"
+        );
+        statement::write(connection, Statement::in_shard(shard, count), last).await?;
     }
     Ok(())
 }
@@ -265,6 +266,14 @@ columns! {
         value_to: Option<String> => Nullable<Text>,
         reason: Option<String> => Nullable<Text>,
         traceparent: Option<String> => Nullable<Text>,
+    }
+}
+
+columns! {
+    /// The number of a community's last change.
+    struct LastRow {
+        community: i32 => Integer,
+        number: i64 => BigInt,
     }
 }
 

@@ -1,6 +1,7 @@
 //! A probe: events of every kind and with every effect on a member's standing are applied, and taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use diesel::QueryableByName;
@@ -27,9 +28,7 @@ const MEMBERS: i64 = 8;
 
 /// For one transaction: above what a probe's statements take under load, and short enough for readiness to go off within five
 /// seconds of a fault.
-const BOUNDS: &str =
-    "SELECT set_config('lock_timeout', '1500', true) <> set_config('statement_timeout', '2000', true)
-     AS bounded";
+const BOUNDS: &str = "SET LOCAL lock_timeout = 1500; SET LOCAL statement_timeout = 2000";
 /// How long the commit of next to nothing may take.
 const COMMIT: Duration = Duration::from_millis(1500);
 
@@ -44,36 +43,59 @@ impl Store {
     /// # Errors
     /// [`Error::Unavailable`] when the database is, [`Error::Defect`] when such writes fail.
     pub async fn events_probe(&self, guild: Option<GuildId>) -> Result<(), Error> {
-        let of_its_own = guild.is_none();
-        let name =
-            guild.map_or_else(|| format!("probe-{}", Uuid::now_v7()), |guild| guild.as_str().to_owned());
-        let guild = GuildId::parse(name).map_err(Error::defect)?;
+        if let Some(guild) = guild {
+            return self.probe(guild, None).await;
+        }
+        // A node of a cluster may be away: while one shard can be written, it is not all of them that cannot.
+        let first = self.probed().load(Ordering::Relaxed);
+        let mut passed = Ok(());
+        for step in 0..Shard::COUNT {
+            let shard = first.wrapping_add(step) % Shard::COUNT;
+            passed = self.probe(guild_in(shard)?, Some(BOUNDS)).await;
+            match &passed {
+                Ok(()) => self.probed().store(shard, Ordering::Relaxed),
+                Err(error) if self.is_cluster() && error.may_be_of_a_node() => continue,
+                Err(_) => {}
+            }
+            break;
+        }
+        passed?;
+        self.write_within("commit_probe", COMMIT, |connection| {
+            async move {
+                let emit = "SELECT pg_logical_emit_message(true, 'muster', '') IS NOT NULL AS emitted";
+                statement::optional::<EmittedRow>(connection, Statement::shared(emit)).await?;
+                Ok(())
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    async fn probe(&self, guild: GuildId, bounds: Option<&'static str>) -> Result<(), Error> {
         let events = events(&guild)?;
         let known = self.communities_known(&BTreeSet::from([guild.clone()])).await?;
         let community = known.get(&guild).copied();
         let key = self.erasure_key().clone();
         self.write_and_take_back("events_probe", move |connection| {
             async move {
-                if of_its_own {
-                    statement::optional::<BoundsRow>(connection, Statement::shared(BOUNDS)).await?;
+                if let Some(bounds) = bounds {
+                    statement::set(connection, bounds).await?;
                 }
                 try_out(connection, &key, guild, community, events).await
             }
             .boxed()
         })
-        .await?;
-        if !of_its_own {
-            return Ok(());
-        }
-        self.write_within("commit_probe", COMMIT, |connection| {
-            async move {
-                let emit = "SELECT pg_logical_emit_message(true, 'muster', '') IS NOT NULL AS bounded";
-                statement::optional::<BoundsRow>(connection, Statement::shared(emit)).await?;
-                Ok(())
-            }
-            .boxed()
-        })
         .await
+    }
+}
+
+/// The id of a chat server that there is not, whose community would be in this shard.
+fn guild_in(shard: u8) -> Result<GuildId, Error> {
+    loop {
+        let guild = GuildId::parse(format!("probe-{}", Uuid::now_v7())).map_err(Error::defect)?;
+        if Shard::of(&guild).number() == shard {
+            return Ok(guild);
+        }
     }
 }
 
@@ -180,10 +202,10 @@ async fn try_out(
 }
 
 #[derive(QueryableByName)]
-struct BoundsRow {
+struct EmittedRow {
     #[diesel(sql_type = Bool)]
     #[expect(dead_code, reason = "that there is an answer is the answer")]
-    bounded: bool,
+    emitted: bool,
 }
 
 #[derive(QueryableByName)]

@@ -42,10 +42,10 @@ macro_rules! board {
         &[
             concat!(
                 "INSERT INTO board_counts AS c (shard, community, board, level, bucket, members)
-                 SELECT $1, $2, ",
+                 SELECT here.shard, $2, ",
                 $board,
                 ", split_part(rows.key, ' ', 1)::smallint, split_part(rows.key, ' ', 2)::bigint, rows.missing::bigint
-                 FROM $rows
+                 FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
                  ON CONFLICT (shard, community, board, level, bucket) DO UPDATE SET members = c.members + excluded.members"
             ),
             // A bucket without members is removed.
@@ -65,7 +65,7 @@ macro_rules! total {
         &[concat!(
             "INSERT INTO community_totals AS c (shard, community, ",
             $column,
-            ") SELECT $1, $2, rows.missing::numeric FROM $rows
+            ") SELECT here.shard, $2, rows.missing::numeric FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
               ON CONFLICT (shard, community) DO UPDATE SET ",
             $column,
             " = c.",
@@ -81,7 +81,8 @@ macro_rules! day {
         &[concat!(
             "INSERT INTO community_days AS c (shard, community, day, ",
             $column,
-            ") SELECT $1, $2, rows.key::date, rows.missing::bigint FROM $rows
+            ") SELECT here.shard, $2, rows.key::date, rows.missing::bigint
+              FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
               ON CONFLICT (shard, community, day) DO UPDATE SET ",
             $column,
             " = c.",
@@ -99,7 +100,8 @@ impl Kept {
             Self::ActivityBoard => board!("2"),
             Self::BadgeBoard => board!("3"),
             Self::Tiers => &["INSERT INTO tier_counts AS c (shard, community, tier, members)
-                 SELECT $1, $2, rows.key::smallint, rows.missing::bigint FROM $rows
+                 SELECT here.shard, $2, rows.key::smallint, rows.missing::bigint
+                 FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
                  ON CONFLICT (shard, community, tier) DO UPDATE SET members = c.members + excluded.members"],
             Self::Members => total!("members"),
             Self::Conviction => total!("conviction"),

@@ -40,7 +40,7 @@ pub(crate) async fn add(
 ) -> Result<(), Error> {
     in_order(&mut suffixes);
     // A suffix that has drifted into the table makes no event fail.
-    let insert = "INSERT INTO nym_suffixes (shard, $names) SELECT $1, rows.* FROM $rows
+    let insert = "INSERT INTO nym_suffixes (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
          ON CONFLICT (shard, community, class, suffix, member) DO NOTHING";
     statement::write(connection, Statement::in_shard(shard, insert), suffixes).await?;
     Ok(())

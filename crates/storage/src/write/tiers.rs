@@ -309,7 +309,8 @@ pub(crate) async fn record(
     rows.sort_unstable_by_key(|row| (row.community, row.member, row.change));
     let insert = Statement::in_shard(
         shard,
-        "INSERT INTO tier_changes (shard, at, visible, $names) SELECT $1, $2, true, rows.* FROM $rows",
+        "INSERT INTO tier_changes (shard, at, visible, $names) SELECT here.shard, $2, true, rows.*
+             FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1",
     )
     .bind::<Timestamptz, _>(at);
     statement::write(connection, insert, rows).await?;
@@ -327,7 +328,7 @@ pub(crate) async fn policy_insert(
     for community in communities {
         rows.extend(policy_rows(*community, policy, &mut |_, place| place.checked_add(1))?);
     }
-    let insert = "INSERT INTO tiers (shard, $names) SELECT $1, rows.* FROM $rows";
+    let insert = "INSERT INTO tiers (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1";
     statement::write(connection, Statement::in_shard(shard, insert), rows).await?;
     Ok(())
 }
@@ -368,7 +369,7 @@ pub(crate) async fn policy_replace(
     statement::execute(connection, withdraw).await?;
     let insert = Statement::in_shard(
         tenant.shard,
-        "INSERT INTO tiers (shard, $names) SELECT $1, rows.* FROM $rows
+        "INSERT INTO tiers (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
          ON CONFLICT (shard, community, tier) DO UPDATE SET
              place = excluded.place, last_rank = excluded.last_rank, from_conviction = excluded.from_conviction",
     );

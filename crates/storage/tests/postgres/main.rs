@@ -10,6 +10,7 @@ mod faults;
 mod lists;
 mod migrations;
 mod model;
+mod nodes;
 mod plans;
 mod probe;
 mod released;

@@ -230,25 +230,24 @@ fn is_erased(erasures: &Erasures, event: &Event) -> bool {
 async fn visible(client: &Client, guilds: &[GuildId]) -> Vec<String> {
     let mut all = Vec::new();
     for guild in guilds {
-        let rows = client
-            .query(
-                "WITH c AS (SELECT shard, community FROM communities WHERE guild_id = $1)
-                 SELECT ROW(user_id, t.name, badge_count)::text
-                     FROM c JOIN members USING (shard, community) LEFT JOIN tiers AS t USING (shard, community, tier)
-                     WHERE visible
-                 UNION ALL SELECT ROW(t.name, members)::text
-                     FROM c JOIN tier_counts USING (shard, community) JOIN tiers AS t USING (shard, community, tier)
-                     WHERE members <> 0
-                 UNION ALL SELECT ROW(name, holders, first_awarded_at)::text
-                     FROM c JOIN badge_kinds USING (shard, community)
-                 UNION ALL SELECT ROW(members, conviction, badges)::text
-                     FROM c JOIN community_totals USING (shard, community)
-                 ORDER BY 1",
-                &[&guild.as_str()],
-            )
-            .await
-            .unwrap();
-        all.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        let find = "SELECT shard, community FROM communities WHERE guild_id = $1";
+        let Some(of) = client.query_opt(find, &[&guild.as_str()]).await.unwrap() else { continue };
+        let (shard, community): (i16, i32) = (of.get(0), of.get(1));
+        let mut here = Vec::new();
+        for sql in [
+            "SELECT ROW(user_id, t.name, badge_count)::text
+             FROM members AS m LEFT JOIN tiers AS t USING (shard, community, tier)
+             WHERE m.shard = $1 AND m.community = $2 AND visible",
+            "SELECT ROW(t.name, members)::text FROM tier_counts AS c JOIN tiers AS t USING (shard, community, tier)
+             WHERE c.shard = $1 AND c.community = $2 AND members <> 0",
+            "SELECT ROW(name, holders, first_awarded_at)::text FROM badge_kinds WHERE shard = $1 AND community = $2",
+            "SELECT ROW(members, conviction, badges)::text FROM community_totals WHERE shard = $1 AND community = $2",
+        ] {
+            let rows = client.query(sql, &[&shard, &community]).await.unwrap();
+            here.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        }
+        here.sort_unstable();
+        all.extend(here);
     }
     all
 }

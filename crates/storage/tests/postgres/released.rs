@@ -1,7 +1,7 @@
 //! Databases of earlier releases. The newest migrations bring each over, with what is in it.
 
 use muster_domain::{Lookup, PageLimit};
-use muster_storage::migrate;
+use muster_storage::{Distribute, migrate};
 
 use crate::support::consistency;
 use crate::support::database::Database;
@@ -41,7 +41,7 @@ async fn a_database_of_each_release_is_brought_over_with_all_that_is_in_it() {
         }
         client.batch_execute(rows).await.unwrap();
 
-        migrate(&database.config()).await.unwrap();
+        migrate(&database.config(), Distribute::New).await.unwrap();
         consistency::check(&client).await;
         let (store, guild) = (database.store().await, guild("released"));
         let event = scored(&guild, &user(1), START + 9_000_000, 777);

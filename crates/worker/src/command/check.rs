@@ -8,7 +8,7 @@ use muster_messaging::events::fitness::{Place, Verdict};
 use muster_messaging::events::stream;
 use muster_messaging::tls::certificate::Certificate;
 use muster_messaging::tls::material::{KeyExchange, Material, Peer};
-use muster_storage::{FoundHost, Standby, StandbyState, Store, StoreConfig};
+use muster_storage::{Distribution, FoundHost, Node, Standby, StandbyState, Store, StoreConfig};
 
 use crate::chain::chain;
 use crate::connect::{self, configure};
@@ -76,6 +76,7 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
         Ok(version) => {
             println!("postgres       ok      connected, schema up to date");
             all_work &= stands("postgres", fitness::POSTGRES.judge(&version), unfit);
+            all_work &= distribution(&configured.database).await;
         }
         Err(error) => {
             all_work = false;
@@ -113,6 +114,59 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
         }
     }
     if all_work { Ok(()) } else { Err(Failure::Check) }
+}
+
+/// Reports whether the tables lie on several nodes, and how. True when all of them can be used.
+#[expect(clippy::print_stdout, reason = "the report is this command's output")]
+async fn distribution(database: &StoreConfig) -> bool {
+    let cluster = match muster_storage::distribution(database).await {
+        Ok(Some(cluster)) => cluster,
+        Ok(None) => {
+            println!("postgres       ok      one PostgreSQL: the tables are not distributed");
+            return true;
+        }
+        Err(error) => {
+            println!("postgres       FAILED  {}", Failure::from(error).chain());
+            return false;
+        }
+    };
+    let mut all_work = true;
+    let Distribution { version, nodes, undistributed, needs_options } = cluster;
+    let all: u64 = nodes.iter().map(|node| node.parts).sum();
+    let with_parts = nodes.iter().filter(|node| node.parts > 0).count();
+    if undistributed.is_empty() {
+        println!(
+            "postgres       ok      Citus {version}: the tables are distributed by shard over {with_parts} nodes"
+        );
+    } else {
+        all_work = false;
+        println!(
+            "postgres       FAILED  Citus {version}: these are not distributed by shard: {}: run `muster-worker migrate --distribute`",
+            undistributed.join(", ")
+        );
+    }
+    if needs_options {
+        println!(
+            "postgres       warning Citus {version}: nodes' planners are not told of all tables, as after a move: run \
+             `muster-worker migrate`"
+        );
+    }
+    for Node { name, parts, commits_to_disk } in nodes {
+        match commits_to_disk {
+            Ok(true) => {
+                println!("postgres       ok      node {name}: {parts} of {all} parts")
+            }
+            Ok(false) => {
+                all_work = false;
+                println!("postgres       FAILED  node {name}: synchronous_commit is off, and must not be");
+            }
+            Err(why) => {
+                all_work = false;
+                println!("postgres       FAILED  node {name}: {parts} of {all} parts: {why}");
+            }
+        }
+    }
+    all_work
 }
 
 /// Reports a server's version unless it is in order; false where it is refused.

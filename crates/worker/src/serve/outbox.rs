@@ -118,10 +118,19 @@ impl Outbox {
         };
         // By turns, so that no shard waits for what another has much of.
         let mut waiting = shards;
+        let mut failed = Ok(());
         while !waiting.is_empty() {
             let mut more = Vec::new();
             for shard in waiting {
-                let (publication, attempt) = self.attempt(shard, &publisher).await?;
+                let (publication, attempt) = match self.attempt(shard, &publisher).await {
+                    Ok(attempted) => attempted,
+                    // Other shards may lie where all is well.
+                    Err(NotPublished::Database(error)) if error.may_be_of_a_node() => {
+                        failed = failed.and(Err(error.into()));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 metrics::changes_published(publication.published);
                 if let Some(error) = attempt.error {
                     if publisher.is_gone().await {
@@ -145,7 +154,7 @@ impl Outbox {
             }
             waiting = more;
         }
-        Ok(())
+        failed
     }
 
     /// Publishes some of the changes that wait in a shard.

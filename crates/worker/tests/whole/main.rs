@@ -6,6 +6,7 @@
 mod answers;
 mod browser;
 mod changes;
+mod citus;
 mod command_line;
 mod contract;
 mod crowd;

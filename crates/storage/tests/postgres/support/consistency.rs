@@ -32,11 +32,11 @@ const DIFFERENCES: [(&str, &str); 19] = [
     ),
     (
         "a community has its state, totals and stripes",
-        "SELECT ROW(c.*)::text FROM communities AS c
-         LEFT JOIN community_states AS s USING (shard, community)
-         LEFT JOIN community_totals AS t USING (shard, community)
-         WHERE s.shard IS NULL OR t.shard IS NULL OR 4 <> (SELECT count(*) FROM community_stripes AS l
-             WHERE l.shard = c.shard AND l.community = c.community)",
+        "SELECT ROW(c.*)::text FROM communities AS c LEFT JOIN (
+             SELECT shard, community FROM community_states JOIN community_totals USING (shard, community)
+                 JOIN community_stripes USING (shard, community)
+             GROUP BY 1, 2 HAVING count(*) = 4
+         ) AS k USING (shard, community) WHERE k.shard IS NULL",
     ),
     (
         "board_entries",

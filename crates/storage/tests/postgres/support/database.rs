@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use muster_domain::{Environment, TlsPolicy};
-use muster_storage::{Store, StoreConfig};
+use muster_storage::{Distribute, Store, StoreConfig};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -14,6 +14,8 @@ use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 use tokio_postgres_rustls::MakeRustlsConnect;
 use uuid::Uuid;
+
+use super::cluster;
 
 static TEMPLATE: OnceCell<String> = OnceCell::const_new();
 
@@ -34,10 +36,20 @@ impl Database {
         Self::create("").await
     }
 
+    /// One without, on the server itself, also where that is a cluster's coordinator; [`cluster::join`] makes it one.
+    pub(crate) async fn apart() -> Self {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        cluster::on_each(&format!("CREATE DATABASE {name}")).await;
+        Self { name }
+    }
+
     async fn create(options: &str) -> Self {
         let name = format!("test_{}", Uuid::new_v4().simple());
-        let server = connect("postgres").await;
-        server.batch_execute(&format!("CREATE DATABASE {name} {options}")).await.unwrap();
+        cluster::on_each(&format!("CREATE DATABASE {name} {options}")).await;
+        if options.is_empty() {
+            cluster::join(&name).await;
+        }
+        cluster::allow_triggers(&name).await;
         Self { name }
     }
 
@@ -65,7 +77,7 @@ impl Drop for Database {
         // A runtime cannot be waited for on one of its own threads.
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async { connect("postgres").await.batch_execute(&drop).await.unwrap() });
+            runtime.block_on(cluster::on_each(&drop));
         });
         let dropped = dropping.join();
         assert!(dropped.is_ok() || std::thread::panicking(), "the test's database cannot be dropped");
@@ -91,16 +103,22 @@ async fn template() -> String {
     let made =
         server.query_opt("SELECT datistemplate FROM pg_database WHERE datname = $1", &[&name]).await.unwrap();
     if !made.is_some_and(|row| row.get(0)) {
-        server.batch_execute(&format!("DROP DATABASE IF EXISTS {name}")).await.unwrap();
-        server.batch_execute(&format!("CREATE DATABASE {name}")).await.unwrap();
-        muster_storage::migrate(&config(&url(&name), trusting(&ca_file()))).await.unwrap();
+        cluster::on_each(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+        cluster::on_each(&format!("CREATE DATABASE {name}")).await;
+        cluster::join(&name).await;
+        muster_storage::migrate(&config(&url(&name), trusting(&ca_file())), Distribute::New).await.unwrap();
+        cluster::close(&name).await;
         // Marked only now: one that was left half made is made again.
         server.batch_execute(&format!("ALTER DATABASE {name} IS_TEMPLATE true")).await.unwrap();
     }
     name
 }
 
+/// `MUSTER_CITUS_URL` and `MUSTER_CITUS_CA_FILE` have every test run on the cluster of Citus that they name, and not on the one server.
 fn variable(name: &str) -> String {
+    if let Ok(of_cluster) = std::env::var(name.replace("TEST_DATABASE", "CITUS").replace("TEST_", "CITUS_")) {
+        return of_cluster;
+    }
     std::env::var(name).unwrap_or_else(|_| {
         panic!(
             "{name} is not set: run these tests with `cargo xtask test`, which starts the servers they need"
@@ -140,7 +158,11 @@ pub(crate) fn config(url: &str, tls: ClientConfig) -> StoreConfig {
 }
 
 pub(crate) async fn connect(database: &str) -> Client {
-    let url = url(database).replace("sslmode=verify-full", "sslmode=require");
+    connect_to(&url(database)).await
+}
+
+pub(crate) async fn connect_to(url: &str) -> Client {
+    let url = url.replace("sslmode=verify-full", "sslmode=require");
     let tls = MakeRustlsConnect::new(trusting(&ca_file()));
     let (client, connection) = tokio_postgres::connect(&url, tls).await.unwrap();
     // It ends with its client; what goes wrong before that, the client's next call says.
