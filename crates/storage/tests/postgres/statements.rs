@@ -464,7 +464,10 @@ fn no_call_is_left_out() {
         concat!(include_str!("statements.rs"), include_str!("changes.rs"), include_str!("support/events.rs"));
     let is_made =
         |name: &String| made.contains(&format!(".{name}(")) || made.contains(&format!("Store::{name}("));
-    let left_out: Vec<&String> = names.iter().filter(|name| !is_made(name)).collect();
+    // They ask servers how far their logs are, and name no table.
+    let of_a_standby = ["look", "measure"];
+    let left_out = names.iter().filter(|name| !is_made(name) && !of_a_standby.contains(&name.as_str()));
+    let left_out: Vec<&String> = left_out.collect();
     assert!(left_out.is_empty(), "{left_out:?}");
 }
 
