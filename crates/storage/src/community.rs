@@ -94,7 +94,8 @@ impl Community {
         Statement::in_community(self.tenant, sql)
     }
 
-    /// The policy that names all of these tiers: the one at hand, or the newest.
+    /// The policy that names all of these tiers, which members have: the one at hand, or the newest. However lately that at hand
+    /// was read, it was before a row with a tier that it does not know.
     pub(crate) async fn policy_of(
         &self,
         tiers: impl IntoIterator<Item = Option<i16>> + Clone,
@@ -110,15 +111,14 @@ impl Community {
     pub(crate) async fn tier_number(&self, tier: &Tier) -> Result<Option<i16>, Error> {
         match self.policy.number(tier) {
             Some(number) => Ok(Some(number)),
+            // Whoever asks for tiers that never were costs no more than one look a second.
+            None if self.policy.read_at.elapsed() < Duration::from_secs(1) => Ok(None),
             None => Ok(self.newest_policy().await?.number(tier)),
         }
     }
 
-    /// The policy as it is now, or was a moment ago: whoever asks for tiers that never were costs no more.
+    /// The policy as it is now.
     async fn newest_policy(&self) -> Result<Arc<Policy>, Error> {
-        if self.policy.read_at.elapsed() < Duration::from_secs(1) {
-            return Ok(Arc::clone(&self.policy));
-        }
         // Views of the primary get it as well.
         let newest = policy(&self.store.on_primary(), self.id, self.tenant).await?;
         self.store.keep_policy(self.id, Arc::clone(&newest)).await;

@@ -82,6 +82,17 @@ impl Setting {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_tier_is_named_however_lately_the_policy_was_read() {
+    let setting = Setting::new(&policy(&[0], &[])).await;
+    setting.members([50]).await;
+    let other = setting.database.store().await;
+    let there = view(&other, &setting.guild).await;
+    setting.view().await.tier_policy_replace(&policy(&[0, 40], &[])).await.unwrap();
+    let page = there.profile_list_ranked(PageLimit::MAX, None).await.unwrap();
+    assert_eq!(page.items[0].profile.tier.clone().map(String::from).as_deref(), Some("s1"));
+}
+
 #[tokio::test]
 async fn every_move_is_recorded_once_and_the_first_tier_is_none() {
     let setting = Setting::new(&policy(&[0, 100], &[1, 3])).await;
