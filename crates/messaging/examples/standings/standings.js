@@ -19,12 +19,12 @@
     try {
       const answer = await fetch(location.href);
       // A member may be gone. In any other trouble, what is shown stays.
-      if (!answer.ok && answer.status !== 404) return;
+      if (!answer.ok && answer.status !== 404) return later(updates);
       fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("content");
     } catch {
-      return;
+      return later(updates);
     }
-    if (!fresh) return;
+    if (!fresh) return later(updates);
     const said = [];
     for (const [profile, words] of updates) {
       const row = find(fresh, profile);
@@ -37,6 +37,12 @@
     const focused = document.activeElement?.id;
     shown.replaceWith(document.adoptNode(fresh));
     if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+  }
+
+  // Keeps what was not announced for another look.
+  function later(updates) {
+    pending = new Map([...updates, ...pending]);
+    timer ||= setTimeout(refresh, 5000);
   }
 
   // Many changes at once are one look, and not all pages look at the same moment.
