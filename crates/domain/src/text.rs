@@ -135,9 +135,15 @@ fn cleaned(given: &str, max_bytes: usize) -> Result<String, TextError> {
         }
     }
     // What is dropped may have stood between a letter and its mark.
-    let composed = NFC.normalize(&visible);
-    let joined = joined(&composed);
-    Ok(NFC.normalize(&joined).trim_matches(is_blank).to_owned())
+    let mut text = NFC.normalize(&visible).into_owned();
+    // Without what is dropped marks change places, and something else stands beside others.
+    loop {
+        let kept = NFC.normalize(&joined(&text)).into_owned();
+        if kept == text {
+            return Ok(kept.trim_matches(is_blank).to_owned());
+        }
+        text = kept;
+    }
 }
 
 /// White space, and the characters whose glyph is empty by their name and nature: BRAILLE PATTERN BLANK, EGYPTIAN HIEROGLYPH

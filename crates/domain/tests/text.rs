@@ -225,6 +225,12 @@ fn holds(given: &str) -> Result<(), TestCaseError> {
 }
 
 #[test]
+fn marks_that_change_places_leave_no_selector_behind() {
+    // Without the joiner U+0301 goes before U+0345, so the selector stands behind another mark.
+    holds("\u{345}\u{200c}\u{301}\u{fe00}").unwrap();
+}
+
+#[test]
 fn every_character_is_cleaned_and_folded_once() {
     // Letters without case or decomposition are alike, and most of all characters.
     let is_special = |c: char| {
