@@ -122,6 +122,18 @@ impl Sietch {
         Ok(page.items.into_iter().map(|ranked| ranked.profile.nym.to_string()).collect())
     }
 
+    /// Asks for one of each, but for that of a profile's badges.
+    async fn seven_lists(&self) -> Result<()> {
+        self.ranked(20).await?;
+        self.ask().ask(&profiles::Active::default()).await?;
+        self.ask().ask(&badges::Leaderboard::default()).await?;
+        self.ask().ask(&badges::Kinds::default()).await?;
+        self.ask().ask(&tiers::Progression::default()).await?;
+        self.ask().ask(&tiers::Changes::default()).await?;
+        self.ask().ask(&directory::List::default()).await?;
+        Ok(())
+    }
+
     async fn joins(&mut self, user: &str, conviction: i64) -> Result<()> {
         let events = vec![self.guild.join(user), self.guild.score(user, conviction)];
         self.publisher.publish_all(events, |_| {}).await?;
@@ -149,20 +161,19 @@ async fn lists_are_read_from_the_standby_within_its_bound_and_nothing_else_is() 
     // Nothing is written for longer than the bound, and it is as new as the primary.
     sleep(BOUND * 2).await;
     ensure!(in_use(&worker), "{}", worker.log_tail());
-    let (standby, primary) = (lists(&worker, "standby"), lists(&worker, "primary"));
     let first = sietch.ask().ask(&profiles::Ranked::first(20)).await?;
-    sietch.ask().ask(&profiles::Active::default()).await?;
-    sietch.ask().ask(&badges::Leaderboard::default()).await?;
-    sietch.ask().ask(&badges::Kinds::default()).await?;
-    sietch.ask().ask(&tiers::Progression::default()).await?;
-    sietch.ask().ask(&tiers::Changes::default()).await?;
-    sietch.ask().ask(&directory::List::default()).await?;
-    ensure!(lists(&worker, "standby") - standby == 7.0 && lists(&worker, "primary") - primary == 0.0);
+    // On a machine that stood still for a moment, the primary may have answered.
+    eventually("seven lists of the standby", async || {
+        let before = lists(&worker, "standby");
+        sietch.seven_lists().await.is_ok() && lists(&worker, "standby") - before == 7.0
+    })
+    .await?;
 
     // What it has not replayed is seen where a caller's own write must be, and not in lists: they are the standby's.
     value(&setting, &server, "SELECT pg_wal_replay_pause()")?;
     let paused = Instant::now();
     sietch.joins("chani", 5000).await?;
+    let written = Instant::now();
     let behind = sietch.ranked(1).await?;
     let profile = sietch.ask().ask(&profiles::Get::UserId(muster_domain::UserId::parse("chani")?)).await?;
     let profile_id = profile.profile.profile_id;
@@ -176,11 +187,14 @@ async fn lists_are_read_from_the_standby_within_its_bound_and_nothing_else_is() 
         ensure!(behind == ["user59"], "{behind:?}");
     }
     // Beyond the bound the primary answers, with a cursor of the standby too.
-    eventually("the primary's list", || async {
-        sietch.ranked(1).await.is_ok_and(|first| first == ["chani"])
-    })
-    .await?;
-    ensure!(paused.elapsed() < BOUND + Duration::from_millis(600), "it took {:?}", paused.elapsed());
+    loop {
+        let asked = written.elapsed();
+        if sietch.ranked(1).await? == ["chani"] {
+            break;
+        }
+        ensure!(asked <= BOUND, "a list that was asked for after {asked:?} was the standby's");
+        sleep(Duration::from_millis(50)).await;
+    }
     eventually("the standby to be out of use", || async { !in_use(&worker) }).await?;
     let next = profiles::Ranked { limit: Rows::of(20), cursor: first.next.clone() };
     let of_primary = sietch.ask().ask(&next).await?;
