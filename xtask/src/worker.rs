@@ -53,13 +53,11 @@ impl Configuration {
 
     /// For an example of muster-messaging: as the reader of this community, whose consumer is made.
     pub async fn example(&self, program: PathBuf, services: &Services, community: &str) -> Result<Self> {
-        let own = |text: &str| text.replace("018f4e2a-0000-7000-8000-000000000001", community);
-        let make = own(include_str!("worker/reader-changes"));
+        let shipped = "018f4e2a-0000-7000-8000-000000000001";
+        let make = include_str!("worker/reader-changes").replace(shipped, community);
         let made = self.as_client(&services.clients.streams).run(&make).await?;
         ensure!(made.status.success(), "the reader's consumer is not made: {made:?}");
-        let accounts = services.nats.configuration().join("accounts.conf");
-        fs::write(&accounts, own(&fs::read_to_string(&accounts)?))?;
-        services.nats.reload()?;
+        services.nats.change_accounts(shipped, community)?;
         Ok(Self { program, ..self.as_client(&services.authority.client("muster-reader")?).elsewhere()? })
     }
 

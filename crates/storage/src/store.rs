@@ -111,7 +111,8 @@ impl Store {
     /// Connects, and checks that the schema is the one this version needs.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the database cannot be reached, [`Error::Outdated`] when migrations are pending.
+    /// [`Error::Unavailable`] when the database cannot be reached, [`Error::Outdated`] when migrations are pending,
+    /// [`Error::Configuration`] when lists are to be read from a standby of one node of several.
     pub async fn open(config: StoreConfig) -> Result<Self, Error> {
         crate::migration::check(&config).await?;
         let pool = config.pool()?;
@@ -119,6 +120,13 @@ impl Store {
         let (cursor_key, pseudonym_key, erasure_key, on_node) = {
             let mut connection = acquire(&pool).await?;
             let is_cluster = crate::distribution::is_cluster(&mut connection).await?;
+            if is_cluster && standby.is_some() {
+                return Err(Error::Configuration(
+                    "database.read_url_file does not go with a cluster of Citus, of which each node has a log of its own: \
+                     take it away"
+                        .to_owned(),
+                ));
+            }
             let on_node = is_cluster.then(|| config.of_a_node());
             let cursor = secret(&mut connection, "cursor").await?;
             let erasures = secret(&mut connection, "erasures").await?;

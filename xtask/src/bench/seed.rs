@@ -41,13 +41,8 @@ struct Template {
     data: String,
 }
 
-fn event(
-    random: &mut Rng,
-    templates: &Templates,
-    template: &Template,
-    (guild, member): (i64, i64),
-    at: i64,
-) -> Event {
+fn event(random: &mut Rng, templates: &Templates, template: &Template, of: (i64, i64), at: i64) -> Event {
+    let (guild, member) = of;
     let id = Uuid::from_u128(random.u128(..));
     // Most scores are small, a few very large.
     let score = 40_000_000 / random.i64(1..=1_000_000) - 40;
@@ -92,11 +87,8 @@ pub(super) fn community(members: i64) -> Result<impl Iterator<Item = Event>> {
 }
 
 /// The measured mix in so many communities, without end, from a minute ago on: ten events a millisecond.
-pub(super) fn mix(
-    seed: u16,
-    (power, guilds): (u32, i64),
-    members: i64,
-) -> Result<impl Iterator<Item = Event>> {
+pub(super) fn mix(seed: u16, draw: (u32, i64), members: i64) -> Result<impl Iterator<Item = Event>> {
+    let (power, guilds) = draw;
     let templates: Templates = toml::from_str(include_str!("seed.toml"))?;
     let (mut random, since) = (Rng::with_seed(seed.into()), now() - 60_000);
     Ok((0..).filter_map(move |number: i64| {

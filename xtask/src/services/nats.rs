@@ -132,11 +132,15 @@ impl Nats {
 
     /// Gives a user another name in its copy of `accounts.conf`, so that its certificate is good for nothing any more.
     pub fn rename_user(&self, user: &str, name: &str) -> Result<()> {
+        self.change_accounts(&format!("user: {user:?}"), &format!("user: {name:?}"))
+    }
+
+    /// Changes its copy of `accounts.conf`, which must have the text `from`, and has it read.
+    pub fn change_accounts(&self, from: &str, to: &str) -> Result<()> {
         let file = self.configuration().join("accounts.conf");
         let accounts = fs::read_to_string(&file)?;
-        let named = format!("user: {user:?}");
-        ensure!(accounts.contains(&named), "{} has no user {user}", file.display());
-        write_secret(&file, &accounts.replace(&named, &format!("user: {name:?}")))?;
+        ensure!(accounts.contains(from), "{} has no {from}", file.display());
+        write_secret(&file, &accounts.replace(from, to))?;
         self.reload()
     }
 }

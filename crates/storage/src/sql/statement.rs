@@ -21,6 +21,9 @@ use crate::tenant::Tenant;
 /// community `$2` is its number. `$rows` is a batch as a table named `rows`, `$names` are the names of its columns. `$limit` is where
 /// the list's bound goes.
 ///
+/// An `INSERT` takes the shard of its rows from the table `shards`, `WHERE here.shard = $1`, and not from `$1` itself: so it goes whole to the
+/// node of the shard where the tables are distributed.
+///
 /// The text is always a constant, so each statement is prepared once a connection; `diesel::sql_query` would prepare it
 /// at every call.
 #[derive(Clone)]

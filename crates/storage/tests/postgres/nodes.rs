@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use muster_domain::{GuildId, PageLimit, Shard};
+use muster_domain::{Event, GuildId, PageLimit, Shard};
 use muster_storage::{Distribute, Error, FaultOf, Migrated, Store, distribution, migrate};
 use tokio_postgres::Client;
 
@@ -31,6 +31,30 @@ async fn apart(client: &Client, number: usize) -> (GuildId, GuildId) {
         }
     }
     panic!("all shards are on one node");
+}
+
+/// Makes a guild's community, of twenty members.
+async fn found(store: &Store, guild: &GuildId) {
+    apply(store, guild, (0..20).map(|n| joined(guild, &user(n), START, "x")).collect()).await;
+}
+
+/// A store with two such communities, the first on the first node, the other elsewhere.
+async fn two_communities(database: &Database) -> (Store, Client, [GuildId; 2]) {
+    let (store, client) = (database.store().await, database.client().await);
+    let (here, there) = apart(&client, 0).await;
+    for guild in [&here, &there] {
+        found(&store, guild).await;
+    }
+    (store, client, [here, there])
+}
+
+/// Applies an event as the consumer does: again until it is applied. It fails after a minute.
+async fn apply_at_last(store: &Store, event: Event) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = store.events_apply(vec![event.clone()]).await {
+        assert!(error.is_transient() && Instant::now() < end, "{error:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Takes a node away for this database, or brings it back: nobody is let in, and who is there is cut off.
@@ -85,6 +109,20 @@ async fn tables_are_distributed_by_shard_and_what_is_shared_is_not() {
     assert!(!distribution(&config).await.unwrap().unwrap().needs_options);
 }
 
+#[tokio::test]
+async fn a_standby_of_one_node_is_not_read() {
+    if cluster::is_none().await {
+        return;
+    }
+    let database = Database::migrated().await;
+    let reading = database.config().read_from(database.config(), Duration::from_secs(2)).unwrap();
+    let refused = Store::open(reading).await.map(drop).unwrap_err();
+    assert!(
+        matches!(&refused, Error::Configuration(why) if why.contains("database.read_url_file")),
+        "{refused:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_with_rows_is_brought_over_while_events_come_in() {
     if cluster::is_none().await {
@@ -98,7 +136,7 @@ async fn a_database_with_rows_is_brought_over_while_events_come_in() {
     let store = database.store().await;
     let guilds: Vec<_> = (0..12).map(|number| guild(&format!("guild-{number}"))).collect();
     for guild in &guilds {
-        apply(&store, guild, (0..20).map(|n| joined(guild, &user(n), START, "x")).collect()).await;
+        found(&store, guild).await;
     }
     store.close();
     cluster::join(database.name()).await;
@@ -114,12 +152,7 @@ async fn a_database_with_rows_is_brought_over_while_events_come_in() {
         tokio::spawn(async move {
             for round in 0..40 {
                 for guild in &guilds {
-                    let event = scored(guild, &user(round % 20), START + 1 + round, round);
-                    // As the consumer does: until it is applied.
-                    while let Err(error) = store.events_apply(vec![event.clone()]).await {
-                        assert!(error.is_transient(), "{error:?}");
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
+                    apply_at_last(&store, scored(guild, &user(round % 20), START + 1 + round, round)).await;
                 }
             }
         })
@@ -196,11 +229,7 @@ async fn a_node_that_is_away_is_missed_by_its_own_communities_only() {
         return;
     }
     let database = Database::migrated().await;
-    let (store, client) = (database.store().await, database.client().await);
-    let (gone, well) = apart(&client, 0).await;
-    for guild in [&gone, &well] {
-        apply(&store, guild, (0..20).map(|n| joined(guild, &user(n), START, "x")).collect()).await;
-    }
+    let (store, client, [gone, well]) = two_communities(&database).await;
     let (of_gone, of_well) = (view(&store, &gone).await, view(&store, &well).await);
     let board = async |community: &muster_storage::Community| {
         community.profile_list_ranked(PageLimit::MAX, None).await
@@ -250,10 +279,7 @@ async fn flow(store: Store, guild: GuildId, stop: Arc<AtomicBool>) -> (i64, Dura
     while !stop.load(Ordering::Relaxed) {
         number += 1;
         let began = Instant::now();
-        let event = scored(&guild, &user(number % 20), START + number, number);
-        while let Err(error) = store.events_apply(vec![event.clone()]).await {
-            assert!(error.is_transient(), "{error:?}");
-        }
+        apply_at_last(&store, scored(&guild, &user(number % 20), START + number, number)).await;
         longest = longest.max(began.elapsed());
     }
     (number, longest)
@@ -265,11 +291,7 @@ async fn a_part_that_moves_under_load_loses_no_event() {
         return;
     }
     let database = Database::migrated().await;
-    let (store, client) = (database.store().await, database.client().await);
-    let (moved, other) = apart(&client, 0).await;
-    for guild in [&moved, &other] {
-        apply(&store, guild, (0..20).map(|n| joined(guild, &user(n), START, "x")).collect()).await;
-    }
+    let (store, client, [moved, other]) = two_communities(&database).await;
     let stop = Arc::new(AtomicBool::new(false));
     let flows = [&moved, &other].map(|guild| tokio::spawn(flow(store.clone(), guild.clone(), stop.clone())));
     let shard = i16::from(Shard::of(&moved).number());
