@@ -41,7 +41,7 @@ const TABLES: [&str; 20] = [
 ];
 /// What distributes them.
 const COLUMN: &str = "shard";
-/// Into how many parts: each is a table on a node, and moves as one. Of 8, seven have shards, two or three each, and they are even
+/// Into how many parts: each is a table on a node, and moves as one. Of 8, seven have shards, one to three each, and they are even
 /// on two, three and four nodes. A part is split, or a shard taken out of it, while the workers go on.
 const PARTS: i32 = 8;
 /// How often the locks on all tables are tried for, each time for a second at most.
