@@ -41,8 +41,9 @@ impl Store {
     /// [`Error::NotFound`] when there is none of this id.
     pub async fn community(&self, id: CommunityId) -> Result<Community, Error> {
         let tenant = self.tenant(id).await?.ok_or(Error::NotFound(Missing::Community))?;
-        let policy = self.policy(id, policy(self, id, tenant)).await?;
-        Ok(Community { store: self.clone(), id, tenant, policy, traceparent: None })
+        let store = self.in_shard(tenant.shard);
+        let policy = self.policy(id, policy(&store, id, tenant)).await?;
+        Ok(Community { store, id, tenant, policy, traceparent: None })
     }
 }
 

@@ -75,6 +75,17 @@ pub enum FaultOf {
     Unknown,
 }
 
+/// A node of a cluster that has the rows does not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the node of the cluster that has this community's rows does not answer: look what it does")]
+pub(crate) struct SilentNode;
+
+impl From<SilentNode> for Error {
+    fn from(silent: SilentNode) -> Self {
+        Self::Unavailable(silent.into())
+    }
+}
+
 impl Error {
     /// Where the fault lies.
     #[must_use]
@@ -112,7 +123,8 @@ impl Error {
 
     /// Whether it is of a node of a cluster, and the others may be well.
     pub(crate) fn is_of_a_node(&self) -> bool {
-        self.says(sqlstate::is_of_a_node)
+        matches!(self, Self::Unavailable(cause) if cause.is::<SilentNode>())
+            || self.says(sqlstate::is_of_a_node)
     }
 
     /// Whether a session that had it is well: it is of a node, and nothing went wrong beside it.

@@ -17,6 +17,7 @@ mod outbox_hints;
 mod policy;
 mod read;
 mod schema;
+mod silence;
 mod sql;
 mod standby;
 mod store;

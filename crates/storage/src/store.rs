@@ -22,11 +22,12 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::connection::{Awaited, StoreConfig};
-use crate::error::{Error, Missing};
+use crate::error::{Error, Missing, SilentNode};
 use crate::observation::{QueryFailure, QueryObservation};
 use crate::outbox_hints::OutboxHints;
 use crate::policy::Policy;
 use crate::schema::{communities, community_states, signing_keys};
+use crate::silence::{self, Silence};
 use crate::sql::statement::{self, Statement};
 use crate::standby::Standby;
 use crate::tenant::{Named, Tenant};
@@ -54,7 +55,7 @@ const TENANTS: u64 = 100_000;
 ///
 /// Rows are reached through [`Store::community`] only, which answers a view of one community.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>, Reads);
+pub struct Store(Arc<Inner>, Reads, Option<Shard>);
 
 /// Where a store reads. It writes to the primary in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,10 +76,17 @@ struct Inner {
     changes_shown: Cache<CommunityId, u64>,
     outbox_hints: OutboxHints,
     standby: Option<Standby>,
-    /// What each write sets for the node of its shard, where the database is a coordinator of Citus.
-    on_node: Option<String>,
+    /// Where the database is a coordinator of Citus.
+    cluster: Option<Cluster>,
     /// The shard in which a probe passed last, which is where the next one is tried first in a cluster.
     probed: AtomicU8,
+}
+
+/// What there is to a database whose shards lie on several nodes.
+struct Cluster {
+    /// What each write sets for the node of its shard.
+    on_node: String,
+    silence: Silence,
 }
 
 /// A community as its chat server's id finds it.
@@ -117,7 +125,7 @@ impl Store {
         crate::migration::check(&config).await?;
         let pool = config.pool()?;
         let standby = Standby::of(&config)?;
-        let (cursor_key, pseudonym_key, erasure_key, on_node) = {
+        let (cursor_key, pseudonym_key, erasure_key, cluster) = {
             let mut connection = acquire(&pool).await?;
             let is_cluster = crate::distribution::is_cluster(&mut connection).await?;
             if is_cluster && standby.is_some() {
@@ -127,10 +135,11 @@ impl Store {
                         .to_owned(),
                 ));
             }
-            let on_node = is_cluster.then(|| config.of_a_node());
+            let cluster =
+                is_cluster.then(|| Cluster { on_node: config.of_a_node(), silence: Silence::default() });
             let cursor = secret(&mut connection, "cursor").await?;
             let erasures = secret(&mut connection, "erasures").await?;
-            (CursorKey::new(cursor), PseudonymKey::derive(cursor), ErasureKey::new(erasures), on_node)
+            (CursorKey::new(cursor), PseudonymKey::derive(cursor), ErasureKey::new(erasures), cluster)
         };
         let policies = Cache::builder().max_capacity(POLICIES).time_to_live(POLICY_AGE).build();
         let tenants = Cache::builder().max_capacity(TENANTS).time_to_live(TENANT_AGE).build();
@@ -148,10 +157,10 @@ impl Store {
             changes_shown,
             outbox_hints: OutboxHints::new(),
             standby,
-            on_node,
+            cluster,
             probed: AtomicU8::new(0),
         };
-        Ok(Self(Arc::new(inner), Reads::Primary))
+        Ok(Self(Arc::new(inner), Reads::Primary, None))
     }
 
     /// The standby that lists may be read from, where one is configured.
@@ -163,12 +172,17 @@ impl Store {
     /// The same store, which reads from the standby. `None` while that is not fit for it.
     pub(crate) fn on_standby(&self) -> Option<Self> {
         let standby = self.standby().filter(|standby| standby.is_fit());
-        standby.map(|_| Self(Arc::clone(&self.0), Reads::Standby))
+        standby.map(|_| Self(Arc::clone(&self.0), Reads::Standby, self.2))
     }
 
     /// The same store, which reads from the primary.
     pub(crate) fn on_primary(&self) -> Self {
-        Self(Arc::clone(&self.0), Reads::Primary)
+        Self(Arc::clone(&self.0), Reads::Primary, self.2)
+    }
+
+    /// The same store, of which rows of one shard are asked for.
+    pub(crate) fn in_shard(&self, shard: Shard) -> Self {
+        Self(Arc::clone(&self.0), self.1, Some(shard))
     }
 
     /// Where the rows of a community are, if there is one of this id.
@@ -274,7 +288,8 @@ impl Store {
         }
         let named = *found.get(guild).ok_or(Error::NotFound(Missing::Community))?;
         let key = (i16::from(named.tenant.shard.number()), named.tenant.community);
-        let row = self.read("community_find", move |connection| {
+        let store = self.in_shard(named.tenant.shard);
+        let row = store.read("community_find", move |connection| {
             let find = community_states::table.find(key).select(FoundRow::as_select());
             async move { find.get_result(connection).await.optional() }.boxed()
         });
@@ -381,7 +396,7 @@ impl Store {
 
     /// Whether the shards may lie on several nodes, of which one may be away and the others well.
     pub(crate) fn is_cluster(&self) -> bool {
-        self.0.on_node.is_some()
+        self.0.cluster.is_some()
     }
 
     /// The number of the shard in which a probe passed last.
@@ -463,6 +478,7 @@ impl Store {
                 self.observe(QueryObservation { query, took: Some(took), failure: None });
                 return Ok(answer);
             }
+            self.admit()?;
             let mut connection = Awaited::new(self.acquire(query).await?);
             let started = Instant::now();
             let attempts = async {
@@ -475,8 +491,10 @@ impl Store {
                     result => result.map_err(Error::from),
                 }
             };
-            let result = match tokio::time::timeout(self.0.config.query_timeout, attempts).await {
+            let (patience, silent) = self.patience();
+            let result = match tokio::time::timeout(patience, attempts).await {
                 Ok(result) => result,
+                Err(_) if silent => Err(SilentNode.into()),
                 Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
             };
             self.answered(query, started, &result);
@@ -536,18 +554,57 @@ impl Store {
     {
         let store = self.clone();
         let writing = async move {
+            store.admit()?;
             let mut connection = store.acquire(query).await?;
             let started = Instant::now();
-            let on_node = store.0.on_node.as_deref();
+            let on_node = store.0.cluster.as_ref().map(|cluster| &*cluster.on_node);
             let running = transaction(&mut connection, end, on_node, work);
-            let result = match tokio::time::timeout(deadline, running).await {
-                Ok(result) => result,
-                Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
+            let result = tokio::select! {
+                biased;
+                ended = tokio::time::timeout(deadline, running) => match ended {
+                    Ok(result) => result,
+                    Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
+                },
+                silent = store.falls_silent() => Err(silent.into()),
             };
             store.answered(query, started, &result);
             store.recycle(connection, result)
         };
         tokio::spawn(writing.instrument(span(query))).await.map_err(Error::defect)?
+    }
+
+    /// Fails where the shard lies on a node that does not answer.
+    fn admit(&self) -> Result<(), Error> {
+        self.silence().map_or(Ok(()), |(silence, shard)| silence.admit(shard, Instant::now()))
+    }
+
+    fn silence(&self) -> Option<(&Silence, Shard)> {
+        self.0.cluster.as_ref().map(|cluster| &cluster.silence).zip(self.2)
+    }
+
+    /// How long a read may take, and whether a node is silent that takes longer.
+    fn patience(&self) -> (Duration, bool) {
+        let patience = self.0.config.query_timeout;
+        let of_a_node = self.silence().is_some() && silence::PATIENCE < patience;
+        (if of_a_node { silence::PATIENCE } else { patience }, of_a_node)
+    }
+
+    /// Returns when the node of the shard does not answer another session either, beside one that waits for long: that may
+    /// wait for a lock.
+    async fn falls_silent(&self) -> SilentNode {
+        let Some((silence, shard)) = self.silence() else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(silence::SLOW).await;
+            let ask = Statement::in_shard(
+                shard,
+                "SELECT true AS one FROM community_states WHERE shard = $1 LIMIT 1",
+            );
+            // It is noted what came of it.
+            let _ = self.optional::<OneRow>("ping", ask).await;
+            if silence.holds(shard) {
+                return SilentNode;
+            }
+        }
     }
 
     /// A connection for a query, which else has failed.
@@ -583,6 +640,9 @@ impl Store {
     }
 
     fn answered<T>(&self, query: &'static str, started: Instant, result: &Result<T, Error>) {
+        if let Some((silence, shard)) = self.silence() {
+            silence.note(shard, result, started.elapsed());
+        }
         let failure = result.as_ref().err().and_then(QueryFailure::of);
         self.observe(QueryObservation { query, took: Some(started.elapsed()), failure });
     }

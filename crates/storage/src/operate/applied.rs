@@ -57,7 +57,8 @@ impl Store {
              CROSS JOIN LATERAL (SELECT FROM applied_events AS a WHERE a.shard = $1 AND a.slot = rows.slot LIMIT 1) AS a",
         )
         .rows(unused.iter().map(|slot| Slot { slot: *slot }).collect());
-        let filled: Vec<SlotRow> = self.by_keys("applied_events_prune", find, unused.len()).await?;
+        let filled: Vec<SlotRow> =
+            self.in_shard(shard).by_keys("applied_events_prune", find, unused.len()).await?;
         for SlotRow { slot } in filled {
             unused.remove(&slot);
             let emptied = self.write("applied_events_prune", move |connection| {
@@ -80,7 +81,7 @@ impl Store {
 
     async fn prune_late(&self, shard: Shard, age: Duration) -> Result<usize, Error> {
         let seconds = i64::try_from(age.as_secs()).map_err(Error::defect)?;
-        self.write("applied_events_prune", move |connection| {
+        self.in_shard(shard).write("applied_events_prune", move |connection| {
             async move {
                 let prune = Statement::in_shard(
                     shard,

@@ -101,6 +101,7 @@ impl Store {
     {
         let after = self.outbox_hints().handed_out(shard);
         let (published, last) = self
+            .in_shard(shard)
             .write_within("changes_publish", deadline, move |connection| {
                 async move {
                     let mut communities = waiting_communities(connection, shard, after).await?;
@@ -133,7 +134,7 @@ impl Store {
             "SELECT change_id FROM changes WHERE shard = $1 AND community = $2 AND number = $3",
         )
         .bind::<BigInt, _>(i64::try_from(number).map_err(Error::defect)?);
-        let found: Option<IdRow> = self.optional("change_waiting", find).await?;
+        let found: Option<IdRow> = self.in_shard(tenant.shard).optional("change_waiting", find).await?;
         Ok(found.map(|row| row.change_id.into()))
     }
 
@@ -145,10 +146,11 @@ impl Store {
     pub async fn changes_skip(&self, community: CommunityId, published: u64) -> Result<(), Error> {
         let Some(tenant) = self.tenant(community).await? else { return Ok(()) };
         let published = i64::try_from(published).map_err(Error::defect)?;
-        self.write("changes_skip", move |connection| {
-            async move { skip(connection, tenant, published).await }.boxed()
-        })
-        .await
+        self.in_shard(tenant.shard)
+            .write("changes_skip", move |connection| {
+                async move { skip(connection, tenant, published).await }.boxed()
+            })
+            .await
     }
 
     /// What waits to be published, over all communities; of those in which something waits, the first thousand of each shard are
@@ -171,7 +173,7 @@ impl Store {
             )
             .bind::<Integer, _>(0)
             .bind::<BigInt, _>(i64::from(Counted::MAX));
-            let row: Option<WaitingRow> = self.optional("changes_waiting", count).await?;
+            let row: Option<WaitingRow> = self.in_shard(shard).optional("changes_waiting", count).await?;
             let Some(row) = row else { continue };
             let count = u64::try_from(row.count).unwrap_or_default();
             waiting = waiting.and(WaitingChanges { count, oldest: row.oldest });

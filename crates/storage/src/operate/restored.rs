@@ -68,8 +68,8 @@ impl Store {
         }
         let mut remembered = 0_usize;
         for (shard, erasures) in shards {
-            let known = known.clone();
-            let remembering = self.write("erasures_remember", move |connection| {
+            let (known, store) = (known.clone(), self.in_shard(shard));
+            let remembering = store.write("erasures_remember", move |connection| {
                 async move {
                     let stripes: BTreeSet<(i32, Stripe)> = erasures
                         .iter()

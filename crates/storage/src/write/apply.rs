@@ -59,7 +59,8 @@ impl Store {
         let mut applied = Applied::default();
         for (shard, events) in shards {
             let (key, known) = (self.erasure_key().clone(), known.clone());
-            let part = self.write("events_apply", move |connection| {
+            let store = self.in_shard(shard);
+            let part = store.write("events_apply", move |connection| {
                 async move { apply(connection, &key, shard, &known, events).await }.boxed()
             });
             match part.await {

@@ -50,10 +50,12 @@ impl Store {
             shards.entry(named.tenant.shard).or_default().push(*named);
         }
         for (shard, communities) in shards {
-            self.write("communities_ensure", move |connection| {
-                async move { complete(connection, shard, &communities).await }.boxed()
-            })
-            .await?;
+            let completing = self.in_shard(shard);
+            completing
+                .write("communities_ensure", move |connection| {
+                    async move { complete(connection, shard, &communities).await }.boxed()
+                })
+                .await?;
         }
         self.keep_keys(&found).await;
         communities.extend(found);

@@ -76,16 +76,17 @@ impl Store {
         let known = self.communities_known(&BTreeSet::from([guild.clone()])).await?;
         let community = known.get(&guild).copied();
         let key = self.erasure_key().clone();
-        self.write_and_take_back("events_probe", move |connection| {
-            async move {
-                if let Some(bounds) = bounds {
-                    statement::set(connection, bounds).await?;
+        self.in_shard(Shard::of(&guild))
+            .write_and_take_back("events_probe", move |connection| {
+                async move {
+                    if let Some(bounds) = bounds {
+                        statement::set(connection, bounds).await?;
+                    }
+                    try_out(connection, &key, guild, community, events).await
                 }
-                try_out(connection, &key, guild, community, events).await
-            }
-            .boxed()
-        })
-        .await
+                .boxed()
+            })
+            .await
     }
 }
 
