@@ -122,7 +122,7 @@ async fn an_empty_filter_shows_what_none_shows() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_tells_what_would_work_and_what_would_not() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let mut setting = Setting::of_one_server().await?;
     let well = setting.configuration.run("check").await?;
     assert!(well.status.success(), "{}{}", text(&well.stdout), text(&well.stderr));
     assert!(text(&well.stdout).contains("required: production"));

@@ -153,7 +153,7 @@ fn orders<T: Copy + PartialEq>(things: &[T]) -> Vec<Vec<T>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whichever_hosts_stand_before_the_good_one_are_passed_over_in_every_order() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let read_only = cluster(&setting, "read-only", &[("default_transaction_read_only", "on")])?;
     let silent = Way::to(setting.services.postgres.port, Does::Holds).await?;
     let (hole, refusing, good) = (BlackHole::new().await?, refusing().await?, setting.services.postgres.port);
@@ -199,7 +199,7 @@ async fn whichever_hosts_stand_before_the_good_one_are_passed_over_in_every_orde
 
 #[tokio::test(flavor = "multi_thread")]
 async fn target_session_attrs_tells_a_primary_from_a_standby() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let mut standby = cluster(&setting, "standby", &[])?;
     standby.stop();
     // A standby that stays one: it takes no writes and waits for a primary that never comes.
@@ -270,7 +270,7 @@ async fn target_session_attrs_tells_a_primary_from_a_standby() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_starts_past_a_silent_host_and_goes_over_when_its_host_dies() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let server = setting.services.postgres.port;
     let first = Way::to(server, Does::Holds).await?;
     let second = Way::to(server, Does::Passes).await?;
@@ -325,7 +325,7 @@ fn pooled(setting: &Setting, mode: &str) -> Result<(PgBouncer, xtask::worker::Co
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pgbouncer_in_session_mode_is_as_good_as_postgresql() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let (pooler, configuration) = pooled(&setting, "session")?;
     let report = configuration.run("check").await?;
     ensure!(report.status.success(), "{}", text(&report.stdout));
@@ -358,7 +358,7 @@ async fn pgbouncer_in_session_mode_is_as_good_as_postgresql() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pgbouncer_in_another_mode_is_refused_with_what_to_do() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     for mode in ["transaction", "statement"] {
         let (pooler, configuration) = pooled(&setting, mode)?;
         for command in ["check", "serve", "migrate", "verify --all"] {

@@ -48,7 +48,7 @@ async fn is_gone(tabr: &CommunityClient) -> Result<bool> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_erased_person_stays_erased_through_late_events_and_a_restored_backup() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
     let mut tabr = Guild::new("tabr");

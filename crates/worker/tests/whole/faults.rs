@@ -74,7 +74,7 @@ async fn the_worker_is_killed_again_and_again() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn postgresql_is_killed_and_comes_back() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let mut setting = Setting::of_one_server().await?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
     let mut guild = Guild::new("tabr");

@@ -23,7 +23,7 @@ fn expired(setting: &Setting) -> Result<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn authorities_joined_without_a_newline_are_all_trusted_and_counted() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let directory = tempfile::tempdir()?;
     let first = Authority::create(directory.path(), "first")?;
     let first = fs::read_to_string(first.certificate_file())?;

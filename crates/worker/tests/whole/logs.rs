@@ -49,7 +49,7 @@ fn cursors() -> [Option<Cursor>; 2] {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_and_the_metrics_show_no_person_and_no_secret() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let key = fs::read_to_string(&setting.services.clients.worker.key_file)?;
     let line = key.lines().nth(1).context("a key without lines")?.to_owned();
     let mut forbidden =

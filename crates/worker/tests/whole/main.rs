@@ -7,6 +7,7 @@ mod answers;
 mod browser;
 mod changes;
 mod citus;
+mod cluster;
 mod command_line;
 mod contract;
 mod crowd;

@@ -109,7 +109,7 @@ async fn rotations(worker: &Worker, outcome: &str, number: u32) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotation_fails_no_request_and_loses_no_event_and_a_bad_file_changes_nothing() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let worker = setting.serve()?;
     let (client, publisher) = setting.client().await?;
     let load = Load::begin(&client, publisher).await?;
@@ -170,7 +170,7 @@ impl Volume {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_swapped_secret_moves_nats_and_postgresql_to_a_new_authority_under_load() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let volume = Volume::new(setting.services.directory.path().join("volume"))?;
     let old_ca = fs::read(setting.services.authority.certificate_file())?;
     let new_authority = Authority::create(setting.services.directory.path(), "new-ca")?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use muster_domain::{
     Activity, CommunityId, CommunityName, Conviction, Effect, Event, EventId, EventTime, GuildEffect,
     GuildId, MaxClockSkew, MemberEffect, Nym, TimeBounds, UserId,
@@ -17,18 +17,43 @@ use uuid::Uuid;
 use xtask::services::{Identity, Services};
 use xtask::worker::{Configuration, Worker};
 
+use crate::cluster::Cluster;
+
 /// How long anything that must happen may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Setting {
     pub(crate) configuration: Configuration,
+    // Dropped before the servers.
+    cluster: Option<Cluster>,
     // Stopped last.
     pub(crate) services: Services,
 }
 
 impl Setting {
-    /// Fresh servers with a migrated database.
+    /// Fresh servers with a migrated database, which is one on a cluster of Citus where one is named.
     pub(crate) async fn new() -> Result<Self> {
+        let mut setting = Self::of_one_server().await?;
+        if let Some(cluster) = Cluster::make()? {
+            setting.use_cluster(cluster).await?;
+        }
+        Ok(setting)
+    }
+
+    /// Has the worker use an empty database on a cluster, which is migrated.
+    pub(crate) async fn use_cluster(&mut self, cluster: Cluster) -> Result<()> {
+        let file = self.services.directory.secret_file("worker-database-url", &cluster.url()?)?;
+        self.configuration = self
+            .configuration
+            .with("MUSTER__DATABASE__URL_FILE", file.display().to_string())
+            .with("MUSTER__DATABASE__CA_FILE", cluster.ca());
+        migrate(&self.configuration).await?;
+        self.cluster = Some(cluster);
+        Ok(())
+    }
+
+    /// Fresh servers with a migrated database, for a test that does something to PostgreSQL itself.
+    pub(crate) async fn of_one_server() -> Result<Self> {
         let template = TEMPLATE.get_or_try_init(template).await?.services.postgres.data();
         let start = || {
             Services::start_with(1, |postgres, _| {
@@ -38,11 +63,28 @@ impl Setting {
         };
         let services = tokio::task::spawn_blocking(start).await??;
         let configuration = configuration(&services)?;
-        Ok(Self { configuration, services })
+        Ok(Self { configuration, cluster: None, services })
     }
 
     pub(crate) fn serve(&self) -> Result<Worker> {
         self.configuration.serve(&self.services)
+    }
+
+    /// The cluster that the worker's database is on, if it is on one.
+    pub(crate) const fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// The database's URL with its superuser, for psql.
+    pub(crate) fn database(&self) -> Result<String> {
+        let (url, ca) = match &self.cluster {
+            Some(cluster) => (cluster.url()?, cluster.ca().to_owned()),
+            None => {
+                let ca = self.services.authority.certificate_file();
+                (self.services.postgres.url("postgres"), ca.display().to_string())
+            }
+        };
+        Ok(format!("{url}&sslrootcert={ca}"))
     }
 
     /// A connection as one of the users of infra/nats.
@@ -69,13 +111,16 @@ static TEMPLATE: OnceCell<Setting> = OnceCell::const_new();
 async fn template() -> Result<Setting> {
     let mut services = tokio::task::spawn_blocking(|| Services::start(false)).await??;
     let configuration = configuration(&services)?;
-    let migrated = configuration.run("migrate").await?;
-    if !migrated.status.success() {
-        bail!("migrate failed: {}", String::from_utf8_lossy(&migrated.stderr));
-    }
+    migrate(&configuration).await?;
     services.postgres.stop();
     services.nats.stop();
-    Ok(Setting { configuration, services })
+    Ok(Setting { configuration, cluster: None, services })
+}
+
+async fn migrate(configuration: &Configuration) -> Result<()> {
+    let migrated = configuration.run("migrate").await?;
+    ensure!(migrated.status.success(), "migrate failed: {}", String::from_utf8_lossy(&migrated.stderr));
+    Ok(())
 }
 
 fn configuration(services: &Services) -> Result<Configuration> {

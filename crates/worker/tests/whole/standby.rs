@@ -145,7 +145,7 @@ impl Sietch {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_are_read_from_the_standby_within_its_bound_and_nothing_else_is() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let mut setting = Setting::of_one_server().await?;
     let server = standby(&mut setting, "standby")?;
     let configuration = reading(&setting, &server.url("postgres"))?;
     let worker = configuration.serve(&setting.services)?;
@@ -223,7 +223,7 @@ async fn lists_are_read_from_the_standby_within_its_bound_and_nothing_else_is() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_catches_up_is_told_a_number_up_to_which_every_list_shows_the_changes() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let mut setting = Setting::of_one_server().await?;
     let server = standby(&mut setting, "standby")?;
     let worker = reading(&setting, &server.url("postgres"))?.serve(&setting.services)?;
     let sietch = Sietch::new(&setting, 60).await?;
@@ -268,7 +268,7 @@ async fn who_catches_up_is_told_a_number_up_to_which_every_list_shows_the_change
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_cancels_hangs_or_dies_fails_no_request() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let mut setting = Setting::of_one_server().await?;
     let mut server = standby(&mut setting, "standby")?;
     let way = Way::to(server.port, Does::Passes).await?;
     let url = server.url("postgres").replace(&format!(":{}/", server.port), &format!(":{}/", way.port));
@@ -286,7 +286,7 @@ async fn a_standby_that_cancels_hangs_or_dies_fails_no_request() -> Result<()> {
     let lock = |table: &str, sleep: &str| {
         let sql =
             format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({sleep}); COMMIT");
-        psql_command(&setting, &sql).stdout(Stdio::null()).spawn()
+        psql_command(&setting, &sql)?.stdout(Stdio::null()).spawn().context("cannot run psql")
     };
     let mut cancelled = 0;
     for (first, second) in [("members", "board_entries"), ("board_entries", "members")].repeat(3) {
@@ -360,7 +360,7 @@ async fn a_standby_that_cancels_hangs_or_dies_fails_no_request() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_no_standby_of_the_database_is_not_read_and_is_told_nothing_in_plaintext()
 -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let mut setting = Setting::of_one_server().await?;
     let server = standby(&mut setting, "standby")?;
     // What a primary is that was restored from a backup of before: of the same cluster, and behind the standby.
     setting.services.postgres.stop();

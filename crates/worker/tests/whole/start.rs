@@ -70,7 +70,7 @@ async fn servers_and_schema_may_come_after_the_worker_in_any_order() -> Result<(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dependency_that_stays_away_ends_the_start_after_its_bound_and_is_named() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let mut services = setting.services;
     services.postgres.kill()?;
     let waiting = setting.configuration.with("MUSTER__STARTUP__WAIT_MS", "1500");
@@ -99,7 +99,7 @@ async fn a_dependency_that_stays_away_ends_the_start_after_its_bound_and_is_name
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_waits_until_refused_credentials_are_accepted() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     // The server knows nobody of the name that the worker's certificate bears.
     setting.services.nats.rename_user("muster-worker", "muster-worker-2")?;
     let works = async || setting.configuration.run("check").await.is_ok_and(|output| output.status.success());
@@ -121,7 +121,7 @@ async fn a_start_waits_until_refused_credentials_are_accepted() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_is_stopped_at_once_by_any_signal_whatever_it_waits_for() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     // Somebody who takes connections and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0")?;
     let port = silent.local_addr()?.port();

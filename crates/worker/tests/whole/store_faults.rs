@@ -80,7 +80,7 @@ fn of_four_guilds(number: usize) -> Vec<Event> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_of_the_whole_store_stalls_reading_and_costs_no_event() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let worker = confined(&setting).await?;
     let (_, publisher) = setting.client().await?;
     let mut published = 0;
@@ -171,7 +171,7 @@ async fn an_event_that_fails_while_others_pass_is_a_dead_letter_and_delays_nobod
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let configuration = setting.configuration.with("MUSTER__EVENTS__MAX_DELIVERIES", "2");
     let worker = configuration.serve(&setting.services)?;
     let (_, publisher) = setting.client().await?;
@@ -217,7 +217,7 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
 /// A server that no longer lets anybody write or commit, for everybody alike, without an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_that_hang_are_told_within_seconds_and_cost_no_event() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let worker = setting.serve()?;
     let (_, publisher) = setting.client().await?;
     let mut published = 0;
@@ -235,7 +235,7 @@ async fn writes_that_hang_are_told_within_seconds_and_cost_no_event() -> Result<
     .enumerate()
     {
         let hanging = match code {
-            Some(_) => Some(psql_command(&setting, hangs).spawn()?),
+            Some(_) => Some(psql_command(&setting, hangs)?.spawn()?),
             None => {
                 psql(&setting, hangs)?;
                 psql(&setting, "SELECT pg_reload_conf()")?;

@@ -26,7 +26,7 @@ fn expired(authority: &Authority, name: &str) -> Result<xtask::services::Identit
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_policy_and_its_reason_are_shown_wherever_somebody_looks() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let in_test =
         setting.configuration.with("MUSTER__ENVIRONMENT", "test").with("MUSTER__LOG__FORMAT", "json");
     let in_test = in_test.with("MUSTER__REQUIRE_TLS", "false");
@@ -58,7 +58,7 @@ async fn the_policy_and_its_reason_are_shown_wherever_somebody_looks() -> Result
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_of_each_server_what_it_showed_and_why_it_is_refused() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let port = setting.services.nats.port;
     // The certificate is good for localhost and 127.0.0.1, and nobody is at 127.0.0.9.
     let urls = format!("tls://localhost:{port},tls://127.0.0.9:{port},tls://127.0.0.1:{port}");
@@ -94,7 +94,7 @@ async fn check_says_of_each_server_what_it_showed_and_why_it_is_refused() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ca_file_is_trusted_in_place_of_the_systems_authorities() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let path = |authority: &Authority| authority.certificate_file().display().to_string();
     let stranger = Authority::create(setting.services.directory.path(), "stranger")?;
     // To the worker, the system trusts whom this variable names: here, who signed for both servers.
@@ -118,7 +118,7 @@ async fn a_ca_file_is_trusted_in_place_of_the_systems_authorities() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_or_open_database_is_refused() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let services = &setting.services;
     let start = |name: &str, tls: bool| {
         let identity = services.authority.server(name)?;
@@ -151,7 +151,7 @@ async fn an_old_or_open_database_is_refused() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_ends_soon_is_counted_down_and_warned_of() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let now = OffsetDateTime::now_utc();
     let validity = now - Duration::HOUR..now + Duration::days(10);
     setting.services.authority.issue("muster-worker", &["muster-worker"], validity)?;
@@ -175,7 +175,7 @@ async fn a_certificate_that_ends_soon_is_counted_down_and_warned_of() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_server_is_refused_and_the_log_and_the_metrics_say_why() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let mut setting = Setting::of_one_server().await?;
     let worker = setting.serve()?;
     let refused = |place: &str| {
         metric(&worker, &format!("muster_tls_handshakes_total{{place=\"{place}\",verdict=\"refused\"}} "))
@@ -209,7 +209,7 @@ async fn an_expired_server_is_refused_and_the_log_and_the_metrics_say_why() -> R
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_user_is_not_tried_for_ever() -> Result<()> {
-    let setting = Setting::new().await?;
+    let setting = Setting::of_one_server().await?;
     let mut worker = setting.serve()?;
     setting.services.nats.rename_user("muster-worker", "muster-worker-2")?;
     ensure!(worker.wait()? == Some(1), "it ends, to be started anew with what it lacks");
@@ -222,7 +222,7 @@ async fn a_revoked_user_is_not_tried_for_ever() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_comes_back_without_tls_is_waited_out() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let mut setting = Setting::of_one_server().await?;
     let mut worker = setting
         .configuration
         .with("MUSTER__NATS__GIVE_UP_AFTER_MS", "15000")

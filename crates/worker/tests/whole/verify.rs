@@ -7,17 +7,18 @@ use muster_domain::{BadgeKind, MemberEffect};
 
 use crate::setting::{Guild, Setting, community, eventually};
 
-pub(crate) fn psql_command(setting: &Setting, sql: &str) -> Command {
-    let postgres = &setting.services.postgres;
-    let url = postgres.url("postgres");
-    let ca = setting.services.authority.certificate_file();
-    let mut command = Command::new(postgres.options.server.bin().join("psql"));
-    command.args([&format!("{url}&sslrootcert={}", ca.display()), "-v", "ON_ERROR_STOP=1", "-c", sql]);
-    command
+/// Statements are run one by one, each of which ends a line: some a cluster does not take together.
+pub(crate) fn psql_command(setting: &Setting, sql: &str) -> Result<Command> {
+    let mut command = Command::new(setting.services.postgres.options.server.bin().join("psql"));
+    command.args([&setting.database()?, "-v", "ON_ERROR_STOP=1"]);
+    for statement in sql.split(";\n") {
+        command.args(["-c", statement]);
+    }
+    Ok(command)
 }
 
 pub(crate) fn psql(setting: &Setting, sql: &str) -> Result<()> {
-    let output = psql_command(setting, sql).output()?;
+    let output = psql_command(setting, sql)?.output()?;
     ensure!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
