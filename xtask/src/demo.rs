@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Leave everything running until Ctrl-C, and print how to ask it.
     #[arg(long)]
     keep: bool,
+    /// Use this empty database in place of a private one, such as one on a cluster of Citus, and trust this authority.
+    #[arg(long, num_args = 2, value_names = ["URL", "CA_FILE"])]
+    database: Vec<String>,
 }
 
 /// Tells the story, and checks what it shows: the first check that fails ends it with an error.
@@ -44,7 +47,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<Verdict> {
     println!("Building the worker");
     let program = cargo::build_worker().await?;
     let started = Instant::now();
-    let mut demo = Demo::start(program, arguments.members).await?;
+    let mut demo = Demo::start(program, arguments).await?;
     demo.found().await?;
     demo.board().await?;
     demo.rise().await?;
@@ -78,13 +81,17 @@ struct Demo {
 }
 
 impl Demo {
-    async fn start(program: PathBuf, size: u32) -> Result<Self> {
+    async fn start(program: PathBuf, arguments: &Arguments) -> Result<Self> {
         let mut story = Story::default();
         story.chapter("A worker starts")?;
         let services = Services::start(true)?;
         let (postgres, nats) = (&services.postgres.options.server, &services.nats.options.server);
         show(format!("PostgreSQL {}, nats-server {}", postgres.version, nats.version));
-        let configuration = Configuration::new(program, &services)?;
+        let mut configuration = Configuration::new(program, &services)?;
+        if let [url, ca] = &*arguments.database {
+            services.directory.secret_file("worker-database-url", url)?;
+            configuration = configuration.with("MUSTER__DATABASE__CA_FILE", ca);
+        }
         for command in ["migrate", "check"] {
             show(format!("$ muster-worker {command}"));
             let output = configuration.run(command).await?;
@@ -99,7 +106,7 @@ impl Demo {
         let connect = async |user| anyhow::Ok(Connection::open(services.nats_config(user, "demo")?).await?);
         Ok(Self {
             story,
-            members: members(size),
+            members: members(arguments.members),
             community: String::new(),
             operator: Client::new(connect(&services.clients.operator).await?),
             streams: Client::new(connect(&services.clients.streams).await?),
@@ -155,8 +162,7 @@ impl Demo {
 
     async fn badge(&mut self) -> Result<()> {
         self.story.chapter("A badge")?;
-        let member = self.members.get(1).context("no second member")?;
-        let id = self.profile_id(&member.user_id).await?;
+        let id = self.profile_id(&self.members.get(1).context("no second member")?.user_id).await?;
         let award = json!({"profile_id": id, "kind": "water_bearer", "reason": "gave water"});
         for (created, what) in [(true, "the badge is awarded"), (false, "it is not awarded again")] {
             let badge = self.ask("admin.badges.award", award.clone()).await?;
