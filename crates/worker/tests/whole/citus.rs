@@ -89,7 +89,7 @@ impl Running {
             asking.spawn(async move {
                 loop {
                     let _ = board(&client, of).await;
-                    sleep(Duration::from_millis(20)).await;
+                    sleep(Duration::from_millis(100)).await;
                 }
             });
         }

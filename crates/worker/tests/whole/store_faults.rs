@@ -274,7 +274,7 @@ async fn writes_that_hang_are_told_within_seconds_and_cost_no_event() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_stays_short_whatever_fails() -> Result<()> {
-    let mut setting = Setting::new().await?;
+    let mut setting = Setting::of_one_server().await?;
     let configuration = setting
         .configuration
         .with("MUSTER__EVENTS__MAX_DELIVERIES", "1000")
