@@ -75,7 +75,7 @@ pub enum FaultOf {
     Unknown,
 }
 
-/// A node of a cluster that has the rows does not answer.
+/// A node of a cluster that has the rows gave no sign of life when it was last asked.
 #[derive(Debug, thiserror::Error)]
 #[error("the node of the cluster that has this community's rows does not answer: look what it does")]
 pub(crate) struct SilentNode;
@@ -92,6 +92,7 @@ impl Error {
     pub fn fault_of(&self) -> FaultOf {
         match (self, self.sqlstate()) {
             (_, Some(code)) if is_of(&code, &["40", "55P03", "55006"]) => FaultOf::Others,
+            (Self::Unavailable(cause), _) if cause.is::<SilentNode>() => FaultOf::Others,
             // A statement that takes too long, or a page that cannot be read, may be one event's or one community's.
             (_, Some(code)) if is_of(&code, &["57014", "58"]) => FaultOf::Unknown,
             // The communities of a node that is away.
@@ -257,6 +258,7 @@ mod tests {
 
     #[test]
     fn the_code_tells_whose_fault_it_is() {
+        assert_eq!(Error::from(SilentNode).fault_of(), FaultOf::Others);
         for (message, fault) in [
             ("57P01: terminating connection", FaultOf::Server),
             ("53100: could not extend file", FaultOf::Server),

@@ -87,6 +87,8 @@ struct Cluster {
     /// What each write sets for the node of its shard.
     on_node: String,
     silence: Silence,
+    /// For signs of life of its nodes.
+    pings: Pool<AsyncPgConnection>,
 }
 
 /// A community as its chat server's id finds it.
@@ -135,8 +137,11 @@ impl Store {
                         .to_owned(),
                 ));
             }
-            let cluster =
-                is_cluster.then(|| Cluster { on_node: config.of_a_node(), silence: Silence::default() });
+            let cluster = is_cluster.then(|| {
+                let pings = config.clone().pool_size(silence::PINGS).pool()?;
+                Ok::<_, Error>(Cluster { on_node: config.of_a_node(), silence: Silence::default(), pings })
+            });
+            let cluster = cluster.transpose()?;
             let cursor = secret(&mut connection, "cursor").await?;
             let erasures = secret(&mut connection, "erasures").await?;
             (CursorKey::new(cursor), PseudonymKey::derive(cursor), ErasureKey::new(erasures), cluster)
@@ -377,6 +382,9 @@ impl Store {
     /// Closes the pool; what is handed out is closed when it comes back.
     pub fn close(&self) {
         self.0.pool.close();
+        if let Some(cluster) = &self.0.cluster {
+            cluster.pings.close();
+        }
         if let Some(standby) = self.standby() {
             standby.close();
         }
@@ -491,11 +499,12 @@ impl Store {
                     result => result.map_err(Error::from),
                 }
             };
-            let (patience, silent) = self.patience();
-            let result = match tokio::time::timeout(patience, attempts).await {
+            let result = match tokio::time::timeout(self.patience(), attempts).await {
                 Ok(result) => result,
-                Err(_) if silent => Err(SilentNode.into()),
-                Err(elapsed) => Err(Error::Unavailable(elapsed.into())),
+                Err(elapsed) => {
+                    self.suspect();
+                    Err(Error::Unavailable(elapsed.into()))
+                }
             };
             self.answered(query, started, &result);
             match connection.take() {
@@ -508,8 +517,8 @@ impl Store {
 
     /// Runs a write in a transaction of its own task: a caller that stops waiting does not leave it half done.
     ///
-    /// When the deadline passes, or the connection breaks during the commit, whether it was committed is unknown; what
-    /// is written carries an id by which a repetition finds out.
+    /// When the deadline passes, the connection breaks during the commit, or a cluster's node falls silent, whether it was
+    /// committed is unknown; what is written carries an id by which a repetition finds out.
     pub(crate) async fn write<T, F>(&self, query: &'static str, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
@@ -575,36 +584,59 @@ impl Store {
 
     /// Fails where the shard lies on a node that does not answer.
     fn admit(&self) -> Result<(), Error> {
-        self.silence().map_or(Ok(()), |(silence, shard)| silence.admit(shard, Instant::now()))
+        self.of_cluster().map_or(Ok(()), |(cluster, shard)| cluster.silence.admit(shard, Instant::now()))
     }
 
-    fn silence(&self) -> Option<(&Silence, Shard)> {
-        self.0.cluster.as_ref().map(|cluster| &cluster.silence).zip(self.2)
+    fn of_cluster(&self) -> Option<(&Cluster, Shard)> {
+        self.0.cluster.as_ref().zip(self.2)
     }
 
-    /// How long a read may take, and whether a node is silent that takes longer.
-    fn patience(&self) -> (Duration, bool) {
+    /// How long a read may take.
+    fn patience(&self) -> Duration {
         let patience = self.0.config.query_timeout;
-        let of_a_node = self.silence().is_some() && silence::PATIENCE < patience;
-        (if of_a_node { silence::PATIENCE } else { patience }, of_a_node)
+        if self.of_cluster().is_some() { patience.min(silence::PATIENCE) } else { patience }
     }
 
-    /// Returns when the node of the shard does not answer another session either, beside one that waits for long: that may
-    /// wait for a lock.
+    /// Has the node of the shard asked for a sign of life, since a read of it took too long.
+    fn suspect(&self) {
+        if self.of_cluster().is_some_and(|(cluster, shard)| !cluster.silence.holds(shard)) {
+            let store = self.clone();
+            tokio::spawn(async move { store.is_silent().await });
+        }
+    }
+
+    /// Returns when the node of the shard gives no sign of life beside a write that waits for long: that may wait for a lock.
     async fn falls_silent(&self) -> SilentNode {
-        let Some((silence, shard)) = self.silence() else { return std::future::pending().await };
+        if self.of_cluster().is_none() {
+            return std::future::pending().await;
+        }
         loop {
             tokio::time::sleep(silence::SLOW).await;
-            let ask = Statement::in_shard(
-                shard,
-                "SELECT true AS one FROM community_states WHERE shard = $1 LIMIT 1",
-            );
-            // It is noted what came of it.
-            let _ = self.optional::<OneRow>("ping", ask).await;
-            if silence.holds(shard) {
+            if self.is_silent().await {
                 return SilentNode;
             }
         }
+    }
+
+    /// Asks the node of the shard for a sign of life, and takes note of it. While others ask so much that there is no connection
+    /// for it, what they found counts.
+    async fn is_silent(&self) -> bool {
+        let Some((cluster, shard)) = self.of_cluster() else { return false };
+        let Ok(connection) = acquire(&cluster.pings).await else { return cluster.silence.holds(shard) };
+        let (mut connection, begun) = (Awaited::new(connection), Instant::now());
+        let ask = "SELECT true AS one FROM community_states WHERE shard = $1 LIMIT 1";
+        let asking = async {
+            let answer =
+                statement::optional::<OneRow>(connection.get()?, Statement::in_shard(shard, ask)).await;
+            answer.map_err(Error::from)
+        };
+        let answer = tokio::time::timeout(silence::PATIENCE, asking).await;
+        let answer = answer.unwrap_or_else(|_| Err(SilentNode.into()));
+        cluster.silence.note(shard, &answer, begun.elapsed());
+        if answer.is_ok() {
+            drop(connection.take());
+        }
+        answer.is_err_and(|error| error.is_of_a_node())
     }
 
     /// A connection for a query, which else has failed.
@@ -640,8 +672,8 @@ impl Store {
     }
 
     fn answered<T>(&self, query: &'static str, started: Instant, result: &Result<T, Error>) {
-        if let Some((silence, shard)) = self.silence() {
-            silence.note(shard, result, started.elapsed());
+        if let Some((cluster, shard)) = self.of_cluster() {
+            cluster.silence.note(shard, result, started.elapsed());
         }
         let failure = result.as_ref().err().and_then(QueryFailure::of);
         self.observe(QueryObservation { query, took: Some(started.elapsed()), failure });
