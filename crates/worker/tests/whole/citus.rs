@@ -20,7 +20,6 @@ use crate::setting::{Guild, Setting, community, eventually};
 const MENDED: Duration = Duration::from_secs(15);
 /// How long events and questions of one node's communities may take while another is away: far less than a write may.
 const HELD_UP: Duration = Duration::from_secs(10);
-
 /// How long a question to a node's communities may take once it was found to be away.
 const REFUSED: Duration = Duration::from_secs(3);
 /// How many communities are on the node of the test: more than the worker takes batches at once.
