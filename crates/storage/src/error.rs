@@ -122,6 +122,11 @@ impl Error {
         None
     }
 
+    /// Whether a row that was inserted as new is there already. See [`Insertion`](crate::sql::statement::Insertion).
+    pub(crate) fn is_there_already(&self) -> bool {
+        self.sqlstate().is_some_and(|code| code == "23505")
+    }
+
     /// Whether it is of a node of a cluster, and the others may be well.
     pub(crate) fn is_of_a_node(&self) -> bool {
         matches!(self, Self::Unavailable(cause) if cause.is::<SilentNode>())

@@ -29,9 +29,24 @@ use crate::tenant::Tenant;
 #[derive(Clone)]
 pub(crate) struct Statement {
     sql: &'static str,
+    /// What follows it.
+    ending: &'static str,
     binds: Vec<Bind>,
     batch: Option<Batch>,
     limit: Option<Bind>,
+}
+
+/// How rows are inserted that are hardly ever there already.
+///
+/// `ON CONFLICT` looks for each row in the index before it is inserted, and so takes twice the pages. So rows are inserted without it at
+/// first; where one of them is there, the whole transaction fails by [`Error::is_there_already`](crate::error::Error::is_there_already)
+/// and is run again, guarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Insertion {
+    /// A row that is there fails the statement.
+    Plain,
+    /// A row that is there is dealt with by an `ON CONFLICT`.
+    Guarded,
 }
 
 #[derive(Clone)]
@@ -47,7 +62,7 @@ const NAMES: &str = "$names";
 impl Statement {
     /// Of tables that every shard shares: communities and keys.
     pub(crate) const fn shared(sql: &'static str) -> Self {
-        Self { sql, binds: Vec::new(), batch: None, limit: None }
+        Self { sql, ending: "", binds: Vec::new(), batch: None, limit: None }
     }
 
     /// Of one shard, which is `$1`.
@@ -73,6 +88,14 @@ impl Statement {
     /// The batch that is `$rows`.
     pub(crate) fn rows<R: Row>(mut self, rows: Vec<R>) -> Self {
         self.batch = Some(Batch { names: R::NAMES, columns: R::columns(rows) });
+        self
+    }
+
+    /// With this `ON CONFLICT` behind it where the insertion is guarded.
+    pub(crate) const fn guarded(mut self, insertion: Insertion, on_conflict: &'static str) -> Self {
+        if matches!(insertion, Insertion::Guarded) {
+            self.ending = on_conflict;
+        }
         self
     }
 
@@ -133,6 +156,7 @@ impl QueryFragment<Pg> for Statement {
             };
         }
         out.push_sql(rest);
+        out.push_sql(self.ending);
         Ok(())
     }
 }

@@ -13,7 +13,7 @@ use super::change::Watermark;
 use crate::error::Error;
 use crate::schema::activity_adds;
 use crate::sql::columns::columns;
-use crate::sql::statement::{self, Statement};
+use crate::sql::statement::{self, Insertion, Statement};
 
 columns! {
     /// An addition.
@@ -73,13 +73,22 @@ pub(crate) async fn insert(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     mut adds: Vec<Add>,
+    insertion: Insertion,
 ) -> Result<HashSet<((i32, i64), Watermark)>, Error> {
     adds.sort_unstable_by_key(|add| (add.community, add.member, add.at, add.event_id));
     let insert = Statement::in_shard(
         shard,
-        "INSERT INTO activity_adds (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
-         ON CONFLICT (shard, community, member, at, event_id) DO NOTHING RETURNING community, member, at, event_id",
+        "INSERT INTO activity_adds (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1",
+    )
+    .guarded(
+        insertion,
+        " ON CONFLICT (shard, community, member, at, event_id) DO NOTHING RETURNING community, member, at, event_id",
     );
+    if insertion == Insertion::Plain {
+        let all = adds.iter().map(|add| ((add.community, add.member), (add.at, add.event_id))).collect();
+        statement::write(connection, insert, adds).await?;
+        return Ok(all);
+    }
     let rows: Vec<KeptRow> = statement::of_each(connection, insert, adds).await?;
     Ok(rows.into_iter().map(|row| ((row.community, row.member), (row.at, row.event_id))).collect())
 }

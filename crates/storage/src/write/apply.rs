@@ -10,6 +10,7 @@ use super::change::Changes;
 use super::erased::Erased;
 use super::{communities, ids, lock, member};
 use crate::error::Error;
+use crate::sql::statement::Insertion;
 use crate::store::Store;
 use crate::tenant::ids_of;
 
@@ -58,12 +59,11 @@ impl Store {
         let known = ids_of(communities.values());
         let mut applied = Applied::default();
         for (shard, events) in shards {
-            let (key, known) = (self.erasure_key().clone(), known.clone());
-            let store = self.in_shard(shard);
-            let part = store.write("events_apply", move |connection| {
-                async move { apply(connection, &key, shard, &known, events).await }.boxed()
-            });
-            match part.await {
+            let mut part = self.apply(shard, known.clone(), events.clone(), Insertion::Plain).await;
+            if part.as_ref().is_err_and(Error::is_there_already) {
+                part = self.apply(shard, known.clone(), events, Insertion::Guarded).await;
+            }
+            match part {
                 Ok(part) => {
                     applied.add(part);
                     self.outbox_hints().wrote(shard);
@@ -77,13 +77,28 @@ impl Store {
         }
         Ok(applied)
     }
+
+    async fn apply(
+        &self,
+        shard: Shard,
+        known: BTreeMap<i32, CommunityId>,
+        events: Vec<(i32, Event)>,
+        insertion: Insertion,
+    ) -> Result<Applied, Error> {
+        let key = self.erasure_key().clone();
+        self.in_shard(shard)
+            .write("events_apply", move |connection| {
+                async move { apply(connection, &key, (shard, insertion), &known, events).await }.boxed()
+            })
+            .await
+    }
 }
 
 /// Applies events of communities of one shard; `known` are their ids, as far as the caller has them.
 pub(super) async fn apply(
     connection: &mut AsyncPgConnection,
     key: &ErasureKey,
-    shard: Shard,
+    (shard, insertion): (Shard, Insertion),
     known: &BTreeMap<i32, CommunityId>,
     events: Vec<(i32, Event)>,
 ) -> Result<Applied, Error> {
@@ -96,7 +111,7 @@ pub(super) async fn apply(
         }
     }
     let held = lock::stripes(connection, shard, &stripes).await?;
-    let events = ids::record(connection, shard, events).await?;
+    let events = ids::record(connection, shard, events, insertion).await?;
     if events.is_empty() {
         return Ok(applied);
     }
@@ -117,7 +132,8 @@ pub(super) async fn apply(
     for ((community, user), change) in &mut changes.members {
         change.was_erased = erased.holds(*community, user.as_str());
     }
-    let members = member::change(connection, shard, &touched, changes.members.into_iter().collect()).await?;
+    let of_members = changes.members.into_iter().collect();
+    let members = member::change(connection, shard, &touched, of_members, insertion).await?;
     let locked = lock::communities(connection, shard, &touched).await?;
     lock::check(&locked, known)?;
     communities::change(connection, shard, &locked, &changes.communities).await?;

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::board::Board;
 use crate::error::Error;
 use crate::sql::columns::{columns, rows_in};
-use crate::sql::statement::{self, Statement};
+use crate::sql::statement::{self, Insertion, Statement};
 
 /// What places a member on a board.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,12 @@ impl Changes {
     }
 
     /// Writes them, each sort in the order of its keys.
-    pub(crate) async fn write(self, connection: &mut AsyncPgConnection, shard: Shard) -> Result<(), Error> {
+    pub(crate) async fn write(
+        self,
+        connection: &mut AsyncPgConnection,
+        shard: Shard,
+        insertion: Insertion,
+    ) -> Result<(), Error> {
         let Self { mut made, mut moved, mut gone } = self;
         made.sort_unstable_by_key(|row| {
             (row.community, row.board, row.negated_score, row.joined_at, row.member)
@@ -92,10 +97,16 @@ impl Changes {
         );
         statement::write(connection, Statement::in_shard(shard, update), moved).await?;
         // An entry that has drifted into the table makes no event fail.
-        let insert = "INSERT INTO board_entries (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
-             ON CONFLICT (shard, community, board, negated_score, joined_at, member)
-                 DO UPDATE SET tier = excluded.tier";
-        statement::write(connection, Statement::in_shard(shard, insert), made).await?;
+        let insert = Statement::in_shard(
+            shard,
+            "INSERT INTO board_entries (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1",
+        )
+        .guarded(
+            insertion,
+            " ON CONFLICT (shard, community, board, negated_score, joined_at, member)
+                 DO UPDATE SET tier = excluded.tier",
+        );
+        statement::write(connection, insert, made).await?;
         Ok(())
     }
 }

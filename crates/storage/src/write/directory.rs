@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use crate::error::Error;
 use crate::sql::columns::{columns, rows_in};
-use crate::sql::statement::{self, Statement};
+use crate::sql::statement::{self, Insertion, Statement};
 
 columns! {
     /// A visible member, as listed.
@@ -38,7 +38,12 @@ pub(crate) struct Changes {
 
 impl Changes {
     /// Writes them.
-    pub(crate) async fn write(self, connection: &mut AsyncPgConnection, shard: Shard) -> Result<(), Error> {
+    pub(crate) async fn write(
+        self,
+        connection: &mut AsyncPgConnection,
+        shard: Shard,
+        insertion: Insertion,
+    ) -> Result<(), Error> {
         let delete = concat!(
             "DELETE FROM directory AS d USING ",
             rows_in!("directory", "member"),
@@ -52,10 +57,16 @@ impl Changes {
         );
         statement::write(connection, Statement::in_shard(shard, update), self.relisted).await?;
         // A row that has drifted into the table makes no event fail.
-        let insert = "INSERT INTO directory (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
-             ON CONFLICT (shard, community, member) DO UPDATE SET tier = excluded.tier,
-                 joined_at = excluded.joined_at, nym_key = excluded.nym_key";
-        statement::write(connection, Statement::in_shard(shard, insert), self.listed).await?;
+        let insert = Statement::in_shard(
+            shard,
+            "INSERT INTO directory (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1",
+        )
+        .guarded(
+            insertion,
+            " ON CONFLICT (shard, community, member) DO UPDATE SET tier = excluded.tier,
+                 joined_at = excluded.joined_at, nym_key = excluded.nym_key",
+        );
+        statement::write(connection, insert, self.listed).await?;
         Ok(())
     }
 }

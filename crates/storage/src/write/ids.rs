@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::schema::applied_events;
 use crate::sql::columns::columns;
-use crate::sql::statement::{self, Statement};
+use crate::sql::statement::{self, Insertion, Statement};
 
 /// The partitions of days.
 pub(crate) const SLOTS: i64 = 64;
@@ -60,6 +60,7 @@ pub(crate) async fn record(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     mut arrived: Vec<(i32, Event)>,
+    insertion: Insertion,
 ) -> Result<Vec<(i32, Event)>, Error> {
     let now = OffsetDateTime::now_utc();
     let mut ids: Vec<Id> = Vec::with_capacity(arrived.len());
@@ -85,12 +86,23 @@ pub(crate) async fn record(
     ids.dedup_by_key(|id| (id.community, id.event_id));
     let record = Statement::in_shard(
         shard,
-        "INSERT INTO applied_events (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
-         ON CONFLICT (shard, slot, community, event_id) DO NOTHING RETURNING community, event_id",
+        "INSERT INTO applied_events (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1",
+    )
+    .guarded(
+        insertion,
+        " ON CONFLICT (shard, slot, community, event_id) DO NOTHING RETURNING community, event_id",
     );
-    let recorded: Vec<RecordedRow> = statement::of_each(connection, record, ids).await?;
-    let mut recorded: HashSet<(i32, Uuid)> =
-        recorded.into_iter().map(|row| (row.community, row.event_id)).collect();
+    let mut recorded: HashSet<(i32, Uuid)> = match insertion {
+        Insertion::Plain => {
+            let all = ids.iter().map(|id| (id.community, id.event_id)).collect();
+            statement::write(connection, record, ids).await?;
+            all
+        }
+        Insertion::Guarded => {
+            let recorded: Vec<RecordedRow> = statement::of_each(connection, record, ids).await?;
+            recorded.into_iter().map(|row| (row.community, row.event_id)).collect()
+        }
+    };
     // Removing what was taken leaves out a second copy within the batch.
     arrived.retain(|(community, event)| recorded.remove(&(*community, event.id.get())));
     Ok(arrived)

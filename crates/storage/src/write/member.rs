@@ -22,6 +22,7 @@ use super::tiers::{self, TierMove, Tiers};
 use super::{activity, suffixes};
 use crate::board::Board;
 use crate::error::Error;
+use crate::sql::statement::Insertion;
 use crate::tenant::Tenant;
 
 /// Members whose own rows are written; what they share with others is still to be written.
@@ -31,6 +32,7 @@ pub(crate) struct Changed {
     counts: counts::Changes,
     /// Badges that are held now, or no longer held.
     badges: Vec<Held>,
+    insertion: Insertion,
 }
 
 /// One member: what is stored, what is to change, and what comes of it.
@@ -50,6 +52,7 @@ pub(crate) async fn change(
     shard: Shard,
     touched: &BTreeSet<i32>,
     changes: Vec<((i32, UserId), MemberChange)>,
+    insertion: Insertion,
 ) -> Result<Changed, Error> {
     let key =
         |(community, user): &(i32, UserId)| UserKey { community: *community, key: user.as_str().to_owned() };
@@ -70,7 +73,7 @@ pub(crate) async fn change(
             }
         });
     }
-    write_own(connection, shard, touched, members).await
+    write_own(connection, shard, touched, members, insertion).await
 }
 
 /// Changes members of one community by their numbers, wholly; who is not found, or was erased, is left out. Their
@@ -89,7 +92,7 @@ pub(crate) async fn change_known(
         members.push(Member::known(row, change)?);
     }
     let touched = BTreeSet::from([tenant.community]);
-    let changed = write_own(connection, tenant.shard, &touched, members).await?;
+    let changed = write_own(connection, tenant.shard, &touched, members, Insertion::Guarded).await?;
     let locked = lock::communities(connection, tenant.shard, &touched).await?;
     changed.write_shared(connection, tenant.shard, held, &locked).await
 }
@@ -145,13 +148,14 @@ async fn write_own(
     shard: Shard,
     touched: &BTreeSet<i32>,
     mut members: Vec<Member>,
+    insertion: Insertion,
 ) -> Result<Changed, Error> {
     // Neighbours in the tables are written together.
     members.sort_unstable_by_key(Member::key);
     let mut counts = counts::Changes::default();
     let badges = change_badges(connection, shard, touched, &mut members, &mut counts).await?;
-    change_activity(connection, shard, &mut members).await?;
-    write_entries(connection, shard, &members, &[Board::Conviction, Board::Activity]).await?;
+    change_activity(connection, shard, &mut members, insertion).await?;
+    write_entries(connection, shard, &members, &[Board::Conviction, Board::Activity], insertion).await?;
     let (mut found, mut lost) = (Vec::new(), Vec::new());
     for member in &members {
         let (community, number) = member.key();
@@ -163,8 +167,8 @@ async fn write_own(
         counts.standing(community, member.stored.as_ref().and_then(State::standing), member.state.standing());
     }
     suffixes::remove(connection, shard, lost).await?;
-    suffixes::add(connection, shard, found).await?;
-    Ok(Changed { members, counts, badges })
+    suffixes::add(connection, shard, found, insertion).await?;
+    Ok(Changed { members, counts, badges, insertion })
 }
 
 /// Writes the members' places on these boards, where they change.
@@ -173,6 +177,7 @@ async fn write_entries(
     shard: Shard,
     members: &[Member],
     boards: &[Board],
+    insertion: Insertion,
 ) -> Result<(), Error> {
     let mut entries = boards::Changes::default();
     for member in members {
@@ -182,7 +187,7 @@ async fn write_entries(
             entries.take(member.key(), *board, places);
         }
     }
-    entries.write(connection, shard).await
+    entries.write(connection, shard, insertion).await
 }
 
 /// Writes what holds a member's tier: the row, the place in the directory and that on the board of badges.
@@ -190,6 +195,7 @@ async fn write_rows(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     members: &[Member],
+    insertion: Insertion,
 ) -> Result<(), Error> {
     let (mut made, mut updated) = (Vec::new(), Vec::new());
     let mut directory = directory::Changes::default();
@@ -220,8 +226,8 @@ async fn write_rows(
     }
     member_rows::insert(connection, shard, made).await?;
     member_rows::update(connection, shard, updated).await?;
-    directory.write(connection, shard).await?;
-    write_entries(connection, shard, members, &[Board::Badges]).await
+    directory.write(connection, shard, insertion).await?;
+    write_entries(connection, shard, members, &[Board::Badges], insertion).await
 }
 
 /// Records awards and revocations, and counts the badges that come of them.
@@ -272,6 +278,7 @@ async fn change_activity(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     members: &mut [Member],
+    insertion: Insertion,
 ) -> Result<(), Error> {
     let newly_set = |member: &Member| -> Option<Watermark> {
         let stored = member.stored.as_ref().and_then(|stored| stored.activity_set);
@@ -293,7 +300,7 @@ async fn change_activity(
             amount: amount.get(),
         }));
     }
-    let fresh = activity::insert(connection, shard, adds).await?;
+    let fresh = activity::insert(connection, shard, adds, insertion).await?;
     for member in members {
         let key = member.key();
         member.change.adds.retain(|(watermark, _)| fresh.contains(&(key, *watermark)));
@@ -322,7 +329,7 @@ impl Changed {
         held: &lock::Members,
         locked: &BTreeMap<i32, Locked>,
     ) -> Result<(), Error> {
-        let Self { mut members, mut counts, badges } = self;
+        let Self { mut members, mut counts, badges, insertion } = self;
         if members.is_empty() {
             return Ok(());
         }
@@ -344,7 +351,7 @@ impl Changed {
                 counts.tier(member.community, state.tier, 1);
             }
         }
-        write_rows(connection, shard, &members).await?;
+        write_rows(connection, shard, &members, insertion).await?;
         let changed: Vec<VisibilityChange> = members
             .iter()
             .filter(|member| member.changes_visibility())

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{apply, communities, ids};
 use crate::error::Error;
-use crate::sql::statement::{self, Statement};
+use crate::sql::statement::{self, Insertion, Statement};
 use crate::store::Store;
 use crate::tenant::{Named, Tenant};
 
@@ -195,7 +195,7 @@ async fn try_out(
         .await?;
     for events in batches {
         let events = events.into_iter().map(|event| (number, event)).collect();
-        apply::apply(connection, key, shard, &BTreeMap::new(), events).await?;
+        apply::apply(connection, key, (shard, Insertion::Plain), &BTreeMap::new(), events).await?;
     }
     ids::try_out(connection, shard, number).await?;
     statement::execute(connection, Statement::shared("SET CONSTRAINTS ALL IMMEDIATE")).await?;

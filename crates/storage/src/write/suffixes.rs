@@ -6,7 +6,7 @@ use muster_domain::{Nym, Shard};
 
 use crate::error::Error;
 use crate::sql::columns::{columns, rows_in};
-use crate::sql::statement::{self, Statement};
+use crate::sql::statement::{self, Insertion, Statement};
 
 columns! {
     /// A suffix of a visible member's folded nym.
@@ -37,12 +37,16 @@ pub(crate) async fn add(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     mut suffixes: Vec<Suffix>,
+    insertion: Insertion,
 ) -> Result<(), Error> {
     in_order(&mut suffixes);
     // A suffix that has drifted into the table makes no event fail.
-    let insert = "INSERT INTO nym_suffixes (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
-         ON CONFLICT (shard, community, class, suffix, member) DO NOTHING";
-    statement::write(connection, Statement::in_shard(shard, insert), suffixes).await?;
+    let insert = Statement::in_shard(
+        shard,
+        "INSERT INTO nym_suffixes (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1",
+    )
+    .guarded(insertion, " ON CONFLICT (shard, community, class, suffix, member) DO NOTHING");
+    statement::write(connection, insert, suffixes).await?;
     Ok(())
 }
 
