@@ -54,9 +54,16 @@ macro_rules! level {
     };
 }
 
+/// The buckets of a level that are counted: see [`is_counted`](crate::board::is_counted).
 macro_rules! of_level {
     ($level:literal) => {
-        concat!(" UNION ALL SELECT ", $level, " || ' ' || bucket, n FROM level_", $level)
+        concat!(
+            " UNION ALL SELECT ",
+            $level,
+            " || ' ' || bucket, n FROM level_",
+            $level,
+            " WHERE bucket & 31 <> 0"
+        )
     };
 }
 
@@ -86,7 +93,7 @@ macro_rules! compare_board {
             ),
             concat!(
                 "SELECT level || ' ' || bucket AS key, members AS n FROM board_counts
-                 WHERE shard = $1 AND community = $2 AND board = ",
+                 WHERE shard = $1 AND community = $2 AND (level IN (0, 10) OR bucket & 31 <> 0) AND board = ",
                 $board
             ),
             concat!(
@@ -100,7 +107,7 @@ macro_rules! compare_board {
                 of_level!(7),
                 of_level!(8),
                 of_level!(9),
-                of_level!(10)
+                " UNION ALL SELECT 10 || ' ' || bucket, n FROM level_10"
             )
         )
     };

@@ -9,7 +9,7 @@ use diesel_async::AsyncPgConnection;
 use muster_domain::Shard;
 use time::{Date, OffsetDateTime, UtcOffset};
 
-use crate::board::{Board, TOP_LEVEL, bucket};
+use crate::board::{Board, TOP_LEVEL, bucket, is_counted};
 use crate::error::Error;
 use crate::schema::board_counts;
 use crate::sql::columns::{columns, rows_in};
@@ -133,8 +133,10 @@ impl Changes {
         let mut buckets: BTreeMap<(i32, i16, i16, i64), i64> = BTreeMap::new();
         for ((community, board, score), delta) in std::mem::take(&mut self.scores) {
             for level in (0..=TOP_LEVEL).filter(|_| delta != 0) {
-                let key = (community, board.number(), level, bucket(score, level));
-                add(buckets.entry(key).or_default(), delta);
+                let bucket = bucket(score, level);
+                if is_counted(bucket, level) {
+                    add(buckets.entry((community, board.number(), level, bucket)).or_default(), delta);
+                }
             }
         }
         let rows: Vec<Counted> = buckets
