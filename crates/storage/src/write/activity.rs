@@ -1,6 +1,10 @@
 //! Activity that was added since it was last set.
+//!
+//! Each addition is kept by itself, since the event that sets the activity may come behind it, however long after. What would otherwise grow
+//! with time alone is folded: additions of more than [`Store::MAX_REMEMBERED`](crate::Store::MAX_REMEMBERED) ago whose events' ids are
+//! forgotten become one for each month, and for each year once they are a year old.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Integer, Timestamptz, Uuid as SqlUuid};
@@ -14,6 +18,9 @@ use crate::error::Error;
 use crate::schema::activity_adds;
 use crate::sql::columns::columns;
 use crate::sql::statement::{self, Insertion, Statement};
+
+/// By the addition of one event in so many, those of its member are folded: by all of its id, whatever part of it is random.
+const FOLDED_EVERY: u128 = 127;
 
 columns! {
     /// An addition.
@@ -84,13 +91,112 @@ pub(crate) async fn insert(
         insertion,
         " ON CONFLICT (shard, community, member, at, event_id) DO NOTHING RETURNING community, member, at, event_id",
     );
-    if insertion == Insertion::Plain {
-        let all = adds.iter().map(|add| ((add.community, add.member), (add.at, add.event_id))).collect();
-        statement::write(connection, insert, adds).await?;
-        return Ok(all);
+    let due = adds.iter().filter(|add| add.event_id.as_u128().is_multiple_of(FOLDED_EVERY));
+    let due: BTreeSet<(i32, i64)> = due.map(|add| (add.community, add.member)).collect();
+    let kept = match insertion {
+        Insertion::Plain => {
+            let all = adds.iter().map(|add| ((add.community, add.member), (add.at, add.event_id))).collect();
+            statement::write(connection, insert, adds).await?;
+            all
+        }
+        Insertion::Guarded => {
+            let rows: Vec<KeptRow> = statement::of_each(connection, insert, adds).await?;
+            rows.into_iter().map(|row| ((row.community, row.member), (row.at, row.event_id))).collect()
+        }
+    };
+    fold(connection, shard, due).await?;
+    Ok(kept)
+}
+
+/// Has additions of a member of this number that is nobody's folded, for a probe that is taken back.
+pub(crate) async fn try_out(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    (community, member): (i32, i64),
+) -> Result<(), Error> {
+    let at = OffsetDateTime::UNIX_EPOCH;
+    let event = || Uuid::from_u128(Uuid::new_v4().as_u128() / FOLDED_EVERY * FOLDED_EVERY);
+    let adds = (0..3).map(|_| Add { community, member, at, event_id: event(), amount: 1 }).collect();
+    insert(connection, shard, adds, Insertion::Plain).await?;
+    Ok(())
+}
+
+/// The additions of each row's member that may be folded, with the period that they fall into, and of each period of several their sum and
+/// the last of them. The member's first is left alone, since it says from when on the person is known.
+macro_rules! folded {
+    () => {
+        "WITH old AS MATERIALIZED (
+             SELECT rows.community, rows.member, a.place, a.at, a.event_id, a.amount,
+                 date_trunc(CASE WHEN a.at < now() - interval '1 year' THEN 'year' ELSE 'month' END, a.at, 'UTC') AS period
+             FROM $rows
+             CROSS JOIN LATERAL (SELECT r.ctid AS place, r.at, r.event_id, r.amount FROM activity_adds AS r
+                 WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
+                     AND r.at < now() - interval '44 days'
+                 ORDER BY r.at, r.event_id OFFSET 1 LIMIT 2000) AS a
+             CROSS JOIN LATERAL (SELECT (floor(extract(epoch FROM a.at) / 86400)::bigint & 63)::smallint AS slot OFFSET 0) AS day
+             LEFT JOIN LATERAL (SELECT true AS remembered FROM applied_events AS e
+                 WHERE e.shard = $1 AND e.slot = day.slot AND e.community = rows.community
+                     AND e.event_id = a.event_id LIMIT 1) AS by_day ON true
+             LEFT JOIN LATERAL (SELECT true AS remembered FROM applied_events AS e
+                 WHERE e.shard = $1 AND e.slot = 64 AND e.community = rows.community
+                     AND e.event_id = a.event_id LIMIT 1) AS late ON true
+             WHERE by_day.remembered IS NULL AND late.remembered IS NULL
+         ), sums AS MATERIALIZED (
+             SELECT o.community, o.member, o.period, least(sum(o.amount), 9007199254740991)::bigint AS amount,
+                 (array_agg(o.place ORDER BY o.at DESC, o.event_id DESC))[1] AS last
+             FROM old AS o GROUP BY 1, 2, 3 HAVING count(*) > 1
+         ) "
+    };
+}
+
+/// Folds old additions of these members, whose stripes are locked. A set that comes still later, of a time within a period, counts
+/// all of the period.
+async fn fold(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    members: BTreeSet<(i32, i64)>,
+) -> Result<(), Error> {
+    let has_old = Statement::in_shard(
+        shard,
+        "SELECT rows.community, rows.member FROM $rows
+         CROSS JOIN LATERAL (SELECT FROM activity_adds AS r
+             WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
+                 AND r.at < now() - interval '44 days'
+             ORDER BY r.at, r.event_id OFFSET 2 LIMIT 1) AS a",
+    );
+    let members = members.into_iter().map(|(community, member)| Of { community, member }).collect();
+    let old: Vec<OfRow> = statement::of_each(connection, has_old, members).await?;
+    // Each is a statement of its own: one that wrote the table twice would have to be taken apart where it is distributed.
+    const FOLDS: [&str; 2] = [
+        concat!(
+            folded!(),
+            "UPDATE activity_adds AS a SET amount = sums.amount FROM sums WHERE a.shard = $1 AND a.ctid = sums.last"
+        ),
+        concat!(
+            folded!(),
+            "DELETE FROM activity_adds AS a USING old JOIN sums USING (community, member, period)
+             WHERE a.shard = $1 AND a.ctid = old.place AND old.place <> sums.last"
+        ),
+    ];
+    for sql in FOLDS {
+        let of = old.iter().map(|row| Of { community: row.community, member: row.member }).collect();
+        statement::write(connection, Statement::in_shard(shard, sql), of).await?;
     }
-    let rows: Vec<KeptRow> = statement::of_each(connection, insert, adds).await?;
-    Ok(rows.into_iter().map(|row| ((row.community, row.member), (row.at, row.event_id))).collect())
+    Ok(())
+}
+
+columns! {
+    struct Of {
+        community: i32 => Integer,
+        member: i64 => BigInt,
+    }
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = activity_adds)]
+struct OfRow {
+    community: i32,
+    member: i64,
 }
 
 #[derive(QueryableByName)]

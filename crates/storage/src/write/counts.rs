@@ -115,9 +115,9 @@ impl Changes {
         add(&mut self.day(community, awarded_at).awarded, sign);
     }
 
-    /// Counts a visible member's promotion.
-    pub(crate) fn promotion(&mut self, community: i32, at: OffsetDateTime) {
-        add(&mut self.day(community, at).promoted, 1);
+    /// Counts a visible member's promotion (sign 1), or one that is forgotten (sign -1).
+    pub(crate) fn promotion(&mut self, community: i32, at: OffsetDateTime, sign: i64) {
+        add(&mut self.day(community, at).promoted, sign);
     }
 
     fn day(&mut self, community: i32, at: OffsetDateTime) -> &mut DayCounts {

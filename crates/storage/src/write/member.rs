@@ -362,8 +362,11 @@ impl Changed {
             })
             .collect();
         counts::apply_visibility(connection, shard, &changed).await?;
-        for (community, at) in tiers::record(connection, shard, &moves).await? {
-            counts.promotion(community, at);
+        let recorded = tiers::record(connection, shard, &moves).await?;
+        for (promotions, sign) in [(recorded.promoted, 1), (recorded.forgotten, -1)] {
+            for (community, at) in promotions {
+                counts.promotion(community, at, sign);
+            }
         }
         counts.write(connection, shard).await?;
         let changes = pending_changes(connection, shard, &members, &moves, badges).await?;

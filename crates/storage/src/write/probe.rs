@@ -15,7 +15,7 @@ use muster_domain::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{apply, communities, ids};
+use super::{activity, apply, communities, ids, tiers};
 use crate::error::Error;
 use crate::sql::statement::{self, Insertion, Statement};
 use crate::store::Store;
@@ -198,6 +198,10 @@ async fn try_out(
         apply::apply(connection, key, (shard, Insertion::Plain), &BTreeMap::new(), events).await?;
     }
     ids::try_out(connection, shard, number).await?;
+    // No member has a number that is drawn from all of them.
+    let nobody = i64::try_from(Uuid::new_v4().as_u128() >> 65).map_err(Error::defect)?;
+    activity::try_out(connection, shard, (number, nobody)).await?;
+    tiers::try_out(connection, shard, (number, nobody)).await?;
     statement::execute(connection, Statement::shared("SET CONSTRAINTS ALL IMMEDIATE")).await?;
     Ok(())
 }

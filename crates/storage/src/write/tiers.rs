@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 
 use crate::community::MAX_TIERS;
 use crate::error::Error;
-use crate::schema::{board_entries, tiers};
+use crate::schema::{board_entries, tier_changes, tiers};
 use crate::sql::clock;
 use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Statement};
@@ -25,6 +25,11 @@ use crate::write::numbers::{self, Sequence};
 /// The most equals that share a rank tier whose last rank is among them, unless the tier itself has more
 /// ranks.
 const MOST_EQUALS: i64 = 1000;
+
+/// By one change in so many, old changes of its member are forgotten.
+const FORGOTTEN_EVERY: i64 = 16;
+/// The most old changes of a member that are forgotten at once.
+const MOST_FORGOTTEN: usize = 1000;
 
 /// The tiers of a community's policy, with the rank tiers' thresholds as they are now.
 pub(crate) struct Tiers(Vec<TierRow>);
@@ -279,14 +284,23 @@ pub(crate) struct TierMove {
     pub(crate) promotion: bool,
 }
 
-/// Records changes of visible members; answers when each promotion was recorded.
+/// What recorded changes come to.
+#[derive(Default)]
+pub(crate) struct Recorded {
+    /// The communities and times of promotions that count now.
+    pub(crate) promoted: Vec<(i32, OffsetDateTime)>,
+    /// Those of promotions that no longer count, since they are forgotten.
+    pub(crate) forgotten: Vec<(i32, OffsetDateTime)>,
+}
+
+/// Records changes of visible members, and forgets old ones.
 pub(crate) async fn record(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     moves: &[TierMove],
-) -> Result<Vec<(i32, OffsetDateTime)>, Error> {
+) -> Result<Recorded, Error> {
     if moves.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Recorded::default());
     }
     // The transaction's own time may lie before that of one whose lock it waited for.
     let at = clock::now(connection).await?;
@@ -307,6 +321,19 @@ pub(crate) async fn record(
         })
         .collect();
     rows.sort_unstable_by_key(|row| (row.community, row.member, row.change));
+    let due = rows.iter().filter(|row| row.change % FORGOTTEN_EVERY == 0);
+    let due = due.map(|row| OldColumns { community: row.community, member: row.member }).collect();
+    insert(connection, shard, at, rows).await?;
+    let promoted = moves.iter().filter(|moved| moved.promotion).map(|moved| (moved.community, at)).collect();
+    Ok(Recorded { promoted, forgotten: forget(connection, shard, due).await? })
+}
+
+async fn insert(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    at: OffsetDateTime,
+    rows: Vec<ChangeColumns>,
+) -> Result<(), Error> {
     let insert = Statement::in_shard(
         shard,
         "INSERT INTO tier_changes (shard, at, visible, $names) SELECT here.shard, $2, true, rows.*
@@ -314,7 +341,44 @@ pub(crate) async fn record(
     )
     .bind::<Timestamptz, _>(at);
     statement::write(connection, insert, rows).await?;
-    Ok(moves.iter().filter(|moved| moved.promotion).map(|moved| (moved.community, at)).collect())
+    Ok(())
+}
+
+/// Has a member of this number that is nobody's forget a change, for a probe that is taken back.
+pub(crate) async fn try_out(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    (community, member): (i32, i64),
+) -> Result<(), Error> {
+    let change =
+        |change| ChangeColumns { community, member, change, from_tier: None, to_tier: None, promotion: true };
+    insert(connection, shard, OffsetDateTime::UNIX_EPOCH, (-101..0).map(change).collect()).await?;
+    forget(connection, shard, vec![OldColumns { community, member }]).await?;
+    Ok(())
+}
+
+/// Forgets changes of these members, so that they do not grow with time alone: the newest hundred of each are kept, and all of the last
+/// thirty days. Answers the communities and times of promotions that were counted among them.
+async fn forget(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    members: Vec<OldColumns>,
+) -> Result<Vec<(i32, OffsetDateTime)>, Error> {
+    if members.is_empty() {
+        return Ok(Vec::new());
+    }
+    let most = members.len().saturating_mul(MOST_FORGOTTEN);
+    let forget = Statement::in_shard(
+        shard,
+        "DELETE FROM tier_changes AS c
+         USING $rows CROSS JOIN LATERAL (SELECT r.ctid AS place, r.at FROM tier_changes AS r
+             WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
+             ORDER BY r.change DESC OFFSET 100 LIMIT 1000) AS old
+         WHERE c.shard = $1 AND c.ctid = old.place AND old.at < now() - interval '30 days'
+         RETURNING c.community, c.at, c.promotion AND c.visible AS counted",
+    );
+    let rows: Vec<ForgottenRow> = statement::by_keys(connection, forget.rows(members), most).await?;
+    Ok(rows.into_iter().filter(|row| row.counted).map(|row| (row.community, row.at)).collect())
 }
 
 /// Gives new communities their tier policy. They have no members yet, so that every rank tier is anybody's.
@@ -441,6 +505,10 @@ columns! {
 }
 
 columns! {
+    struct OldColumns { community: i32 => Integer, member: i64 => BigInt }
+}
+
+columns! {
     struct PolicyColumns {
         community: i32 => Integer,
         tier: i16 => SmallInt,
@@ -481,6 +549,15 @@ struct LastRankRow {
     score: Option<i64>,
     #[diesel(sql_type = BigInt)]
     at_or_above: i64,
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = tier_changes)]
+struct ForgottenRow {
+    community: i32,
+    at: OffsetDateTime,
+    #[diesel(sql_type = Bool)]
+    counted: bool,
 }
 
 #[derive(QueryableByName)]

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use muster_domain::{Event, EventType, MemberEffect};
+use muster_domain::{Activity, Event, EventId, EventType, MemberEffect};
 use muster_storage::Store;
 use time::OffsetDateTime;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use crate::support::consistency;
 use crate::support::database::Database;
@@ -67,7 +68,7 @@ async fn events_whose_ids_were_forgotten_neither_fail_nor_count_again() {
     let (store, client) = (database.store().await, database.client().await);
     let guild = guild("again");
     let set = |at, activity: i64| {
-        let activity = Some(muster_domain::Activity::clamp(activity));
+        let activity = Some(Activity::clamp(activity));
         member(&guild, &user(1), at, MemberEffect::ScoreSet { conviction: None, activity })
     };
     let mut events = vec![joined(&guild, &user(1), START, "x"), joined(&guild, &user(2), START, "y")];
@@ -106,6 +107,62 @@ async fn events_whose_ids_were_forgotten_neither_fail_nor_count_again() {
     let first: i64 =
         client.query_one("SELECT activity FROM members WHERE user_id = 'u1'", &[]).await.unwrap().get(0);
     assert_eq!(first, 200 + 8 + 2);
+    consistency::check(&client).await;
+}
+
+#[tokio::test]
+async fn additions_whose_events_are_forgotten_are_folded_by_month_and_by_year() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guild = guild("folded");
+    // An event with such an id has its member's additions looked at.
+    let mut ids = (1_u128..).map(|number| EventId::new(Uuid::from_u128(number * 127)));
+    let mut of = |who: &str, days: i64, count: i64| -> Vec<Event> {
+        let noon = (now() / DAY - days) * DAY + DAY / 2;
+        let adds = (0..count).map(|number| added(&guild, &user(who), noon + number, 3));
+        adds.zip(&mut ids).map(|(event, id)| Event { id, ..event }).collect()
+    };
+    let mut events = Vec::new();
+    for who in ["often", "once"] {
+        for (days, count) in [(800, 6), (300, 5), (200, 5), (100, 5), (10, 5)] {
+            events.extend(of(who, days, if who == "once" { 1 } else { count }));
+        }
+    }
+    apply(&store, &guild, events).await;
+    let kept = async |who: &str| {
+        let sql = "SELECT a.amount FROM activity_adds AS a JOIN members AS m USING (shard, community, member)
+             WHERE m.user_id = $1 ORDER BY a.at, a.event_id";
+        let rows = client.query(sql, &[&user(who).as_str()]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>()
+    };
+    let activity = async |who: &str| -> i64 {
+        let sql = "SELECT activity FROM members WHERE user_id = $1";
+        client.query_one(sql, &[&user(who).as_str()]).await.unwrap().get(0)
+    };
+    apply(&store, &guild, of("often", 1, 1)).await;
+    assert_eq!(kept("often").await, vec![3; 27], "their ids are remembered");
+    client.batch_execute("DELETE FROM applied_events").await.unwrap();
+    apply(&store, &guild, [of("often", 1, 1), of("once", 1, 1)].concat()).await;
+    let folded = [vec![3, 15, 15, 15, 15], vec![3; 7]].concat();
+    assert_eq!(
+        kept("often").await,
+        folded,
+        "the first alone, then a sum for each period, then what is not old"
+    );
+    assert_eq!(kept("once").await, vec![3; 6]);
+    assert_eq!((activity("often").await, activity("once").await), (84, 18));
+    apply(&store, &guild, of("often", 1, 1)).await;
+    assert_eq!(kept("often").await, [folded, vec![3]].concat(), "folding again comes to the same");
+    let late = |activity| {
+        let effect = MemberEffect::ScoreSet { conviction: None, activity: Some(Activity::clamp(activity)) };
+        member(&guild, &user("often"), now() - 250 * DAY, effect)
+    };
+    apply(&store, &guild, vec![late(1000)]).await;
+    assert_eq!(
+        activity("often").await,
+        1000 + 15 + 15 + 15 + 3 * 3,
+        "what was added since it was set counts"
+    );
     consistency::check(&client).await;
 }
 

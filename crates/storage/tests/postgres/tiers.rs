@@ -266,3 +266,36 @@ async fn readers_see_ranks_tiers_and_moves_agree_while_two_workers_write() {
     // A move that was recorded twice, or not, would break the chain of that member's changes.
     assert!(!setting.changes(0).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
+    let setting = Setting::new(&policy(&[10], &[])).await;
+    setting.members([0, 0]).await;
+    // A change a day, from long ago until now.
+    let long = "INSERT INTO tier_changes
+                 (shard, community, member, change, at, promotion, visible, from_tier, to_tier)
+             SELECT m.shard, m.community, m.member, -day, now() - day * interval '1 day', day % 2 = 0, true,
+                 CASE day % 2 WHEN 1 THEN t.tier END, CASE day % 2 WHEN 0 THEN t.tier END
+             FROM members AS m JOIN tiers AS t USING (shard, community) CROSS JOIN generate_series(1, 300) AS day
+             WHERE t.place IS NOT NULL";
+    let days = "INSERT INTO community_days AS d (shard, community, day, promoted)
+             SELECT shard, community, (at AT TIME ZONE 'UTC')::date, count(*) FROM tier_changes WHERE promotion GROUP BY 1, 2, 3
+             ON CONFLICT (shard, community, day) DO UPDATE SET promoted = excluded.promoted";
+    for sql in [long, days] {
+        setting.client.execute(sql, &[]).await.unwrap();
+    }
+    consistency::check(&setting.client).await;
+    // One of so many changes has its member's looked at.
+    for round in 0..16 {
+        let score = if round % 2 == 0 { 10 } else { 0 };
+        setting.apply(vec![scored(&setting.guild, &user(0), START + 10 + round, score)]).await;
+    }
+    let sql = "SELECT count(*), extract(day FROM now() - min(at))::bigint FROM tier_changes GROUP BY member ORDER BY 1";
+    let rows = setting.client.query(sql, &[]).await.unwrap();
+    let kept: Vec<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let [(count, oldest), untouched] = kept[..] else { panic!("{kept:?}") };
+    assert_eq!(untouched, (300, 300));
+    // The newest hundred when it was looked at, and those made since.
+    assert!((100..116).contains(&count) && (84..100).contains(&oldest), "{kept:?}");
+    consistency::check(&setting.client).await;
+}
