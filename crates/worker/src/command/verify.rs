@@ -1,6 +1,7 @@
 //! Compares the kept counts with plain counting, community by community, and reports the differences.
 
 use clap::Args;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use muster_domain::CommunityId;
 use muster_storage::{Compared, Drift, Store, Verification};
 
@@ -9,12 +10,15 @@ use crate::connect;
 use crate::failure::Failure;
 use crate::settings::Database;
 
+/// How many communities are verified at once: counting keeps a processor of the database busy for each.
+const AT_ONCE: usize = 2;
+
 #[derive(Clone, Copy, Args)]
 pub(crate) struct Arguments {
     /// The community to verify.
     #[arg(long, required_unless_present = "all", conflicts_with = "all")]
     community: Option<CommunityId>,
-    /// Verifies every community, one after the other.
+    /// Verifies every community, two at a time.
     #[arg(long)]
     all: bool,
     /// Repairs the counts that drifted, while events go on.
@@ -29,28 +33,42 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(database: &Database, arguments: Arguments) -> Result<(), Failure> {
     let (database, _) = connect::database(database)?;
     let store = Store::open(database).await?;
+    let communities = match arguments.community {
+        Some(community) => stream::once(async move { Ok(community) }).boxed(),
+        None => every(&store).boxed(),
+    };
+    let store = &store;
+    let verify = |community: CommunityId| async move {
+        Ok::<_, Failure>(store.community(community).await?.verify(arguments.repair).await?)
+    };
+    let mut verified = communities.map_ok(verify).try_buffered(AT_ONCE);
     let mut drifted = 0_u64;
-    if let Some(community) = arguments.community {
-        drifted = verify(&store, community, arguments).await?;
-    } else {
-        let mut communities = Communities::default();
-        while let Some(community) = communities.next(&store).await? {
-            drifted = drifted.saturating_add(verify(&store, community, arguments).await?);
-        }
+    while let Some(found) = verified.try_next().await? {
+        print(&found, arguments.json)?;
+        drifted = drifted.saturating_add(remaining(&found));
     }
     if drifted == 0 { Ok(()) } else { Err(Failure::Drifted(drifted)) }
 }
 
-/// Answers how many values still differ.
+fn every(store: &Store) -> impl Stream<Item = Result<CommunityId, Failure>> + Send + '_ {
+    stream::try_unfold(Communities::default(), move |mut communities| async move {
+        Ok(communities.next(store).await?.map(|community| (community, communities)))
+    })
+}
+
+/// How many values still differ.
+fn remaining(found: &Verification) -> u64 {
+    found.compared.iter().map(|compared| compared.drifted.saturating_sub(compared.repaired)).sum()
+}
+
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
-async fn verify(store: &Store, community: CommunityId, arguments: Arguments) -> Result<u64, Failure> {
-    let found = store.community(community).await?.verify(arguments.repair).await?;
-    if arguments.json {
-        println!("{}", serde_json::to_string(&found).map_err(std::io::Error::from)?);
+fn print(found: &Verification, json: bool) -> Result<(), Failure> {
+    if json {
+        println!("{}", serde_json::to_string(found).map_err(std::io::Error::from)?);
     } else {
-        report(&found);
+        report(found);
     }
-    Ok(found.compared.iter().map(|compared| compared.drifted.saturating_sub(compared.repaired)).sum())
+    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
