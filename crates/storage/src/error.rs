@@ -80,6 +80,11 @@ pub enum FaultOf {
 #[error("the node of the cluster that has this community's rows does not answer: look what it does")]
 pub(crate) struct SilentNode;
 
+/// A row is there already that was inserted as new. What was to be written is written again, guarded.
+#[derive(Debug, thiserror::Error)]
+#[error("a row is there already that was inserted as new")]
+struct ThereAlready(#[source] Error);
+
 impl From<SilentNode> for Error {
     fn from(silent: SilentNode) -> Self {
         Self::Unavailable(silent.into())
@@ -122,9 +127,17 @@ impl Error {
         None
     }
 
-    /// Whether a row that was inserted as new is there already. See [`Insertion`](crate::sql::statement::Insertion).
+    /// The same, told apart where a row is there already that was inserted as new.
+    pub(crate) fn of_plain_insertion(self) -> Self {
+        if self.sqlstate().is_some_and(|code| code == "23505") {
+            return Self::Defect(ThereAlready(self).into());
+        }
+        self
+    }
+
+    /// Whether a row is there already that was inserted as new. See [`Insertion`](crate::sql::statement::Insertion).
     pub(crate) fn is_there_already(&self) -> bool {
-        self.sqlstate().is_some_and(|code| code == "23505")
+        matches!(self, Self::Defect(cause) if cause.is::<ThereAlready>())
     }
 
     /// Whether it is of a node of a cluster, and the others may be well.

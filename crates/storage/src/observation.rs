@@ -44,9 +44,10 @@ impl QueryFailure {
         }
     }
 
-    /// An answer such as that there is no such profile is none.
-    pub(crate) const fn of(error: &Error) -> Option<Self> {
+    /// An answer such as that there is no such profile is none, nor is what is written again at once.
+    pub(crate) fn of(error: &Error) -> Option<Self> {
         match error {
+            error if error.is_there_already() => None,
             Error::Unavailable(_) => Some(Self::Unavailable),
             Error::Defect(_) => Some(Self::Defect),
             _ => None,

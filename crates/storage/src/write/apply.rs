@@ -88,7 +88,14 @@ impl Store {
         let key = self.erasure_key().clone();
         self.in_shard(shard)
             .write("events_apply", move |connection| {
-                async move { apply(connection, &key, (shard, insertion), &known, events).await }.boxed()
+                async move {
+                    let applied = apply(connection, &key, (shard, insertion), &known, events).await;
+                    match insertion {
+                        Insertion::Plain => applied.map_err(Error::of_plain_insertion),
+                        Insertion::Guarded => applied,
+                    }
+                }
+                .boxed()
             })
             .await
     }

@@ -1,9 +1,10 @@
 //! The ids of applied events: found again for as long as they are remembered, whatever day the event is of, and then forgotten.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use muster_domain::{Activity, Event, EventId, EventType, MemberEffect};
-use muster_storage::Store;
+use muster_storage::{QueryObservation, Store};
 use time::OffsetDateTime;
 use tokio_postgres::Client;
 use uuid::Uuid;
@@ -32,7 +33,10 @@ async fn activity(client: &Client) -> i64 {
 #[tokio::test]
 async fn an_event_has_one_effect_whatever_day_it_is_of() {
     let database = Database::migrated().await;
-    let (store, client) = (database.store().await, database.client().await);
+    let (seen, client) = (Arc::new(Mutex::new(Vec::new())), database.client().await);
+    let seeing = Arc::clone(&seen);
+    let observe = Arc::new(move |observation: &QueryObservation| seeing.lock().unwrap().push(*observation));
+    let store = Store::open(database.config().observe(observe)).await.unwrap();
     let guild = guild("days");
     // Of every day that has a partition, the edge behind which events are old, and far beyond both.
     let days = (-1..70).chain([100, 400, 4000]);
@@ -43,6 +47,11 @@ async fn an_event_has_one_effect_whatever_day_it_is_of() {
         assert_eq!(applied(&store, &again).await, (0, again.len()));
     }
     assert_eq!(activity(&client).await, 74);
+    let seen = seen.lock().unwrap();
+    assert!(
+        seen.iter().all(|query| query.failure.is_none()),
+        "that an event came again is no failure: {seen:?}"
+    );
 }
 
 #[tokio::test]
