@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use diesel::QueryResult;
@@ -80,6 +80,8 @@ struct Inner {
     cluster: Option<Cluster>,
     /// The shard in which a probe passed last, which is where the next one is tried first in a cluster.
     probed: AtomicU8,
+    /// Whether old additions to activity are folded.
+    folds: AtomicBool,
 }
 
 /// What there is to a database whose shards lie on several nodes.
@@ -164,6 +166,7 @@ impl Store {
             standby,
             cluster,
             probed: AtomicU8::new(0),
+            folds: AtomicBool::new(false),
         };
         Ok(Self(Arc::new(inner), Reads::Primary, None))
     }
@@ -580,6 +583,17 @@ impl Store {
             store.recycle(connection, result)
         };
         tokio::spawn(writing.instrument(span(query))).await.map_err(Error::defect)?
+    }
+
+    /// Whether additions to activity of long ago are folded from now on, by month and by year. By default they are not: an addition
+    /// that is folded counts again where its event comes again, which it must not do once its id is forgotten. So this is for when
+    /// the stream keeps events for no longer than their ids are remembered.
+    pub fn fold_additions(&self, folds: bool) {
+        self.0.folds.store(folds, Ordering::Relaxed);
+    }
+
+    pub(crate) fn folds(&self) -> bool {
+        AtomicBool::load(&self.0.folds, Ordering::Relaxed)
     }
 
     /// Fails where the shard lies on a node that does not answer.

@@ -48,6 +48,12 @@ impl Consumer {
         Ok(Self(Arc::new(Durable::open(connection, config).await?)))
     }
 
+    /// Whether the stream, as it was set when the consumer was opened, may deliver an event again whose id is forgotten.
+    #[must_use]
+    pub fn may_repeat_forgotten(&self) -> bool {
+        self.0.max_age.is_zero() || self.0.max_age > self.0.config.remember
+    }
+
     /// How far the consumer is behind.
     ///
     /// # Errors

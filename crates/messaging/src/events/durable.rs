@@ -109,6 +109,8 @@ pub(super) struct Durable {
     pub(super) config: ConsumerConfig,
     pub(super) consumer: PullConsumer,
     pub(super) stream_created: OffsetDateTime,
+    /// How long the stream keeps events, when it was opened; zero is for ever.
+    pub(super) max_age: Duration,
     pub(super) losses: Losses,
     pub(super) acks: Acks,
 }
@@ -149,8 +151,9 @@ impl Durable {
             stream.state.first_sequence,
         );
         let acks = Acks::new(connection.client().clone(), config.ack_wait, Arc::clone(&config.observe));
-        let (connection, stream_created) = (connection.clone(), stream.created);
-        Ok(Self { connection, context, config, consumer, stream_created, losses, acks })
+        let (connection, stream_created, max_age) =
+            (connection.clone(), stream.created, stream.config.max_age);
+        Ok(Self { connection, context, config, consumer, stream_created, max_age, losses, acks })
     }
 
     pub(super) fn observe(&self, event_type: Option<EventType>, outcome: Outcome) {

@@ -233,7 +233,8 @@ pub(super) fn judge_events(config: &Config, remember: Duration) -> Vec<Finding> 
         unwise(
             format!(
                 "events are kept for longer than their ids are remembered (events.remember_days, {}): if the stream is read from its \
-                 beginning, the older ones are worked through and counted as applied once more, to no second effect",
+                 beginning, the older ones are worked through and counted as applied once more, to no second effect; \
+                 and each addition to activity is kept for good",
                 days(remember)
             ),
             extend.clone(),

@@ -1,10 +1,11 @@
 //! Activity that was added since it was last set.
 //!
 //! Each addition is kept by itself, since the event that sets the activity may come behind it, however long after. What would otherwise grow
-//! with time alone is folded: additions of more than [`Store::MAX_REMEMBERED`](crate::Store::MAX_REMEMBERED) ago whose events' ids are
-//! forgotten become one for each month, and for each year once they are a year old.
+//! with time alone is [folded](fold): additions of more than [`Store::MAX_REMEMBERED`](crate::Store::MAX_REMEMBERED) ago whose events' ids
+//! are forgotten become one for each month, and for each year once they are a year old. An event that came again after that would count
+//! again, so it is done only where [none can](crate::Store::fold_additions).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Integer, Timestamptz, Uuid as SqlUuid};
@@ -16,11 +17,13 @@ use uuid::Uuid;
 use super::change::Watermark;
 use crate::error::Error;
 use crate::schema::activity_adds;
-use crate::sql::columns::columns;
+use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Insertion, Statement};
 
-/// By the addition of one event in so many, those of its member are folded: by all of its id, whatever part of it is random.
-const FOLDED_EVERY: u128 = 127;
+/// By the addition of one event in so many, those of its member are folded.
+const FOLDED_EVERY: u128 = 31;
+/// The most additions of a member that are folded at once.
+const MOST_FOLDED: usize = 2000;
 
 columns! {
     /// An addition.
@@ -91,9 +94,7 @@ pub(crate) async fn insert(
         insertion,
         " ON CONFLICT (shard, community, member, at, event_id) DO NOTHING RETURNING community, member, at, event_id",
     );
-    let due = adds.iter().filter(|add| add.event_id.as_u128().is_multiple_of(FOLDED_EVERY));
-    let due: BTreeSet<(i32, i64)> = due.map(|add| (add.community, add.member)).collect();
-    let kept = match insertion {
+    Ok(match insertion {
         Insertion::Plain => {
             let all = adds.iter().map(|add| ((add.community, add.member), (add.at, add.event_id))).collect();
             statement::write(connection, insert, adds).await?;
@@ -103,9 +104,7 @@ pub(crate) async fn insert(
             let rows: Vec<KeptRow> = statement::of_each(connection, insert, adds).await?;
             rows.into_iter().map(|row| ((row.community, row.member), (row.at, row.event_id))).collect()
         }
-    };
-    fold(connection, shard, due).await?;
-    Ok(kept)
+    })
 }
 
 /// Has additions of a member of this number that is nobody's folded, for a probe that is taken back.
@@ -115,46 +114,24 @@ pub(crate) async fn try_out(
     (community, member): (i32, i64),
 ) -> Result<(), Error> {
     let at = OffsetDateTime::UNIX_EPOCH;
-    let event = || Uuid::from_u128(Uuid::new_v4().as_u128() / FOLDED_EVERY * FOLDED_EVERY);
-    let adds = (0..3).map(|_| Add { community, member, at, event_id: event(), amount: 1 }).collect();
+    let adds = (0..3).map(|_| Add { community, member, at, event_id: Uuid::new_v4(), amount: 1 }).collect();
     insert(connection, shard, adds, Insertion::Plain).await?;
-    Ok(())
+    fold(connection, shard, vec![(community, member)]).await
 }
 
-/// The additions of each row's member that may be folded, with the period that they fall into, and of each period of several their sum and
-/// the last of them. The member's first is left alone, since it says from when on the person is known.
-macro_rules! folded {
-    () => {
-        "WITH old AS MATERIALIZED (
-             SELECT rows.community, rows.member, a.place, a.at, a.event_id, a.amount,
-                 date_trunc(CASE WHEN a.at < now() - interval '1 year' THEN 'year' ELSE 'month' END, a.at, 'UTC') AS period
-             FROM $rows
-             CROSS JOIN LATERAL (SELECT r.ctid AS place, r.at, r.event_id, r.amount FROM activity_adds AS r
-                 WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
-                     AND r.at < now() - interval '44 days'
-                 ORDER BY r.at, r.event_id OFFSET 1 LIMIT 2000) AS a
-             CROSS JOIN LATERAL (SELECT (floor(extract(epoch FROM a.at) / 86400)::bigint & 63)::smallint AS slot OFFSET 0) AS day
-             LEFT JOIN LATERAL (SELECT true AS remembered FROM applied_events AS e
-                 WHERE e.shard = $1 AND e.slot = day.slot AND e.community = rows.community
-                     AND e.event_id = a.event_id LIMIT 1) AS by_day ON true
-             LEFT JOIN LATERAL (SELECT true AS remembered FROM applied_events AS e
-                 WHERE e.shard = $1 AND e.slot = 64 AND e.community = rows.community
-                     AND e.event_id = a.event_id LIMIT 1) AS late ON true
-             WHERE by_day.remembered IS NULL AND late.remembered IS NULL
-         ), sums AS MATERIALIZED (
-             SELECT o.community, o.member, o.period, least(sum(o.amount), 9007199254740991)::bigint AS amount,
-                 (array_agg(o.place ORDER BY o.at DESC, o.event_id DESC))[1] AS last
-             FROM old AS o GROUP BY 1, 2, 3 HAVING count(*) > 1
-         ) "
-    };
+/// Whether additions of its member are folded by that of an event: by all of the event's id, whatever part of it is random.
+pub(crate) fn is_due((_, event_id): Watermark) -> bool {
+    event_id.as_u128().is_multiple_of(FOLDED_EVERY)
 }
 
-/// Folds old additions of these members, whose stripes are locked. A set that comes still later, of a time within a period, counts
-/// all of the period.
-async fn fold(
+/// Folds old additions of these members, whose stripes are locked: those of more than 44 days ago whose ids are forgotten, but a member's
+/// first, which says from when on the person is known. A set of a time within a period that comes still later counts all of the period.
+///
+/// What goes is decided by one statement, and added to what stays: ids are forgotten meanwhile.
+pub(crate) async fn fold(
     connection: &mut AsyncPgConnection,
     shard: Shard,
-    members: BTreeSet<(i32, i64)>,
+    members: Vec<(i32, i64)>,
 ) -> Result<(), Error> {
     let has_old = Statement::in_shard(
         shard,
@@ -166,23 +143,69 @@ async fn fold(
     );
     let members = members.into_iter().map(|(community, member)| Of { community, member }).collect();
     let old: Vec<OfRow> = statement::of_each(connection, has_old, members).await?;
-    // Each is a statement of its own: one that wrote the table twice would have to be taken apart where it is distributed.
-    const FOLDS: [&str; 2] = [
-        concat!(
-            folded!(),
-            "UPDATE activity_adds AS a SET amount = sums.amount FROM sums WHERE a.shard = $1 AND a.ctid = sums.last"
-        ),
-        concat!(
-            folded!(),
-            "DELETE FROM activity_adds AS a USING old JOIN sums USING (community, member, period)
-             WHERE a.shard = $1 AND a.ctid = old.place AND old.place <> sums.last"
-        ),
-    ];
-    for sql in FOLDS {
-        let of = old.iter().map(|row| Of { community: row.community, member: row.member }).collect();
-        statement::write(connection, Statement::in_shard(shard, sql), of).await?;
+    if old.is_empty() {
+        return Ok(());
     }
+    let most = old.len().saturating_mul(MOST_FOLDED);
+    let old = old.into_iter().map(|row| Of { community: row.community, member: row.member }).collect();
+    let take = Statement::in_shard(
+        shard,
+        "WITH old AS MATERIALIZED (
+             SELECT rows.community, rows.member, a.place, a.at, a.event_id,
+                 date_trunc(CASE WHEN a.at < now() - interval '1 year' THEN 'year' ELSE 'month' END, a.at, 'UTC') AS period
+             FROM $rows
+             CROSS JOIN LATERAL (SELECT r.ctid AS place, r.at, r.event_id FROM activity_adds AS r
+                 WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
+                     AND r.at < now() - interval '44 days'
+                 ORDER BY r.at, r.event_id OFFSET 1 LIMIT 2000) AS a
+             CROSS JOIN LATERAL (SELECT (floor(extract(epoch FROM a.at) / 86400)::bigint & 63)::smallint AS slot OFFSET 0) AS day
+             LEFT JOIN LATERAL (SELECT true AS remembered FROM applied_events AS e
+                 WHERE e.shard = $1 AND e.slot = day.slot AND e.community = rows.community
+                     AND e.event_id = a.event_id LIMIT 1) AS by_day ON true
+             LEFT JOIN LATERAL (SELECT true AS remembered FROM applied_events AS e
+                 WHERE e.shard = $1 AND e.slot = 64 AND e.community = rows.community
+                     AND e.event_id = a.event_id LIMIT 1) AS late ON true
+             WHERE by_day.remembered IS NULL AND late.remembered IS NULL
+         ), folded AS MATERIALIZED (
+             SELECT o.place, last_value(o.at) OVER period AS at, last_value(o.event_id) OVER period AS event_id,
+                 row_number() OVER period < count(*) OVER period AS goes
+             FROM old AS o
+             WINDOW period AS (PARTITION BY o.community, o.member, o.period ORDER BY o.at, o.event_id
+                 ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+         )
+         DELETE FROM activity_adds AS a USING folded WHERE a.shard = $1 AND a.ctid = folded.place AND folded.goes
+         RETURNING a.community, a.member, folded.at, folded.event_id, a.amount",
+    );
+    let taken: Vec<FoldedRow> = statement::by_keys(connection, take.rows(old), most).await?;
+    let mut sums: BTreeMap<(i32, i64, OffsetDateTime, Uuid), Activity> = BTreeMap::new();
+    for row in taken {
+        let sum = sums.entry((row.community, row.member, row.at, row.event_id)).or_default();
+        *sum = sum.plus(Activity::clamp(row.amount));
+    }
+    let sums = sums.into_iter().map(|((community, member, at, event_id), amount)| Add {
+        community,
+        member,
+        at,
+        event_id,
+        amount: amount.get(),
+    });
+    let add = concat!(
+        "UPDATE activity_adds AS a SET amount = least(a.amount + rows.amount, 9007199254740991) FROM ",
+        rows_in!("activity_adds", "member", "at", "event_id"),
+        " WHERE a.shard = $1 AND a.ctid = found.ctid"
+    );
+    statement::write(connection, Statement::in_shard(shard, add), sums.collect()).await?;
     Ok(())
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = activity_adds)]
+struct FoldedRow {
+    community: i32,
+    member: i64,
+    at: OffsetDateTime,
+    event_id: Uuid,
+    amount: i64,
 }
 
 columns! {

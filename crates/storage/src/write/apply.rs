@@ -59,9 +59,16 @@ impl Store {
         let known = ids_of(communities.values());
         let mut applied = Applied::default();
         for (shard, events) in shards {
-            let mut part = self.apply(shard, known.clone(), events.clone(), Insertion::Plain).await;
+            let batch = |insertion| Batch {
+                key: self.erasure_key().clone(),
+                known: known.clone(),
+                shard,
+                insertion,
+                folds: self.folds(),
+            };
+            let mut part = self.apply(batch(Insertion::Plain), events.clone()).await;
             if part.as_ref().is_err_and(Error::is_there_already) {
-                part = self.apply(shard, known.clone(), events, Insertion::Guarded).await;
+                part = self.apply(batch(Insertion::Guarded), events).await;
             }
             match part {
                 Ok(part) => {
@@ -78,19 +85,12 @@ impl Store {
         Ok(applied)
     }
 
-    async fn apply(
-        &self,
-        shard: Shard,
-        known: BTreeMap<i32, CommunityId>,
-        events: Vec<(i32, Event)>,
-        insertion: Insertion,
-    ) -> Result<Applied, Error> {
-        let key = self.erasure_key().clone();
-        self.in_shard(shard)
+    async fn apply(&self, batch: Batch, events: Vec<(i32, Event)>) -> Result<Applied, Error> {
+        self.in_shard(batch.shard)
             .write("events_apply", move |connection| {
                 async move {
-                    let applied = apply(connection, &key, (shard, insertion), &known, events).await;
-                    match insertion {
+                    let applied = apply(connection, &batch, events).await;
+                    match batch.insertion {
                         Insertion::Plain => applied.map_err(Error::of_plain_insertion),
                         Insertion::Guarded => applied,
                     }
@@ -101,14 +101,25 @@ impl Store {
     }
 }
 
-/// Applies events of communities of one shard; `known` are their ids, as far as the caller has them.
+/// How events of communities of one shard are applied.
+pub(super) struct Batch {
+    pub(super) key: ErasureKey,
+    /// The ids of the communities, as far as the caller has them.
+    pub(super) known: BTreeMap<i32, CommunityId>,
+    pub(super) shard: Shard,
+    pub(super) insertion: Insertion,
+    /// Whether old additions to activity are folded.
+    pub(super) folds: bool,
+}
+
+/// Applies a batch of events.
 pub(super) async fn apply(
     connection: &mut AsyncPgConnection,
-    key: &ErasureKey,
-    (shard, insertion): (Shard, Insertion),
-    known: &BTreeMap<i32, CommunityId>,
+    batch: &Batch,
     events: Vec<(i32, Event)>,
 ) -> Result<Applied, Error> {
+    let Batch { key, known, shard, insertion, folds } = batch;
+    let (shard, insertion) = (*shard, *insertion);
     let mut applied = Applied::default();
     let mut stripes = BTreeSet::new();
     for (community, event) in &events {
@@ -141,6 +152,9 @@ pub(super) async fn apply(
     }
     let of_members = changes.members.into_iter().collect();
     let members = member::change(connection, shard, &touched, of_members, insertion).await?;
+    if *folds {
+        members.fold_additions(connection, shard).await?;
+    }
     let locked = lock::communities(connection, shard, &touched).await?;
     lock::check(&locked, known)?;
     communities::change(connection, shard, &locked, &changes.communities).await?;

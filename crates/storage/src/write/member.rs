@@ -321,6 +321,19 @@ async fn change_activity(
 }
 
 impl Changed {
+    /// Folds old additions to the activity of members who were just added to, now and then.
+    pub(crate) async fn fold_additions(
+        &self,
+        connection: &mut AsyncPgConnection,
+        shard: Shard,
+    ) -> Result<(), Error> {
+        let due = self
+            .members
+            .iter()
+            .filter(|member| member.change.adds.iter().any(|(of, _)| activity::is_due(*of)));
+        activity::fold(connection, shard, due.map(Member::key).collect()).await
+    }
+
     /// Writes what all members share: tiers with all that holds them, and counts. The communities are locked.
     pub(crate) async fn write_shared(
         self,

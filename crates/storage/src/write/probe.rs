@@ -15,7 +15,8 @@ use muster_domain::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{activity, apply, communities, ids, tiers};
+use super::apply::{self, Batch};
+use super::{activity, communities, ids, tiers};
 use crate::error::Error;
 use crate::sql::statement::{self, Insertion, Statement};
 use crate::store::Store;
@@ -195,7 +196,14 @@ async fn try_out(
         .await?;
     for events in batches {
         let events = events.into_iter().map(|event| (number, event)).collect();
-        apply::apply(connection, key, (shard, Insertion::Plain), &BTreeMap::new(), events).await?;
+        let batch = Batch {
+            key: key.clone(),
+            known: BTreeMap::new(),
+            shard,
+            insertion: Insertion::Plain,
+            folds: false,
+        };
+        apply::apply(connection, &batch, events).await?;
     }
     ids::try_out(connection, shard, number).await?;
     // No member has a number that is drawn from all of them.
