@@ -27,7 +27,7 @@ use crate::write::numbers::{self, Sequence};
 const MOST_EQUALS: i64 = 1000;
 
 /// By one change in so many, old changes of its member are forgotten.
-const FORGOTTEN_EVERY: i64 = 16;
+const FORGOTTEN_EVERY: u64 = 16;
 /// The most old changes of a member that are forgotten at once.
 const MOST_FORGOTTEN: usize = 1000;
 
@@ -321,11 +321,17 @@ pub(crate) async fn record(
         })
         .collect();
     rows.sort_unstable_by_key(|row| (row.community, row.member, row.change));
-    let due = rows.iter().filter(|row| row.change % FORGOTTEN_EVERY == 0);
+    let due = rows.iter().filter(|row| is_due(row.change));
     let due = due.map(|row| OldColumns { community: row.community, member: row.member }).collect();
     insert(connection, shard, at, rows).await?;
     let promoted = moves.iter().filter(|moved| moved.promotion).map(|moved| (moved.community, at)).collect();
     Ok(Recorded { promoted, forgotten: forget(connection, shard, due).await? })
+}
+
+/// Whether by this change those of its member are forgotten. Two who change places again and again take numbers by turns, so the number is
+/// mixed first, by the golden ratio.
+const fn is_due(change: i64) -> bool {
+    change.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 & (FORGOTTEN_EVERY - 1) == 0
 }
 
 async fn insert(
@@ -371,10 +377,14 @@ async fn forget(
     let forget = Statement::in_shard(
         shard,
         "DELETE FROM tier_changes AS c
-         USING $rows CROSS JOIN LATERAL (SELECT r.ctid AS place, r.at FROM tier_changes AS r
+         USING $rows CROSS JOIN LATERAL (SELECT r.ctid AS place FROM tier_changes AS r
              WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
-             ORDER BY r.change DESC OFFSET 100 LIMIT 1000) AS old
-         WHERE c.shard = $1 AND c.ctid = old.place AND old.at < now() - interval '30 days'
+                 AND r.at < now() - interval '30 days'
+                 AND r.change < (SELECT n.change FROM tier_changes AS n
+                     WHERE n.shard = $1 AND n.community = rows.community AND n.member = rows.member
+                     ORDER BY n.change DESC OFFSET 99 LIMIT 1)
+             ORDER BY r.change LIMIT 1000) AS old
+         WHERE c.shard = $1 AND c.ctid = old.place
          RETURNING c.community, c.at, c.promotion AND c.visible AS counted",
     );
     let rows: Vec<ForgottenRow> = statement::by_keys(connection, forget.rows(members), most).await?;

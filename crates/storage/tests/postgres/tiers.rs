@@ -276,7 +276,7 @@ async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
                  (shard, community, member, change, at, promotion, visible, from_tier, to_tier)
              SELECT m.shard, m.community, m.member, -day, now() - day * interval '1 day', day % 2 = 0, true,
                  CASE day % 2 WHEN 1 THEN t.tier END, CASE day % 2 WHEN 0 THEN t.tier END
-             FROM members AS m JOIN tiers AS t USING (shard, community) CROSS JOIN generate_series(1, 300) AS day
+             FROM members AS m JOIN tiers AS t USING (shard, community) CROSS JOIN generate_series(1, 1500) AS day
              WHERE t.place IS NOT NULL";
     let days = "INSERT INTO community_days AS d (shard, community, day, promoted)
              SELECT shard, community, (at AT TIME ZONE 'UTC')::date, count(*) FROM tier_changes WHERE promotion GROUP BY 1, 2, 3
@@ -286,7 +286,7 @@ async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
     }
     consistency::check(&setting.client).await;
     // One of so many changes has its member's looked at.
-    for round in 0..16 {
+    for round in 0..64 {
         let score = if round % 2 == 0 { 10 } else { 0 };
         setting.apply(vec![scored(&setting.guild, &user(0), START + 10 + round, score)]).await;
     }
@@ -294,8 +294,8 @@ async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
     let rows = setting.client.query(sql, &[]).await.unwrap();
     let kept: Vec<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let [(count, oldest), untouched] = kept[..] else { panic!("{kept:?}") };
-    assert_eq!(untouched, (300, 300));
+    assert_eq!(untouched, (1500, 1500));
     // The newest hundred when it was looked at, and those made since.
-    assert!((100..116).contains(&count) && (84..100).contains(&oldest), "{kept:?}");
+    assert!((100..164).contains(&count) && (36..100).contains(&oldest), "{kept:?}");
     consistency::check(&setting.client).await;
 }
