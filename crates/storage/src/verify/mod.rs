@@ -29,7 +29,7 @@ use crate::schema::communities;
 use crate::sql::statement::Statement;
 use crate::store::Store;
 
-use report::Verification;
+use report::{MAX_NAMED, Verification};
 
 impl Store {
     /// A page of the ids of all communities, in their order, behind `after`.
@@ -64,6 +64,7 @@ impl Community {
         tokio::try_join!(others, self.verify_suffixes(repair, &mut of_suffixes))?;
         found.compared.extend(of_suffixes.compared);
         found.drifted.extend(of_suffixes.drifted);
+        found.drifted.truncate(MAX_NAMED);
         Ok(found)
     }
 

@@ -10,15 +10,12 @@ use crate::connect;
 use crate::failure::Failure;
 use crate::settings::Database;
 
-/// How many communities are verified at once: counting keeps a processor of the database busy for each.
-const AT_ONCE: usize = 2;
-
 #[derive(Clone, Copy, Args)]
 pub(crate) struct Arguments {
     /// The community to verify.
     #[arg(long, required_unless_present = "all", conflicts_with = "all")]
     community: Option<CommunityId>,
-    /// Verifies every community, two at a time.
+    /// Verifies every community, two at a time where the pool has connections for that.
     #[arg(long)]
     all: bool,
     /// Repairs the counts that drifted, while events go on.
@@ -31,6 +28,8 @@ pub(crate) struct Arguments {
 
 /// Prints a report of each community; an error when something drifted that was not repaired.
 pub(crate) async fn run(database: &Database, arguments: Arguments) -> Result<(), Failure> {
+    // Counting keeps a processor of the database busy, and each community takes two connections for as long.
+    let at_once = if database.pool_size < 4 { 1 } else { 2 };
     let (database, _) = connect::database(database)?;
     let store = Store::open(database).await?;
     let communities = match arguments.community {
@@ -41,7 +40,7 @@ pub(crate) async fn run(database: &Database, arguments: Arguments) -> Result<(),
     let verify = |community: CommunityId| async move {
         Ok::<_, Failure>(store.community(community).await?.verify(arguments.repair).await?)
     };
-    let mut verified = communities.map_ok(verify).try_buffered(AT_ONCE);
+    let mut verified = communities.map_ok(verify).try_buffered(at_once);
     let mut drifted = 0_u64;
     while let Some(found) = verified.try_next().await? {
         print(&found, arguments.json)?;
