@@ -275,7 +275,7 @@ async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
     let long = "INSERT INTO tier_changes
                  (shard, community, member, change, at, promotion, visible, from_tier, to_tier)
              SELECT m.shard, m.community, m.member, -day, now() - day * interval '1 day', day % 2 = 0, true,
-                 CASE day % 2 WHEN 1 THEN t.tier END, CASE day % 2 WHEN 0 THEN t.tier END
+                 CASE WHEN day % 2 = 1 THEN t.tier END, CASE WHEN day % 2 = 0 THEN t.tier END
              FROM members AS m JOIN tiers AS t USING (shard, community) CROSS JOIN generate_series(1, 1500) AS day
              WHERE t.place IS NOT NULL";
     let days = "INSERT INTO community_days AS d (shard, community, day, promoted)
