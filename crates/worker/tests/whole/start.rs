@@ -38,24 +38,30 @@ async fn servers_and_schema_may_come_after_the_worker_in_any_order() -> Result<(
         let (mut services, configuration) = bare().await?;
         services.nats.kill()?;
         services.postgres.kill()?;
-        let mut migrating = tokio::process::Command::from(configuration.command("migrate --wait=60"));
-        let migrating = migrating.kill_on_drop(true).output();
+        let migrate = || {
+            let mut migrate = tokio::process::Command::from(configuration.command("migrate --wait=60"));
+            tokio::spawn(async move { migrate.kill_on_drop(true).output().await })
+        };
         let worker = configuration.start(&services)?;
         comes(&worker, "postgres", false).await?;
         ensure!(worker.get("/livez")?.0 == 200 && worker.get("/readyz")?.0 == 503);
-        if nats_first {
+        let migrating = if nats_first {
+            let migrating = migrate();
             services.nats.restart()?;
             comes(&worker, "nats", true).await?;
             ensure!(parts(&worker)["postgres"] == false);
             services.postgres.restart()?;
+            migrating
         } else {
             services.postgres.restart()?;
             comes(&worker, "postgres", true).await?;
-            ensure!(parts(&worker)["nats"] == false);
+            ensure!(parts(&worker)["migrations"] == false && parts(&worker)["nats"] == false);
+            let migrating = migrate();
             services.nats.restart()?;
             comes(&worker, "nats", true).await?;
-        }
-        let migrated = migrating.await?;
+            migrating
+        };
+        let migrated = migrating.await??;
         ensure!(migrated.status.success(), "{}", stderr(&migrated));
         eventually("readiness", async || worker.get("/readyz").is_ok_and(|(status, _)| status == 200))
             .await?;
