@@ -12,6 +12,7 @@ use super::durable::Durable;
 pub use super::durable::{ConsumerConfig, MAX_LANES, Unfit};
 pub use super::error::ConsumerError;
 use super::fault::{Fault, Faults, Probe};
+use super::fitness::outlives_ids;
 use super::lane::{Failures, Lane};
 pub use super::outcome::{ApplyError, ConsumerEvent, Delivered, Observe, Outcome};
 use super::reader::Reader;
@@ -51,7 +52,7 @@ impl Consumer {
     /// Whether the stream, as it was set when the consumer was opened, may deliver an event again whose id is forgotten.
     #[must_use]
     pub fn may_repeat_forgotten(&self) -> bool {
-        self.0.max_age.is_zero() || self.0.max_age > self.0.config.remember
+        outlives_ids(self.0.max_age, self.0.config.remember)
     }
 
     /// How far the consumer is behind.

@@ -223,6 +223,11 @@ pub(super) fn foreign(place: Place, subjects: &str, name: &str) -> Finding {
     Finding { place, setting: "stream", value: name.to_owned(), verdict: unfit(why, remedy) }
 }
 
+/// Whether a stream that keeps events for `max_age`, where zero is for ever, has some whose ids are no longer remembered.
+pub(super) fn outlives_ids(max_age: Duration, remember: Duration) -> bool {
+    max_age.is_zero() || max_age > remember
+}
+
 /// Judges the settings of the stream of events. The ids of applied events are remembered for `remember`.
 pub(super) fn judge_events(config: &Config, remember: Duration) -> Vec<Finding> {
     let mut report = Report { place: Place::Events, findings: Vec::new() };
@@ -241,8 +246,7 @@ pub(super) fn judge_events(config: &Config, remember: Duration) -> Vec<Finding> 
         )
     };
     let age = match config.max_age {
-        Duration::ZERO => longer(),
-        age if age > remember => longer(),
+        age if outlives_ids(age, remember) => longer(),
         age if age < LEAST_AGE => unfit(
             format!("an event that is not applied in that time is lost; the minimum is {}", days(LEAST_AGE)),
             extend.clone(),

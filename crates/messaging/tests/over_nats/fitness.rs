@@ -109,3 +109,17 @@ async fn a_stream_of_another_name_that_takes_the_events_is_named() {
     }
     Consumer::open(&fixture.connection, ConsumerConfig::default()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_consumer_tells_whether_an_event_may_come_again_whose_id_is_forgotten() {
+    let fixture = Fixture::new().await;
+    let context = jetstream::new(fixture.broker.raw().await);
+    let open = async || Consumer::open(&fixture.connection, ConsumerConfig::default()).await.unwrap();
+    assert!(!open().await.may_repeat_forgotten(), "of a stream as it is made");
+    for (days, may_repeat) in [(30, false), (31, true), (0, true)] {
+        context.delete_stream("EVENTS").await.unwrap();
+        let kept = events(|config| config.max_age = Duration::from_hours(24 * days));
+        context.create_stream(kept).await.unwrap();
+        assert_eq!(open().await.may_repeat_forgotten(), may_repeat, "{days} days");
+    }
+}

@@ -1,9 +1,9 @@
 //! Activity that was added since it was last set.
 //!
 //! Each addition is kept by itself, since the event that sets the activity may come behind it, however long after. What would otherwise grow
-//! with time alone is [folded](fold): additions of more than [`Store::MAX_REMEMBERED`](crate::Store::MAX_REMEMBERED) ago whose events' ids
+//! with time alone is [folded](fold): additions of more than [`Store::MAX_REMEMBERED`] ago whose events' ids
 //! are forgotten become one for each month, and for each year once they are a year old. An event that came again after that would count
-//! again, so it is done only where [none can](crate::Store::fold_additions).
+//! again, so it is done only where [none can](Store::fold_additions).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::schema::activity_adds;
 use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Insertion, Statement};
+use crate::store::Store;
 
 /// By the addition of one event in so many, those of its member are folded.
 const FOLDED_EVERY: u128 = 31;
@@ -124,7 +125,7 @@ pub(crate) fn is_due((_, event_id): Watermark) -> bool {
     event_id.as_u128().is_multiple_of(FOLDED_EVERY)
 }
 
-/// Folds old additions of these members, whose stripes are locked: those of more than 44 days ago whose ids are forgotten, but a member's
+/// Folds old additions of these members, whose stripes are locked: those of more than [`Store::MAX_REMEMBERED`] ago whose ids are forgotten, but a member's
 /// first, which says from when on the person is known. A set of a time within a period that comes still later counts all of the period.
 ///
 /// What goes is decided by one statement, and added to what stays: ids are forgotten meanwhile.
@@ -133,14 +134,16 @@ pub(crate) async fn fold(
     shard: Shard,
     members: Vec<(i32, i64)>,
 ) -> Result<(), Error> {
+    let age = i64::try_from(Store::MAX_REMEMBERED.as_secs()).map_err(Error::defect)?;
     let has_old = Statement::in_shard(
         shard,
         "SELECT rows.community, rows.member FROM $rows
          CROSS JOIN LATERAL (SELECT FROM activity_adds AS r
              WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
-                 AND r.at < now() - interval '44 days'
+                 AND r.at < now() - $2 * interval '1 second'
              ORDER BY r.at, r.event_id OFFSET 2 LIMIT 1) AS a",
-    );
+    )
+    .bind::<BigInt, _>(age);
     let members = members.into_iter().map(|(community, member)| Of { community, member }).collect();
     let old: Vec<OfRow> = statement::of_each(connection, has_old, members).await?;
     if old.is_empty() {
@@ -156,8 +159,8 @@ pub(crate) async fn fold(
              FROM $rows
              CROSS JOIN LATERAL (SELECT r.ctid AS place, r.at, r.event_id FROM activity_adds AS r
                  WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
-                     AND r.at < now() - interval '44 days'
-                 ORDER BY r.at, r.event_id OFFSET 1 LIMIT 2000) AS a
+                     AND r.at < now() - $2 * interval '1 second'
+                 ORDER BY r.at, r.event_id OFFSET 1 LIMIT $3) AS a
              CROSS JOIN LATERAL (SELECT (floor(extract(epoch FROM a.at) / 86400)::bigint & 63)::smallint AS slot OFFSET 0) AS day
              LEFT JOIN LATERAL (SELECT true AS remembered FROM applied_events AS e
                  WHERE e.shard = $1 AND e.slot = day.slot AND e.community = rows.community
@@ -175,7 +178,9 @@ pub(crate) async fn fold(
          )
          DELETE FROM activity_adds AS a USING folded WHERE a.shard = $1 AND a.ctid = folded.place AND folded.goes
          RETURNING a.community, a.member, folded.at, folded.event_id, a.amount",
-    );
+    )
+    .bind::<BigInt, _>(age)
+    .bind::<BigInt, _>(i64::try_from(MOST_FOLDED).map_err(Error::defect)?);
     let taken: Vec<FoldedRow> = statement::by_keys(connection, take.rows(old), most).await?;
     let mut sums: BTreeMap<(i32, i64, OffsetDateTime, Uuid), Activity> = BTreeMap::new();
     for row in taken {

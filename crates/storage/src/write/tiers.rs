@@ -383,10 +383,11 @@ async fn forget(
                  AND r.change < (SELECT n.change FROM tier_changes AS n
                      WHERE n.shard = $1 AND n.community = rows.community AND n.member = rows.member
                      ORDER BY n.change DESC OFFSET 99 LIMIT 1)
-             ORDER BY r.change LIMIT 1000) AS old
+             ORDER BY r.change LIMIT $2) AS old
          WHERE c.shard = $1 AND c.ctid = old.place
          RETURNING c.community, c.at, c.promotion AND c.visible AS counted",
-    );
+    )
+    .bind::<BigInt, _>(i64::try_from(MOST_FORGOTTEN).map_err(Error::defect)?);
     let rows: Vec<ForgottenRow> = statement::by_keys(connection, forget.rows(members), most).await?;
     Ok(rows.into_iter().filter(|row| row.counted).map(|row| (row.community, row.at)).collect())
 }

@@ -270,14 +270,15 @@ async fn readers_see_ranks_tiers_and_moves_agree_while_two_workers_write() {
 #[tokio::test]
 async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
     let setting = Setting::new(&policy(&[10], &[])).await;
-    setting.members([0, 0]).await;
-    // A change a day, from long ago until now.
+    setting.members([0, 0, 0]).await;
+    // Until now: of the first one change every twenty minutes, 2160 in thirty days; of the others one a day.
     let long = "INSERT INTO tier_changes
                  (shard, community, member, change, at, promotion, visible, from_tier, to_tier)
-             SELECT m.shard, m.community, m.member, -day, now() - day * interval '1 day', day % 2 = 0, true,
-                 CASE WHEN day % 2 = 1 THEN t.tier END, CASE WHEN day % 2 = 0 THEN t.tier END
-             FROM members AS m JOIN tiers AS t USING (shard, community) CROSS JOIN generate_series(1, 1500) AS day
-             WHERE t.place IS NOT NULL";
+             SELECT m.shard, m.community, m.member, -n,
+                 now() - n * CASE WHEN m.user_id = 'u0' THEN interval '20 minutes' ELSE interval '1 day' END, n % 2 = 0, true,
+                 CASE WHEN n % 2 = 1 THEN t.tier END, CASE WHEN n % 2 = 0 THEN t.tier END
+             FROM members AS m JOIN tiers AS t USING (shard, community) CROSS JOIN generate_series(1, 3000) AS n
+             WHERE t.place IS NOT NULL AND (m.user_id = 'u0' OR n <= 300)";
     let days = "INSERT INTO community_days AS d (shard, community, day, promoted)
              SELECT shard, community, (at AT TIME ZONE 'UTC')::date, count(*) FROM tier_changes WHERE promotion GROUP BY 1, 2, 3
              ON CONFLICT (shard, community, day) DO UPDATE SET promoted = excluded.promoted";
@@ -285,17 +286,22 @@ async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
         setting.client.execute(sql, &[]).await.unwrap();
     }
     consistency::check(&setting.client).await;
-    // One of so many changes has its member's looked at.
+    // One of so many changes has its member's looked at; two members take numbers by turns.
     for round in 0..64 {
         let score = if round % 2 == 0 { 10 } else { 0 };
-        setting.apply(vec![scored(&setting.guild, &user(0), START + 10 + round, score)]).await;
+        let both = [0, 1].map(|who| scored(&setting.guild, &user(who), START + 10 + round, score));
+        setting.apply(both.into()).await;
     }
-    let sql = "SELECT count(*), extract(day FROM now() - min(at))::bigint FROM tier_changes GROUP BY member ORDER BY 1";
-    let rows = setting.client.query(sql, &[]).await.unwrap();
-    let kept: Vec<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    let [(count, oldest), untouched] = kept[..] else { panic!("{kept:?}") };
-    assert_eq!(untouched, (1500, 1500));
+    let kept = async |who: usize| -> (i64, i64) {
+        let sql = "SELECT count(*), extract(day FROM now() - min(at))::bigint
+             FROM tier_changes JOIN members USING (shard, community, member) WHERE user_id = $1";
+        let row = setting.client.query_one(sql, &[&user(who).as_str()]).await.unwrap();
+        (row.get(0), row.get(1))
+    };
+    let (often, seldom) = (kept(0).await, kept(1).await);
+    assert!((2160..=2160 + 64).contains(&often.0) && often.1 <= 30, "all of thirty days: {often:?}");
     // The newest hundred when it was looked at, and those made since.
-    assert!((100..164).contains(&count) && (36..100).contains(&oldest), "{kept:?}");
+    assert!((100..164).contains(&seldom.0) && (36..100).contains(&seldom.1), "{seldom:?}");
+    assert_eq!(kept(2).await, (300, 300), "nothing of who does not move");
     consistency::check(&setting.client).await;
 }

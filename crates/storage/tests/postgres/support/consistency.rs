@@ -69,7 +69,7 @@ const DIFFERENCES: [(&str, &str); 19] = [
              WHERE level IN (0, 10) OR (s.score >> (5 * level)) & 31 <> 0
              GROUP BY 1, 2, 3, 4, 5
          )
-         SELECT ROW(k.*, c.*)::text FROM (SELECT * FROM board_counts WHERE level IN (0, 10) OR bucket & 31 <> 0) AS k
+         SELECT ROW(k.*, c.*)::text FROM board_counts AS k
          FULL JOIN counted AS c USING (shard, board, community, level, bucket)
          WHERE k.members IS DISTINCT FROM c.members",
     ),
