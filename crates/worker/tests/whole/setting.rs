@@ -20,7 +20,7 @@ use xtask::worker::{Configuration, Worker};
 use crate::cluster::Cluster;
 
 /// How long anything that must happen may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Setting {
     pub(crate) configuration: Configuration,
