@@ -17,12 +17,13 @@ use crate::verify::report::{Batch, Compared, Progress, Verification, count, is_f
 /// The most members whose suffixes are looked up after one counting.
 type Members = Limit<100_000>;
 
-/// The class of the suffix of `m.nym_key` that begins at `s.at`.
+/// The class of the suffix of `m.nym_key` that begins at `s.at`: 1 behind ASCII's white space or punctuation, which are named,
+/// since a regular expression for each suffix takes a third of the whole comparison.
 macro_rules! class {
     () => {
         "CASE
              WHEN s.at = 1 THEN 0
-             WHEN substr(m.nym_key, s.at - 1, 1) ~ '[[:space:][:punct:]]' COLLATE \"C\" THEN 1
+             WHEN strpos(E' \\t\\n\\f\\r!\"#\\x24%&''()*+,-./:;<=>?@[\\\\]^_`{|}~', substr(m.nym_key, s.at - 1, 1)) > 0 THEN 1
              ELSE 2
          END"
     };

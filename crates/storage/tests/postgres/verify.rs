@@ -73,6 +73,19 @@ pub(crate) const DRIFTS: [(&str, &str); 29] = [
 ];
 
 #[tokio::test]
+async fn what_begins_a_word_is_the_same_to_a_writer_and_to_a_verification() {
+    let database = Database::migrated().await;
+    let store = database.store().await;
+    let guild = guild("words");
+    let separators = (0..=127_u8).map(char::from).filter(|c| *c == ' ' || c.is_ascii_punctuation());
+    let others = ['a', '0', 'é', '、', '\u{a0}', '€'];
+    let events = (0..).zip(separators.chain(others));
+    let events = events.map(|(n, c)| joined(&guild, &user(n), START, &format!("a{c}b")));
+    apply(&store, &guild, events.collect()).await;
+    all_exact(&store).await;
+}
+
+#[tokio::test]
 async fn drift_in_each_kept_table_is_found_and_repaired_while_events_go_on() {
     let database = Database::migrated().await;
     let (store, client) = (database.store().await, database.client().await);

@@ -28,7 +28,8 @@ pub(crate) struct Arguments {
 
 /// Prints a report of each community; an error when something drifted that was not repaired.
 pub(crate) async fn run(database: &Database, arguments: Arguments) -> Result<(), Failure> {
-    // Counting keeps a processor of the database busy, and each community takes two connections for as long.
+    // Counting keeps a processor of the database busy, and each community takes two connections for as long. Small communities
+    // do not wait for a large one.
     let at_once = if database.pool_size < 4 { 1 } else { 2 };
     let (database, _) = connect::database(database)?;
     let store = Store::open(database).await?;
@@ -40,7 +41,7 @@ pub(crate) async fn run(database: &Database, arguments: Arguments) -> Result<(),
     let verify = |community: CommunityId| async move {
         Ok::<_, Failure>(store.community(community).await?.verify(arguments.repair).await?)
     };
-    let mut verified = communities.map_ok(verify).try_buffered(at_once);
+    let mut verified = communities.map_ok(verify).try_buffer_unordered(at_once);
     let mut drifted = 0_u64;
     while let Some(found) = verified.try_next().await? {
         print(&found, arguments.json)?;
