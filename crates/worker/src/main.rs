@@ -30,6 +30,10 @@ use crate::logging::queue::LogQueue;
 use crate::settings::{Configuration, SettingsError, keys};
 use crate::signals::Signals;
 
+/// Batches and answers are many small values that live briefly. The image's musl takes one lock for all of them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Takes a chat gateway's events from NATS JetStream, keeps members, badges, tiers and ranks in PostgreSQL, and answers
 /// questions over NATS.
 ///
