@@ -32,8 +32,8 @@ const MAX_FAILED: usize = 10_000;
 const COMMUNITY_PAUSE: Duration = Duration::from_secs(3);
 /// How long a batch may take until the store is probed beside it, and from one such probe to the next.
 const SLOW: Duration = Duration::from_millis(1500);
-/// How many parts a part that failed is taken into. Two would find a single event with somewhat fewer attempts, and take nearly
-/// twice as many where all events fail.
+/// How many parts a part that failed is taken into, at most. Two would find a single event with somewhat fewer attempts, and take
+/// nearly twice as many where all events fail.
 const PARTS: usize = 8;
 /// How long a successful probe of the store counts while a batch is narrowed down.
 const PROBE_MAX_AGE: Duration = Duration::from_secs(1);
@@ -276,7 +276,11 @@ where
             work.communities_probed.insert(guild);
         }
         if part.len() > 1 {
-            let size = part.len().div_ceil(PARTS);
+            // A power of PARTS, so that no part in the end is of two or three.
+            let mut size = 1;
+            while PARTS.saturating_mul(size) < part.len() {
+                size = PARTS.saturating_mul(size);
+            }
             while part.len() > size {
                 work.parts.push(part.split_off(part.len().saturating_sub(size)));
             }
