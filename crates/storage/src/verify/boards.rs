@@ -28,7 +28,8 @@ macro_rules! ranked {
     };
 }
 
-/// Sorted, here and below, since a planner that expects many differences would else look up a member for each entry.
+/// Sorted, here and below, since a planner of a cluster's node that expects many differences would else look up a member for
+/// each entry.
 const COMPARE: &str = concat!(
     "SELECT coalesce(m.member, e.member) AS member, e.negated_score, e.joined_at,
          CASE WHEN e.member IS NOT NULL THEN concat_ws(', ', -e.negated_score, e.joined_at) END AS kept,

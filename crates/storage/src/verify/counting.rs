@@ -61,6 +61,7 @@ impl Community {
 
 /// Until the transaction ends. Counting everything takes time, memory, and a plan for the community at hand: one that reads each
 /// table once. A planner that takes what few rows have in common for rare would else look up a row for each of another table.
+/// A cluster's nodes plan by their own settings.
 pub(super) async fn plan_for_counting(connection: &mut AsyncPgConnection) -> Result<(), Error> {
     let counting = Statement::shared(
         "SELECT set_config(name, value, true) FROM (VALUES ('statement_timeout', '10min'),

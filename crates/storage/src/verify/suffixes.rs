@@ -77,7 +77,8 @@ const SHORT: &str = "SELECT m.member
      ORDER BY m.member LIMIT $limit";
 
 /// Suffixes that no visible member's nym has. A suffix's length says where in the nym it begins, so that the nym is
-/// not taken apart for each. Sorted, since a planner that expects many of them would else look up a member for each.
+/// not taken apart for each. Sorted, since a planner of a cluster's node that expects many of them
+/// would else look up a member for each.
 const STRAY: &str = concat!(
     "SELECT k.class, k.suffix, k.member
      FROM nym_suffixes AS k
@@ -176,8 +177,9 @@ impl Community {
     ) -> Result<(), Error> {
         for members in Vec::from_iter(members).chunks(REPAIRED_AT_ONCE) {
             let rows = members.iter().map(|member| Suspect { member: *member }).collect();
+            // Few of many: planned as any other, and not as what counts everything.
             let compare = self.statement(MISSING.compare).rows(rows);
-            let rows: Vec<MemberDrift> = self.counted(compare, Batch::MAX).await?;
+            let rows: Vec<MemberDrift> = self.store.rows("verify", compare, Batch::MAX).await?;
             self.drifted_members(&MISSING, repair, rows, missing, found).await?;
         }
         Ok(())
