@@ -30,7 +30,7 @@ use crate::logging::queue::LogQueue;
 use crate::settings::{Configuration, SettingsError, keys};
 use crate::signals::Signals;
 
-/// Batches and answers are many small values that live briefly. The image's musl takes one lock for all of them.
+/// Batches and answers are many small values that live briefly. musl's own allocator takes one lock for all of them.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -18,7 +18,8 @@ use crate::verify::report::{Batch, Compared, Progress, Verification, count, is_f
 type Members = Limit<100_000>;
 
 /// The class of the suffix of `m.nym_key` that begins at `s.at`: 1 behind ASCII's white space or punctuation, which are named,
-/// since a regular expression for each suffix takes a third of the whole comparison.
+/// since a regular expression for each suffix takes a third of the whole comparison. `\x24` is a dollar sign, which would begin the
+/// name of a value.
 macro_rules! class {
     () => {
         "CASE

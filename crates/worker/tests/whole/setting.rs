@@ -20,7 +20,7 @@ use xtask::worker::{Configuration, Worker};
 use crate::cluster::Cluster;
 
 /// How long anything that must happen may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Setting {
     pub(crate) configuration: Configuration,
@@ -138,14 +138,20 @@ pub(crate) fn metric(worker: &Worker, series: &str) -> Option<f64> {
 }
 
 /// Tries until it is true.
-pub(crate) async fn eventually<F: Future<Output = bool>>(
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, holds: impl FnMut() -> F) -> Result<()> {
+    eventually_within(PATIENCE, what, holds).await
+}
+
+/// The same for what is known to take longer beside other tests.
+pub(crate) async fn eventually_within<F: Future<Output = bool>>(
+    patience: Duration,
     what: &str,
     mut holds: impl FnMut() -> F,
 ) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     while !holds().await {
         if Instant::now() > deadline {
-            bail!("{what} did not happen within {PATIENCE:?}");
+            bail!("{what} did not happen within {patience:?}");
         }
         sleep(Duration::from_millis(50)).await;
     }
