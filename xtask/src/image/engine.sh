@@ -100,12 +100,12 @@ run() {
 }
 
 # Says how the container $1 is confined: whether its root is read-only, its memory limit and, as the kernel sees its process,
-# user, capabilities, whether it may not gain privileges, and its seccomp mode.
+# user, whether it may have huge pages, capabilities, whether it may not gain privileges, and its seccomp mode.
 confinement() {
     local granted process seen
     granted=$("${engine[@]}" inspect --format '{{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Memory}} {{.State.Pid}}' "$1")
     process=${granted##* }
-    seen=$(awk '/^(Uid|CapEff|NoNewPrivs|Seccomp):/ { printf "%s ", $2 }' "/proc/$process/status")
+    seen=$(awk '/^(Uid|THP_enabled|CapEff|NoNewPrivs|Seccomp):/ { printf "%s ", $2 }' "/proc/$process/status")
     echo "${granted% *}" "$seen"
 }
 
