@@ -1,7 +1,8 @@
 //! Muster's record in PostgreSQL.
 //!
-//! [`Store`] answers a view of one community, [`Community`], and every query on a community's rows is a method of that
-//! view: there is none that could forget its tenant. A list takes a [`Limit`](muster_domain::Limit) and a cursor, and
+//! [`Store`] answers a view of one community, [`Community`], and every question about a community is a method of that
+//! view: there is none that could forget its tenant. What works on a shard, such as applying events and publishing changes, is a
+//! method of the store. A list takes a [`Limit`](muster_domain::Limit) and a cursor, and
 //! costs the same at any depth. [`Community::on_standby`] is the same view, read from a standby. Events are applied by
 //! [`Store::events_apply`], each once.
 
@@ -31,7 +32,7 @@ pub use distribution::{Distribute, Distributed, Distribution, Node, distribution
 pub use error::{Cause, Error, FaultOf, Missing};
 pub use migration::{Migrated, check as migrations_check, migrate, revert as migration_revert};
 pub use observation::{ObserveQuery, QueryFailure, QueryObservation};
-pub use operate::changes::{MAX_PUBLISHED, Publication, WaitingChanges};
+pub use operate::changes::{MAX_PUBLISHED, Publication, UnreadableChange, WaitingChanges};
 pub use operate::restored::{Enforced, Erasure, MAX_ERASURES};
 pub use standby::{Standby, StandbyState};
 pub use store::{FoundCommunity, PoolStatus, SERVER_FLOOR, Store};

@@ -33,12 +33,25 @@ type Communities = Limit<100>;
 type Counted = Limit<1000>;
 
 /// What came of an attempt to publish what waits in a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Publication {
     /// How many changes were published.
     pub published: usize,
     /// Whether more may wait, which can be published at once.
     pub more: bool,
+    /// A change that waits and cannot be read.
+    pub unreadable: Option<UnreadableChange>,
+}
+
+/// A change that cannot be read. It waits, with those of its community behind it, until its row is mended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadableChange {
+    /// Of which community.
+    pub community: CommunityId,
+    /// Its number.
+    pub number: u64,
+    /// What is wrong with it.
+    pub error: String,
 }
 
 /// What waits to be published.
@@ -263,13 +276,28 @@ where
     .bind::<BigInt, _>(each)
     .rows(claimed.iter().map(|row| UpTo { community: row.community, number: row.number }).collect());
     let rows: Vec<ChangeRow> = statement::rows(connection, find, most).await?;
-    let mut handed = Vec::with_capacity(rows.len());
+    let mut handed: Vec<(i32, i64)> = Vec::with_capacity(rows.len());
     let mut changes = Vec::with_capacity(rows.len());
     let named = named(connection, rows.iter().map(|row| row.community).collect()).await?;
+    let (mut stuck, mut unreadable) = (None, None);
     for row in rows {
         let Some((community, guild)) = named.get(&row.community) else { continue };
-        handed.push((row.community, row.number));
-        changes.push(row.change(*community, guild)?);
+        let key = (row.community, row.number);
+        // Others are published all the same.
+        if stuck == Some(key.0) {
+            continue;
+        }
+        match row.change(*community, guild) {
+            Ok(change) => {
+                handed.push(key);
+                changes.push(change);
+            }
+            Err(error) => {
+                let (community, number) = (*community, u64::try_from(key.1).unwrap_or_default());
+                let error = error.to_string();
+                (stuck, unreadable) = (Some(key.0), Some(UnreadableChange { community, number, error }));
+            }
+        }
     }
     let all = changes.len();
     let (published, of_caller) = publish(changes).await;
@@ -292,7 +320,7 @@ where
     statement::write(connection, Statement::in_shard(shard, note), last).await?;
     let each = usize::try_from(each).map_err(Error::defect)?;
     let more = published > 0 && (published < all || full || all >= each);
-    Ok((Publication { published, more }, Some(of_caller)))
+    Ok((Publication { published, more, unreadable }, Some(of_caller)))
 }
 
 /// What the outside knows these communities by. It is shared, and so apart from what lies in a shard.

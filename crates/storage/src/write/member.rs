@@ -382,8 +382,8 @@ impl Changed {
             }
         }
         counts.write(connection, shard).await?;
-        let changes = pending_changes(connection, shard, &members, &moves, badges).await?;
-        outbox::write(connection, shard, locked, changes).await
+        let (changes, cut) = pending_changes(connection, shard, &members, &moves, badges).await?;
+        outbox::write(connection, shard, locked, changes, &cut).await
     }
 }
 
@@ -419,17 +419,18 @@ async fn assign_tiers(
 ) -> Result<Vec<TierMove>, Error> {
     let moved = members.iter().filter(|member| member.is_moved()).map(|member| member.community).collect();
     let mut policies = tiers::policies(connection, shard, &moved).await?;
-    let at_an_edge: BTreeSet<i32> = members
-        .iter()
-        .filter(|member| member.is_moved())
-        .filter(|member| {
-            let of = |state: &State| state.standing().map(|standing| standing.conviction);
-            let reach = member.stored.as_ref().and_then(of).max(of(&member.state));
-            let tiers = policies.get(&member.community);
-            tiers.is_some_and(|tiers| reach.is_some_and(|reach| tiers.is_at_an_edge(reach)))
-        })
-        .map(|member| member.community)
-        .collect();
+    let (mut at_an_edge, mut traces) = (BTreeSet::new(), HashMap::new());
+    for member in members.iter().filter(|member| member.is_moved()) {
+        let of = |state: &State| state.standing().map(|standing| standing.conviction);
+        let reach = member.stored.as_ref().and_then(of).max(of(&member.state));
+        let tiers = policies.get(&member.community);
+        if tiers.is_some_and(|tiers| reach.is_some_and(|reach| tiers.is_at_an_edge(reach))) {
+            at_an_edge.insert(member.community);
+            if let Some(trace) = &member.change.traceparent {
+                traces.insert(member.community, trace.clone());
+            }
+        }
+    }
     let moved_now = tiers::move_thresholds(connection, shard, &at_an_edge).await?;
     policies.extend(tiers::policies(connection, shard, &moved_now.communities).await?);
     let known: HashSet<(i32, i64)> = members.iter().map(Member::key).collect();
@@ -441,6 +442,11 @@ async fn assign_tiers(
     }
     members.sort_unstable_by_key(Member::key);
     let crossed: HashSet<(i32, i64)> = moved_now.crossed.into_iter().collect();
+    // Whom a threshold passed, what moved it caused.
+    for member in members.iter_mut().filter(|member| crossed.contains(&member.key())) {
+        let cause = traces.get(&member.community);
+        member.change.traceparent = member.change.traceparent.take().or_else(|| cause.cloned());
+    }
     for member in members.iter_mut().filter(|member| member.is_moved() || crossed.contains(&member.key())) {
         if let Some(tiers) = policies.get(&member.community) {
             member.assign_tier(tiers);
@@ -469,14 +475,14 @@ fn moves(members: &[Member], policies: &HashMap<i32, Tiers>) -> Vec<TierMove> {
     moves
 }
 
-/// The changes that are published of these members.
+/// The changes that are published of these members, and the communities of whose badges not all are among them.
 async fn pending_changes(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     members: &[Member],
     moves: &[TierMove],
     badges: Vec<Held>,
-) -> Result<Vec<PendingChange>, Error> {
+) -> Result<(Vec<PendingChange>, BTreeSet<i32>), Error> {
     let mut changes: Vec<(&Member, Detail)> = Vec::new();
     let mut appeared = Vec::new();
     for member in members {
@@ -529,9 +535,12 @@ async fn pending_changes(
             changes.push((member, Detail::Badge { held: sign > 0, badge: id, kind, reason }));
         }
     }
-    for HeldBadge { community, member, kind, op_id, reason } in
-        outbox::held_badges(connection, shard, appeared).await?
-    {
+    let of_appeared: BTreeSet<i32> = appeared.iter().map(|key| key.community).collect();
+    let (held, cut) = match outbox::held_badges(connection, shard, appeared).await? {
+        Some(held) => (held, BTreeSet::new()),
+        None => (Vec::new(), of_appeared),
+    };
+    for HeldBadge { community, member, kind, op_id, reason } in held {
         changes.push((of((community, member))?, Detail::Badge { held: true, badge: op_id, kind, reason }));
     }
     let changes = changes.into_iter().map(|(member, what)| PendingChange {
@@ -542,5 +551,5 @@ async fn pending_changes(
         what,
         traceparent: member.change.traceparent.clone().map(String::from),
     });
-    Ok(changes.collect())
+    Ok((changes.collect(), cut))
 }

@@ -1,7 +1,7 @@
 //! The outbox: the changes that are to be published to siblings. Each is written in the transaction that makes it, with the community's
 //! lock, so it has the community's next number and there is no gap.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Integer, Nullable, SmallInt, Text, Uuid as SqlUuid};
@@ -77,12 +77,13 @@ pub(crate) const fn bit_of(change_type: ChangeType) -> i16 {
 }
 
 /// Writes changes of members to the outbox, of each community those of the types that it publishes. Where too many wait, they are
-/// dropped, and a change that says so takes their place.
+/// dropped, and a change that says so takes their place; so it is where not all badges that are held were read, in the communities `cut`.
 pub(crate) async fn write(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     locked: &BTreeMap<i32, Locked>,
     changes: Vec<PendingChange>,
+    cut: &BTreeSet<i32>,
 ) -> Result<(), Error> {
     let mut communities: BTreeMap<i32, Vec<PendingChange>> = BTreeMap::new();
     for change in changes {
@@ -94,8 +95,10 @@ pub(crate) async fn write(
             &locked.get(&community).ok_or_else(|| Error::defect("a change of no locked community"))?.outbox;
         changes.retain(|change| outbox.types & bit_of(change.what.change_type()) != 0);
         let new = i64::try_from(changes.len()).map_err(Error::defect)?;
-        if new > 0 && outbox.waiting().saturating_add(new) > i64::from(MAX_WAITING) {
-            let last_lost = outbox.last.saturating_add(new);
+        let is_cut = cut.contains(&community) && outbox.types & bit_of(ChangeType::BadgeAwarded) != 0;
+        let is_too_much = new > 0 && outbox.waiting().saturating_add(new) > i64::from(MAX_WAITING);
+        if is_cut || is_too_much {
+            let last_lost = outbox.last.saturating_add(new.max(1));
             lost.push(LostRow {
                 community,
                 number: last_lost.saturating_add(1),
@@ -174,14 +177,15 @@ pub(crate) struct HeldBadge {
     pub(crate) reason: Option<String>,
 }
 
-/// The badges that these members hold: no more than changes may wait.
+/// The badges that these members hold. More than changes may wait are not read, and then answered by `None`.
 pub(crate) async fn held_badges(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     members: Vec<NumberKey>,
-) -> Result<Vec<HeldBadge>, Error> {
+) -> Result<Option<Vec<HeldBadge>>, Error> {
+    const ONE_MORE: u32 = MAX_WAITING + 1;
     if members.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     let find = Statement::in_shard(
         shard,
@@ -192,10 +196,14 @@ pub(crate) async fn held_badges(
              ORDER BY o.at, o.op_id LIMIT $limit) AS b
          LIMIT $limit",
     );
-    Ok(statement::rows(connection, find.rows(members), Limit::<MAX_WAITING>::MAX).await?)
+    let held: Vec<HeldBadge> =
+        statement::rows(connection, find.rows(members), Limit::<ONE_MORE>::MAX).await?;
+    let all = u32::try_from(held.len()).is_ok_and(|number| number < ONE_MORE);
+    Ok(all.then_some(held))
 }
 
-/// Removes names and reasons from the waiting changes of a person who is erased. The ids stay, by which followers drop the person.
+/// Removes names and reasons from the waiting changes of a person who is erased. The ids stay, by which followers drop the person; a
+/// name becomes what a member without one is called (`Nym::of_user`).
 pub(crate) async fn scrub(
     connection: &mut AsyncPgConnection,
     tenant: Tenant,
@@ -208,8 +216,8 @@ pub(crate) async fn scrub(
                  AND (c.change_type = 3 OR c.reason IS NOT NULL)
              ORDER BY c.number FOR UPDATE SKIP LOCKED)
          UPDATE changes AS c SET reason = NULL,
-             value_from = CASE c.change_type WHEN 3 THEN c.user_id ELSE c.value_from END,
-             value_to = CASE c.change_type WHEN 3 THEN c.user_id ELSE c.value_to END
+             value_from = CASE c.change_type WHEN 3 THEN left(c.user_id, 32) ELSE c.value_from END,
+             value_to = CASE c.change_type WHEN 3 THEN left(c.user_id, 32) ELSE c.value_to END
          FROM waiting WHERE c.shard = $1 AND c.ctid = waiting.ctid",
     )
     .bind::<Text, _>(user.to_owned());

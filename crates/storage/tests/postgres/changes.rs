@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use muster_domain::{
-    Change, ChangeData, ChangeType, Changed, CommunityId, Disappearance, Event, GuildId, MemberEffect,
-    PageLimit, ProfileId, Shard, TierPolicy, TraceParent,
+    Change, ChangeData, ChangeType, Changed, CommunityId, Disappearance, Event, GuildId, MemberEffect, Nym,
+    PageLimit, ProfileId, Shard, TierPolicy, TraceParent, UserId,
 };
 use muster_storage::{Community, Store};
 use tokio_postgres::Client;
@@ -173,23 +173,118 @@ async fn a_community_tells_of_the_types_that_it_chose() {
 #[tokio::test]
 async fn the_waiting_changes_of_an_erased_person_hold_no_name_and_no_reason() {
     let database = Database::migrated().await;
-    let (store, client, guild) = (database.store().await, database.client().await, guild("waiting"));
-    let community = apply(&store, &guild, vec![joined(&guild, &user(1), START, "Paul")]).await;
-    let profile =
-        community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items[0].profile.profile_id;
-    apply(&store, &guild, vec![joined(&guild, &user(1), START + 1, "Usul")]).await;
-    let reason = muster_domain::Reason::parse("for Paul").ok();
-    community.badge_award(profile, kind("rider"), reason, None).await.unwrap();
-    community.profile_erase(profile).await.unwrap();
-    let rows = client
-        .query_one("SELECT string_agg(to_jsonb(c)::text, ' ') FROM changes AS c", &[])
-        .await
-        .unwrap()
-        .get::<_, String>(0);
-    assert!(!rows.contains("Paul") && !rows.contains("Usul"), "{rows}");
+    let (store, client) = (database.store().await, database.client().await);
+    // An id may be longer than a name.
+    for who in [user(1), UserId::parse("7".repeat(UserId::MAX)).unwrap()] {
+        let guild = guild(&format!("waiting-{}", who.as_str().len()));
+        let community = apply(&store, &guild, vec![joined(&guild, &who, START, "Paul")]).await;
+        let profile =
+            community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items[0].profile.profile_id;
+        apply(&store, &guild, vec![joined(&guild, &who, START + 1, "Usul")]).await;
+        let reason = muster_domain::Reason::parse("for Paul").ok();
+        community.badge_award(profile, kind("rider"), reason, None).await.unwrap();
+        community.profile_erase(profile).await.unwrap();
+        let rows = client
+            .query_one("SELECT string_agg(to_jsonb(c)::text, ' ') FROM changes AS c", &[])
+            .await
+            .unwrap()
+            .get::<_, String>(0);
+        assert!(!rows.contains("Paul") && !rows.contains("Usul"), "{rows}");
+        let changes = take_all(&store).await;
+        let types: Vec<&str> = changes.iter().map(|change| change.change_type().as_str()).collect();
+        assert_eq!(types, ["member.appeared", "member.renamed", "badge.awarded", "member.disappeared"]);
+        let data = |change: &Change| match &change.what {
+            Changed::Member { data: ChangeData::Renamed { from, to }, .. } => {
+                Some((from.clone(), to.clone()))
+            }
+            _ => None,
+        };
+        assert_eq!(changes.iter().find_map(data), Some((Nym::of_user(&who), Nym::of_user(&who))));
+    }
+}
+
+/// So many communities of one shard.
+fn neighbours(number: usize) -> Vec<GuildId> {
+    let guilds = (0..).map(|number| guild(&format!("neighbour-{number}")));
+    guilds.filter(|guild| Shard::of(guild) == Shard::of(&self::guild("neighbour-0"))).take(number).collect()
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_read_keeps_no_other_community_waiting() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guilds = neighbours(2);
+    for guild in &guilds {
+        apply(&store, guild, vec![joined(guild, &user(1), START, "Paul")]).await;
+        apply(&store, guild, vec![joined(guild, &user(1), START + 1, "Usul")]).await;
+        apply(&store, guild, vec![joined(guild, &user(1), START + 2, "Muad'Dib")]).await;
+    }
+    let spoilt = view(&store, &guilds[0]).await.id();
+    let spoil = "UPDATE changes AS c SET value_to = repeat('x', 33) FROM communities AS s
+         WHERE s.community = c.community AND s.guild_id = $1 AND c.number = 2";
+    assert_eq!(client.execute(spoil, &[&guilds[0].as_str()]).await.unwrap(), 1);
+    let shard = Shard::of(&guilds[0]);
+    // The second time there is nothing else.
+    for expected in [(1, 3), (0, 0)] {
+        let publish = |changes: Vec<Change>| async move { (changes.len(), changes) }.boxed();
+        let (publication, changes) =
+            store.changes_publish(shard, Duration::from_secs(10), publish).await.unwrap();
+        let unreadable = publication.unreadable.unwrap();
+        assert_eq!((unreadable.community, unreadable.number), (spoilt, 2));
+        assert!(unreadable.error.contains("33 characters"), "{}", unreadable.error);
+        let of = |wanted: &GuildId| {
+            changes.iter().flatten().filter(|change| change.guild.as_ref() == Some(wanted)).count()
+        };
+        assert_eq!((of(&guilds[0]), of(&guilds[1])), expected);
+        assert_eq!(store.changes_waiting().await.unwrap().count, 2, "it stays, and what is behind it");
+    }
+    let mend = "UPDATE changes SET value_to = 'Usul' WHERE number = 2";
+    assert_eq!(client.execute(mend, &[]).await.unwrap(), 1);
+    assert_eq!(described(&take_all(&store).await).len(), 2);
+}
+
+#[tokio::test]
+async fn who_is_moved_by_anothers_event_has_its_trace() {
+    let database = Database::migrated().await;
+    let (store, guild) = (database.store().await, guild("traced"));
+    let events = (1..=2).map(|number| scored(&guild, &user(number), START, 100 - number)).collect();
+    let community = apply(&store, &guild, events).await;
+    community.tier_policy_replace(&policy(&[0], &[1])).await.unwrap();
+    take_all(&store).await;
+    let mut event = scored(&guild, &user(2), START + 1, 500);
+    event.traceparent = TraceParent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01").ok();
+    apply(&store, &guild, vec![event.clone()]).await;
     let changes = take_all(&store).await;
-    let types: Vec<&str> = changes.iter().map(|change| change.change_type().as_str()).collect();
-    assert_eq!(types, ["member.appeared", "member.renamed", "badge.awarded", "member.disappeared"]);
+    let types: BTreeSet<&str> = changes.iter().map(|change| change.change_type().as_str()).collect();
+    assert_eq!(types, BTreeSet::from(["tier.demoted", "tier.promoted"]));
+    assert!(changes.iter().all(|change| change.traceparent == event.traceparent), "{changes:?}");
+}
+
+#[tokio::test]
+async fn badges_that_are_too_many_to_tell_of_are_told_to_be_lost() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guilds = neighbours(2);
+    for guild in &guilds {
+        apply(
+            &store,
+            guild,
+            vec![joined(guild, &user(1), START, "Paul"), awarded(guild, &user(1), START, "r")],
+        )
+        .await;
+    }
+    // Neither has more than may wait, and both together have.
+    let award = "INSERT INTO badge_ops (shard, community, kind, award, is_badge, member, at, op_id)
+         SELECT o.shard, o.community, o.kind, true, true, o.member, o.at + n * interval '1 ms', gen_random_uuid()
+         FROM badge_ops AS o CROSS JOIN generate_series(1, 60000) AS n";
+    client.execute(award, &[]).await.unwrap();
+    let leave = guilds.iter().map(|guild| member(guild, &user(1), START + 1000, MemberEffect::Leave));
+    store.events_apply(leave.collect()).await.unwrap();
+    take_all(&store).await;
+    let back = guilds.iter().map(|guild| joined(guild, &user(1), START + 2000, "Paul"));
+    store.events_apply(back.collect()).await.unwrap();
+    let types: Vec<ChangeType> = take_all(&store).await.iter().map(Change::change_type).collect();
+    assert_eq!(types, [ChangeType::Lost, ChangeType::Lost]);
 }
 
 /// Lets as much wait of a community as may, but for one change.

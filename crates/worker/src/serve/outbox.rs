@@ -1,5 +1,6 @@
 //! Publishes the changes in the outbox: those of this process at once, and those that another left behind within a second.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use futures_util::future::try_join_all;
 use muster_domain::{Change, CommunityId, Shard};
 use muster_messaging::changes::publisher::{ChangePublisher, ChangesBounds, ChangesError};
 use muster_messaging::connection::{Connection, LinkState};
-use muster_storage::{Publication, Store};
+use muster_storage::{Publication, Store, UnreadableChange};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -36,7 +37,8 @@ pub(crate) struct Publishing {
 impl Publishing {
     pub(crate) fn start(store: Store, connection: Connection) -> Self {
         let stop = Arc::new(Notify::new());
-        let outbox = Outbox { store, connection, publisher: None, failing: None };
+        let outbox =
+            Outbox { store, connection, publisher: None, failing: None, unreadable: BTreeMap::new() };
         let task = tokio::spawn(outbox.run(Arc::clone(&stop)));
         Self { task, stop }
     }
@@ -69,6 +71,8 @@ struct Outbox {
     connection: Connection,
     publisher: Option<Arc<ChangePublisher>>,
     failing: Option<Failing>,
+    /// Of each shard a change that cannot be read, and when that was logged last.
+    unreadable: BTreeMap<Shard, (UnreadableChange, Instant)>,
 }
 
 /// Since when publishing fails, and when that was logged last.
@@ -99,6 +103,7 @@ impl Outbox {
             let connected = *self.connection.state().borrow() == LinkState::Connected;
             let published = if connected { self.publish(shards).await } else { Ok(()) };
             self.note(&published);
+            self.look_again_at_unreadable().await;
             if last {
                 return;
             }
@@ -132,6 +137,9 @@ impl Outbox {
                     Err(error) => return Err(error),
                 };
                 metrics::changes_published(publication.published);
+                if let Some(unreadable) = publication.unreadable {
+                    self.note_unreadable(shard, unreadable);
+                }
                 if let Some(error) = attempt.error {
                     if publisher.is_gone().await {
                         self.publisher = None;
@@ -168,6 +176,45 @@ impl Outbox {
             move |changes: Vec<Change>| async move { publish(&store, &publisher, &changes).await }.boxed();
         let (publication, attempt) = self.store.changes_publish(shard, ATTEMPT, publish).await?;
         Ok((publication, attempt.unwrap_or_default()))
+    }
+
+    /// Logs a change that cannot be read when it is first seen.
+    fn note_unreadable(&mut self, shard: Shard, change: UnreadableChange) {
+        if self.unreadable.get(&shard).is_some_and(|(known, _)| *known == change) {
+            return;
+        }
+        tracing::error!(
+            community.id = %change.community,
+            change.number = change.number,
+            error = change.error,
+            "a change cannot be read: it waits, with those of its community behind it, until its row is mended"
+        );
+        self.unreadable.insert(shard, (change, Instant::now()));
+    }
+
+    /// Logs now and then that such a change still waits, and when it does no longer.
+    async fn look_again_at_unreadable(&mut self) {
+        let now = Instant::now();
+        let due = |logged: &Instant| now.duration_since(*logged) >= REMINDER;
+        let due: Vec<Shard> =
+            self.unreadable.iter().filter(|(_, (_, logged))| due(logged)).map(|(shard, _)| *shard).collect();
+        for shard in due {
+            let Some((change, logged)) = self.unreadable.get_mut(&shard) else { continue };
+            *logged = now;
+            let (community, number) = (change.community, change.number);
+            match self.store.change_waiting(community, number).await {
+                Ok(Some(_)) => {
+                    let error = change.error.as_str();
+                    tracing::error!(community.id = %community, change.number = number, error, "a change still cannot be read");
+                }
+                Ok(None) => {
+                    tracing::info!(community.id = %community, change.number = number, "the change waits no longer");
+                    self.unreadable.remove(&shard);
+                }
+                // The next look tells.
+                Err(_) => {}
+            }
+        }
     }
 
     /// Logs when publishing begins to fail, now and then while it does, and when it works again.
