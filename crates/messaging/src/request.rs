@@ -29,6 +29,9 @@ pub struct Request {
     pub traceparent: Option<TraceParent>,
     /// The deadline: without an answer by then the client is answered `unavailable`.
     pub deadline: Instant,
+    /// Whether the handler has answered it before, with more than one message carries: it is one request, handled again for a page of
+    /// fewer rows.
+    pub is_again: bool,
 }
 
 impl Request {
@@ -51,7 +54,7 @@ impl Request {
             .transpose()
             .map_err(|cause| ServiceError::invalid_request(CALLER, format!("{CALLER} {cause}")))?;
         let traceparent = traceparent(headers);
-        Ok(Self { id, endpoint, question, caller, traceparent, deadline })
+        Ok(Self { id, endpoint, question, caller, traceparent, deadline, is_again: false })
     }
 }
 

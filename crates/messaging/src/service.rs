@@ -23,8 +23,8 @@ use crate::api::{Description, ENDPOINTS, ErrorCode, Reply, ServiceError};
 use crate::connection::Connection;
 use crate::header;
 use crate::log_budget::{Line, LogBudget};
-use crate::request::{self, Request};
-use crate::share::{Shares, Slot};
+use crate::request::Request;
+use crate::share::{Asker, Shares, Slot};
 
 /// Lines a minute about requests that failed by a defect, and about answers that were not sent.
 static FAILED_LINES: LogBudget = LogBudget::new(10);
@@ -213,9 +213,7 @@ where
             continue;
         }
         let started = Instant::now();
-        // Operators are not kept out by a community that asks too much.
-        let community = if endpoint.is_admin() { None } else { request::community(&message.message.subject) };
-        match shares.take(community) {
+        match shares.take(Asker::of(endpoint, &message.message.subject)) {
             Some(slot) => {
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move { shared.work(endpoint, message, started, slot).await });
@@ -294,7 +292,9 @@ where
         loop {
             match self.handle(request.clone()).await {
                 Ok(json) if json.len() <= room => return Outcome { answer: Ok(json), clamped, truncated },
-                Ok(_) if Instant::now() < deadline && request.question.halve() => truncated = true,
+                Ok(_) if Instant::now() < deadline && request.question.halve() => {
+                    (request.is_again, truncated) = (true, true);
+                }
                 Ok(json) => {
                     let error = ServiceError::answer_too_large(json.len(), room);
                     return Outcome { answer: Err(error), clamped, truncated };

@@ -1,4 +1,4 @@
-//! Admission control: slots for requests, shared among communities, so that one community's load does not delay another's.
+//! Admission control: slots for requests, shared among those who ask, so that one community's load does not delay another's.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,8 +6,32 @@ use std::sync::{Arc, Mutex, PoisonError};
 use muster_domain::CommunityId;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// The slots. A community may have seven eighths of those that the others leave. A slot admits a request, and a permit lets it run: of a
-/// community's requests only so many run at once. Requests that name no community share one part.
+use crate::api::Description;
+use crate::request;
+
+/// Whose requests share a part of the slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Asker {
+    /// Those who run the service: not kept out by a community that asks too much, nor by who looks for one.
+    Operators,
+    /// Whoever asks of this community.
+    Community(CommunityId),
+    /// Whoever names no community.
+    Nobody,
+}
+
+impl Asker {
+    pub(crate) fn of(endpoint: &Description, subject: &str) -> Self {
+        match request::community(subject) {
+            _ if endpoint.is_admin() => Self::Operators,
+            Some(community) => Self::Community(community),
+            None => Self::Nobody,
+        }
+    }
+}
+
+/// The slots. An asker may have seven eighths of those that the others leave. A slot admits a request, and a permit lets it run: of an
+/// asker's requests only so many run at once.
 #[derive(Debug)]
 pub(crate) struct Shares {
     slots: usize,
@@ -19,11 +43,11 @@ pub(crate) struct Shares {
 struct Held {
     total: usize,
     /// Those that hold a slot, and no others: as many as there are slots at most.
-    communities: HashMap<Option<CommunityId>, Community>,
+    askers: HashMap<Asker, Share>,
 }
 
 #[derive(Debug)]
-struct Community {
+struct Share {
     slots: usize,
     permits: Arc<Semaphore>,
 }
@@ -32,7 +56,7 @@ struct Community {
 #[derive(Debug)]
 pub(crate) struct Slot {
     shares: Arc<Shares>,
-    community: Option<CommunityId>,
+    asker: Asker,
     permits: Arc<Semaphore>,
 }
 
@@ -47,10 +71,10 @@ impl Shares {
         Arc::new(Self { slots, at_once: at_once.max(1), held: Mutex::default() })
     }
 
-    /// A slot for a request of this community; `None` when it has its share, or all are taken.
-    pub(crate) fn take(self: &Arc<Self>, community: Option<CommunityId>) -> Option<Slot> {
+    /// A slot for a request of this asker; `None` when it has its share, or all are taken.
+    pub(crate) fn take(self: &Arc<Self>, asker: Asker) -> Option<Slot> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let has = held.communities.get(&community).map_or(0, |it| it.slots);
+        let has = held.askers.get(&asker).map_or(0, |it| it.slots);
         let left_by_others = self.slots.saturating_sub(held.total.saturating_sub(has));
         let share = left_by_others.saturating_sub(left_by_others.div_ceil(8)).max(1);
         if held.total >= self.slots || has >= share {
@@ -58,17 +82,17 @@ impl Shares {
         }
         held.total = held.total.saturating_add(1);
         let entry = held
-            .communities
-            .entry(community)
-            .or_insert_with(|| Community { slots: 0, permits: Arc::new(Semaphore::new(self.at_once)) });
+            .askers
+            .entry(asker)
+            .or_insert_with(|| Share { slots: 0, permits: Arc::new(Semaphore::new(self.at_once)) });
         entry.slots = entry.slots.saturating_add(1);
         let permits = Arc::clone(&entry.permits);
-        Some(Slot { shares: Arc::clone(self), community, permits })
+        Some(Slot { shares: Arc::clone(self), asker, permits })
     }
 }
 
 impl Slot {
-    /// Waits for a permit. A community's requests get theirs in the order in which they asked.
+    /// Waits for a permit. An asker's requests get theirs in the order in which they came.
     pub(crate) async fn permit(&self) -> Permit<'_> {
         // Only a closed semaphore gives none, and this one is never closed.
         Permit { _held: self.permits.acquire().await.ok() }
@@ -79,10 +103,10 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut held = self.shares.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.total = held.total.saturating_sub(1);
-        if let Some(community) = held.communities.get_mut(&self.community) {
-            community.slots = community.slots.saturating_sub(1);
-            if community.slots == 0 {
-                held.communities.remove(&self.community);
+        if let Some(share) = held.askers.get_mut(&self.asker) {
+            share.slots = share.slots.saturating_sub(1);
+            if share.slots == 0 {
+                held.askers.remove(&self.asker);
             }
         }
     }
@@ -92,22 +116,31 @@ impl Drop for Slot {
 mod tests {
     use super::*;
 
-    fn community(n: u128) -> Option<CommunityId> {
-        Some(uuid::Uuid::from_u128(n).into())
+    fn community(n: u128) -> Asker {
+        Asker::Community(uuid::Uuid::from_u128(n).into())
     }
 
     #[test]
     fn a_community_leaves_an_eighth_of_what_the_others_leave_and_gives_back_what_it_has() {
         let shares = Shares::new(16, 2);
-        let take =
-            |of: Option<CommunityId>| -> Vec<Slot> { std::iter::from_fn(|| shares.take(of)).collect() };
-        let (first, second, third) = (take(community(1)), take(community(2)), take(None));
+        let take = |of: Asker| -> Vec<Slot> { std::iter::from_fn(|| shares.take(of)).collect() };
+        let (first, second, third) = (take(community(1)), take(Asker::Nobody), take(Asker::Operators));
         assert_eq!((first.len(), second.len(), third.len()), (14, 1, 1));
         drop(first);
         assert_eq!(take(community(3)).len(), 12);
         drop((second, third));
         let held = shares.held.lock().unwrap();
-        assert_eq!((held.total, held.communities.len()), (0, 0), "nothing is remembered");
+        assert_eq!((held.total, held.askers.len()), (0, 0), "nothing is remembered");
+    }
+
+    #[test]
+    fn operators_and_those_who_look_for_a_community_do_not_share() {
+        use crate::api::{Endpoint, admin::HideProfile, community::Find, profiles::Ranked};
+        let id = CommunityId::new(uuid::Uuid::from_u128(7));
+        let of = |endpoint: &'static Description| Asker::of(endpoint, &endpoint.subject(id));
+        assert_eq!(of(HideProfile::DESCRIPTION), Asker::Operators);
+        assert_eq!(of(Find::DESCRIPTION), Asker::Nobody);
+        assert_eq!(of(Ranked::DESCRIPTION), Asker::Community(id));
     }
 
     #[test]

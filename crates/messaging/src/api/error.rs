@@ -57,7 +57,9 @@ impl ErrorCode {
                 "the request is not of the form above; `field` names what is wrong, the message its bound"
             }
             Self::InvalidCursor => "the cursor is not of this list",
-            Self::Forbidden => "the caller may not",
+            Self::Forbidden => {
+                "the caller may not; not answered so far, since the broker's permissions refuse such a request before it arrives"
+            }
             Self::NotFound => "no such community, profile or badge",
             Self::PayloadTooLarge => {
                 "the request is over 64 KiB, or the answer is over what the NATS server carries in one message and cannot be \
@@ -230,7 +232,10 @@ impl ServiceError {
                 field: self.field.clone(),
                 retry_after_ms: self
                     .retry_after
-                    .map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1)),
+                    // Whoever waits that long is not too early.
+                    .map(|wait| {
+                        u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).max(1)
+                    }),
                 request_id: (self.code == ErrorCode::Internal).then_some(request_id),
             },
         }

@@ -132,6 +132,30 @@ async fn any_whole_number_is_a_limit_and_a_page_is_bounded(tabr: &CommunityClien
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_made_shorter_to_fit_is_one_request_of_its_caller() -> Result<()> {
+    let mut setting = Setting::new().await?;
+    setting.services.nats.stop();
+    setting.services.nats.options.change("max_payload: 1MB", "max_payload: 16384")?;
+    setting.services.nats.restart()?;
+    let slow = setting.configuration.with("MUSTER__LIMITS__CALLER_BURST", "1");
+    let worker = slow.with("MUSTER__LIMITS__CALLER_PER_SECOND", "1").serve(&setting.services)?;
+    let (client, publisher) = setting.client().await?;
+    let mut tabr = Guild::new("tabr");
+    for number in 0..200 {
+        publisher.publish(&tabr.join(&format!("u{number}"))).await?;
+    }
+    eventually("the events' effect", || async {
+        worker.event_counts().is_ok_and(|counts| counts.applied == 200)
+    })
+    .await?;
+    let paul = client.on_behalf_of(Caller::parse("paul")?);
+    let id = community(&paul, "tabr").await?;
+    let page = paul.community(id).ask(&profiles::Ranked::first(1000)).await?;
+    assert!(page.limit < 200 && page.next.is_some(), "it was halved: {}", page.limit);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_is_held_to_its_rate_until_it_is_cleared_on_every_replica() -> Result<()> {
     let setting = Setting::new().await?;
     let slow = setting
