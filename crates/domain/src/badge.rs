@@ -40,6 +40,21 @@ pub struct Badge {
     pub revoke_reason: Option<Reason>,
 }
 
+/// An award or a revocation that is no badge: one without effect, or a revocation, which is repeated in the badge that it revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadgeOperation {
+    /// Of which kind.
+    pub kind: BadgeKind,
+    /// Whether it is an award.
+    pub award: bool,
+    /// When it was.
+    pub at: OffsetDateTime,
+    /// Whose it was.
+    pub by: Option<Awarder>,
+    /// Why.
+    pub reason: Option<Reason>,
+}
+
 /// The answer to an award.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Award {

@@ -8,7 +8,7 @@ use sha2::Sha256;
 use crate::CommunityId;
 use crate::mac::keyed;
 
-/// The format's version, the first byte of every cursor: a change of any position's shape raises it.
+/// The format's version, the first byte of every cursor. Where the shape of one list's position changes, its ordering says so.
 const VERSION: u8 = 1;
 /// Half of HMAC-SHA-256's output: 128 bits (RFC 2104, section 5, allows no less).
 const TAG: usize = 16;
@@ -104,7 +104,11 @@ impl CursorKey {
             .ok_or(CursorError::Foreign)?;
         self.mac(scope, body).verify_truncated_left(tag).map_err(|_| CursorError::Foreign)?;
         match body.split_first() {
-            Some((&VERSION, position)) => postcard::from_bytes(position).map_err(|_| CursorError::Foreign),
+            // What is left over is of another shape.
+            Some((&VERSION, position)) => match postcard::take_from_bytes(position) {
+                Ok((position, [])) => Ok(position),
+                _ => Err(CursorError::Foreign),
+            },
             _ => Err(CursorError::Foreign),
         }
     }

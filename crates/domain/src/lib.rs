@@ -47,7 +47,7 @@ mod tier;
 mod transport;
 mod version;
 
-pub use badge::{Award, Awarder, Badge, BadgeKind, KindCount, Reason};
+pub use badge::{Award, Awarder, Badge, BadgeKind, BadgeOperation, KindCount, Reason};
 pub use change::{Change, ChangeData, ChangeType, Changed, ChangedBadge, Disappearance, TraceParent};
 pub use community::{CommunityName, Stats, TierCount};
 pub use cursor::{Cursor, CursorError, CursorKey, CursorScope};
@@ -61,8 +61,8 @@ pub use limit::{Limit, LimitError, PageLimit, SearchLimit};
 pub use nym::{Nym, NymKey, SearchQuery};
 pub use page::Page;
 pub use profile::{
-    BadgeStanding, Direction, DirectoryPage, DirectorySort, Export, Lookup, Position, Profile, ProfileDetail,
-    Progress, RankedProfile, TenuredProfile,
+    Addition, BadgeStanding, Direction, DirectoryPage, DirectorySort, Export, Lookup, Position, Profile,
+    ProfileDetail, Progress, RankedProfile, TenuredProfile,
 };
 pub use pseudonym::{Pseudonym, PseudonymKey};
 pub use score::{Activity, Conviction, Rank};

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{
-    Activity, Badge, Conviction, Cursor, Nym, ProfileId, Rank, ScoreTier, Tenure, Tier, TierChange, UserId,
-    Wallet,
+    Activity, Badge, BadgeOperation, Conviction, Cursor, Nym, ProfileId, Rank, ScoreTier, Tenure, Tier,
+    TierChange, UserId, Wallet,
 };
 
 /// One member of one community.
@@ -181,12 +181,27 @@ impl fmt::Display for Direction {
 pub struct Export {
     /// The profile.
     pub profile: Profile,
+    /// The user name, which the nym is where there is no nickname.
+    pub username: Option<Nym>,
     /// Badges, revoked ones among them.
     pub badges: Vec<Badge>,
+    /// Awards and revocations that are no badges.
+    pub operations: Vec<BadgeOperation>,
+    /// What was added to the activity since it was last set. What is older than the ids of its events is summed by month or year.
+    pub additions: Vec<Addition>,
     /// Changes of tier.
     pub tier_changes: Vec<TierChange>,
     /// Where the next page begins; `None` on the last.
     pub next: Option<Cursor>,
+}
+
+/// An addition to a member's activity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addition {
+    /// When it was; of a sum, when the last of it was.
+    pub at: OffsetDateTime,
+    /// How much.
+    pub amount: Activity,
 }
 
 /// One page of the directory.

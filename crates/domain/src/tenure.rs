@@ -28,7 +28,7 @@ impl Tenure {
     }
 }
 
-/// From how many whole days on each tenure begins. A community may set its own.
+/// From how many whole days on each tenure begins. It is kept for each community.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TenurePolicy {
     member: u32,

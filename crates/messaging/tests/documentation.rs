@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use muster_domain::{
-    Award, BadgeKind, BadgeStanding, CommunityId, CommunityName, DirectoryPage, EventType, Export, KindCount,
+    Award, BadgeKind, BadgeStanding, CommunityId, CommunityName, DirectoryPage, EventType, KindCount,
     Position, ProfileDetail, Progress, Rank, RankedProfile, Stats, Tenure, TenuredProfile, TierCount,
     TierThreshold,
 };
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 mod samples;
 
-use samples::{badge, change, page, profile, profile_id, tier};
+use samples::{badge, change, export, page, profile, profile_id, tier};
 
 const API: &str = include_str!("../../../docs/api.md");
 const DEFAULTS: &str = include_str!("../../worker/src/defaults.toml");
@@ -157,8 +157,6 @@ fn samples() -> BTreeMap<&'static str, Value> {
     };
     let threshold = TierThreshold { entry_rank: None, score: None, eligible: 0, waiting: 0, gap: None };
     let detail = || ProfileDetail { profile: profile(), rank, badge_rank: rank, tenure: Tenure::Og };
-    let export =
-        Export { profile: profile(), badges: vec![badge()], tier_changes: vec![change()], next: None };
     let found = community::Community {
         community_id: CommunityId::new(Uuid::from_u128(1)),
         name: CommunityName::parse("Arrakis").ok(),
@@ -189,7 +187,7 @@ fn samples() -> BTreeMap<&'static str, Value> {
         sample::<admin::RevokeBadge>(badge()),
         sample::<admin::HideProfile>(profile()),
         sample::<admin::ShowProfile>(profile()),
-        sample::<admin::ExportProfile>(export),
+        sample::<admin::ExportProfile>(export()),
         sample::<admin::EraseProfile>(admin::ErasedProfile { profile_id: profile_id(), erased: true }),
         sample::<admin::ClearRateLimit>(admin::ClearedCounters { cleared: 1 }),
         sample::<community::Find>(found),
@@ -264,6 +262,10 @@ fn every_answer_has_the_fields_that_its_documentation_names_and_no_other() {
         (&export["tier_changes"][0], "tiers.changes"),
     ] {
         assert_eq!(documented(answers[of]), keys(field), "{of}");
+    }
+    for (field, after) in [("operations", "no badges: "), ("additions", "summed: ")] {
+        let (_, explained) = answers["admin.profiles.export"].split_once(after).unwrap();
+        assert_eq!(named(explained.split(')').next().unwrap()), keys(&export[field][0]), "{field}");
     }
     let (_, of_a_tier) = answers["community.stats"].split_once("`tiers` (").unwrap();
     let tiers = &samples["community.stats"]["tiers"];

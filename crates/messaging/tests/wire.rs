@@ -7,7 +7,7 @@ use muster_domain::{
     Award, Awarder, Badge, BadgeKind, BadgeStanding, CommunityId, CommunityName, Conviction, Cursor,
     Direction, DirectoryPage, DirectorySort, Export, GuildId, Keys, KindCount, Lookup, Nym, Page, Position,
     Profile, ProfileDetail, ProfileId, Progress, Rank, RankedProfile, Reason, ScoreTier, SearchQuery, Stats,
-    Tenure, TenuredProfile, TierChange, TierCount, TierThreshold, UserId, Wallet,
+    Tenure, TenuredProfile, TierCount, TierThreshold, UserId, Wallet,
 };
 use muster_messaging::api::{
     Caller, Description, ENDPOINTS, Endpoint, ErrorCode, Query, Question, Rows, ServiceError, admin, badges,
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 mod samples;
 
-use samples::{badge, change, page, profile, profile_id, tier};
+use samples::{badge, change, export, page, profile, profile_id, tier};
 
 fn community() -> CommunityId {
     CommunityId::new(Uuid::from_u128(0xC0))
@@ -190,8 +190,12 @@ fn the_largest_answer_of_one_row_fits_into_the_least_payload() {
     };
     let export = Export {
         profile: Profile { user_id, wallet, nym: nym.clone(), ..profile() },
+        username: Some(nym),
         badges: vec![badge],
-        tier_changes: vec![TierChange { nym, ..change() }],
+        // Any other row is smaller.
+        operations: Vec::new(),
+        additions: Vec::new(),
+        tier_changes: Vec::new(),
         next: cursor,
     };
     let answer = serde_json::to_string(&admin::PersonalData::from(export)).unwrap();
@@ -200,12 +204,10 @@ fn the_largest_answer_of_one_row_fits_into_the_least_payload() {
 
 #[test]
 fn answers_to_operators() {
-    let export =
-        Export { profile: profile(), badges: vec![badge()], tier_changes: vec![change()], next: None };
     golden::<admin::ExportProfile>(
-        export,
+        export(),
         &format!(
-            r#"{{"profile":{{{PROFILE},"visible":true}},"badges":[{{{BADGE},{REVOKED}}}],"tier_changes":[{CHANGE}],"next":null}}"#
+            r#"{{"profile":{{{PROFILE},"visible":true}},"username":"Chani \"Sihaya\"","badges":[{{{BADGE},{REVOKED}}}],"operations":[{{"kind":"first_blood","award":false,"at":"2026-02-03T04:05:06Z","by":"stilgar","reason":null}}],"additions":[{{"at":"2026-02-03T04:05:06Z","amount":3}}],"tier_changes":[{CHANGE}],"next":null}}"#
         ),
     );
     golden::<admin::EraseProfile>(

@@ -1,7 +1,7 @@
 //! `admin.*`: what operators do.
 
 use muster_domain::lists::ADMIN_PROFILES_EXPORT;
-use muster_domain::{Awarder, BadgeKind, Cursor, Export, PageLimit, ProfileId, Reason};
+use muster_domain::{Activity, Awarder, BadgeKind, Cursor, Export, Nym, PageLimit, ProfileId, Reason};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -160,8 +160,11 @@ impl Endpoint for ExportProfile {
         Field::of::<ProfileId>("profile_id", "On whom."),
         Field::of::<Option<Cursor>>("cursor", "Where to go on."),
     ];
-    const ANSWER: &'static str = "`profile` (as `admin.profiles.show` answers it), `badges` (as `admin.badges.revoke` \
-                                  does), `tier_changes` (as `tiers.changes` does); `next` while there is more";
+    const ANSWER: &'static str = "`profile` (as `admin.profiles.show` answers it), `username` (the nym where there is no \
+                                  nickname), `badges` (as `admin.badges.revoke` does), `operations` (awards and \
+                                  revocations that are no badges: `kind`, `award`, `at`, `by`, `reason`), `additions` (to \
+                                  the activity, old ones summed: `at`, `amount`), `tier_changes` (as `tiers.changes` does); `next` while \
+                                  there is more";
 
     type Answer = PersonalData;
 
@@ -183,19 +186,70 @@ impl Endpoint for ExportProfile {
 pub struct PersonalData {
     /// The profile.
     pub profile: VisibleProfile,
+    /// The user name, which the nym is where there is no nickname.
+    #[serde(default)]
+    pub username: Option<Nym>,
     /// Badges, revoked ones among them.
     pub badges: Vec<RevocableBadge>,
+    /// Awards and revocations that are no badges.
+    #[serde(default)]
+    pub operations: Vec<BadgeOperation>,
+    /// What was added to the activity since it was last set. What is older than the ids of its events is summed by month or year.
+    #[serde(default)]
+    pub additions: Vec<Addition>,
     /// Changes of tier.
     pub tier_changes: Vec<TierChange>,
     /// The cursor of the next piece; `None` on the last.
     pub next: Option<Cursor>,
 }
 
+/// An award or a revocation that is no badge: one without effect, or a revocation, which is repeated in the badge that it revoked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BadgeOperation {
+    /// Of which kind.
+    pub kind: BadgeKind,
+    /// Whether it is an award.
+    pub award: bool,
+    /// When it was.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// Whose it was.
+    pub by: Option<Awarder>,
+    /// Why.
+    pub reason: Option<Reason>,
+}
+
+impl From<muster_domain::BadgeOperation> for BadgeOperation {
+    fn from(operation: muster_domain::BadgeOperation) -> Self {
+        let muster_domain::BadgeOperation { kind, award, at, by, reason } = operation;
+        Self { kind, award, at: utc(at), by, reason }
+    }
+}
+
+/// An addition to a member's activity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addition {
+    /// When it was; of a sum, when the last of it was.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// How much.
+    pub amount: Activity,
+}
+
+impl From<muster_domain::Addition> for Addition {
+    fn from(addition: muster_domain::Addition) -> Self {
+        Self { at: utc(addition.at), amount: addition.amount }
+    }
+}
+
 impl From<Export> for PersonalData {
     fn from(export: Export) -> Self {
         Self {
             profile: export.profile.into(),
+            username: export.username,
             badges: export.badges.into_iter().map(RevocableBadge::from).collect(),
+            operations: export.operations.into_iter().map(BadgeOperation::from).collect(),
+            additions: export.additions.into_iter().map(Addition::from).collect(),
             tier_changes: export.tier_changes.into_iter().map(TierChange::from).collect(),
             next: export.next,
         }

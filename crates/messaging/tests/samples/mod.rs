@@ -1,8 +1,8 @@
 //! What answers are made of, for the tests that look at their text.
 
 use muster_domain::{
-    Activity, Awarder, Badge, BadgeId, BadgeKind, Conviction, Cursor, Movement, Nym, Page, Profile,
-    ProfileId, Reason, Tier, TierChange, UserId, Wallet,
+    Activity, Addition, Awarder, Badge, BadgeId, BadgeKind, BadgeOperation, Conviction, Cursor, Export,
+    Movement, Nym, Page, Profile, ProfileId, Reason, Tier, TierChange, UserId, Wallet,
 };
 use time::macros::datetime;
 use uuid::Uuid;
@@ -53,6 +53,19 @@ pub(crate) fn change() -> TierChange {
         to: Some(tier("sietch")),
         movement: Movement::Promotion,
         at: datetime!(2026-04-05 06:07:08 UTC),
+    }
+}
+
+pub(crate) fn export() -> Export {
+    let Badge { kind, awarded_at: at, awarded_by: by, reason, .. } = badge();
+    Export {
+        profile: profile(),
+        username: Some(profile().nym),
+        badges: vec![badge()],
+        operations: vec![BadgeOperation { kind, award: false, at, by, reason }],
+        additions: vec![Addition { at, amount: Activity::clamp(3) }],
+        tier_changes: vec![change()],
+        next: None,
     }
 }
 

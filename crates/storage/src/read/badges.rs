@@ -4,7 +4,7 @@ use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Integer, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use muster_domain::{
-    Awarder, Badge, BadgeKind, Cursor, KindCount, Page, PageLimit, ProfileId, Reason, lists,
+    Awarder, Badge, BadgeKind, BadgeOperation, Cursor, KindCount, Page, PageLimit, ProfileId, Reason, lists,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -48,6 +48,22 @@ struct BadgeRow {
     holder: HolderRow,
 }
 
+/// An award or a revocation, of which those that are badges are awards with effect.
+#[derive(QueryableByName)]
+#[diesel(table_name = badge_ops)]
+struct OperationRow {
+    award: bool,
+    is_badge: bool,
+    #[diesel(embed)]
+    badge: BadgeRow,
+}
+
+/// One of all operations that are kept of a member.
+pub(crate) enum Operation {
+    Badge(Badge),
+    Other(BadgeOperation),
+}
+
 #[derive(QueryableByName)]
 #[diesel(table_name = badge_kinds)]
 struct NameRow {
@@ -77,6 +93,19 @@ impl TryFrom<BadgeRow> for Badge {
             revoked_by: awarder(row.revoked_by)?,
             revoke_reason: reason(row.revoke_reason)?,
         })
+    }
+}
+
+impl TryFrom<OperationRow> for Operation {
+    type Error = Error;
+
+    fn try_from(row: OperationRow) -> Result<Self, Error> {
+        let badge = Badge::try_from(row.badge)?;
+        if row.is_badge {
+            return Ok(Self::Badge(badge));
+        }
+        let Badge { kind, awarded_at: at, awarded_by: by, reason, .. } = badge;
+        Ok(Self::Other(BadgeOperation { kind, award: row.award, at, by, reason }))
     }
 }
 
@@ -173,21 +202,21 @@ impl Community {
         Ok(Page { items, next, limit: limit.get() })
     }
 
-    /// A page of a member's badges with the numbers of their kinds, revoked ones among them, kind by kind in the order in which
-    /// the kinds became known; and whether there are more.
+    /// A page of all awards and revocations of a member, each with its place: kind by kind in the order in which the kinds became
+    /// known; and whether there are more.
     pub(crate) async fn badge_history(
         &self,
         member: i64,
         limit: PageLimit,
         (kind, awarded, badge): (i32, i64, Uuid),
-    ) -> Result<(Vec<(i32, Badge)>, bool), Error> {
+    ) -> Result<(Vec<((i32, i64, Uuid), Operation)>, bool), Error> {
         let statement = self
             .statement(concat!(
                 "SELECT b.*, n.name, m.profile_id
                  FROM (SELECT ",
                 badge_columns!(),
-                " FROM badge_ops AS b
-                     WHERE b.shard = $1 AND b.community = $2 AND b.member = $3 AND b.is_badge
+                ", b.award, b.is_badge FROM badge_ops AS b
+                     WHERE b.shard = $1 AND b.community = $2 AND b.member = $3
                          AND (b.kind, b.at, b.op_id) > ($4, $5, $6)
                      ORDER BY b.kind, b.at, b.op_id LIMIT $limit) AS b",
                 kind_of_each_badge!(),
@@ -199,9 +228,11 @@ impl Community {
             .bind::<Integer, _>(kind)
             .bind::<Timestamptz, _>(date(awarded))
             .bind::<SqlUuid, _>(badge);
-        let (rows, more) = self.store.page::<BadgeRow, 1000>("badge_history", statement, limit).await?;
-        let badges = rows.into_iter().map(|row| Ok((row.kind, row.try_into()?)));
-        Ok((badges.collect::<Result<_, Error>>()?, more))
+        let (rows, more) = self.store.page::<OperationRow, 1000>("badge_history", statement, limit).await?;
+        let operations = rows
+            .into_iter()
+            .map(|row| Ok(((row.badge.kind, micros(row.badge.at), row.badge.op_id), row.try_into()?)));
+        Ok((operations.collect::<Result<_, Error>>()?, more))
     }
 }
 

@@ -237,9 +237,20 @@ async fn export() {
              LEFT JOIN tiers AS t ON t.shard = c.shard AND t.community = c.community AND t.tier = c.to_tier
              WHERE community_id = $1 AND profile_id = $2 ORDER BY change";
         let changes = plain(client, changes, &values).await;
+        let additions = "SELECT a.amount::text FROM activity_adds AS a JOIN members USING (shard, community, member)
+             JOIN communities USING (shard, community)
+             WHERE community_id = $1 AND profile_id = $2 ORDER BY a.at, a.event_id";
+        let additions = plain(client, additions, &values).await;
+        let others = "SELECT n.name || ' ' || o.award FROM badge_ops AS o JOIN members USING (shard, community, member)
+             JOIN communities USING (shard, community)
+             JOIN badge_kinds AS n ON n.shard = o.shard AND n.community = o.community AND n.kind = o.kind
+             WHERE community_id = $1 AND profile_id = $2 AND NOT is_badge ORDER BY o.kind, o.at, o.op_id";
+        let others = plain(client, others, &values).await;
         assert!(badges.len() > 30 && !changes.is_empty());
+        assert!(additions.len() > 1 && others.len() > 1, "{additions:?}, {others:?}");
         for size in SIZES {
             let (mut found_badges, mut found_changes, mut cursor) = (Vec::new(), Vec::new(), None);
+            let (mut found_additions, mut found_others) = (Vec::new(), Vec::new());
             loop {
                 let page =
                     community.profile_export(id, PageLimit::clamp(size), cursor.as_ref()).await.unwrap();
@@ -247,14 +258,16 @@ async fn export() {
                 found_badges.extend(page.badges.iter().map(|badge| badge.badge_id.to_string()));
                 found_changes
                     .extend(page.tier_changes.iter().map(|change| text(change.to.as_ref()).to_owned()));
+                found_additions.extend(page.additions.iter().map(|added| added.amount.get().to_string()));
+                found_others.extend(page.operations.iter().map(|of| format!("{} {}", of.kind, of.award)));
                 cursor = page.next;
                 if cursor.is_none() {
                     break;
                 }
             }
             assert_eq!(
-                (found_badges, found_changes),
-                (badges.clone(), changes.clone()),
+                (found_badges, found_changes, found_additions, found_others),
+                (badges.clone(), changes.clone(), additions.clone(), others.clone()),
                 "in pages of {size}"
             );
         }

@@ -41,6 +41,7 @@ async fn people(store: &Store, client: &Client, guild: &GuildId, count: i64, str
         events.push(awarded(guild, &collector(), START + badge % 6, &format!("rare{badge:02}")));
     }
     events.extend((0..5).map(|badge| revoked(guild, &collector(), START + 10, &format!("rare{badge:02}"))));
+    events.extend((0..3).map(|amount| added(guild, &collector(), START + 20, amount + 1)));
     apply(store, guild, events).await;
     // Scores move, so that tiers do.
     for round in 1..4 {
