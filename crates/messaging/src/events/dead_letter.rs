@@ -7,7 +7,7 @@ use async_nats::jetstream::message::{Info, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
-use muster_domain::PageLimit;
+use muster_domain::{PageLimit, TraceParent};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -52,6 +52,7 @@ pub(super) async fn publish_dead_letter(
     put(SEQUENCE, &info.stream_sequence.to_string());
     put(TIME, &info.published.format(&Rfc3339).unwrap_or_default());
     put(DELIVERIES, &info.delivered.to_string());
+    header::set_traceparent(&mut headers, header::traceparent(message.headers.as_ref()).as_ref());
     let mut payload = message.payload.clone();
     if bytes_of(&headers).saturating_add(payload.len()) > max_payload {
         headers.insert(TRUNCATED_FROM, payload.len().to_string());
@@ -97,6 +98,8 @@ pub struct DeadLetter {
     pub bytes: usize,
     /// The size of the whole payload, if it was truncated.
     pub truncated_from: Option<u64>,
+    /// The trace that the event belongs to, and belongs to again when it is replayed.
+    pub traceparent: Option<TraceParent>,
 }
 
 impl DeadLetter {
@@ -113,6 +116,7 @@ impl DeadLetter {
             deliveries: number(DELIVERIES),
             bytes: message.payload.len(),
             truncated_from: number(TRUNCATED_FROM),
+            traceparent: header::traceparent(Some(&message.headers)),
         }
     }
 }
@@ -209,8 +213,9 @@ impl DeadLetters {
         let not_published = |cause: Cause| DeadLetterError::NotPublished(sequence, cause);
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_EXPECTED_STREAM, EVENTS);
+        header::set_traceparent(&mut headers, letter.traceparent.as_ref());
         if bytes_of(&headers).saturating_add(payload.len()) > self.max_payload {
-            // It came without a header and has no room for one; which stream stored it is checked afterwards.
+            // It has no room for headers; which stream stored it is checked afterwards.
             headers = HeaderMap::new();
         }
         let sent = self.context.publish_with_headers(letter.subject, headers, payload).await;

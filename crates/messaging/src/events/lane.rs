@@ -78,6 +78,7 @@ impl Failures {
 
 /// The state of a batch.
 struct Work<'a> {
+    /// Dropped when its events are applied, so that other lanes may take those communities.
     batch: Option<Batch<'a>>,
     /// Events still to be applied, in parts that are applied together.
     parts: Vec<Vec<TakenEvent>>,
@@ -130,20 +131,50 @@ where
                 Item::Malformed { message, reason } => malformed.push((message, reason)),
             }
         }
-        futures_util::stream::iter(malformed)
-            .for_each_concurrent(DEAD_LETTERS_AT_ONCE, |(message, reason)| async move {
-                self.make_dead_letter(&message, &reason, Outcome::Malformed).await;
-            })
-            .await;
-        if !events.is_empty() {
-            self.apply_all(events, batch).await;
+        // Neither waits for the other: dead letters take long while their stream has no leader. Until they are stored, the batch's
+        // communities have this lane.
+        let (released, held) = if malformed.is_empty() { (Some(batch), None) } else { (None, Some(batch)) };
+        let burying = self.each(malformed, Vec::new(), |message, reason: String| async move {
+            self.make_dead_letter(&message, &reason, Outcome::Malformed).await;
+        });
+        let applying = async {
+            if !events.is_empty() {
+                self.apply_all(events, released).await;
+            }
+        };
+        tokio::join!(burying, applying);
+        drop(held);
+    }
+
+    /// Does one thing to each of these messages, several at once. Meanwhile it is reported that those that are not done, and `held`, are
+    /// still being worked on.
+    async fn each<T, G: Future<Output = ()>>(
+        &self,
+        items: Vec<(Arc<Message>, T)>,
+        held: Vec<Arc<Message>>,
+        act: impl Fn(Arc<Message>, T) -> G,
+    ) {
+        let messages = items.iter().map(|(message, _)| Arc::clone(message));
+        let unfinished = Mutex::new(messages.chain(held).collect::<Vec<_>>());
+        let lock = || unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+        let acting =
+            futures_util::stream::iter(items).for_each_concurrent(DEAD_LETTERS_AT_ONCE, |(message, item)| {
+                let acting = act(Arc::clone(&message), item);
+                async move {
+                    acting.await;
+                    lock().retain(|other| !Arc::ptr_eq(other, &message));
+                }
+            });
+        tokio::select! {
+            () = acting => {}
+            never = self.durable.acks.send_progress_acks(|| lock().clone()) => match never {},
         }
     }
 
     /// Applies a batch. If that fails, finds out what is at fault by the rule of [`fault`](super::fault).
-    async fn apply_all<'a>(&'a self, events: Vec<TakenEvent>, batch: Batch<'a>) {
+    async fn apply_all<'a>(&'a self, events: Vec<TakenEvent>, batch: Option<Batch<'a>>) {
         let mut work = Work {
-            batch: Some(batch),
+            batch,
             parts: vec![events],
             failed_alone: Vec::new(),
             store_probed: None,
@@ -231,9 +262,11 @@ where
         if !rest.is_empty() {
             work.parts.push(rest);
         }
-        for event in poison {
-            self.make_dead_letter(&event.message, why, Outcome::GivenUp).await;
-        }
+        let poison = poison.into_iter().map(|event| (event.message, ())).collect();
+        self.each(poison, work.messages(), |message, ()| async move {
+            self.make_dead_letter(&message, why, Outcome::GivenUp).await;
+        })
+        .await;
         if is_there { ControlFlow::Continue(()) } else { self.narrow_down(why.into(), false, work).await }
     }
 
@@ -307,9 +340,11 @@ where
             let its: Vec<_> = work.failed_alone.extract_if(.., is_its).collect();
             match probed {
                 Ok(()) => {
-                    for (event, failure) in its {
+                    let its = its.into_iter().map(|(event, why)| (Arc::clone(&event.message), (event, why)));
+                    self.each(its.collect(), work.messages(), |_, (event, failure)| async move {
                         self.count_failure(event, &failure).await;
-                    }
+                    })
+                    .await;
                 }
                 Err(failure) => {
                     self.pause_community(&guild, its.into_iter().map(|(event, _)| event).collect(), failure);

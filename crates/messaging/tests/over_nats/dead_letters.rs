@@ -6,6 +6,7 @@ use muster_domain::PageLimit;
 use muster_messaging::events::dead_letter::{
     DeadLetterError, DeadLetters, SEQUENCE, SUBJECT, TRUNCATED_FROM,
 };
+use muster_messaging::request::TRACEPARENT;
 
 use crate::broker::Broker;
 
@@ -37,7 +38,9 @@ async fn a_replayed_dead_letter_stays_until_its_event_is_stored() {
     assert!(matches!(DeadLetters::open(&connection).await, Err(DeadLetterError::Unreachable(_))));
     stream(&context, "DEAD_LETTERS", "dead.events").await;
     let letters = DeadLetters::open(&connection).await.unwrap();
-    let whole = publish_dead_letter(&context, &[(SUBJECT, "events.member.leave")]).await;
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let whole =
+        publish_dead_letter(&context, &[(SUBJECT, "events.member.leave"), (TRACEPARENT, trace)]).await;
     let truncated =
         publish_dead_letter(&context, &[(SUBJECT, "events.member.leave"), (TRUNCATED_FROM, "9000000")]).await;
     let strange = publish_dead_letter(&context, &[(SUBJECT, "muster.v1.communities.find")]).await;
@@ -53,6 +56,7 @@ async fn a_replayed_dead_letter_stays_until_its_event_is_stored() {
     let sequence = letters.replay(whole).await.unwrap();
     let event = events.get_raw_message(sequence).await.unwrap();
     assert_eq!((event.subject.as_str(), event.payload.as_ref()), ("events.member.leave", PAYLOAD));
+    assert_eq!(event.headers.get(TRACEPARENT).map(|value| value.as_str()), Some(trace));
     assert!(matches!(letters.replay(whole).await, Err(DeadLetterError::NotFound(_))));
     assert!(matches!(
         letters.replay(truncated).await,

@@ -179,7 +179,12 @@ async fn a_malformed_event_becomes_a_dead_letter_at_its_first_delivery() {
     let raw = |subject: &str, payload: &str| {
         fixture.publisher.publish_raw(subject.to_owned(), payload.as_bytes().to_vec())
     };
-    raw("events.member.join", "{").await.unwrap();
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("traceparent", trace);
+    let context = async_nats::jetstream::new(fixture.broker.raw().await);
+    let sent = context.publish_with_headers("events.member.join", headers, "{".into()).await.unwrap();
+    sent.await.unwrap();
     let no_guild = r#"{"event_id":"00000000-0000-0000-0000-000000000001","event_type":"member.leave","timestamp":1700000000000,"guild_id":null,"user_id":"7","data":null}"#;
     let sequence = raw("events.member.leave", no_guild).await.unwrap();
     raw("events.member.leave", &"[".repeat(200_000)).await.unwrap();
@@ -208,6 +213,8 @@ async fn a_malformed_event_becomes_a_dead_letter_at_its_first_delivery() {
     assert_eq!(headers["Muster-Reason"], "guild_id is missing");
     assert_eq!(headers["Muster-Subject"], "events.member.leave");
     assert_eq!(headers["Muster-Deliveries"], "1");
+    let traced: Vec<&String> = dead.iter().filter_map(|(headers, _)| headers.get("traceparent")).collect();
+    assert_eq!(traced, [trace]);
     assert!(headers["Muster-Time"].ends_with('Z'));
     assert!(dead.iter().any(|(headers, _)| headers["Muster-Reason"].contains("at most 262144")));
     assert!(dead.iter().any(|(_, payload)| *payload == large), "whole beside the headers");

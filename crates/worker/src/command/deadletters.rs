@@ -186,8 +186,14 @@ async fn of_erased(configuration: &Configuration, letters: &DeadLetters) -> Resu
                 unread = unread.saturating_add(1);
                 continue;
             };
-            let Some(Ok(guild)) = persons.guild_id.as_ref().and_then(Value::as_str).map(GuildId::parse)
-            else {
+            let awarder = persons.data.as_ref().and_then(|data| data.get("by"));
+            let named = [persons.user_id.as_ref(), awarder].into_iter().flatten().filter_map(id);
+            let named: Vec<String> = named.collect();
+            if named.is_empty() {
+                continue;
+            }
+            let Some(Ok(guild)) = persons.guild_id.as_ref().and_then(id).map(GuildId::parse) else {
+                unread = unread.saturating_add(1);
                 continue;
             };
             if !erasures.contains_key(&guild) {
@@ -195,13 +201,11 @@ async fn of_erased(configuration: &Configuration, letters: &DeadLetters) -> Resu
             }
             let known = erasures.get(&guild);
             let came = letter.event_at.unwrap_or(letter.at);
-            let awarder = persons.data.as_ref().and_then(|data| data.get("by"));
-            let named = [persons.user_id.as_ref(), awarder].into_iter().flatten().filter_map(Value::as_str);
-            let is_erased = |id: &str| {
+            let is_erased = |id: &String| {
                 let person = store.erasure_key().person(&guild, id);
                 known.and_then(|known| known.get(&person)).is_some_and(|erased_at| came <= *erased_at)
             };
-            if named.into_iter().any(is_erased) {
+            if named.iter().any(is_erased) {
                 found.push(letter.sequence);
             }
         }
@@ -209,10 +213,19 @@ async fn of_erased(configuration: &Configuration, letters: &DeadLetters) -> Resu
     if unread > 0 {
         tracing::warn!(
             dead_letters = unread,
-            "some dead letters are no JSON, or are truncated: look at each by `deadletters show`"
+            "some dead letters are no JSON, are truncated, or name a person and no chat server: look at each by `deadletters show`"
         );
     }
     Ok(found)
+}
+
+/// An id as it was sent. That it was sent as a number is what made the event a dead letter.
+fn id(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
 }
 
 /// Does one thing to each selected dead letter.
