@@ -1,7 +1,8 @@
 //! From checked settings to connections' configurations: secrets and certificates are read here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
+use muster_domain::TlsPolicy;
 use muster_messaging::connection::{Credentials, NatsConfig, Transport, TransportError};
 use muster_messaging::tls::material::Material;
 use muster_storage::StoreConfig;
@@ -77,6 +78,9 @@ fn servers(
     let server = |url: &Secret| {
         let config = StoreConfig::new(&url.line()?, settings.policy, Some(material.client_config()));
         let config = config.map_err(|error| url.refused(error))?;
+        if !config.is_encrypted() {
+            warn_of_plaintext(settings.policy);
+        }
         Ok::<_, SettingsError>(
             config
                 .pool_size(settings.pool_size)
@@ -92,4 +96,15 @@ fn servers(
         config = config.read_from(standby, settings.read_max_lag).map_err(|error| url.refused(error))?;
     }
     Ok((config, encrypted.then(|| Arc::new(material))))
+}
+
+/// Once a process: the policy allows it.
+fn warn_of_plaintext(policy: TlsPolicy) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(
+            tls.policy = %policy,
+            "PostgreSQL is spoken to in plaintext: anyone in the path can read and change what is sent"
+        );
+    });
 }

@@ -240,8 +240,9 @@ impl Watch {
                     if answer.is_err() {
                         session.store.close_idle();
                     }
-                    let answers = answer.is_ok_and(|answer| answer.is_ok());
-                    self.readiness.set(Part::Postgres, answers);
+                    let late = |_| format!("no answer within {} s", PING.as_secs());
+                    let answer = answer.map_err(late).and_then(|answer| answer.map_err(|error| chain(&error)));
+                    self.readiness.judge(Part::Postgres, answer);
                     self.readiness.set(Part::Descriptors, !descriptors::are_used_up());
                     let faults = session.consuming.faults();
                     let reads = faults.iter().all(|fault| fault.scope != FaultScope::Store);

@@ -62,6 +62,15 @@ impl Readiness {
     }
 
     pub(crate) fn set(&self, part: Part, ready: bool) {
+        self.take(part, ready, None);
+    }
+
+    /// As [`set`](Self::set); why the part is not ready stands in the log.
+    pub(crate) fn judge(&self, part: Part, found: Result<(), String>) {
+        self.take(part, found.is_ok(), found.err());
+    }
+
+    fn take(&self, part: Part, ready: bool, error: Option<String>) {
         if !self.parts.send_if_modified(|parts| parts.insert(part, ready) != Some(ready)) {
             return;
         }
@@ -71,7 +80,9 @@ impl Readiness {
             Some(line) if ready => {
                 tracing::info!(part = part.as_str(), left_out = line.left_out, "ready");
             }
-            Some(line) => tracing::warn!(part = part.as_str(), left_out = line.left_out, "not ready"),
+            Some(line) => {
+                tracing::warn!(part = part.as_str(), error, left_out = line.left_out, "not ready");
+            }
             None => {}
         }
     }
@@ -111,11 +122,13 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             let readiness = Readiness::new();
             for number in 0..501 {
-                readiness.set(Part::Postgres, number % 2 == 0);
+                let found = if number % 2 == 0 { Ok(()) } else { Err("it refuses".to_owned()) };
+                readiness.judge(Part::Postgres, found);
             }
             assert_eq!(readiness.parts().get(&Part::Postgres), Some(&true), "the state is not left out");
         });
         let told = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert_eq!(told.lines().count(), usize::try_from(LINES_PER_MINUTE).unwrap());
+        assert!(told.contains("it refuses"), "{told}");
     }
 }
