@@ -184,6 +184,7 @@ async fn no_call_reads_more_than_its_page_asks_for() {
         measured.planner = planner;
         read(&measured, &deep, who).await;
     }
+    verify(&measured).await;
     write(&measured, who).await;
     consistency::check(&measured.client).await;
 }
@@ -293,6 +294,19 @@ async fn write(measured: &Measured, who: ProfileId) {
     measured.once("hide", most + 2000, hide).await;
     let erase = async |c: &Community| c.profile_erase(who).await.map(drop).unwrap_or(());
     measured.once("erase", most + 4000, erase).await;
+}
+
+/// Comparing a community reads ranges of its tables, and looks up no row by itself: of a million that takes most of the time.
+async fn verify(measured: &Measured) {
+    let scans = async || {
+        let sql = "SELECT sum(idx_scan)::bigint FROM pg_stat_user_indexes";
+        measured.client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let before = scans().await;
+    let compare = async |c: &Community| assert!(c.verify(false).await.unwrap().drifted.is_empty());
+    measured.once("verify", 100 * MEMBERS, compare).await;
+    let scans = scans().await - before;
+    assert!(scans < MEMBERS / 10, "comparing {MEMBERS} members reads indexes {scans} times");
 }
 
 /// A cursor far into each list.
