@@ -53,7 +53,7 @@ const TENANTS: u64 = 100_000;
 
 /// Muster's record. Cheap to clone: the clones share one pool.
 ///
-/// Rows are reached through [`Store::community`] only, which answers a view of one community.
+/// A community is asked through [`Store::community`] only, which answers a view of it.
 #[derive(Clone)]
 pub struct Store(Arc<Inner>, Reads, Option<Shard>);
 

@@ -16,7 +16,7 @@ use crate::tool::{Server, output};
 const PATIENCE: Duration = Duration::from_secs(60);
 /// In the data directory: the superuser's password.
 const PASSWORD: &str = "password";
-/// Trigrams of letters beyond ASCII need a UTF-8 locale.
+/// The encoding follows from the locale: UTF-8, since names are of any script.
 const LOCALE: &str = if cfg!(target_os = "macos") { "en_US.UTF-8" } else { "C.UTF-8" };
 
 /// How a private cluster is to be.

@@ -10,7 +10,7 @@ use crate::events::fitness::{
     ADVISED_AGE, ADVISED_WINDOW, Finding, Place, Report, covers, days, seconds, unfit, unwise, word,
 };
 
-/// No change is larger than this: a nym has at most 1200 bytes, a reason and a tier fewer.
+/// No change is larger than this: a reason has at most 6000 bytes, a nym 384, a kind of badge 256.
 const LARGEST: i32 = 16 << 10;
 
 /// Judges the settings of the stream.

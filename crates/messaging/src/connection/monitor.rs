@@ -51,8 +51,6 @@ pub struct LinkCounts {
     pub refusals: u64,
     /// Messages dropped because a subscription was not read fast enough.
     pub slow_consumers: u64,
-    /// Servers that announced that they are about to stop.
-    pub lame_ducks: u64,
 }
 
 /// Turns the library's events into a state and counts, and bounds what it would repeat for ever.
@@ -111,7 +109,6 @@ impl Monitor {
                 self.state.send_replace(LinkState::Closed);
             }
             Event::LameDuckMode => {
-                self.count(|counts| &mut counts.lame_ducks);
                 // Fails only on a connection that is closed.
                 let _ = self.client.force_reconnect().await;
             }
