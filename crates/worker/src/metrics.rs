@@ -200,7 +200,10 @@ const OUTCOMES: [&str; 11] = [
 /// Seconds, from half a millisecond to the longest deadline.
 const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Installs the recorder. What is recorded before is lost.
+/// How often samples of histograms are added up: some hundred thousand bytes of them wait until then in a flood.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Installs the recorder, on a runtime. What is recorded before is lost.
 pub(crate) fn install(policy: TlsPolicy) -> Result<PrometheusHandle, BuildError> {
     // Events, up to the largest batch.
     let sizes = [1.0, 5.0, 20.0, 50.0, 100.0, 250.0, 500.0, 1000.0, Event::MAX_BATCH.into()];
@@ -218,7 +221,17 @@ pub(crate) fn install(policy: TlsPolicy) -> Result<PrometheusHandle, BuildError>
     begin();
     gauge!(POLICY, "policy" => policy.to_string()).set(1);
     gauge!(BUILD, "version" => env!("CARGO_PKG_VERSION")).set(1);
+    tokio::spawn(keep_up(handle.clone(), UPKEEP));
     Ok(handle)
+}
+
+/// Adds samples of histograms up now and then. Only a scrape does so by itself: where nobody scrapes, each sample would be kept.
+async fn keep_up(handle: PrometheusHandle, every: Duration) {
+    let mut tick = tokio::time::interval(every);
+    loop {
+        tick.tick().await;
+        handle.run_upkeep();
+    }
 }
 
 /// Shows every counter from 0 on. Prometheus misses the first increment of a counter that appears with it.
@@ -487,4 +500,32 @@ fn wide(number: u64) -> f64 {
 
 fn count(number: usize) -> f64 {
     wide(u64::try_from(number).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate_limit::tests::resident;
+
+    #[tokio::test]
+    async fn samples_that_nobody_scrapes_take_bounded_memory() {
+        let recorder = PrometheusBuilder::new().set_buckets(&BUCKETS).unwrap().build_recorder();
+        let every = Duration::from_millis(5);
+        let upkeep = tokio::spawn(keep_up(recorder.handle(), every));
+        let flood = async |times: u32| {
+            for _ in 0..times {
+                metrics::with_local_recorder(&recorder, || {
+                    (0..100_000).for_each(|_| histogram!("some_seconds").record(0.1));
+                });
+                tokio::time::sleep(2 * every).await;
+            }
+        };
+        flood(5).await;
+        let before = resident();
+        flood(30).await;
+        // Kept, they would take about 48 MB.
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 24 << 20, "{grown} bytes more");
+        upkeep.abort();
+    }
 }

@@ -1,5 +1,6 @@
 //! Rate limits: requests a second of a community, and of one caller in it. Each replica counts for itself.
 
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use muster_domain::CommunityId;
 use muster_messaging::api::Caller;
@@ -54,8 +56,8 @@ pub(crate) struct RateLimits {
 impl RateLimits {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
-            communities: Cache::builder().max_capacity(COMMUNITIES).time_to_idle(IDLE).build(),
-            callers: Cache::builder().max_capacity(limits.callers).time_to_idle(IDLE).build(),
+            communities: cache(COMMUNITIES),
+            callers: cache(limits.callers),
             community_quota: quota(limits.community_per_second, limits.community_burst),
             caller_quota: quota(limits.caller_per_second, limits.caller_burst),
             clock: DefaultClock::default(),
@@ -106,13 +108,18 @@ impl RateLimits {
     }
 }
 
+/// By default a full cache refuses newcomers, whose counters would begin anew again and again.
+fn cache<K: Hash + Eq + Send + Sync + 'static>(most: u64) -> Cache<K, Arc<Counter>> {
+    Cache::builder().max_capacity(most).eviction_policy(EvictionPolicy::lru()).time_to_idle(IDLE).build()
+}
+
 fn quota(per_second: u32, burst: u32) -> Quota {
     let at_least_one = |number| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
     Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn limits() -> RateLimits {
@@ -159,8 +166,25 @@ mod tests {
         assert_eq!(limits.clear(community(1), None), 2);
     }
 
+    #[test]
+    fn who_asked_longest_ago_makes_room_for_who_is_new() {
+        let limits = limits();
+        for number in 0..100 {
+            let caller = Caller::parse(format!("busy {number}")).unwrap();
+            for _ in 0..20 {
+                let _ = limits.check(community(number), Some(&caller));
+            }
+        }
+        let new = Caller::parse("new").unwrap();
+        for _ in 0..5 {
+            limits.check(community(1000), Some(&new)).unwrap();
+            limits.callers.run_pending_tasks();
+        }
+        assert_eq!(limits.check(community(1000), Some(&new)).unwrap_err().scope, Scope::Caller);
+    }
+
     /// The process's memory, in bytes.
-    fn resident() -> u64 {
+    pub(crate) fn resident() -> u64 {
         let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
         pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
     }

@@ -214,7 +214,7 @@ impl Watch {
         let mut look = interval(LOOK);
         let mut lag = interval(LAG);
         let mut prune = interval(PRUNE);
-        let mut reporting = JoinSet::new();
+        let (mut reporting, mut pruning) = (JoinSet::new(), JoinSet::new());
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         lag.set_missed_tick_behavior(MissedTickBehavior::Delay);
         prune.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -228,9 +228,9 @@ impl Watch {
                     let now = *state.borrow_and_update();
                     self.readiness.set(Part::Nats, now == LinkState::Connected);
                     match now {
-                        LinkState::Connected => self.judge(session),
                         LinkState::Failed(failure) => return Failure::Link(failure),
                         _ if changed.is_err() => return Failure::Link(LinkFailure::Unreachable),
+                        LinkState::Connected => self.judge(session),
                         _ => {}
                     }
                 }
@@ -282,7 +282,11 @@ impl Watch {
                     }
                 }
                 _ = prune.tick() => {
-                    tokio::spawn(prune_applied(session.store.clone(), self.settings.events.remember));
+                    // One at a time: much that falls due at once takes longer than a minute.
+                    while pruning.try_join_next().is_some() {}
+                    if pruning.is_empty() {
+                        pruning.spawn(prune_applied(session.store.clone(), self.settings.events.remember));
+                    }
                 }
             }
         }
