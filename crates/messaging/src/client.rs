@@ -81,7 +81,7 @@ impl Client {
     /// which has letters, digits, `-` and `_`.
     ///
     /// # Errors
-    /// [`FollowError::Consumer`] when this user may not.
+    /// [`FollowError::Consumer`] when this user may not, [`FollowError::Taken`] when the name follows something else.
     pub async fn changes(&self, durable: &str) -> Result<Changes, FollowError> {
         Changes::follow(&self.connection, durable, None).await
     }
@@ -206,7 +206,7 @@ impl CommunityClient {
     /// Follows this community's changes, as [`Client::changes`] follows those of all.
     ///
     /// # Errors
-    /// [`FollowError::Consumer`] when this user may not.
+    /// [`FollowError::Consumer`] when this user may not, [`FollowError::Taken`] when the name follows something else.
     pub async fn changes(&self, durable: &str) -> Result<Changes, FollowError> {
         Changes::follow(&self.client.connection, durable, Some(subjects(self.community))).await
     }

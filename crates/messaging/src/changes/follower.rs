@@ -18,7 +18,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{self, Config};
-use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::{ConsumerError, ConsumerErrorKind};
 use async_nats::jetstream::{self, AckKind, Context, ErrorCode};
@@ -84,17 +84,25 @@ impl Changes {
             context = jetstream::new(client.clone());
             found = find(&context, durable).await;
         }
-        let found = match found {
-            Ok(found) => Some(found).filter(|found| follows(&found.cached_info().config, &config)),
-            Err(error) if is_missing(&error.kind()) => None,
-            Err(error) => return Err(failed(error.into())),
-        };
         let consumer = match found {
-            Some(found) => found,
-            None => {
-                let made = context.create_consumer_on_stream(config, CHANGES).await;
+            Ok(found) => {
+                let is = &found.cached_info().config;
+                // It is another follower's, who would miss what is passed over.
+                if is.filter_subject != config.filter_subject {
+                    return Err(FollowError::Taken(durable.to_owned(), is.filter_subject.clone()));
+                }
+                if is.ack_policy == config.ack_policy && is.max_ack_pending == config.max_ack_pending {
+                    found
+                } else {
+                    let updated = context.create_consumer_on_stream(config, CHANGES).await;
+                    updated.map_err(|error| failed(error.into()))?
+                }
+            }
+            Err(error) if is_missing(&error.kind()) => {
+                let made = context.create_consumer_strict_on_stream(config, CHANGES).await;
                 made.map_err(|error| failed(error.into()))?
             }
+            Err(error) => return Err(failed(error.into())),
         };
         Ok(Self { consumer, messages: None })
     }
@@ -138,13 +146,6 @@ impl Changes {
 
 async fn find(context: &Context, durable: &str) -> Result<PullConsumer, ConsumerError> {
     context.get_consumer_from_stream(durable, CHANGES).await
-}
-
-/// Whether an existing consumer delivers what this follower wants, in the order of the stream.
-fn follows(found: &consumer::Config, wanted: &Config) -> bool {
-    found.filter_subject == wanted.filter_subject
-        && found.ack_policy == wanted.ack_policy
-        && found.max_ack_pending == wanted.max_ack_pending
 }
 
 fn is_missing(kind: &ConsumerErrorKind) -> bool {
@@ -211,6 +212,9 @@ pub enum FollowError {
         "changes cannot be followed as {0:?}: check that the stream and this consumer exist, or that this user may make it"
     )]
     Consumer(String, #[source] Cause),
+    /// Another follower has the name, for other subjects.
+    #[error("the consumer {0:?} follows {1:?}: each follower needs a name of its own")]
+    Taken(String, String),
     /// The consumer was deleted.
     #[error("the consumer was deleted: follow anew, and read the lists first")]
     Gone(#[source] Cause),

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use self::credentials::Login;
 use self::monitor::Monitor;
+use crate::log_budget::LogBudget;
 use crate::tls::material::{MinimumVersion, TlsFiles};
 
 pub use self::credentials::{Credentials, CredentialsError, UserKey};
@@ -153,6 +154,7 @@ impl Connection {
             max_refusals: config.max_refusals.max(1),
             connections: 0,
             refusals: 0,
+            log: LogBudget::new(monitor::LINES_PER_MINUTE),
         };
         Ok(Self(Arc::new(Link {
             client,

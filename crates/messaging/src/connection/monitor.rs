@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerError};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::log_budget::{Line, LogBudget};
 
 /// Whether there is a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +67,18 @@ pub(super) struct Monitor {
     pub(super) max_refusals: u32,
     pub(super) connections: u64,
     pub(super) refusals: u32,
+    pub(super) log: LogBudget,
 }
+
+/// How often the state is compared with the library's own: of its events it drops those that come too fast.
+const COMPARE: Duration = Duration::from_secs(1);
+/// Lines a minute about what the server refuses or complains of.
+pub(super) const LINES_PER_MINUTE: u32 = 10;
 
 impl Monitor {
     pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let mut compare = interval(COMPARE);
+        compare.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let broken_since = match *self.state.borrow() {
                 LinkState::Disconnected { since } => Some(since),
@@ -85,6 +96,7 @@ impl Monitor {
                     None => return,
                 },
                 () = given_up => self.fail(LinkFailure::Unreachable),
+                _ = compare.tick() => self.compare(),
             }
         }
     }
@@ -117,6 +129,28 @@ impl Monitor {
             }
             Event::ServerError(ServerError::AuthorizationViolation) => self.refused(),
             Event::ClientError(ClientError::Other(text)) if is_refusal(&text) => self.refused(),
+            // Such as a subject that its user may not use: whoever waits there waits in vain.
+            Event::ServerError(ServerError::Other(text)) => {
+                if let Some(Line { left_out }) = self.log.line() {
+                    tracing::warn!(error = text, left_out, "the NATS server refuses something or complains");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes the library's own state where its event was dropped.
+    fn compare(&mut self) {
+        let is = self.client.connection_state();
+        let was = *self.state.borrow();
+        match (was, is) {
+            (LinkState::Connected, State::Disconnected) => {
+                self.state.send_replace(LinkState::Disconnected { since: Instant::now() });
+            }
+            (LinkState::Disconnected { .. }, State::Connected) => {
+                self.refusals = 0;
+                self.state.send_replace(LinkState::Connected);
+            }
             _ => {}
         }
     }

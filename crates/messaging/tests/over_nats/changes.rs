@@ -213,6 +213,18 @@ async fn a_follower_waits_out_a_broker_that_is_away_and_skips_what_it_cannot_rea
 }
 
 #[tokio::test]
+async fn a_name_that_follows_another_community_is_not_taken_from_it() {
+    let fixture = Fixture::start().await;
+    fixture.publish(&[changes(1, 1..=2), changes(2, 1..=2)].concat()).await;
+    let mut first = fixture.client.community(community(1)).changes("roles").await.unwrap();
+    assert_eq!(follow(&mut first, 1).await, [1]);
+    let other = fixture.client.community(community(2)).changes("roles").await;
+    assert!(matches!(other, Err(FollowError::Taken(..))), "{other:?}");
+    assert!(matches!(fixture.client.changes("roles").await, Err(FollowError::Taken(..))));
+    assert_eq!(follow(&mut first, 1).await, [2]);
+}
+
+#[tokio::test]
 async fn a_follower_is_told_when_its_consumer_is_gone_though_it_was_not_waiting() {
     let fixture = Fixture::start().await;
     fixture.publish(&changes(1, 1..=1)).await;

@@ -233,3 +233,13 @@ async fn a_broker_that_carries_too_little_is_warned_of() -> Result<()> {
     ensure!(fs::read_to_string(&worker.log)?.contains("max_payload=1024"));
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_broker_does_not_permit_is_in_the_log() -> Result<()> {
+    let setting = Setting::new().await?;
+    let allowed = r#"subscribe: { allow: ["muster.v1.>", "muster.replicas.>""#;
+    setting.services.nats.change_accounts(allowed, &allowed.replace("muster.v1.>", "muster.v2.>"))?;
+    let worker = setting.serve()?;
+    let told = || fs::read_to_string(&worker.log).is_ok_and(|log| log.contains("Permissions Violation"));
+    eventually("the warning", || async { told() }).await
+}
