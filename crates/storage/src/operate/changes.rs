@@ -280,9 +280,13 @@ where
     let mut changes = Vec::with_capacity(rows.len());
     let named = named(connection, rows.iter().map(|row| row.community).collect()).await?;
     let (mut stuck, mut unreadable) = (None, None);
-    for row in rows {
+    let mut before: HashMap<i32, i64> = claimed.iter().map(|row| (row.community, row.number)).collect();
+    for mut row in rows {
         let Some((community, guild)) = named.get(&row.community) else { continue };
         let key = (row.community, row.number);
+        let gap = before.insert(key.0, key.1).map(|before| key.1.saturating_sub(1).saturating_sub(before));
+        // Of those that were dropped, some may have been on their way.
+        row.lost = row.lost.map(|lost| gap.unwrap_or(lost));
         // Others are published all the same.
         if stuck == Some(key.0) {
             continue;

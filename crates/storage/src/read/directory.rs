@@ -30,6 +30,9 @@ struct DirectoryRow {
     /// Empty where the order is another.
     #[diesel(sql_type = Text)]
     nym_key: String,
+    /// The database's time, by which tenure is the same from every worker.
+    #[diesel(sql_type = Timestamptz)]
+    asked_at: OffsetDateTime,
     #[diesel(sql_type = BigInt)]
     total: i64,
 }
@@ -58,7 +61,7 @@ const TOTAL_OF_TIER: &str = concat!("SELECT ", total!(tier), " AS total");
 macro_rules! list {
     ($total:ident, $keys:literal, $of_tier:literal, $columns:literal, $beyond:literal, $key:literal, $order:literal) => {
         concat!(
-            "SELECT m.*, k.nym_key, ",
+            "SELECT m.*, k.nym_key, now() AS asked_at, ",
             total!($total),
             " AS total FROM ",
             members_in_order!(
@@ -199,12 +202,11 @@ impl Community {
             ),
         });
         let next = self.next(ENDPOINT, &ordering, more, last)?;
-        let now = OffsetDateTime::now_utc();
         let policy = self.policy_of(rows.iter().map(|row| row.profile.tier)).await?;
         let items = rows
             .into_iter()
             .map(|row| {
-                let tenure = self.policy.tenure.tenure(row.profile.joined_at, now);
+                let tenure = self.policy.tenure.tenure(row.profile.joined_at, row.asked_at);
                 Ok(TenuredProfile { profile: row.profile.profile(&policy)?, tenure })
             })
             .collect::<Result<_, Error>>()?;

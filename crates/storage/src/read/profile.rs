@@ -1,7 +1,7 @@
 //! Profiles as they are read: one by a key, many by their keys, and the row that every list shows of a member.
 
 use diesel::QueryableByName;
-use diesel::sql_types::{BigInt, Integer, Nullable, Text, Uuid as SqlUuid};
+use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use muster_domain::{
     Activity, Conviction, Keys, Lookup, MAX_KEYS, Nym, Page, Profile, ProfileDetail, ProfileId, Tier, UserId,
@@ -121,9 +121,11 @@ struct DetailRow {
     above: i64,
     #[diesel(sql_type = BigInt)]
     above_by_badges: i64,
+    #[diesel(sql_type = Timestamptz)]
+    asked_at: OffsetDateTime,
 }
 
-/// The columns of a [`DetailRow`]: a profile with both ranks.
+/// The columns of a [`DetailRow`]: a profile with both ranks, and the database's time, by which tenure is the same from every worker.
 macro_rules! detail_columns {
     () => {
         concat!(
@@ -132,7 +134,7 @@ macro_rules! detail_columns {
             members_above!("1", "m.conviction"),
             " AS above, ",
             members_above!("3", "m.badge_count::bigint"),
-            " AS above_by_badges"
+            " AS above_by_badges, now() AS asked_at"
         )
     };
 }
@@ -237,7 +239,7 @@ impl Community {
     }
 
     fn detail(&self, row: DetailRow, policy: &Policy) -> Result<ProfileDetail, Error> {
-        let tenure = self.policy.tenure.tenure(row.profile.joined_at, OffsetDateTime::now_utc());
+        let tenure = self.policy.tenure.tenure(row.profile.joined_at, row.asked_at);
         Ok(ProfileDetail {
             rank: rank_below(row.above)?,
             badge_rank: rank_below(row.above_by_badges)?,

@@ -62,13 +62,14 @@ impl Community {
             .await?
             .ok_or_else(|| Error::defect("one row was asked for, and none came"))?;
         let count = |number: i64| u64::try_from(number).map_err(Error::defect);
+        // The policy that is kept may be older than the counts.
+        let policy = self.policy_of(row.tiers.iter().copied().map(Some)).await?;
         let counted: HashMap<i16, i64> = row.tiers.iter().copied().zip(row.tier_members).collect();
         let members_of = |tier: &Tier| {
-            let counted = self.policy.number(tier).and_then(|number| counted.get(&number));
+            let counted = policy.number(tier).and_then(|number| counted.get(&number));
             count(counted.copied().unwrap_or_default())
         };
-        let mut tiers = self
-            .policy
+        let mut tiers = policy
             .tiers
             .highest_first()
             .map(|tier| Ok(TierCount { tier: Some(tier.clone()), members: members_of(tier)? }))

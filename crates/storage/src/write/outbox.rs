@@ -209,6 +209,14 @@ pub(crate) async fn scrub(
     tenant: Tenant,
     user: &str,
 ) -> Result<(), Error> {
+    // A publisher may just have read them: what it publishes after the erasure was answered, would have the name.
+    let claim = Statement::in_community(
+        tenant,
+        "INSERT INTO changes_published AS p (shard, community)
+         SELECT here.shard, $2 FROM shards AS here WHERE here.shard = $1
+         ON CONFLICT (shard, community) DO UPDATE SET number = p.number",
+    );
+    statement::execute(connection, claim).await?;
     let scrub = Statement::in_community(
         tenant,
         "WITH waiting AS MATERIALIZED (

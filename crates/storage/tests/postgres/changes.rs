@@ -10,6 +10,7 @@ use muster_domain::{
     PageLimit, ProfileId, Shard, TierPolicy, TraceParent, UserId,
 };
 use muster_storage::{Community, Store};
+use tokio::sync::Notify;
 use tokio_postgres::Client;
 
 use crate::support::database::Database;
@@ -201,6 +202,59 @@ async fn the_waiting_changes_of_an_erased_person_hold_no_name_and_no_reason() {
         };
         assert_eq!(changes.iter().find_map(data), Some((Nym::of_user(&who), Nym::of_user(&who))));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_erasure_waits_for_changes_that_are_on_their_way() {
+    let database = Database::migrated().await;
+    let (store, guild) = (database.store().await, guild("on-its-way"));
+    let community = apply(&store, &guild, vec![joined(&guild, &user(1), START, "Paul")]).await;
+    let profile =
+        community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items[0].profile.profile_id;
+    let (read, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (reading, going_on) = (Arc::clone(&read), Arc::clone(&go_on));
+    let publish = move |changes: Vec<Change>| {
+        async move {
+            reading.notify_one();
+            going_on.notified().await;
+            (changes.len(), ())
+        }
+        .boxed()
+    };
+    let publisher = store.clone();
+    let shard = Shard::of(&guild);
+    let publishing = tokio::spawn(async move {
+        publisher.changes_publish(shard, Duration::from_secs(10), publish).await.unwrap()
+    });
+    read.notified().await;
+    let erasing = tokio::spawn(async move { community.profile_erase(profile).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!erasing.is_finished());
+    go_on.notify_one();
+    assert_eq!(publishing.await.unwrap().0.published, 1);
+    erasing.await.unwrap().unwrap();
+    assert_eq!(described(&take_all(&store).await), ["2 member.disappeared u1 erased"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_on_its_way_is_not_told_to_be_lost() {
+    let database = Database::migrated().await;
+    let (store, client, guild) = (database.store().await, database.client().await, guild("sending"));
+    apply(&store, &guild, vec![joined(&guild, &user(1), START, "a")]).await;
+    fill(&client, &guild).await;
+    let (writer, of) = (store.clone(), guild.clone());
+    let publish = move |changes: Vec<Change>| {
+        async move {
+            apply(&writer, &of, vec![awarded(&of, &user(1), START + 1, "one")]).await;
+            (changes.len(), changes.len())
+        }
+        .boxed()
+    };
+    let (_, published) =
+        store.changes_publish(Shard::of(&guild), Duration::from_secs(60), publish).await.unwrap();
+    let published = published.unwrap();
+    assert!(published > 0);
+    assert_eq!(described(&take_all(&store).await), [format!("100002 changes.lost {}", 100_001 - published)]);
 }
 
 /// So many communities of one shard.
