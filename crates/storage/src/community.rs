@@ -174,6 +174,9 @@ async fn policy(store: &Store, id: CommunityId, tenant: Tenant) -> Result<Arc<Po
     );
     let rows: Vec<PolicyRow> = store.rows("community_policy", statement, Limit::<MAX_TIERS>::MAX).await?;
     let Some(first) = rows.first() else {
+        // Or it was lost with its primary, and is only kept here.
+        store.forget_tenant(id).await;
+        store.tenant(id).await?.ok_or(Error::NotFound(Missing::Community))?;
         let (tiers, tenure) = (TierPolicy::default(), TenurePolicy::default());
         return Ok(Arc::new(Policy { tiers, tenure, names: HashMap::new(), read_at }));
     };

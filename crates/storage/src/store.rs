@@ -291,7 +291,8 @@ impl Store {
     pub async fn community_find(&self, guild: &GuildId) -> Result<FoundCommunity, Error> {
         let guilds = BTreeSet::from([guild.clone()]);
         let mut found = self.communities_cached(&guilds).await;
-        if found.is_empty() {
+        let was_kept = !found.is_empty();
+        if !was_kept {
             found = self.communities_known(&guilds).await?;
         }
         let named = *found.get(guild).ok_or(Error::NotFound(Missing::Community))?;
@@ -306,12 +307,15 @@ impl Store {
                 self.keep_keys(&found).await;
                 row
             }
-            Some(_) => {
+            // One that was only just made is active and has no name; what is kept had a state.
+            None if !was_kept => {
+                FoundRow { community_id: named.id.get(), name: None, active: true, changes: 0 }
+            }
+            // The keys are of a primary that was lost with its last transactions.
+            _ => {
                 self.forget_keys(&found).await;
                 return Err(Error::other_keys());
             }
-            // One that was only just made is active and has no name.
-            None => FoundRow { community_id: named.id.get(), name: None, active: true, changes: 0 },
         };
         let name = row.name.map(CommunityName::parse).transpose().map_err(Error::defect)?;
         let changes = u64::try_from(row.changes).map_err(Error::defect)?;

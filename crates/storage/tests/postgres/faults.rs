@@ -437,3 +437,20 @@ async fn a_connection_error_does_not_show_the_password() {
     assert!(said.contains("no_such_database"), "{said}");
     assert!(!said.contains(password), "{said}");
 }
+
+#[tokio::test]
+async fn a_community_that_was_lost_with_its_primary_is_not_found() {
+    let database = Database::migrated().await;
+    let (store, client, guild) = (database.store().await, database.client().await, guild("lost"));
+    let community = apply(&store, &guild, vec![joined(&guild, &user(1), START, "x")]).await;
+    store.community_find(&guild).await.unwrap();
+    // As a standby is that takes the primary's place without its last transactions.
+    let lose = "DELETE FROM community_stripes; DELETE FROM community_states; DELETE FROM communities";
+    client.batch_execute(lose).await.unwrap();
+    let found = store.community_find(&guild).await;
+    assert!(found.as_ref().is_err_and(Error::is_transient), "{found:?}");
+    let found = store.community_find(&guild).await;
+    assert!(matches!(found, Err(Error::NotFound(_))), "{found:?}");
+    let viewed = store.community(community.id()).await;
+    assert!(matches!(viewed, Err(Error::NotFound(_))), "{viewed:?}");
+}
