@@ -119,7 +119,7 @@ impl Community {
     }
 
     /// The policy as it is now.
-    async fn newest_policy(&self) -> Result<Arc<Policy>, Error> {
+    pub(crate) async fn newest_policy(&self) -> Result<Arc<Policy>, Error> {
         // Views of the primary get it as well.
         let newest = policy(&self.store.on_primary(), self.id, self.tenant).await?;
         self.store.keep_policy(self.id, Arc::clone(&newest)).await;

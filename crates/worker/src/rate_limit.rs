@@ -184,6 +184,9 @@ pub(crate) mod tests {
         assert_eq!(limits.check(community(1000), Some(&new)).unwrap_err().scope, Scope::Caller);
     }
 
+    /// Of tests that measure the process's memory, one at a time.
+    pub(crate) static MEMORY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     /// The process's memory, in bytes.
     pub(crate) fn resident() -> u64 {
         let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
@@ -192,6 +195,7 @@ pub(crate) mod tests {
 
     #[test]
     fn ever_new_callers_take_bounded_memory() {
+        let _alone = MEMORY.blocking_lock();
         let limits = limits();
         let ask = |from: u128, to: u128| {
             for n in from..to {

@@ -88,8 +88,12 @@ impl Changes {
             Ok(found) => {
                 let is = &found.cached_info().config;
                 // It is another follower's, who would miss what is passed over.
-                if is.filter_subject != config.filter_subject {
-                    return Err(FollowError::Taken(durable.to_owned(), is.filter_subject.clone()));
+                let follows = match is.filter_subject.as_str() {
+                    "" if is.filter_subjects.is_empty() => CHANGES_SUBJECTS,
+                    subjects => subjects,
+                };
+                if follows != config.filter_subject {
+                    return Err(FollowError::Taken(durable.to_owned(), follows.to_owned()));
                 }
                 if is.ack_policy == config.ack_policy && is.max_ack_pending == config.max_ack_pending {
                     found
@@ -213,7 +217,7 @@ pub enum FollowError {
     )]
     Consumer(String, #[source] Cause),
     /// Another follower has the name, for other subjects.
-    #[error("the consumer {0:?} follows {1:?}: each follower needs a name of its own")]
+    #[error("the consumer {0:?} follows {1:?}: use another name, or delete it where it is your own")]
     Taken(String, String),
     /// The consumer was deleted.
     #[error("the consumer was deleted: follow anew, and read the lists first")]

@@ -117,6 +117,10 @@ impl Store {
             .in_shard(shard)
             .write_within("changes_publish", deadline, move |connection| {
                 async move {
+                    // While it publishes, the session is idle: it is not to be ended, and its claims with it.
+                    let bound = deadline.saturating_mul(2).as_millis();
+                    let idle = format!("SET LOCAL idle_in_transaction_session_timeout = {bound}");
+                    statement::set(connection, &idle).await?;
                     let mut communities = waiting_communities(connection, shard, after).await?;
                     if communities.is_empty() && after > 0 {
                         communities = waiting_communities(connection, shard, 0).await?;
@@ -350,8 +354,7 @@ async fn named(
 
 /// Moves a community's numbers above `published`.
 async fn skip(connection: &mut AsyncPgConnection, tenant: Tenant, published: i64) -> Result<(), Error> {
-    lock::community(connection, tenant).await?;
-    // A publisher of them ends first.
+    // A publisher of them ends first, before anything is locked that it may wait for.
     let claim = Statement::in_community(
         tenant,
         "SELECT community, number FROM changes_published WHERE shard = $1 AND community = $2 FOR UPDATE",
@@ -359,6 +362,7 @@ async fn skip(connection: &mut AsyncPgConnection, tenant: Tenant, published: i64
     let Some(noted) = statement::optional::<PublishedRow>(connection, claim).await? else {
         return Ok(());
     };
+    lock::community(connection, tenant).await?;
     // One more than that is left out.
     let step = published.saturating_add(1).saturating_sub(noted.number);
     if step <= 0 {

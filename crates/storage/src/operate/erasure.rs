@@ -27,6 +27,8 @@ impl Community {
         let (tenant, key, change) = (self.tenant, self.store.erasure_key().clone(), self.change());
         self.write("profile_erase", move |connection| {
             async move {
+                // What is published after this was answered has no name any more.
+                outbox::claim(connection, tenant).await?;
                 // Whom the person awarded may be anybody.
                 let held = lock::all_members(connection, tenant).await?;
                 let find = Statement::in_community(
@@ -47,8 +49,8 @@ impl Community {
     }
 }
 
-/// Erases a member and every mention of the person: of any date, or up to `until`. Every stripe of the community is
-/// locked.
+/// Erases a member and every mention of the person: of any date, or up to `until`. Its changes are claimed, and every stripe of the
+/// community is locked.
 pub(crate) async fn erase(
     connection: &mut AsyncPgConnection,
     held: &lock::Members,

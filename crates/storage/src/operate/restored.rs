@@ -16,7 +16,7 @@ use crate::sql::columns::columns;
 use crate::sql::statement::{self, Statement};
 use crate::store::Store;
 use crate::tenant::{Tenant, ids_of};
-use crate::write::{badges, erased, lock};
+use crate::write::{badges, erased, lock, outbox};
 
 /// The most erasures that are taken at once.
 pub const MAX_ERASURES: usize = 1000;
@@ -165,6 +165,7 @@ impl Community {
         let change = self.change();
         self.write("profile_erase", move |connection| {
             async move {
+                outbox::claim(connection, tenant).await?;
                 let held = lock::all_members(connection, tenant).await?;
                 let find = Statement::in_community(
                     tenant,

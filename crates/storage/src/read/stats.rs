@@ -1,6 +1,7 @@
 //! A community in numbers, read from kept counts.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use diesel::QueryableByName;
 use diesel::sql_types::{Array, BigInt, SmallInt};
@@ -46,7 +47,7 @@ impl Community {
                  WHERE c.shard = $1 AND c.community = $2 LIMIT 1) AS c ON true
              CROSS JOIN LATERAL (
                  SELECT coalesce(array_agg(k.tier), '{}') AS tiers, coalesce(array_agg(k.members), '{}') AS tier_members
-                 FROM tier_counts AS k WHERE k.shard = $1 AND k.community = $2
+                 FROM tier_counts AS k WHERE k.shard = $1 AND k.community = $2 AND k.members <> 0
              ) AS t
              CROSS JOIN LATERAL (
                  SELECT coalesce(sum(k.active), 0)::bigint AS active, coalesce(sum(k.joined), 0)::bigint AS joined,
@@ -63,7 +64,10 @@ impl Community {
             .ok_or_else(|| Error::defect("one row was asked for, and none came"))?;
         let count = |number: i64| u64::try_from(number).map_err(Error::defect);
         // The policy that is kept may be older than the counts.
-        let policy = self.policy_of(row.tiers.iter().copied().map(Some)).await?;
+        let policy = match self.policy.names_all(row.tiers.iter().copied().map(Some)) {
+            true => Arc::clone(&self.policy),
+            false => self.newest_policy().await?,
+        };
         let counted: HashMap<i16, i64> = row.tiers.iter().copied().zip(row.tier_members).collect();
         let members_of = |tier: &Tier| {
             let counted = policy.number(tier).and_then(|number| counted.get(&number));

@@ -64,7 +64,8 @@ pub(super) const TIERS: OfMember = OfMember {
          WHERE h.tier IS DISTINCT FROM h.counted LIMIT $limit",
     // Back to the tier last recorded, from which tiers are assigned again: a move that was recorded is not recorded again, and
     // one that was not is recorded and told now, also of who holds the first tier.
-    repair: &["UPDATE members AS m SET tier = CASE WHEN r.found THEN r.to_tier ELSE m.tier END
+    repair: &["UPDATE members AS m SET tier = CASE WHEN r.found THEN r.to_tier ELSE (
+            SELECT t.tier FROM tiers AS t WHERE t.shard = $1 AND t.community = $2 AND t.tier = m.tier) END
         FROM (SELECT rows.member, last.to_tier, coalesce(last.found, false) AS found FROM $rows
             LEFT JOIN LATERAL (SELECT c.to_tier, true AS found FROM tier_changes AS c
                 WHERE c.shard = $1 AND c.community = $2 AND c.member = rows.member ORDER BY c.change DESC LIMIT 1) AS last

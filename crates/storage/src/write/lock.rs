@@ -1,4 +1,5 @@
-//! The two locks that writers of one community take, always in this order.
+//! The two locks that writers of one community take, always in this order. Who also claims its changes (`outbox::claim`) does so
+//! before.
 //!
 //! The stripes of its members: with a member's stripe, everything of that member may be changed but what holds its tier: badges and
 //! their operations, additions to activity, suffixes of the nym, and the places on the boards of conviction and activity. Then the

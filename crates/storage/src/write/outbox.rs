@@ -202,14 +202,9 @@ pub(crate) async fn held_badges(
     Ok(all.then_some(held))
 }
 
-/// Removes names and reasons from the waiting changes of a person who is erased. The ids stay, by which followers drop the person; a
-/// name becomes what a member without one is called (`Nym::of_user`).
-pub(crate) async fn scrub(
-    connection: &mut AsyncPgConnection,
-    tenant: Tenant,
-    user: &str,
-) -> Result<(), Error> {
-    // A publisher may just have read them: what it publishes after the erasure was answered, would have the name.
+/// Waits for whoever publishes changes of this community, and lets nobody publish any until the transaction ends. It comes before all
+/// [other locks](super::lock): a publisher takes long, and waits for rows that others have removed.
+pub(crate) async fn claim(connection: &mut AsyncPgConnection, tenant: Tenant) -> Result<(), Error> {
     let claim = Statement::in_community(
         tenant,
         "INSERT INTO changes_published AS p (shard, community)
@@ -217,6 +212,16 @@ pub(crate) async fn scrub(
          ON CONFLICT (shard, community) DO UPDATE SET number = p.number",
     );
     statement::execute(connection, claim).await?;
+    Ok(())
+}
+
+/// Removes names and reasons from the waiting changes of a person who is erased, which are [claimed](claim). The ids stay, by which followers drop the person; a
+/// name becomes what a member without one is called (`Nym::of_user`).
+pub(crate) async fn scrub(
+    connection: &mut AsyncPgConnection,
+    tenant: Tenant,
+    user: &str,
+) -> Result<(), Error> {
     let scrub = Statement::in_community(
         tenant,
         "WITH waiting AS MATERIALIZED (
