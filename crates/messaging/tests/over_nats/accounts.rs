@@ -203,9 +203,13 @@ async fn a_reader_follows_the_changes_of_its_community_and_no_other() {
         another.changes("reader-changes"),
         own.changes("other-changes")
     );
-    for refused in [every, others, unknown] {
+    for (refused, why) in [
+        (every, "use another name"),
+        (others, "use another name"),
+        (unknown, "check that the stream and this consumer exist"),
+    ] {
         let error = refused.unwrap_err().to_string();
-        assert!(error.contains("check that the stream and this consumer exist"), "{error}");
+        assert!(error.contains(why), "{error}");
     }
 }
 
