@@ -19,7 +19,7 @@ use icu_casemap::{CaseMapper, CaseMapperBorrowed};
 use icu_normalizer::properties::CanonicalCombiningClassMapBorrowed;
 use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
 use icu_properties::props::{
-    BinaryProperty, CanonicalCombiningClass, DefaultIgnorableCodePoint, Emoji, EnumeratedProperty,
+    BinaryProperty, CanonicalCombiningClass, Cased, DefaultIgnorableCodePoint, Emoji, EnumeratedProperty,
     ExtendedPictographic, GraphemeExtend, Ideographic, JoiningType, NoncharacterCodePoint,
 };
 use unicode_segmentation::UnicodeSegmentation;
@@ -274,7 +274,7 @@ fn is_seen(c: char, before: &Before, behind: Behind) -> bool {
         '\u{FE0E}' | '\u{FE0F}' => Emoji::for_char(last),
         '\u{E0100}'..='\u{E01EF}' => Ideographic::for_char(last),
         // Symbols and letters of many scripts have variants, but none of those with case.
-        _ => !last.is_ascii() && !last.is_lowercase() && !last.is_uppercase(),
+        _ => !last.is_ascii() && !Cased::for_char(last),
     }
 }
 

@@ -228,6 +228,8 @@ fn holds(given: &str) -> Result<(), TestCaseError> {
 fn marks_that_change_places_leave_no_selector_behind() {
     // Without the joiner U+0301 goes before U+0345, so the selector stands behind another mark.
     holds("\u{345}\u{200c}\u{301}\u{fe00}").unwrap();
+    // A letter of title case has case, too: in lower case it keeps no selector, behind which marks stay in their places.
+    holds("\u{391}\u{345}\u{fe00}\u{f73}").unwrap();
 }
 
 #[test]
