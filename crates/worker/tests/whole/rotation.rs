@@ -58,7 +58,13 @@ impl Load {
             async move {
                 let mut published = 0_u32;
                 while !stop.load(Ordering::SeqCst) {
-                    publisher.publish(&guild.join(&published.to_string())).await?;
+                    let (event, mut tries) = (guild.join(&published.to_string()), 0);
+                    // While the server takes up its files it may find no stream for a moment: a gateway publishes again.
+                    while let Err(error) = publisher.publish(&event).await {
+                        tries += 1;
+                        ensure!(tries < 20, "{error}");
+                        sleep(PAUSE).await;
+                    }
                     published += 1;
                     sleep(PAUSE).await;
                 }
