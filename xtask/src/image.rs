@@ -168,8 +168,7 @@ async fn ask(image: &str) -> Result<Vec<Row>> {
     let seen = engine(&["confinement", &container.0])?;
     let confined = matches!(seen.split_whitespace().collect::<Vec<_>>()[..],
         ["true", memory, user, "0", "0000000000000000", "1", "2"] if memory != "0" && user != "0");
-    let confinement =
-        "read-only root, memory limit; no root, huge page, capability or new privilege; seccomp";
+    let confinement = "read-only root, memory limit; no root, huge page, capability, new privilege; seccomp";
     rows.push(row(confinement, confined, seen));
     let health = engine(&["exec_inside", &container.0, "/muster-worker", "health"]);
     rows.push(row("muster-worker health, inside", health.is_ok(), either(health)));
