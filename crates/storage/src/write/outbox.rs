@@ -177,13 +177,12 @@ pub(crate) struct HeldBadge {
     pub(crate) reason: Option<String>,
 }
 
-/// The badges that these members hold. More than changes may wait are not read, and then answered by `None`.
+/// The badges that these members hold; `None` where they are more than changes may wait.
 pub(crate) async fn held_badges(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     members: Vec<NumberKey>,
 ) -> Result<Option<Vec<HeldBadge>>, Error> {
-    const ONE_MORE: u32 = MAX_WAITING + 1;
     if members.is_empty() {
         return Ok(Some(Vec::new()));
     }
@@ -196,10 +195,8 @@ pub(crate) async fn held_badges(
              ORDER BY o.at, o.op_id LIMIT $limit) AS b
          LIMIT $limit",
     );
-    let held: Vec<HeldBadge> =
-        statement::rows(connection, find.rows(members), Limit::<ONE_MORE>::MAX).await?;
-    let all = u32::try_from(held.len()).is_ok_and(|number| number < ONE_MORE);
-    Ok(all.then_some(held))
+    let (held, more) = statement::page(connection, find.rows(members), Limit::<MAX_WAITING>::MAX).await?;
+    Ok((!more).then_some(held))
 }
 
 /// Waits for whoever publishes changes of this community, and lets nobody publish any until the transaction ends. It comes before all
@@ -215,8 +212,8 @@ pub(crate) async fn claim(connection: &mut AsyncPgConnection, tenant: Tenant) ->
     Ok(())
 }
 
-/// Removes names and reasons from the waiting changes of a person who is erased, which are [claimed](claim). The ids stay, by which followers drop the person; a
-/// name becomes what a member without one is called (`Nym::of_user`).
+/// Removes names and reasons from the waiting changes of a person who is erased, which are [claimed](claim). The ids stay, by which
+/// followers drop the person; a name becomes what a member without one is called (`Nym::of_user`).
 pub(crate) async fn scrub(
     connection: &mut AsyncPgConnection,
     tenant: Tenant,
