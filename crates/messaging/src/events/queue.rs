@@ -21,8 +21,10 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Deferred events are asked for again until their queue has so many items: some tenths of a second of work, longer than a
 /// redelivery takes. No more, because redeliveries come before new events of any community.
 const REFILL_TO: usize = 4096;
-/// The most deferred events that are remembered, in some 20 MB. Those beyond are delivered again after the broker's wait.
+/// The most deferred events that are remembered, in some 20 MB, and the most communities with nothing but deferred ones, in some
+/// 25 MB. Those beyond are delivered again after the broker's wait.
 const MAX_DEFERRED: usize = 512 * 1024;
+const MAX_OWNERS: usize = 32 * 1024;
 /// After this long, an event that was asked for and not delivered here has gone to another replica.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most requested events that are remembered until they are delivered, and for how many seconds.
@@ -43,6 +45,8 @@ pub(super) struct FairQueue<T> {
     deferred: usize,
     /// Events that were asked for again and not delivered yet, with the second of the request.
     requested: BTreeMap<u64, u32>,
+    /// How many owners are passed over before deferred events are asked for, so that the last ones get their turn, too.
+    turn: usize,
     /// From when seconds are counted.
     since: Instant,
 }
@@ -68,8 +72,8 @@ struct Queue<T> {
     bytes: usize,
     /// Deferred events by their sequence in the stream.
     deferred: BTreeMap<u64, Deferred>,
-    /// How many events were asked for again and not delivered yet, and since when this is counted.
-    requested: usize,
+    /// How many events, and bytes, were asked for again and not delivered yet, and since when this is counted.
+    requested: (usize, usize),
     requested_since: Option<Instant>,
 }
 
@@ -106,7 +110,7 @@ impl<T> Queue<T> {
             lanes: 0,
             bytes: 0,
             deferred: BTreeMap::new(),
-            requested: 0,
+            requested: (0, 0),
             requested_since: None,
         }
     }
@@ -127,7 +131,8 @@ impl<T> Queue<T> {
     /// Notes the delivery of an event that may have been asked for.
     fn delivered(&mut self, delivery: Delivery) {
         if delivery.is_repeated() {
-            self.requested = self.requested.saturating_sub(1);
+            let (items, bytes) = self.requested;
+            self.requested = (items.saturating_sub(1), bytes.saturating_sub(delivery.bytes));
         }
     }
 }
@@ -144,6 +149,7 @@ impl<T> FairQueue<T> {
             bytes: 0,
             deferred: 0,
             requested: BTreeMap::new(),
+            turn: 0,
             since: Instant::now(),
         }
     }
@@ -171,7 +177,8 @@ impl<T> FairQueue<T> {
     /// Whether there is room for an item. A new event must wait behind deferred ones.
     pub(super) fn has_room(&self, owner: &Owner, delivery: Delivery) -> bool {
         let queue = self.queues.get(owner);
-        let room = room((self.items, self.bytes), queue);
+        let own = queue.map_or((0, 0), |queue| (queue.items(), queue.bytes));
+        let room = room((self.items, self.bytes), own);
         let is_next = delivery.is_repeated() || queue.is_none_or(|queue| queue.deferred.is_empty());
         room.0 > 0 && room.1 >= delivery.bytes && is_next
     }
@@ -254,6 +261,9 @@ impl<T> FairQueue<T> {
     pub(super) fn defer(&mut self, owner: Owner, delivery: Delivery) {
         self.requested.remove(&delivery.stream_sequence);
         let second = self.second(Instant::now());
+        if self.queues.len() >= MAX_OWNERS && !self.queues.contains_key(&owner) {
+            return;
+        }
         let queue = self.queues.entry(owner).or_insert_with(Queue::new);
         let is_known = queue.deferred.contains_key(&delivery.stream_sequence);
         if !is_known {
@@ -269,29 +279,47 @@ impl<T> FairQueue<T> {
         queue.deferred.insert(delivery.stream_sequence, deferred);
     }
 
-    /// Takes the deferred events that are to be delivered again now, with their stream sequences, the oldest first.
+    /// Takes the deferred events that are to be delivered again now, with their stream sequences, the oldest of each owner first. Of all
+    /// owners together no more than there is room for: what came without room would be deferred again.
     pub(super) fn take_deferred(&mut self, now: Instant) -> Vec<(u64, Deferred)> {
         if self.deferred == 0 {
             return Vec::new();
         }
         let mut wanted = Vec::new();
-        let all = (self.items, self.bytes);
+        let mut all = (self.items, self.bytes);
+        let mut waiting = 0_usize;
         for queue in self.queues.values_mut() {
             if queue.requested_since.is_some_and(|since| now.duration_since(since) > REQUEST_TIMEOUT) {
-                (queue.requested, queue.requested_since) = (0, None);
+                (queue.requested, queue.requested_since) = ((0, 0), None);
             }
-            let (room_items, mut room_bytes) = room(all, Some(queue));
-            let mut wanted_items =
-                room_items.min(REFILL_TO.saturating_sub(queue.items())).saturating_sub(queue.requested);
-            while wanted_items > 0
-                && let Some(first) = queue.deferred.first_entry()
-                && let Some(left) = room_bytes.checked_sub(bytes_of(first.get()))
-            {
-                wanted.push(first.remove_entry());
-                self.deferred -= 1;
-                queue.requested += 1;
-                queue.requested_since.get_or_insert(now);
-                (wanted_items, room_bytes) = (wanted_items - 1, left);
+            all = (all.0 + queue.requested.0, all.1 + queue.requested.1);
+            waiting += usize::from(!queue.deferred.is_empty());
+        }
+        let share = (MAX_ITEMS / 2 / waiting.max(1)).clamp(1, REFILL_TO);
+        let owners = self.queues.len().max(1);
+        let first = self.turn % owners;
+        self.turn = (first + 1 + owners / 8) % owners;
+        for is_before in [false, true] {
+            for (place, (owner, queue)) in self.queues.iter_mut().enumerate() {
+                let is_paused = matches!(self.paused.get(owner), Some(Pause::Until(_)));
+                if (place < first) != is_before || is_paused || queue.deferred.is_empty() {
+                    continue;
+                }
+                let own = (queue.items() + queue.requested.0, queue.bytes + queue.requested.1);
+                let (room_items, mut room_bytes) = room(all, own);
+                let mut wanted_items = room_items.min(share.saturating_sub(own.0));
+                while wanted_items > 0
+                    && let Some(next) = queue.deferred.first_entry()
+                    && let bytes = bytes_of(next.get())
+                    && let Some(left) = room_bytes.checked_sub(bytes)
+                {
+                    wanted.push(next.remove_entry());
+                    self.deferred -= 1;
+                    queue.requested = (queue.requested.0 + 1, queue.requested.1 + bytes);
+                    queue.requested_since.get_or_insert(now);
+                    all = (all.0 + 1, all.1 + bytes);
+                    (wanted_items, room_bytes) = (wanted_items - 1, left);
+                }
             }
         }
         let second = self.second(now);
@@ -454,14 +482,13 @@ impl<T> FairQueue<T> {
     }
 }
 
-/// How many more items and bytes an owner may queue when `all` are queued: half of what the others leave, so that there is
-/// room for the next one however many flood.
-fn room<T>(all: (usize, usize), queue: Option<&Queue<T>>) -> (usize, usize) {
-    let (items, bytes) = queue.map_or((0, 0), |queue| (queue.items(), queue.bytes));
-    let others = (all.0.saturating_sub(items), all.1.saturating_sub(bytes));
+/// How many more items and bytes an owner with its `own` may queue when `all` are queued: half of what the others leave, so that
+/// there is room for the next one however many flood.
+const fn room(all: (usize, usize), own: (usize, usize)) -> (usize, usize) {
+    let others = (all.0.saturating_sub(own.0), all.1.saturating_sub(own.1));
     (
-        (MAX_ITEMS.saturating_sub(others.0) / 2).saturating_sub(items),
-        (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(bytes),
+        (MAX_ITEMS.saturating_sub(others.0) / 2).saturating_sub(own.0),
+        (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(own.1),
     )
 }
 
@@ -637,6 +664,50 @@ mod tests {
         assert_eq!(queue.take_deferred(now).len(), 10);
         let elsewhere = queue.take_deferred(now + REQUEST_TIMEOUT * 2);
         assert_eq!(elsewhere.len(), 10, "those not delivered went to another replica");
+    }
+
+    #[test]
+    fn no_more_events_of_many_communities_are_requested_than_there_is_room_for() {
+        let now = Instant::now();
+        let mut queue = FairQueue::new();
+        let owners: Vec<Owner> = (0..300).map(owner).collect();
+        let mut sequence = 0;
+        for _ in 0..400 {
+            for owner in &owners {
+                sequence += 1;
+                offer(&mut queue, owner.clone(), delivery(sequence));
+            }
+        }
+        assert!(queue.deferred > 50_000, "{}", queue.deferred);
+        queue.set_lanes(4);
+        while queue.items > MAX_ITEMS / 4 {
+            let taken = queue.take(500, MAX_BYTES).unwrap();
+            queue.release(taken.stripes);
+        }
+        let (room, mut requested) = (MAX_ITEMS - queue.items, 0);
+        for _ in 0..50 {
+            requested += queue.take_deferred(now).len();
+        }
+        assert!(requested > 0 && requested <= room, "{requested} of {room}");
+        // Each gets its turn, however long the others' deferred events last.
+        while let Some(taken) = queue.take(500, MAX_BYTES) {
+            queue.release(taken.stripes);
+        }
+        let asked = |queue: &FairQueue<usize>| queue.queues.values().filter(|it| it.requested.0 > 0).count();
+        queue.take_deferred(now + REQUEST_TIMEOUT * 2);
+        assert_eq!(asked(&queue), 300);
+        queue.pause(owner(0), Vec::new(), now + REQUEST_TIMEOUT * 9);
+        queue.take_deferred(now + REQUEST_TIMEOUT * 4);
+        assert_eq!(asked(&queue), 299, "what may not be applied is not asked for");
+    }
+
+    #[test]
+    fn communities_of_which_nothing_is_queued_are_remembered_up_to_a_limit() {
+        let mut queue = FairQueue::<usize>::new();
+        for number in 0..MAX_OWNERS + 1000 {
+            queue.defer(Some(GuildId::parse(number.to_string()).unwrap()), delivery(number));
+        }
+        assert_eq!((queue.queues.len(), queue.deferred), (MAX_OWNERS, MAX_OWNERS));
     }
 
     #[test]
