@@ -94,8 +94,8 @@ pub(crate) async fn record(
     );
     let mut recorded: HashSet<(i32, Uuid)> = match insertion {
         Insertion::Plain => {
-            let all = ids.iter().map(|id| (id.community, id.event_id)).collect();
-            statement::write(connection, record, ids).await?;
+            let all: HashSet<_> = ids.iter().map(|id| (id.community, id.event_id)).collect();
+            expect(all.len(), statement::write(connection, record, ids).await?)?;
             all
         }
         Insertion::Guarded => {
@@ -118,9 +118,17 @@ pub(crate) async fn try_out(
     let applied_at = Some(OffsetDateTime::now_utc());
     let id = |slot| Id { slot, community, event_id: Uuid::new_v4(), applied_at };
     let record = "INSERT INTO applied_events (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1";
-    let record = Statement::in_shard(shard, record).rows(slots.into_iter().map(id).collect());
-    statement::execute(connection, record).await?;
-    Ok(())
+    let ids: Vec<Id> = slots.into_iter().map(id).collect();
+    expect(ids.len(), statement::write(connection, Statement::in_shard(shard, record), ids).await?)
+}
+
+/// Fails where fewer ids were written than given. Every insertion takes its shard from the table of shards: without its row all of them
+/// would write nothing, and the events would be acknowledged all the same.
+fn expect(ids: usize, written: usize) -> Result<(), Error> {
+    match written == ids {
+        true => Ok(()),
+        false => Err(Error::defect("the table `shards` lacks a row: check that it has those of 0 to 15")),
+    }
 }
 
 /// Which of these ids are recorded.

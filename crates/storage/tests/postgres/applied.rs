@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use muster_domain::{Activity, Event, EventId, EventType, MemberEffect};
+use muster_domain::{Activity, Event, EventId, EventType, MemberEffect, PageLimit};
 use muster_storage::{QueryObservation, Store};
 use time::OffsetDateTime;
 use tokio_postgres::Client;
@@ -28,6 +28,22 @@ async fn applied(store: &Store, events: &[Event]) -> (usize, usize) {
 
 async fn activity(client: &Client) -> i64 {
     client.query_one("SELECT activity FROM members", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn no_event_is_taken_for_applied_that_left_nothing() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guild = guild("shardless");
+    let community = apply(&store, &guild, vec![joined(&guild, &user(1), START, "x")]).await;
+    client.batch_execute("DELETE FROM shards").await.unwrap();
+    let refused = store.events_apply(vec![added(&guild, &user(1), START + 1, 5)]).await.unwrap_err();
+    assert!(refused.to_string().contains("shards"), "{refused}");
+    assert!(store.events_probe(Some(guild.clone())).await.is_err(), "no event is at fault");
+    client.batch_execute("INSERT INTO shards SELECT generate_series(0, 15)").await.unwrap();
+    apply(&store, &guild, vec![added(&guild, &user(1), START + 1, 5)]).await;
+    let active = community.profile_list_active(PageLimit::MAX, None).await.unwrap().items;
+    assert_eq!(active.first().map(|profile| profile.activity.get()), Some(5));
 }
 
 #[tokio::test]

@@ -132,6 +132,11 @@ async fn a_role_with_the_rows_alone_does_all_that_a_worker_does_and_cannot_chang
         "ALTER TABLE members DISABLE TRIGGER ALL",
         "ALTER SEQUENCE member_numbers RESTART",
         "SELECT setval('member_numbers', 1)",
+        "DELETE FROM erasures",
+        "UPDATE signing_keys SET secret = sha256('')",
+        "INSERT INTO signing_keys VALUES ('more', sha256(''))",
+        "DELETE FROM shards",
+        "DELETE FROM __diesel_schema_migrations",
     ] {
         let refused = administrator.batch_execute(change).await.unwrap_err();
         assert_eq!(refused.code().map(SqlState::code), Some("42501"), "{change}: {refused}");
@@ -213,6 +218,35 @@ async fn sessions_are_what_they_must_be_whatever_the_role_has() {
     store.close();
     drop(database);
     server.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
+}
+
+/// Two deployments in one database, each in a schema of its own.
+#[tokio::test]
+async fn another_schema_is_served_as_public_is() {
+    let database = Database::migrated().await;
+    let administrator = database.client().await;
+    administrator.batch_execute("CREATE SCHEMA other").await.unwrap();
+    let of_other = format!("{}&options=-c%20search_path%3Dother", url(database.name()));
+    let other = || config(&of_other, trusting(&ca_file()));
+    migrate(&other(), Distribute::New).await.unwrap();
+    let store = Store::open(other()).await.unwrap();
+    let tabr = guild("tabr");
+    let community = apply(&store, &tabr, vec![joined(&tabr, &user(1), START, "x")]).await;
+    assert_eq!(community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items.len(), 1);
+    let public = apply(&database.store().await, &tabr, vec![joined(&tabr, &user(1), START, "x")]).await;
+    assert_eq!(public.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items.len(), 1);
+    // What one of them forgets, the other does not.
+    administrator.batch_execute(LONG_AGO).await.unwrap();
+    administrator
+        .batch_execute(&format!("SET search_path = other; {LONG_AGO}; RESET search_path"))
+        .await
+        .unwrap();
+    store.applied_events_prune(Duration::from_secs(10 * 86400)).await.unwrap();
+    let left = "SELECT (SELECT count(*) FROM other.applied_events WHERE event_id = '00000000-0000-4000-8000-000000000040'),
+        (SELECT count(*) FROM public.applied_events WHERE event_id = '00000000-0000-4000-8000-000000000040')";
+    let left = administrator.query_one(left, &[]).await.unwrap();
+    assert_eq!((left.get::<_, i64>(0), left.get::<_, i64>(1)), (0, 1));
+    store.close();
 }
 
 #[tokio::test]
