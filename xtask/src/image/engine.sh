@@ -38,9 +38,9 @@ build() {
     epoch=$(git log -1 --format=%ct || echo 0)
     revision=$(git log -1 --format=%H || echo unknown)
     local options=(--network host --tag "$1" --file infra/docker/Dockerfile --build-arg "RUST_IMAGE=$base"
-        --build-arg "VERSION=$2" --build-arg "REVISION=$revision" "${@:4}")
+        --build-arg "VERSION=$2" --build-arg "REVISION=$revision" --build-arg "SOURCE_DATE_EPOCH=$epoch" "${@:4}")
     if [[ ${engine[0]} = docker ]]; then
-        SOURCE_DATE_EPOCH=$epoch docker build --output "type=docker,name=$1,rewrite-timestamp=true" "${options[@]}" .
+        SOURCE_DATE_EPOCH=$epoch docker build --output "type=docker,name=$1" "${options[@]}" .
     else
         # Docker's form, since the OCI's has no health check; chroot, which takes no privilege. What is built anew is built without
         # layers in between, whose names would be in the history.

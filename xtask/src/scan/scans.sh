@@ -10,16 +10,30 @@ root=$PWD
 image=$root/target/image/muster-worker.tar
 
 # What decides over a change is what infra/expected/repository says, so that no gate is missing, weakened or passed over. Only
-# comments may differ, and the exceptions of deny.toml, which have a check of their own. Each kustomization is in
-# infra/expected/overlays.yaml, and what CODEOWNERS names is there.
+# comments may differ, and the exceptions of deny.toml, which have a check of their own. Each package keeps the lints of the workspace,
+# and has no clippy.toml of its own. Each kustomization is in infra/expected/overlays.yaml, and what CODEOWNERS names is there.
 gates() {
     local file failed=0
-    find .cargo .ci .dive-ci .github .hadolint.yaml clippy.toml deny.toml infra/nats/*.conf xtask/src/ci/steps -type f |
+    mkdir -p "$scratch/repository"
+    awk '/^\[/ { inside = /^\[workspace\.lints/ } inside && !/^ *#/' Cargo.toml >"$scratch/repository/lints.toml"
+    find .cargo .ci .dive-ci .github .hadolint.yaml clippy.toml deny.toml rust-toolchain.toml rustfmt.toml infra/nats/*.conf \
+        xtask/src/ci/steps -type f |
         while read -r file; do
             mkdir -p "$scratch/repository/$(dirname "$file")"
             sed -E '/^ *#([^!]|$)/d; /^ *\{ id = /d' "$file" >"$scratch/repository/$file"
         done || failed=1
     diff --unified --recursive --ignore-blank-lines infra/expected/repository "$scratch/repository" || failed=1
+    for file in crates/*/Cargo.toml xtask/Cargo.toml; do
+        if ! grep --after-context 1 '^\[lints\]$' "$file" | grep --quiet '^workspace = true$'; then
+            echo "$file does not keep the lints of the workspace"
+            failed=1
+        fi
+    done
+    while read -r file; do
+        echo "$file shadows clippy.toml or rustfmt.toml"
+        failed=1
+    done < <(find . \( -name target -o -path ./infra/expected \) -prune -o -mindepth 2 \
+        \( -name '*clippy.toml' -o -name '*rustfmt.toml' \) -print; find . -maxdepth 1 \( -name .clippy.toml -o -name .rustfmt.toml \))
     while read -r file; do
         file=$(dirname "$file")
         if [[ $file != */base ]] && ! grep -q "/${file##*/}:" infra/expected/overlays.yaml; then
