@@ -65,7 +65,7 @@ pub struct ServiceConfig {
     pub max_in_flight: usize,
     /// How many requests of one community are worked on at once; further ones are queued.
     pub at_once: usize,
-    /// How long a handler may take before the client is answered `unavailable`. The handler is not stopped by it.
+    /// How long a handler may take before the client is answered `unavailable`: a day at most. The handler is not stopped by it.
     pub deadline: Duration,
     /// Told of every request.
     pub observe: Observe,
@@ -87,6 +87,9 @@ impl fmt::Debug for ServiceConfig {
             .finish_non_exhaustive()
     }
 }
+
+/// How long the endpoints may take to be unsubscribed, before they are dropped.
+const UNSUBSCRIBED: Duration = Duration::from_secs(2);
 
 /// Answers every endpoint of the service by `handler` until the service is stopped.
 ///
@@ -150,11 +153,14 @@ impl Service {
     /// # Errors
     /// [`StopError`] when they take longer than `deadline`; they go on.
     pub async fn stop(self, deadline: Duration) -> Result<(), StopError> {
-        let tasks = self.tasks;
+        let (tasks, mut reader) = (self.tasks, self.reader);
         let finished = async {
-            // Neither can fail in a way that leaves something to stop.
+            // It cannot fail in a way that leaves something to stop.
             let _ = self.micro.stop().await;
-            let _ = self.reader.await;
+            // The library unsubscribes once, and not at all while its queue of commands is full. Dropping what is read does it, too.
+            if tokio::time::timeout(UNSUBSCRIBED, &mut reader).await.is_err() {
+                reader.abort();
+            }
             // The server answers in order, and to this at once, for nobody listens there.
             let _ = self.connection.client().request(self.connection.client().new_inbox(), "".into()).await;
             tasks.close();
@@ -222,8 +228,7 @@ where
                 let busy = ServiceError::unavailable(
                     "too many requests are in flight for the community or the service: retry later",
                 );
-                let outcome = Outcome { answer: Err(busy), clamped: false, truncated: false };
-                shared.answer(endpoint, Uuid::now_v7(), &message, started, outcome).await;
+                shared.answer(endpoint, Uuid::now_v7(), &message, started, Outcome::refused(busy)).await;
             }
         }
     }
@@ -237,6 +242,13 @@ struct Outcome {
     answer: Result<Vec<u8>, ServiceError>,
     clamped: bool,
     truncated: bool,
+}
+
+impl Outcome {
+    /// Of a request that was not handled.
+    const fn refused(error: ServiceError) -> Self {
+        Self { answer: Err(error), clamped: false, truncated: false }
+    }
 }
 
 impl<H, F> Shared<H>
@@ -254,14 +266,13 @@ where
         slot: Slot,
     ) {
         let id = Uuid::now_v7();
-        let deadline = started + self.config.deadline;
+        let deadline = started + self.config.deadline.min(Duration::from_hours(24));
         let working = self.outcome(id, endpoint, &message.message, deadline, &slot);
         tokio::pin!(working);
         if let Ok(outcome) = tokio::time::timeout_at(deadline, &mut working).await {
             self.answer(endpoint, id, &message, started, outcome).await;
         } else {
-            let outcome = Outcome { answer: Err(late()), clamped: false, truncated: false };
-            self.answer(endpoint, id, &message, started, outcome).await;
+            self.answer(endpoint, id, &message, started, Outcome::refused(late())).await;
             let _ = working.await;
         }
     }
@@ -276,13 +287,13 @@ where
     ) -> Outcome {
         // Held until the answer is made, not until the client has read it.
         let Ok(_permit) = tokio::time::timeout_at(deadline, slot.permit()).await else {
-            return Outcome { answer: Err(late()), clamped: false, truncated: false };
+            return Outcome::refused(late());
         };
         let headers = message.headers.as_ref();
         let read = Request::read(id, endpoint, deadline, &message.subject, headers, &message.payload);
         let mut request = match read {
             Ok(request) => request,
-            Err(error) => return Outcome { answer: Err(error), clamped: false, truncated: false },
+            Err(error) => return Outcome::refused(error),
         };
         let clamped = request.question.is_clamped();
         // An answer has no headers that would need room, too.
@@ -293,7 +304,7 @@ where
             match self.handle(request.clone()).await {
                 Ok(json) if json.len() <= room => return Outcome { answer: Ok(json), clamped, truncated },
                 Ok(_) if Instant::now() < deadline && request.question.halve() => {
-                    (request.is_again, truncated) = (true, true);
+                    (request.is_repeat, truncated) = (true, true);
                 }
                 Ok(json) => {
                     let error = ServiceError::answer_too_large(json.len(), room);
@@ -383,13 +394,14 @@ where
 /// The service could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the service's subjects cannot be subscribed to: see that the connection stands and that its user may"
+    "the service's subjects cannot be subscribed to: check that the connection is up and that its user may subscribe to \
+     muster.v1.>"
 )]
 pub struct ServeError(#[source] async_nats::Error);
 
 /// The service was not done in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{in_flight} requests were still being worked on at the deadline")]
+#[error("{in_flight} requests were still being worked on at the deadline: raise shutdown.deadline_ms")]
 pub struct StopError {
     /// How many requests are still being worked on, including those that were answered at their own deadline.
     pub in_flight: usize,

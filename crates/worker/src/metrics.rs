@@ -35,6 +35,7 @@ const OLDEST: &str = "muster_events_oldest_pending_seconds";
 const DROPPED: &str = "muster_events_dropped";
 const STORE_FAULTS: &str = "muster_store_faults";
 const DEAD_LETTERS: &str = "muster_dead_letters";
+const STREAM_FILLED: &str = "muster_stream_filled_percent";
 const CHANGES_PUBLISHED: &str = "muster_changes_published_total";
 const CHANGES_WAITING: &str = "muster_changes_waiting";
 const CHANGES_OLDEST: &str = "muster_changes_oldest_waiting_seconds";
@@ -136,6 +137,7 @@ pub(crate) const METRICS: &[Metric] = &[
     counter(DROPPED, "events", &[], "Events that the stream dropped before they were applied; each replica counts every one"),
     gauge(STORE_FAULTS, "faults", &["scope", "sqlstate"], "Faults that keep events from being applied: 1 of the store, or the number of communities; sqlstate is the server's code or none"),
     gauge(DEAD_LETTERS, "events", &[], "Dead letters that are kept"),
+    gauge(STREAM_FILLED, "percent", &["stream"], "How full EVENTS and DEAD_LETTERS are: applied events are kept until they are too old, and what is full refuses new ones"),
     counter(CHANGES_PUBLISHED, "changes", &[], "Changes that were published to siblings"),
     gauge(CHANGES_WAITING, "changes", &[], "Changes that wait in the database to be published"),
     gauge(CHANGES_OLDEST, "seconds", &[], "Age of the oldest change that waits to be published; 0 without one"),
@@ -362,6 +364,12 @@ pub(crate) fn lag(lag: &Lag) {
     gauge!(PENDING).set(wide(lag.pending));
     gauge!(UNACKNOWLEDGED).set(wide(lag.unacknowledged));
     gauge!(OLDEST).set(lag.oldest.unwrap_or(Duration::ZERO).as_secs_f64());
+    gauge!(STREAM_FILLED, "stream" => "EVENTS").set(wide(lag.filled_percent));
+}
+
+/// Shows how full the stream of dead letters is.
+pub(crate) fn dead_letters_filled(percent: u64) {
+    gauge!(STREAM_FILLED, "stream" => "DEAD_LETTERS").set(wide(percent));
 }
 
 /// Counts changes that were published.

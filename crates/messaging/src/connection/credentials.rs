@@ -13,21 +13,21 @@ use crate::tls::material::Witness;
 /// The credentials of a client. Their debug text shows no secret.
 #[derive(Debug, Clone, Default)]
 pub enum Credentials {
-    /// Not at all, or by the client certificate alone.
+    /// None, or the client certificate alone.
     #[default]
     None,
-    /// By name and password.
+    /// A user name and a password.
     UserPassword {
         /// The name.
         user: String,
         /// The password.
         password: SecretString,
     },
-    /// By a token.
+    /// A token.
     Token(SecretString),
-    /// By an NKey: see [`Credentials::nkey`].
+    /// An NKey: see [`Credentials::nkey`].
     NKey(UserKey),
-    /// By a JSON web token and an NKey: see [`Credentials::file`].
+    /// A JSON web token and an NKey: see [`Credentials::file`].
     Jwt {
         /// The token.
         jwt: SecretString,

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
-use muster_domain::{Environment, Floor, TlsPolicy, Version};
+use muster_domain::{Environment, TlsPolicy, Version, VersionFloor};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -27,7 +27,7 @@ pub use self::server::{MAX_SERVERS, ServerUrl, ServersError};
 pub use self::transport::{Transport, TransportError};
 
 /// Which versions of nats-server Muster works with.
-pub const SERVER_FLOOR: Floor = Floor {
+pub const SERVER_FLOOR: VersionFloor = VersionFloor {
     server: "nats-server",
     least: Version([2, 10, 4]),
     why_least: "it cannot be made to write an event to disk before it acknowledges it, nor to speak only after the TLS handshake",

@@ -43,6 +43,11 @@ pub enum LinkFailure {
         "a NATS server did not prove its identity by TLS, which is required: no credentials were sent to it"
     )]
     NotTls,
+    /// The library's own task ended.
+    #[error(
+        "the NATS client ended by itself, as a message whose header it cannot read makes it do: start again, and see who publishes"
+    )]
+    Ended,
 }
 
 /// Counts of a link since it was opened.
@@ -72,7 +77,7 @@ pub(super) struct Monitor {
 
 /// How often the state is compared with the library's own: of its events it drops those that come too fast.
 const COMPARE: Duration = Duration::from_secs(1);
-/// Lines a minute about what the server refuses or complains of.
+/// Lines a minute about errors that the server reports.
 pub(super) const LINES_PER_MINUTE: u32 = 10;
 
 impl Monitor {
@@ -86,14 +91,17 @@ impl Monitor {
             };
             let given_up = async {
                 match broken_since {
-                    Some(since) => tokio::time::sleep_until(since + self.give_up_after).await,
+                    Some(since) => match since.checked_add(self.give_up_after) {
+                        Some(end) => tokio::time::sleep_until(end).await,
+                        None => std::future::pending().await,
+                    },
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.handle_event(event).await,
-                    None => return,
+                    None => return self.fail(LinkFailure::Ended),
                 },
                 () = given_up => self.fail(LinkFailure::Unreachable),
                 _ = compare.tick() => self.compare(),
@@ -132,7 +140,7 @@ impl Monitor {
             // Such as a subject that its user may not use: whoever waits there waits in vain.
             Event::ServerError(ServerError::Other(text)) => {
                 if let Some(Line { left_out }) = self.log.line() {
-                    tracing::warn!(error = text, left_out, "the NATS server refuses something or complains");
+                    tracing::warn!(error = text, left_out, "the NATS server reports an error");
                 }
             }
             _ => {}

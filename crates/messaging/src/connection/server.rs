@@ -149,7 +149,7 @@ pub enum ServersError {
     },
     /// Plaintext where TLS is required.
     #[error(
-        "NATS server {position} of the list, {url}, is plaintext, but TLS is {policy}: write {} and see that the \
+        "NATS server {position} of the list, {url}, is plaintext, but TLS is {policy}: write {} and check that the \
          server speaks TLS", .url.over_tls()
     )]
     Plaintext {

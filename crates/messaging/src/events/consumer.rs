@@ -4,20 +4,24 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::RawMessageErrorKind;
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::durable::Durable;
 pub use super::durable::{ConsumerConfig, MAX_LANES, Unfit};
+use super::error::Cause;
 pub use super::error::ConsumerError;
 use super::fault::{Fault, Faults, Probe};
 use super::fitness::outlives_ids;
 use super::lane::{Failures, Lane};
 pub use super::outcome::{ApplyError, ConsumerEvent, Delivered, Observe, Outcome};
 use super::reader::Reader;
+use super::reading::Reading;
 use super::shared_queue::SharedQueue;
-use super::subjects::EVENTS;
+use super::stream::filled_percent;
+use super::subjects::{EVENTS, EVENTS_SUBJECTS};
 use crate::connection::Connection;
 
 /// How far a consumer is behind the stream.
@@ -33,6 +37,9 @@ pub struct Lag {
     pub oldest: Option<Duration>,
     /// Events that the stream dropped before they were applied, since this consumer was opened. Above 0, events were lost.
     pub dropped: u64,
+    /// How full the stream is, in percent of its bound. It keeps events that are applied, too, until they are too old; full, it
+    /// refuses new ones.
+    pub filled_percent: u64,
 }
 
 /// A reader of the stream of events.
@@ -69,20 +76,28 @@ impl Consumer {
         let unacknowledged = u64::try_from(info.num_ack_pending).unwrap_or(u64::MAX);
         let oldest = info.ack_floor.stream_sequence.saturating_add(1).max(stream.state.first_sequence);
         let is_empty = info.num_pending == 0 && unacknowledged == 0;
-        let oldest = if is_empty { None } else { self.age(oldest).await };
+        let oldest = if is_empty { None } else { self.age(oldest).await? };
         Ok(Lag {
             pending: info.num_pending,
             unacknowledged,
             redelivered: u64::try_from(info.num_redelivered).unwrap_or(u64::MAX),
             oldest,
             dropped: self.0.losses.total(),
+            filled_percent: filled_percent(&stream),
         })
     }
 
-    async fn age(&self, sequence: u64) -> Option<Duration> {
-        let stream = self.0.context.get_stream(EVENTS).await.ok()?;
-        let message = stream.get_raw_message(sequence).await.ok()?;
-        Some(Duration::try_from(OffsetDateTime::now_utc() - message.time).unwrap_or_default())
+    /// The age of the first event from this sequence on, if there is one.
+    async fn age(&self, sequence: u64) -> Result<Option<Duration>, ConsumerError> {
+        let failed = |cause: Cause| ConsumerError::Lag(cause);
+        let stream = self.0.context.get_stream_no_info(EVENTS).await.map_err(|error| failed(error.into()))?;
+        match stream.get_first_raw_message_by_subject(EVENTS_SUBJECTS, sequence).await {
+            Ok(message) => {
+                Ok(Some(Duration::try_from(OffsetDateTime::now_utc() - message.time).unwrap_or_default()))
+            }
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
     }
 
     /// Starts to read. Every batch is given to `apply`, which must have applied all of it, durably, when it returns `Ok`, and
@@ -112,7 +127,8 @@ impl Consumer {
             };
             tasks.spawn(lane.run());
         }
-        tasks.spawn(Reader::new(Arc::clone(&self.0), queue, stop.clone()).run());
+        let reading = Arc::new(Reading::default());
+        tasks.spawn(Reader::new(Arc::clone(&self.0), queue, stop.clone(), Arc::clone(&reading)).run());
         let (logged, stopped) = (Arc::clone(&faults), stop.clone());
         tasks.spawn(async move {
             tokio::select! {
@@ -121,7 +137,7 @@ impl Consumer {
             }
             Ok(())
         });
-        ConsumerHandle { tasks, stop, faults }
+        ConsumerHandle { tasks, stop, faults, reading }
     }
 }
 
@@ -131,9 +147,16 @@ pub struct ConsumerHandle {
     tasks: JoinSet<Result<(), ConsumerError>>,
     stop: CancellationToken,
     faults: Arc<Faults>,
+    reading: Arc<Reading>,
 }
 
 impl ConsumerHandle {
+    /// Whether events can be read: false when the broker has given none, nor said that there are none, for 15 seconds.
+    #[must_use]
+    pub fn is_reading(&self) -> bool {
+        self.reading.is_well()
+    }
+
     /// The faults that currently keep events from being applied: at most one of the store, those of communities by their code.
     #[must_use]
     pub fn faults(&self) -> Vec<Fault> {

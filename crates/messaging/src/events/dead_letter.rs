@@ -13,6 +13,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::durable::Durable;
 use super::error::{Cause, ConsumerError};
+use super::stream::filled_percent;
 use super::subjects::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, PREFIX};
 use crate::connection::Connection;
 use crate::header;
@@ -149,7 +150,15 @@ impl DeadLetters {
         Ok(self.stream.get_info().await.map_err(unreachable)?.state.messages)
     }
 
-    /// At most `limit` of them, oldest first, from `sequence` on; and the sequence to continue from, if there are more.
+    /// How full the stream is, in percent of its bound. Full, it refuses what fails, and that is tried again and again.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::Unreachable`] when the broker does not answer.
+    pub async fn filled_percent(&self) -> Result<u64, DeadLetterError> {
+        Ok(filled_percent(&self.stream.get_info().await.map_err(unreachable)?))
+    }
+
+    /// At most `limit` of them, oldest first, beginning at the sequence `from`; and the sequence to continue from, if there are more.
     ///
     /// # Errors
     /// [`DeadLetterError::Unreachable`] when the broker does not answer.

@@ -43,7 +43,9 @@ pub enum ConsumerError {
     #[error("the stream DEAD_LETTERS did not take a dead letter: check that it has room")]
     DeadLetter(#[source] Cause),
     /// The broker did not report the consumer's lag.
-    #[error("the broker did not report the consumer's lag")]
+    #[error(
+        "the broker did not report the consumer's lag: check that NATS answers, and that this user may ask for consumers and messages"
+    )]
     Lag(#[source] Cause),
     /// Not everything was finished in time.
     #[error("events were still being applied after {0:?}: they are delivered again")]
@@ -52,7 +54,7 @@ pub enum ConsumerError {
     #[error("the consumer was stopped")]
     Stopped,
     /// A task of the consumer panicked.
-    #[error("a task of the consumer panicked")]
+    #[error("a task of the consumer panicked: report it with the log")]
     Defect(#[source] Cause),
 }
 

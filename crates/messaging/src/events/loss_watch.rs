@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::durable::Durable;
-use super::fitness::{Finding, judge_events};
+use super::error::ConsumerError;
+use super::fitness::{Finding, judge_consumer, judge_events};
 use super::losses::Stored;
 use super::outcome::ConsumerEvent;
 use super::shared_queue::SharedQueue;
@@ -14,6 +15,8 @@ use super::subjects::EVENTS;
 /// How often gaps are compared with the stream; without a gap, only every so many times.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CHECK_WITHOUT_GAPS_EVERY: u32 = 5;
+/// How many deleted sequences within the stream are asked for: the broker tells all of them at once, eight bytes or more each.
+const MAX_DELETED: u64 = 100_000;
 /// How often losses are logged while there are more and more.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 
@@ -30,8 +33,8 @@ struct LossWatch {
     unfit: Option<Vec<String>>,
 }
 
-/// Counts and logs losses, for ever.
-pub(super) async fn watch_losses(durable: &Durable, queue: &SharedQueue) {
+/// Counts and logs losses until the stream turns out to be another: acknowledgements would go to events of that one.
+pub(super) async fn watch_losses(durable: &Durable, queue: &SharedQueue) -> ConsumerError {
     let mut ticks = interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = LossWatch::default();
@@ -41,15 +44,21 @@ pub(super) async fn watch_losses(durable: &Durable, queue: &SharedQueue) {
             continue;
         }
         match watch.check(durable, queue).await {
-            Ok(lost) => watch.report(durable, lost),
+            Ok(Some(lost)) => watch.report(durable, lost),
+            Ok(None) => break,
             Err(error) => tracing::debug!(error = %error, "the stream could not be checked for losses"),
         }
     }
+    ConsumerError::StreamReplaced
 }
 
 impl LossWatch {
-    /// Returns how many lost events were found.
-    async fn check(&mut self, durable: &Durable, queue: &SharedQueue) -> Result<u64, async_nats::Error> {
+    /// Returns how many lost events were found; `None` if the stream is another than the one that was opened.
+    async fn check(
+        &mut self,
+        durable: &Durable,
+        queue: &SharedQueue,
+    ) -> Result<Option<u64>, async_nats::Error> {
         let losses = &durable.losses;
         let reconnects = durable.connection.counts().reconnects;
         if std::mem::replace(&mut self.reconnects, reconnects) != reconnects {
@@ -59,10 +68,13 @@ impl LossWatch {
         let stream = durable.context.get_stream(EVENTS).await?;
         let info = stream.cached_info();
         if info.created != durable.stream_created {
-            return Ok(0);
+            return Ok(None);
         }
-        self.check_settings(&judge_events(&info.config, durable.config.remember));
-        let delivered = durable.consumer.get_info().await?.delivered;
+        let consumer = durable.consumer.get_info().await?;
+        let mut findings = judge_events(&info.config, durable.config.remember);
+        findings.extend(judge_consumer(&durable.config.durable, &consumer.config));
+        self.check_settings(&findings);
+        let delivered = consumer.delivered;
         let first = info.state.first_sequence;
         losses.consumer_at(delivered.consumer_sequence, delivered.stream_sequence, first);
 
@@ -70,10 +82,12 @@ impl LossWatch {
         let deleted = info.state.deleted_count.unwrap_or(0);
         let stored = (first, deleted);
         if gaps.is_empty() && std::mem::replace(&mut self.stored, stored) == stored {
-            return Ok(0);
+            return Ok(Some(0));
         }
-        // Asked after the gaps were seen; with the list of deleted sequences only if there are any.
-        let info = match stream.info_builder().with_deleted(deleted > 0).fetch().await {
+        // Asked after the gaps were seen; with the list of deleted sequences only if there are any, and not too many to hold: then
+        // those below the first sequence count alone.
+        let with_deleted = (1..=MAX_DELETED).contains(&deleted);
+        let info = match stream.info_builder().with_deleted(with_deleted).fetch().await {
             Ok(info) => info.info,
             Err(error) => {
                 losses.put_back(gaps);
@@ -91,7 +105,7 @@ impl LossWatch {
             // If another reader got deliveries since the broker took it back, it may have this one, too.
             |until| last_elsewhere.is_none_or(|elsewhere| elsewhere <= until),
         );
-        Ok(losses.count(&gaps, &stored, deferred))
+        Ok(Some(losses.count(&gaps, &stored, deferred)))
     }
 
     /// Reports and logs lost events: the first at once, then from time to time.
@@ -110,17 +124,19 @@ impl LossWatch {
         }
     }
 
-    /// Logs when the stream's settings become able to lose events, and when they no longer are.
+    /// Logs when the settings of the stream or of its consumer become able to lose events, and when they no longer are.
     fn check_settings(&mut self, findings: &[Finding]) {
         let unfit: Vec<String> = findings.iter().filter(|it| it.is_unfit()).map(Finding::to_string).collect();
         let before = self.unfit.replace(unfit.clone());
         // Those at the start were logged there.
         if before.as_ref().is_some_and(|before| *before != unfit) {
             match unfit.is_empty() {
-                true => tracing::info!("the settings of the stream EVENTS are in order again"),
+                true => {
+                    tracing::info!("the settings of the stream EVENTS and of its consumer are in order again")
+                }
                 false => tracing::error!(
                     settings = unfit.join("; "),
-                    "the stream EVENTS was changed and can lose events"
+                    "the stream EVENTS or its consumer was changed and can lose events"
                 ),
             }
         }

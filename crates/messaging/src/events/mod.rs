@@ -37,6 +37,7 @@ mod losses;
 mod outcome;
 mod queue;
 mod reader;
+mod reading;
 mod ready;
 mod shared_queue;
 pub mod stream;

@@ -17,6 +17,7 @@ use super::envelope::{self, Decoded, EventBounds};
 use super::error::ConsumerError;
 use super::loss_watch::watch_losses;
 use super::outcome::Outcome;
+use super::reading::Reading;
 use super::shared_queue::SharedQueue;
 use super::subjects::event_type;
 use crate::connection::LinkState;
@@ -29,9 +30,9 @@ const LATE: Duration = Duration::from_secs(2);
 /// How many events, and bytes, are requested at once beside the first.
 const READ: usize = 4000;
 const READ_BYTES: usize = 4 * 1024 * 1024;
-/// How long the next of them may take, which the server has ready.
+/// How long to wait for each further message of a batch, which the server has ready.
 const NEXT: Duration = Duration::from_secs(5);
-/// From which difference on it is warned of that the broker's clock is ahead of this process's.
+/// A warning is logged when the broker's clock is ahead of this process's by more than this.
 const CLOCKS: time::Duration = time::Duration::minutes(1);
 /// How often the queue is checked for deferred events to request, and for pauses that are over.
 const DEFERRED_INTERVAL: Duration = Duration::from_millis(20);
@@ -43,13 +44,19 @@ pub(super) struct Reader {
     durable: Arc<Durable>,
     queue: Arc<SharedQueue>,
     stop: CancellationToken,
+    reading: Arc<Reading>,
     /// Log lines about clocks that differ.
     clock_log: LogBudget,
 }
 
 impl Reader {
-    pub(super) const fn new(durable: Arc<Durable>, queue: Arc<SharedQueue>, stop: CancellationToken) -> Self {
-        Self { durable, queue, stop, clock_log: LogBudget::new(1) }
+    pub(super) const fn new(
+        durable: Arc<Durable>,
+        queue: Arc<SharedQueue>,
+        stop: CancellationToken,
+        reading: Arc<Reading>,
+    ) -> Self {
+        Self { durable, queue, stop, reading, clock_log: LogBudget::new(1) }
     }
 
     pub(super) async fn run(self) -> Result<(), ConsumerError> {
@@ -58,7 +65,7 @@ impl Reader {
             ended = self.read() => ended,
             never = acks.send_progress_acks(|| self.queue.messages()) => match never {},
             () = self.request_deferred() => Ok(()),
-            () = watch_losses(&self.durable, &self.queue) => Ok(()),
+            replaced = watch_losses(&self.durable, &self.queue) => Err(replaced),
         };
         // Another reader gets them at once instead of after the broker's wait.
         let (items, deferred) = self.queue.lock().drain();
@@ -81,6 +88,9 @@ impl Reader {
             };
             match read {
                 Ok(messages) => {
+                    if *self.durable.connection.state().borrow() == LinkState::Connected {
+                        self.reading.succeeded();
+                    }
                     let is_behind = messages.len() >= READ;
                     self.queue.set_behind(is_behind);
                     if is_behind && !self.queue.is_stalled() && !self.stop.is_cancelled() {
@@ -89,7 +99,7 @@ impl Reader {
                     self.enqueue(messages).await;
                 }
                 Err(cause) => {
-                    tracing::debug!(error = %cause, "no events could be read");
+                    self.reading.failed(&cause);
                     self.durable.check_stream().await?;
                     self.durable.check_consumer().await?;
                     self.pause(Duration::from_secs(1)).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
 
 use super::error::ConsumerError;
@@ -132,6 +132,16 @@ pub(crate) async fn find_or_create(
 
 pub(super) fn is_missing(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// How full a stream is, by bytes or by messages, whichever is nearer to its bound: 0 to 100, and 0 without a bound.
+pub(crate) fn filled_percent(info: &Info) -> u64 {
+    let of = |held: u64, bound: i64| match u64::try_from(bound) {
+        Ok(bound) if bound > 0 => held.saturating_mul(100) / bound,
+        _ => 0,
+    };
+    let (state, config) = (&info.state, &info.config);
+    of(state.bytes, config.max_bytes).max(of(state.messages, config.max_messages)).min(100)
 }
 
 #[cfg(test)]

@@ -114,9 +114,9 @@ async fn changes_are_stored_once_in_order_however_often_they_are_published() {
     assert_eq!(last, Some((1603, change(1, 1603).id)));
     assert_eq!(fixture.publisher.last_of(community(3)).await.unwrap(), None);
     // What follows what was published last needs no look at the stream.
-    assert!(fixture.publisher.unsure_of(&changes(1, 1604..=1605)).is_empty());
-    assert_eq!(fixture.publisher.unsure_of(&changes(2, 3..=5)), [(community(2), 3)].into());
-    assert_eq!(fixture.publisher.unsure_of(&changes(3, 1..=2)), [(community(3), 1)].into());
+    assert!(fixture.publisher.communities_to_check(&changes(1, 1604..=1605)).is_empty());
+    assert_eq!(fixture.publisher.communities_to_check(&changes(2, 3..=5)), [(community(2), 3)].into());
+    assert_eq!(fixture.publisher.communities_to_check(&changes(3, 1..=2)), [(community(3), 1)].into());
 }
 
 #[tokio::test]

@@ -426,6 +426,19 @@ async fn a_deleted_or_replaced_stream_is_an_error() {
 }
 
 #[tokio::test]
+async fn a_stream_replaced_under_a_reader_that_still_gets_events_ends_it() {
+    let fixture = Fixture::new().await;
+    let context = jetstream::new(fixture.broker.raw().await);
+    let first = fixture.open(ConsumerConfig::default()).await;
+    // Another worker has made both anew before this one asks for anything.
+    context.delete_stream("EVENTS").await.unwrap();
+    let _second = fixture.open(ConsumerConfig::default()).await;
+    let mut consuming = first.start(fixture.apply(|_| None), working_store());
+    let ended = tokio::time::timeout(Duration::from_secs(20), consuming.ended()).await.unwrap();
+    assert!(matches!(ended, ConsumerError::StreamReplaced), "{ended:?}");
+}
+
+#[tokio::test]
 async fn an_existing_stream_is_used_unchanged() {
     let fixture = Fixture::new().await;
     let context = jetstream::new(fixture.broker.raw().await);

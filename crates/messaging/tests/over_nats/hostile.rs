@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use muster_domain::{GuildId, Version};
+use muster_messaging::api::{Endpoint, admin};
 use muster_messaging::client::Client;
 use muster_messaging::connection::{Connection, ConnectionError, Credentials, LinkFailure, LinkState};
+use muster_messaging::service::{ServiceConfig, serve};
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles, TlsVersion};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -414,4 +416,24 @@ async fn a_servers_rotated_certificate_is_the_one_in_use() {
     .await;
     until("it is connected", async || *connection.state().borrow() == LinkState::Connected).await;
     says(&connection).await;
+}
+
+/// async-nats panics at such a header. nats-server passes it on, so whoever may publish can send one.
+#[tokio::test]
+async fn a_client_that_ends_by_a_header_it_cannot_read_says_so() {
+    let broker = Broker::plain();
+    let connection = broker.connect().await;
+    let answer =
+        |_| async { Ok(admin::ClearRateLimit::default().reply(admin::ClearedCounters { cleared: 1 })) };
+    let _service = serve(&connection, ServiceConfig::default(), answer).await.unwrap();
+    Client::new(connection.clone()).find_community(GuildId::parse(PAYLOAD).unwrap()).await.unwrap_err();
+    let mut raw = TcpStream::connect(("127.0.0.1", broker.port)).await.unwrap();
+    let login = format!(r#"{{"user":"muster","pass":"{PASSWORD}","verbose":false,"headers":true}}"#);
+    let head = "NATS/1.0\r\nMuster-Caller: a\rb\r\n\r\n";
+    let message = format!("HPUB muster.v1.communities.find {0} {0}\r\n{head}\r\n", head.len());
+    raw.write_all(format!("CONNECT {login}\r\n{message}PING\r\n").as_bytes()).await.unwrap();
+    let mut state = connection.state();
+    let failed = state.wait_for(|state| matches!(state, LinkState::Failed(_)));
+    let failed = *tokio::time::timeout(Duration::from_secs(20), failed).await.unwrap().unwrap();
+    assert_eq!(failed, LinkState::Failed(LinkFailure::Ended));
 }

@@ -246,7 +246,7 @@ impl Watch {
                     self.readiness.set(Part::Descriptors, !descriptors::are_used_up());
                     let faults = session.consuming.faults();
                     let reads = faults.iter().all(|fault| fault.scope != FaultScope::Store);
-                    self.readiness.set(Part::Consumer, reads);
+                    self.readiness.set(Part::Consumer, reads && session.consuming.is_reading());
                     metrics::store_faults(&faults, &mut self.counted.faults);
                     metrics::pool(session.store.pool_status());
                     let link = session.connection.counts();
@@ -393,6 +393,10 @@ async fn report_lag(consumer: Consumer, dead_letters: DeadLetters, store: Store)
     match dead_letters.count().await {
         Ok(kept) => metrics::dead_letters(kept),
         Err(error) => tracing::debug!(error = %error, "the number of dead letters is not known"),
+    }
+    match dead_letters.filled_percent().await {
+        Ok(percent) => metrics::dead_letters_filled(percent),
+        Err(error) => tracing::debug!(error = %error, "how full DEAD_LETTERS is, is not known"),
     }
     match store.changes_waiting().await {
         Ok(waiting) => metrics::changes_waiting(&waiting),

@@ -102,7 +102,10 @@ impl Outbox {
             // What is sent without a connection waits in the client, and is counted as lost meanwhile.
             let connected = *self.connection.state().borrow() == LinkState::Connected;
             let published = if connected { self.publish(shards).await } else { Ok(()) };
-            self.note(&published);
+            // Without a connection nothing was tried: what failed before is not over.
+            if connected {
+                self.note(&published);
+            }
             self.look_again_at_unreadable().await;
             if last {
                 return;
@@ -260,7 +263,7 @@ async fn behind(
     publisher: &ChangePublisher,
     changes: &[Change],
 ) -> Result<Vec<(CommunityId, u64)>, NotPublished> {
-    let looking = publisher.unsure_of(changes).into_iter().map(async |(community, first)| {
+    let looking = publisher.communities_to_check(changes).into_iter().map(async |(community, first)| {
         let last = publisher.last_of(community).await?;
         let Some((number, id)) = last.filter(|(number, _)| *number >= first) else {
             return Ok::<_, NotPublished>(None);

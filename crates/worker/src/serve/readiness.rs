@@ -78,10 +78,19 @@ impl Readiness {
         // A part may come and go every second.
         match self.log.line() {
             Some(line) if ready => {
-                tracing::info!(part = part.as_str(), left_out = line.left_out, "ready");
+                tracing::info!(
+                    part = part.as_str(),
+                    left_out = line.left_out,
+                    "a part of the worker is ready"
+                );
             }
             Some(line) => {
-                tracing::warn!(part = part.as_str(), error, left_out = line.left_out, "not ready");
+                tracing::warn!(
+                    part = part.as_str(),
+                    error,
+                    left_out = line.left_out,
+                    "a part of the worker is not ready"
+                );
             }
             None => {}
         }

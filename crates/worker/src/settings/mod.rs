@@ -208,12 +208,21 @@ impl Configuration {
                 "is more than half of service.deadline_ms, within which communities.find waits for it";
             return Err(SettingsError::key(READ_MAX_LAG, problem));
         }
+        let events = raw.events.check()?;
+        // Each batch holds a connection; a pool that they use up looks like a database that does not answer.
+        if database.pool_size <= events.in_flight {
+            let problem = format!(
+                "{} is not above events.in_flight, {}: nothing is left for requests",
+                database.pool_size, events.in_flight
+            );
+            return Err(SettingsError::key("database.pool_size", problem));
+        }
         Ok(Settings {
             environment: self.environment,
             policy: self.policy,
             nats: self.nats()?,
             database,
-            events: raw.events.check()?,
+            events,
             service,
             limits: Limits {
                 community_per_second: rate("limits.community_per_second", raw.limits.community_per_second)?,
@@ -627,6 +636,7 @@ mod tests {
             (("MUSTER__ENVIRONMENT", "prod"), "prod"),
             (("MUSTER__DATABASE__POOL_SIZE", "many"), "pool_size"),
             (("MUSTER__DATABASE__POOL_SIZE", "0"), "2 to 500"),
+            (("MUSTER__DATABASE__POOL_SIZE", "3"), "above events.in_flight, 3"),
             (("MUSTER__DATABASE__READ_MAX_LAG_MS", "199"), "200 to 30000"),
             (("MUSTER__EVENTS__BATCH", "5000"), "MUSTER__EVENTS__BATCH"),
             (("MUSTER__EVENTS__MAX_BYTES", "4194305"), "1024 to 4194304"),

@@ -46,7 +46,7 @@ impl Secret {
             return Err(self.refused("holds a NUL byte: save it as UTF-8 text"));
         }
         if text.trim().is_empty() {
-            return Err(self.refused("is empty: see that whatever writes it has done so"));
+            return Err(self.refused("is empty: check that whatever writes it has done so"));
         }
         // An editor's newline at the end is not part of the secret.
         Ok(SecretString::from(text.trim_end_matches(['\r', '\n'])))
