@@ -40,7 +40,8 @@ pub struct Badge {
     pub revoke_reason: Option<Reason>,
 }
 
-/// An award or a revocation that is no badge: one without effect, or a revocation, which is repeated in the badge that it revoked.
+/// An award or revocation that is not listed as a badge: one that had no effect, or a revocation, which the badge that it revoked
+/// shows too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadgeOperation {
     /// Of which kind.
@@ -49,7 +50,7 @@ pub struct BadgeOperation {
     pub award: bool,
     /// When it was.
     pub at: OffsetDateTime,
-    /// Whose it was.
+    /// Who awarded or revoked it.
     pub by: Option<Awarder>,
     /// Why.
     pub reason: Option<Reason>,

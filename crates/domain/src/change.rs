@@ -190,7 +190,9 @@ impl ChangeType {
     #[must_use]
     pub const fn help(self) -> &'static str {
         match self {
-            Self::MemberDisappeared => "a member is no longer visible; an erasure is always published, once",
+            Self::MemberDisappeared => {
+                "a member is no longer visible; an erasure is published, once, by whoever publishes anything"
+            }
             Self::MemberAppeared => "a member became visible; the badges held follow as `badge.awarded`",
             Self::MemberRenamed => "a visible member's nym changed",
             Self::TierPromoted => "a visible member holds a higher tier",

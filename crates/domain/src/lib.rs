@@ -72,4 +72,4 @@ pub use tenure::{Tenure, TenurePolicy};
 pub use text::TextError;
 pub use tier::{Movement, PolicyError, RankTier, ScoreTier, Tier, TierChange, TierPolicy, TierThreshold};
 pub use transport::{Environment, TlsPolicy, TlsReason, UnknownEnvironment};
-pub use version::{Floor, Standing, Version};
+pub use version::{Version, VersionFloor, VersionVerdict};

@@ -33,10 +33,11 @@ impl Conviction {
         self.0
     }
 
-    /// How far `self` lies above `other`; negative when below. It fits: both are within ±2^53.
+    /// How far `self` lies above `other`; negative when below. Within ±(2^53 − 1), too: what is further apart is answered as
+    /// that far.
     #[must_use]
-    pub const fn above(self, other: Self) -> i64 {
-        self.0.saturating_sub(other.0)
+    pub fn above(self, other: Self) -> i64 {
+        Self::clamp(self.0.saturating_sub(other.0)).0
     }
 }
 
@@ -137,6 +138,7 @@ mod tests {
         assert_eq!(Conviction::MAX.get(), 9_007_199_254_740_991);
         assert_eq!(Activity::clamp(-1_i64).get(), 0);
         assert_eq!(Activity::MAX.plus(Activity::clamp(1_i64)), Activity::MAX);
-        assert_eq!(Conviction::MAX.above(Conviction::MIN), 2 * Conviction::MAX.get());
+        assert_eq!(Conviction::MAX.above(Conviction::MIN), Conviction::MAX.get());
+        assert_eq!(Conviction::MIN.above(Conviction::MAX), Conviction::MIN.get());
     }
 }

@@ -289,7 +289,9 @@ fn is_joining(last: char, before: &Before, behind: Behind) -> bool {
 
 /// Whether a non-joiner parts what would join: two letters, or a conjunct.
 fn is_parting(last: char, before: &Before, behind: Behind) -> bool {
-    let conjunct = is_virama(last) && behind.letter.is_some_and(char::is_alphabetic);
+    // A blank that counts as a letter is trimmed where it is the last.
+    let conjunct =
+        is_virama(last) && behind.letter.is_some_and(|letter| letter.is_alphabetic() && !is_blank(letter));
     let letters = joins_onward(before.letter) && joins_back(behind.letter);
     !matches!(last, JOINER | NON_JOINER) && (conjunct || letters)
 }

@@ -28,7 +28,7 @@ impl fmt::Display for Version {
 
 /// Which versions of a server Muster works with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Floor {
+pub struct VersionFloor {
     /// The server.
     pub server: &'static str,
     /// Below this one a promise does not hold.
@@ -41,9 +41,9 @@ pub struct Floor {
     pub why_advised: &'static str,
 }
 
-/// How a server's version stands.
+/// What is made of a server's version.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum VersionVerdict {
     /// It is in order.
     Supported,
     /// It works, but should not be used; the text says why and what to do.
@@ -52,21 +52,21 @@ pub enum Standing {
     TooOld(String),
 }
 
-impl Floor {
-    /// How the version that a server tells stands. One that cannot be read is taken for one that is not advised.
+impl VersionFloor {
+    /// Judges the version that a server reports. One that cannot be read counts as not advised.
     #[must_use]
-    pub fn judge(&self, told: &str) -> Standing {
+    pub fn judge(&self, told: &str) -> VersionVerdict {
         let Self { server, least, why_least, advised, why_advised } = self;
         match Version::parse(told) {
-            Some(version) if version < *least => Standing::TooOld(format!(
+            Some(version) if version < *least => VersionVerdict::TooOld(format!(
                 "{server} {told} is too old, {least} is the least: {why_least}; install {advised} or later"
             )),
-            Some(version) if version < *advised => Standing::Unadvised(format!(
+            Some(version) if version < *advised => VersionVerdict::Unadvised(format!(
                 "{server} {told} is old: {why_advised}; install {advised} or later"
             )),
-            Some(_) => Standing::Supported,
-            None => Standing::Unadvised(format!(
-                "{server} tells no version that can be read, {told:?}: see that it is {advised} or later"
+            Some(_) => VersionVerdict::Supported,
+            None => VersionVerdict::Unadvised(format!(
+                "{server} reports a version that cannot be read, {told:?}: check that it is {advised} or later"
             )),
         }
     }
@@ -76,7 +76,7 @@ impl Floor {
 mod tests {
     use super::*;
 
-    const FLOOR: Floor = Floor {
+    const FLOOR: VersionFloor = VersionFloor {
         server: "server",
         least: Version([2, 10, 4]),
         why_least: "it loses",
@@ -87,16 +87,19 @@ mod tests {
     #[test]
     fn a_version_stands_below_between_or_above_the_floors() {
         for old in ["2.9.10", "2.10.3", "v2.10", "1", "2.10.3-RC.9"] {
-            assert!(matches!(FLOOR.judge(old), Standing::TooOld(text) if text.contains("2.10.4")), "{old}");
+            assert!(
+                matches!(FLOOR.judge(old), VersionVerdict::TooOld(text) if text.contains("2.10.4")),
+                "{old}"
+            );
         }
         for middling in ["2.10.4", "2.12.5", "2.11.11-beta", "", "unknown", "99999999999.1"] {
             assert!(
-                matches!(FLOOR.judge(middling), Standing::Unadvised(text) if text.contains("2.12.6")),
+                matches!(FLOOR.judge(middling), VersionVerdict::Unadvised(text) if text.contains("2.12.6")),
                 "{middling}"
             );
         }
         for new in ["2.12.6", "2.15.1", "3", "2.12.6-preview"] {
-            assert_eq!(FLOOR.judge(new), Standing::Supported, "{new}");
+            assert_eq!(FLOOR.judge(new), VersionVerdict::Supported, "{new}");
         }
     }
 

@@ -252,7 +252,7 @@ fn awkward() -> impl Strategy<Value = String> {
     let piece = proptest::sample::select(
         "aS\u{df}\u{130}\u{3a3}\u{345}\u{391}\u{301}\u{323}\u{34f} \u{a0}\u{2800}\u{200b}\u{200c}\u{200d}\u{200f}\u{fe0f}\u{fe00}\u{e0100}\
          \u{e0067}\u{e007f}\u{1f3f4}\u{1f468}\u{2764}1\u{20e3}\u{645}\u{64e}\u{627}\u{915}\u{94d}\u{93c}\u{1160}\u{1100}\u{1161}\u{11a8}\
-         \u{182d}\u{180b}\u{180e}\u{1d160}\u{fdfa}\u{fb2c}\u{13a0}\u{1fc3}\u{f73}\u{f71}\u{f72}\u{845b}\u{f900}\u{ff21}\n\0"
+         \u{182d}\u{180b}\u{180e}\u{1d160}\u{fdfa}\u{fb2c}\u{13a0}\u{1fc3}\u{f73}\u{f71}\u{f72}\u{845b}\u{f900}\u{ff21}\u{13441}\u{13442}\n\0"
             .chars()
             .collect::<Vec<_>>(),
     );

@@ -9,8 +9,8 @@ use diesel::sql_types::{Integer, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use futures_util::future::BoxFuture;
 use muster_domain::{
-    CommunityId, Conviction, Cursor, CursorScope, Limit, Rank, RankTier, ScoreTier, TenurePolicy, Tier,
-    TierPolicy, TraceParent,
+    CommunityId, Conviction, Cursor, CursorScope, Limit, PageLimit, Rank, RankTier, ScoreTier, TenurePolicy,
+    Tier, TierPolicy, TraceParent,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::error::{Error, Missing};
 use crate::policy::Policy;
-use crate::schema::tiers;
+use crate::schema::{communities, tiers};
 use crate::sql::statement::Statement;
 use crate::store::Store;
 use crate::tenant::Tenant;
@@ -45,6 +45,29 @@ impl Store {
         let policy = self.policy(id, policy(&store, id, tenant)).await?;
         Ok(Community { store, id, tenant, policy, traceparent: None })
     }
+
+    /// A page of the ids of all communities, in their order, behind `after`.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the database is.
+    pub async fn community_ids(
+        &self,
+        limit: PageLimit,
+        after: Option<CommunityId>,
+    ) -> Result<Vec<CommunityId>, Error> {
+        let statement = Statement::shared(
+            "SELECT community_id FROM communities WHERE community_id > $1 ORDER BY community_id LIMIT $limit",
+        )
+        .bind::<SqlUuid, _>(after.map_or(Uuid::nil(), CommunityId::get));
+        let rows: Vec<IdRow> = self.rows("community_ids", statement, limit).await?;
+        Ok(rows.into_iter().map(|row| row.community_id.into()).collect())
+    }
+}
+
+#[derive(QueryableByName)]
+#[diesel(table_name = communities)]
+struct IdRow {
+    community_id: Uuid,
 }
 
 impl Community {

@@ -58,7 +58,7 @@ pub struct Distribution {
     pub nodes: Vec<Node>,
     /// Tables that are not distributed as they should be.
     pub undistributed: Vec<&'static str>,
-    /// Whether some parts lack what the planner of their node is to know of them, as after they were moved.
+    /// Whether some parts lack their table's planner option `n_distinct`, as after a move to another node. `migrate` sets it.
     pub needs_options: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct Node {
 pub struct Distributed {
     /// Tables that are distributed now and were not before.
     pub tables: Vec<&'static str>,
-    /// Whether what the planners of nodes are to know was brought to parts that lacked it.
+    /// Whether parts that lacked their table's planner option `n_distinct` were given it.
     pub options: bool,
     /// Tables that hold rows and were left as they are.
     pub left: Vec<&'static str>,
@@ -268,7 +268,7 @@ async fn undistributed(connection: &mut AsyncPgConnection) -> Result<Vec<&'stati
     Ok(TABLES.into_iter().filter(|table| rows.iter().any(|row| row.name == *table)).collect())
 }
 
-/// Whether parts lack what the planner of their node is to believe. What a move leaves behind for a while, where the part was, is none of them.
+/// Whether parts lack the planner option `n_distinct`. What a move leaves behind for a while, where the part was, is none of them.
 async fn needs_options(connection: &mut AsyncPgConnection) -> Result<bool, Error> {
     let count = Statement::shared(
         "SELECT coalesce((SELECT count(*) FROM pg_attribute AS a

@@ -30,13 +30,17 @@ pub enum Error {
     #[error("the schema is not up to date: {0} migrations are pending; run `muster-worker migrate`")]
     Outdated(usize),
     /// A migration failed; it was rolled back.
-    #[error("a migration failed and was rolled back: {0}")]
+    #[error(
+        "a migration failed and was rolled back: {0}; correct the cause and run `muster-worker migrate` again"
+    )]
     Migration(#[source] Cause),
     /// Tables could not be distributed over the nodes of a cluster.
-    #[error("the tables could not be distributed, and are as they were: {0}")]
+    #[error(
+        "the tables could not be distributed, and are as they were: {0}; correct the cause and run `muster-worker migrate` again"
+    )]
     Distribution(#[source] Cause),
     /// A defect in Muster: a statement or row that should not have been possible.
-    #[error("storage met a defect: {0}")]
+    #[error("storage met a defect: {0}; report it with the log")]
     Defect(#[source] Cause),
 }
 
@@ -64,7 +68,7 @@ impl std::fmt::Display for Missing {
     }
 }
 
-/// Where the fault lies that a write failed for, as far as its kind tells.
+/// Whose fault a failed write is, as far as the error tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultOf {
     /// The server's, whatever was asked of it: it is out of reach, shuts down, refuses writes, or has used up something.
@@ -77,7 +81,9 @@ pub enum FaultOf {
 
 /// A node of a cluster that has the rows gave no sign of life when it was last asked.
 #[derive(Debug, thiserror::Error)]
-#[error("the node of the cluster that has this community's rows does not answer: look what it does")]
+#[error(
+    "the node of the cluster that has this community's rows does not answer: check that it runs and can be reached"
+)]
 pub(crate) struct SilentNode;
 
 /// A row is there already that was inserted as new. What was to be written is written again, guarded.

@@ -16,7 +16,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use moka::future::Cache;
 use muster_domain::{
-    CommunityId, CommunityName, CursorKey, ErasureKey, Floor, GuildId, Limit, PseudonymKey, Shard, Version,
+    CommunityId, CommunityName, CursorKey, ErasureKey, GuildId, Limit, PseudonymKey, Shard, Version,
+    VersionFloor,
 };
 use tracing::{Instrument, Span};
 use uuid::Uuid;
@@ -33,7 +34,7 @@ use crate::standby::Standby;
 use crate::tenant::{Named, Tenant};
 
 /// Which versions of PostgreSQL Muster works with.
-pub const SERVER_FLOOR: Floor = Floor {
+pub const SERVER_FLOOR: VersionFloor = VersionFloor {
     server: "PostgreSQL",
     least: Version([15, 0, 0]),
     why_least: "the schema and its guarantees are tested from 15 on, and what is older gets no fixes any more",
@@ -55,7 +56,12 @@ const TENANTS: u64 = 100_000;
 ///
 /// A community is asked through [`Store::community`] only, which answers a view of it.
 #[derive(Clone)]
-pub struct Store(Arc<Inner>, Reads, Option<Shard>);
+pub struct Store {
+    inner: Arc<Inner>,
+    reads: Reads,
+    /// The shard of which rows are asked for, where that is known.
+    shard: Option<Shard>,
+}
 
 /// Where a store reads. It writes to the primary in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +147,11 @@ impl Store {
             }
             let cluster = is_cluster.then(|| {
                 let pings = config.clone().pool_size(silence::PINGS).pool()?;
-                Ok::<_, Error>(Cluster { on_node: config.of_a_node(), silence: Silence::default(), pings })
+                Ok::<_, Error>(Cluster {
+                    on_node: config.node_settings(),
+                    silence: Silence::default(),
+                    pings,
+                })
             });
             let cluster = cluster.transpose()?;
             let cursor = secret(&mut connection, "cursor").await?;
@@ -168,34 +178,34 @@ impl Store {
             probed: AtomicU8::new(0),
             folds: AtomicBool::new(false),
         };
-        Ok(Self(Arc::new(inner), Reads::Primary, None))
+        Ok(Self { inner: Arc::new(inner), reads: Reads::Primary, shard: None })
     }
 
     /// The standby that lists may be read from, where one is configured.
     #[must_use]
     pub fn standby(&self) -> Option<&Standby> {
-        self.0.standby.as_ref()
+        self.inner.standby.as_ref()
     }
 
     /// The same store, which reads from the standby. `None` while that is not fit for it.
     pub(crate) fn on_standby(&self) -> Option<Self> {
         let standby = self.standby().filter(|standby| standby.is_fit());
-        standby.map(|_| Self(Arc::clone(&self.0), Reads::Standby, self.2))
+        standby.map(|_| Self { reads: Reads::Standby, ..self.clone() })
     }
 
     /// The same store, which reads from the primary.
     pub(crate) fn on_primary(&self) -> Self {
-        Self(Arc::clone(&self.0), Reads::Primary, self.2)
+        Self { reads: Reads::Primary, ..self.clone() }
     }
 
     /// The same store, of which rows of one shard are asked for.
     pub(crate) fn in_shard(&self, shard: Shard) -> Self {
-        Self(Arc::clone(&self.0), self.1, Some(shard))
+        Self { shard: Some(shard), ..self.clone() }
     }
 
     /// Where the rows of a community are, if there is one of this id.
     pub(crate) async fn tenant(&self, id: CommunityId) -> Result<Option<Tenant>, Error> {
-        if let Some(tenant) = self.0.tenants.get(&id).await {
+        if let Some(tenant) = self.inner.tenants.get(&id).await {
             return Ok(Some(tenant));
         }
         let row = self.read("community_policy", move |connection| {
@@ -204,7 +214,7 @@ impl Store {
         });
         let Some(row) = row.await? else { return Ok(None) };
         let named = row.named()?;
-        self.0.tenants.insert(id, named.tenant).await;
+        self.inner.tenants.insert(id, named.tenant).await;
         Ok(Some(named.tenant))
     }
 
@@ -214,7 +224,7 @@ impl Store {
         id: CommunityId,
         load: impl Future<Output = Result<Arc<Policy>, Error>>,
     ) -> Result<Arc<Policy>, Error> {
-        self.0.policies.try_get_with(id, load).await.map_err(|error| match Arc::try_unwrap(error) {
+        self.inner.policies.try_get_with(id, load).await.map_err(|error| match Arc::try_unwrap(error) {
             Ok(error) => error,
             // Several callers waited for one look-up: each gets an error of its own of the same kind.
             Err(shared) => match &*shared {
@@ -227,14 +237,14 @@ impl Store {
 
     /// Keeps a policy in place of what was kept.
     pub(crate) async fn keep_policy(&self, id: CommunityId, policy: Arc<Policy>) {
-        self.0.policies.insert(id, policy).await;
+        self.inner.policies.insert(id, policy).await;
     }
 
     /// Those among the communities of these chat servers whose keys are kept: they have all that a community has.
     pub(crate) async fn communities_cached(&self, guilds: &BTreeSet<GuildId>) -> HashMap<GuildId, Named> {
         let mut cached = HashMap::with_capacity(guilds.len());
         for guild in guilds {
-            if let Some(named) = self.0.guilds.get(guild).await {
+            if let Some(named) = self.inner.guilds.get(guild).await {
                 cached.insert(guild.clone(), named);
             }
         }
@@ -244,21 +254,21 @@ impl Store {
     /// Keeps the keys of communities that have all that a community has.
     pub(crate) async fn keep_keys(&self, communities: &HashMap<GuildId, Named>) {
         for (guild, named) in communities {
-            self.0.guilds.insert(guild.clone(), *named).await;
+            self.inner.guilds.insert(guild.clone(), *named).await;
         }
     }
 
     /// Has the keys of these communities looked up again.
     pub(crate) async fn forget_keys(&self, communities: &HashMap<GuildId, Named>) {
         for (guild, named) in communities {
-            self.0.guilds.invalidate(guild).await;
+            self.inner.guilds.invalidate(guild).await;
             self.forget_tenant(named.id).await;
         }
     }
 
     pub(crate) async fn forget_tenant(&self, id: CommunityId) {
-        self.0.tenants.invalidate(&id).await;
-        self.0.policies.invalidate(&id).await;
+        self.inner.tenants.invalidate(&id).await;
+        self.inner.policies.invalidate(&id).await;
     }
 
     /// The communities of these chat servers, as far as there are any.
@@ -337,12 +347,12 @@ impl Store {
         let written: Option<WrittenRow> = self.optional("community_find", written).await?;
         if written.is_some_and(|row| !standby.shows_transaction(row.transaction)) {
             // One that is older is as good: what is published again says what is.
-            if let Some(shown) = self.0.changes_shown.get(&named.id).await {
+            if let Some(shown) = self.inner.changes_shown.get(&named.id).await {
                 return Ok(shown.min(last));
             }
             tokio::time::sleep_until((read_at + standby.max_lag()).into()).await;
         }
-        self.0.changes_shown.insert(named.id, last).await;
+        self.inner.changes_shown.insert(named.id, last).await;
         Ok(last)
     }
 
@@ -367,7 +377,7 @@ impl Store {
     /// The pool at this moment.
     #[must_use]
     pub fn pool_status(&self) -> PoolStatus {
-        let status = self.0.pool.status();
+        let status = self.inner.pool.status();
         PoolStatus {
             in_use: status.size.saturating_sub(status.available),
             open: status.size,
@@ -379,17 +389,17 @@ impl Store {
     /// Closes the connections that nobody uses, for a server that is believed to be gone: new ones go to whichever host answers.
     /// What is kept of its communities is forgotten, for that host may be behind.
     pub fn close_idle(&self) {
-        self.0.pool.retain(|_, _| false);
-        self.0.guilds.invalidate_all();
-        self.0.tenants.invalidate_all();
-        self.0.policies.invalidate_all();
-        self.0.changes_shown.invalidate_all();
+        self.inner.pool.retain(|_, _| false);
+        self.inner.guilds.invalidate_all();
+        self.inner.tenants.invalidate_all();
+        self.inner.policies.invalidate_all();
+        self.inner.changes_shown.invalidate_all();
     }
 
     /// Closes the pool; what is handed out is closed when it comes back.
     pub fn close(&self) {
-        self.0.pool.close();
-        if let Some(cluster) = &self.0.cluster {
+        self.inner.pool.close();
+        if let Some(cluster) = &self.inner.cluster {
             cluster.pings.close();
         }
         if let Some(standby) = self.standby() {
@@ -400,36 +410,36 @@ impl Store {
     /// What makes the pseudonyms under which persons stand in logs; the same for all that use this database.
     #[must_use]
     pub fn pseudonyms(&self) -> &PseudonymKey {
-        &self.0.pseudonym_key
+        &self.inner.pseudonym_key
     }
 
     /// The key under which erased persons are remembered; the same for all that use this database or a backup of it.
     #[must_use]
     pub fn erasure_key(&self) -> &ErasureKey {
-        &self.0.erasure_key
+        &self.inner.erasure_key
     }
 
     /// Whether the shards may lie on several nodes, of which one may be away and the others well.
     pub(crate) fn is_cluster(&self) -> bool {
-        self.0.cluster.is_some()
+        self.inner.cluster.is_some()
     }
 
     /// The number of the shard in which a probe passed last.
     pub(crate) fn probed(&self) -> &AtomicU8 {
-        &self.0.probed
+        &self.inner.probed
     }
 
     /// Where changes may wait to be published.
     pub(crate) fn outbox_hints(&self) -> &OutboxHints {
-        &self.0.outbox_hints
+        &self.inner.outbox_hints
     }
 
     pub(crate) fn cursor_key(&self) -> &CursorKey {
-        &self.0.cursor_key
+        &self.inner.cursor_key
     }
 
     pub(crate) async fn forget_policy(&self, id: CommunityId) {
-        self.0.policies.invalidate(&id).await;
+        self.inner.policies.invalidate(&id).await;
     }
 
     pub(crate) async fn optional<T>(
@@ -488,7 +498,7 @@ impl Store {
         F: for<'c> Fn(&'c mut AsyncPgConnection) -> BoxFuture<'c, QueryResult<T>>,
     {
         let reading = async {
-            if let (Reads::Standby, Some(standby)) = (self.1, self.standby()) {
+            if let (Reads::Standby, Some(standby)) = (self.reads, self.standby()) {
                 let (answer, took) = standby.read(run).await?;
                 self.observe(QueryObservation { query, took: Some(took), failure: None });
                 return Ok(answer);
@@ -500,7 +510,7 @@ impl Store {
                 match run(connection.get()?).await {
                     Err(error) if crate::error::is_of_the_connection(&error) => {
                         self.close_out_of_date(&error.into());
-                        connection = Awaited::new(acquire(&self.0.pool).await?);
+                        connection = Awaited::new(acquire(&self.inner.pool).await?);
                         run(connection.get()?).await.map_err(Error::from)
                     }
                     result => result.map_err(Error::from),
@@ -531,7 +541,7 @@ impl Store {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
-        self.write_within(query, self.0.config.write_timeout(), work).await
+        self.write_within(query, self.inner.config.write_timeout(), work).await
     }
 
     /// The same with a deadline of its own.
@@ -548,13 +558,13 @@ impl Store {
         self.write_ending(query, deadline, End::Commit, work).await
     }
 
-    /// The same within the deadline of a write, taken back in the end whatever came of it.
-    pub(crate) async fn write_and_take_back<T, F>(&self, query: &'static str, work: F) -> Result<T, Error>
+    /// The same within the deadline of a write, and always rolled back.
+    pub(crate) async fn write_and_roll_back<T, F>(&self, query: &'static str, work: F) -> Result<T, Error>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut AsyncPgConnection) -> BoxFuture<'c, Result<T, Error>> + Send + 'static,
     {
-        self.write_ending(query, self.0.config.write_timeout(), End::TakeBack, work).await
+        self.write_ending(query, self.inner.config.write_timeout(), End::RollBack, work).await
     }
 
     async fn write_ending<T, F>(
@@ -573,7 +583,7 @@ impl Store {
             store.admit()?;
             let mut connection = store.acquire(query).await?;
             let started = Instant::now();
-            let on_node = store.0.cluster.as_ref().map(|cluster| &*cluster.on_node);
+            let on_node = store.inner.cluster.as_ref().map(|cluster| &*cluster.on_node);
             let running = transaction(&mut connection, end, on_node, work);
             let result = tokio::select! {
                 biased;
@@ -593,11 +603,11 @@ impl Store {
     /// that is folded counts again where its event comes again, which it must not do once its id is forgotten. So this is for when
     /// the stream keeps events for no longer than their ids are remembered.
     pub fn fold_additions(&self, folds: bool) {
-        self.0.folds.store(folds, Ordering::Relaxed);
+        self.inner.folds.store(folds, Ordering::Relaxed);
     }
 
     pub(crate) fn folds(&self) -> bool {
-        AtomicBool::load(&self.0.folds, Ordering::Relaxed)
+        AtomicBool::load(&self.inner.folds, Ordering::Relaxed)
     }
 
     /// Fails where the shard lies on a node that does not answer.
@@ -606,12 +616,12 @@ impl Store {
     }
 
     fn of_cluster(&self) -> Option<(&Cluster, Shard)> {
-        self.0.cluster.as_ref().zip(self.2)
+        self.inner.cluster.as_ref().zip(self.shard)
     }
 
     /// How long a read may take.
     fn patience(&self) -> Duration {
-        let patience = self.0.config.query_timeout;
+        let patience = self.inner.config.query_timeout;
         if self.of_cluster().is_some() { patience.min(silence::PATIENCE) } else { patience }
     }
 
@@ -659,7 +669,7 @@ impl Store {
 
     /// A connection for a query, which else has failed.
     async fn acquire(&self, query: &'static str) -> Result<Object<AsyncPgConnection>, Error> {
-        let acquired = acquire(&self.0.pool).await;
+        let acquired = acquire(&self.inner.pool).await;
         if acquired.is_err() {
             self.observe(QueryObservation { query, took: None, failure: Some(QueryFailure::NoConnection) });
         }
@@ -685,7 +695,7 @@ impl Store {
     /// Closes the idle connections after an error by which they are out of date: each would fail once for its own.
     fn close_out_of_date(&self, error: &Error) {
         if error.is_out_of_date() {
-            self.0.pool.retain(|_, _| false);
+            self.inner.pool.retain(|_, _| false);
         }
     }
 
@@ -701,7 +711,7 @@ impl Store {
         if let Some(failure) = observation.failure {
             Span::current().record("error.type", failure.as_str());
         }
-        (self.0.config.observe)(&observation);
+        (self.inner.config.observe)(&observation);
     }
 }
 
@@ -721,7 +731,7 @@ fn span(query: &'static str) -> Span {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Commit,
-    TakeBack,
+    RollBack,
 }
 
 async fn transaction<T, F>(
@@ -747,7 +757,7 @@ where
         Ok(done) => {
             match end {
                 End::Commit => Transaction::commit_transaction(connection).await?,
-                End::TakeBack => Transaction::rollback_transaction(connection).await?,
+                End::RollBack => Transaction::rollback_transaction(connection).await?,
             }
             Ok(done)
         }

@@ -44,7 +44,8 @@ impl Hosts {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).get_mut(number).map(read)
     }
 
-    /// The hosts with their numbers: those that did not answer last, else as they are written, or at random.
+    /// The hosts with their numbers, in the order to try them: as written, or at random. Those that did not answer lately come at
+    /// the end.
     pub(crate) fn order(&self) -> Vec<(usize, &Host)> {
         let now = Instant::now();
         let chance = RandomState::new();

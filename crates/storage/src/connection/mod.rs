@@ -142,7 +142,7 @@ impl StoreConfig {
     }
 
     /// What a write sets for its part on a node of a cluster, where the settings of its session do not hold.
-    pub(crate) fn of_a_node(&self) -> String {
+    pub(crate) fn node_settings(&self) -> String {
         format!(
             "SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = on",
             session::lock_timeout(self.write_timeout())
@@ -354,7 +354,7 @@ impl StoreConfig {
         let mut seen_to_be_pinned = false;
         loop {
             let (client, connection) = connect().await?;
-            let (made, connection) = driven(connection, self.settings.make(&client)).await;
+            let (made, connection) = driven(connection, self.settings.apply(&client)).await;
             let connection = connection?;
             let facts = made?;
             facts.suit(target)?;

@@ -117,8 +117,8 @@ impl Settings {
         all
     }
 
-    /// Makes the settings of a session, and answers what it is when they hold. One round trip: two transactions.
-    pub(crate) async fn make(&self, client: &Client) -> Result<Facts, SessionError> {
+    /// Applies the settings, verifies that they hold, and returns the session's facts. One round trip: two transactions.
+    pub(crate) async fn apply(&self, client: &Client) -> Result<Facts, SessionError> {
         let (names, values, of_a_cluster): (&(dyn ToSql + Sync), &(dyn ToSql + Sync), &(dyn ToSql + Sync)) =
             (&self.names, &self.values, &self.of_a_cluster);
         let wanted =
@@ -235,7 +235,7 @@ pub(crate) enum SessionError {
     PassedOver { target: &'static str, is: &'static str },
     #[error("no answer within {} s", .0.as_secs_f64())]
     Silent(Duration),
-    #[error("the name is not known: {0}")]
+    #[error("the host name cannot be resolved ({0}): check the name and DNS")]
     Name(#[source] std::io::Error),
     #[error("the connection was closed")]
     Closed,

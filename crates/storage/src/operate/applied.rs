@@ -22,7 +22,7 @@ impl Store {
     pub const MAX_REMEMBERED: Duration = Duration::from_hours(44 * 24);
 
     /// Forgets the ids of events that were applied longer ago than `age`: those of whole days at once, and of each
-    /// shard up to 1000 of those that were old when they came. Answers how many the latter were, which is 0 once
+    /// shard up to 1000 of those that were old when they came. Returns how many the latter were, which is 0 once
     /// nothing is left to forget. An event that comes again after that would be applied again: `age` is to be well
     /// above how long the stream keeps events.
     ///

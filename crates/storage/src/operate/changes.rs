@@ -73,8 +73,8 @@ impl WaitingChanges {
     }
 }
 
-/// The communities of a shard in which changes wait, each with the first of them, behind number `$2`: from one to the next by the
-/// index.
+/// The communities of a shard above number `$2` in which changes wait, each with its first change: a loose index scan, one step
+/// per community.
 macro_rules! waiting {
     () => {
         "WITH RECURSIVE waiting AS (
@@ -94,9 +94,9 @@ impl Store {
         self.outbox_hints().written().await
     }
 
-    /// Hands out changes that wait in a shard, each community's in their order, and removes as many of them, from the first, as
-    /// `publish` returns, with whatever else it returns. Meanwhile nobody else publishes changes of these communities. The communities of a shard take turns from one
-    /// call to the next.
+    /// Hands the waiting changes of a shard to `publish`, each community's in order. `publish` returns how many it published, counted
+    /// from the first, and a value that is passed through. Those changes are removed. No other process publishes changes of these
+    /// communities meanwhile. Communities take turns from call to call.
     ///
     /// `publish` is to end within `deadline`, after which it may be cut short; what it published then is handed out again.
     ///

@@ -27,7 +27,7 @@ impl Community {
         let (tenant, key, change) = (self.tenant, self.store.erasure_key().clone(), self.change());
         self.write("profile_erase", move |connection| {
             async move {
-                // What is published after this was answered has no name any more.
+                // What is sent after this was answered has no name any more.
                 outbox::claim(connection, tenant).await?;
                 // Whom the person awarded may be anybody.
                 let held = lock::all_members(connection, tenant).await?;

@@ -255,11 +255,13 @@ impl Community {
             profile_id: id,
             rank,
             conviction,
-            distance_above: row.next_above.map(|above| above.saturating_sub(row.conviction)),
-            distance_below: row.next_below.map(|below| row.conviction.saturating_sub(below)),
+            distance_above: row.next_above.map(|above| Conviction::clamp(above).above(conviction)),
+            distance_below: row.next_below.map(|below| conviction.above(Conviction::clamp(below))),
             distance_to_next_tier: next_tier.map(|tier| tier.from.above(conviction)),
             next_tier: next_tier.cloned(),
-            distance_to_entry: row.entry.map(|threshold| threshold.saturating_sub(row.conviction).max(0)),
+            distance_to_entry: row
+                .entry
+                .map(|threshold| Conviction::clamp(threshold).above(conviction).max(0)),
             at_risk: self.policy.tiers.is_at_risk(rank),
         })
     }

@@ -155,7 +155,11 @@ impl Community {
                 let tier = usize::try_from(row.step).ok().and_then(|step| tiers.get(step));
                 let tier = tier.ok_or_else(|| Error::defect("a tier of progression is not in the policy"))?;
                 let profile = row.profile.profile(&policy)?;
-                Ok(Progress { profile, next_tier: tier.tier.clone(), distance: row.distance })
+                Ok(Progress {
+                    profile,
+                    next_tier: tier.tier.clone(),
+                    distance: Conviction::clamp(row.distance).get(),
+                })
             })
             .collect::<Result<_, Error>>()?;
         Ok(Page { items, next, limit: limit.get() })
@@ -223,7 +227,9 @@ impl Community {
             score: threshold.map(Conviction::clamp),
             eligible: u64::try_from(eligible).map_err(Error::defect)?,
             waiting: u64::try_from(row.members.saturating_sub(eligible)).map_err(Error::defect)?,
-            gap: threshold.zip(row.best_waiting).map(|(threshold, best)| threshold.saturating_sub(best)),
+            gap: threshold
+                .zip(row.best_waiting)
+                .map(|(threshold, best)| Conviction::clamp(threshold).above(Conviction::clamp(best))),
         })
     }
 

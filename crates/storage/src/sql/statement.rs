@@ -272,7 +272,7 @@ pub(crate) async fn set(connection: &mut AsyncPgConnection, settings: &str) -> Q
     connection.batch_execute(settings).await
 }
 
-/// Runs a statement on a batch for its effect; an empty one has none. Answers how many rows it touched.
+/// Runs a statement on a batch for its effect; an empty one has none. Returns how many rows it touched.
 pub(crate) async fn write<R: Row>(
     connection: &mut AsyncPgConnection,
     statement: Statement,

@@ -14,7 +14,7 @@ const BOARDS: [(i16, &str); 3] =
     [(1, "board_entries of conviction"), (2, "board_entries of activity"), (3, "board_entries of badges")];
 const TIERS: &str = "board_entries.tier";
 
-/// The key of a member's entry on the board `$3`, negated.
+/// The score of the member `m` on the board `$3`.
 macro_rules! score {
     () => {
         "(CASE $3 WHEN 1 THEN m.conviction WHEN 2 THEN m.activity ELSE m.badge_count END)"
@@ -86,8 +86,8 @@ struct Check {
 }
 
 impl Community {
-    /// Places, whoever they are of: members that have none or another, and places that no member has.
-    pub(super) async fn verify_places(&self, repair: bool, found: &mut Verification) -> Result<(), Error> {
+    /// Board entries: members without one or with a wrong one, and entries of no member.
+    pub(super) async fn verify_entries(&self, repair: bool, found: &mut Verification) -> Result<(), Error> {
         for (board, what) in BOARDS {
             let check = Check { what, board, compare: COMPARE, repair: &[REMOVE, INSERT] };
             self.verify_board(&check, repair, found).await?;
@@ -95,8 +95,8 @@ impl Community {
         Ok(())
     }
 
-    /// The tiers on the board of badges, once the places are right.
-    pub(super) async fn verify_tiers_of_places(
+    /// The tiers on the board of badges, once the entries are right.
+    pub(super) async fn verify_tiers_of_entries(
         &self,
         repair: bool,
         found: &mut Verification,
@@ -120,7 +120,7 @@ impl Community {
             let rows: Vec<EntryDrift> = self.counted(compare, Batch::MAX).await?;
             let (full, differing) = (is_full(&rows, Batch::MAX)?, count(rows.len())?);
             if progress.is_stuck(rows.iter().map(|row| row.member)) {
-                compared.take_back(differing);
+                compared.uncount_repaired(differing);
                 break;
             }
             compared.add_drifted(differing);

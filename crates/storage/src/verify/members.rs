@@ -183,7 +183,7 @@ impl Community {
                     let rows: Vec<MemberDrift> = self.counted(statement, Batch::MAX).await?;
                     let full = is_full(&rows, Batch::MAX)?;
                     if progress.is_stuck(rows.iter().map(|row| row.member)) {
-                        compared.take_back(count(rows.len())?);
+                        compared.uncount_repaired(count(rows.len())?);
                         break;
                     }
                     self.drifted_members(check, repair, rows, compared, found).await?;

@@ -18,37 +18,10 @@ pub(crate) mod report;
 mod suffixes;
 mod tiers;
 
-use diesel::QueryableByName;
-use diesel::sql_types::Uuid as SqlUuid;
-use muster_domain::{CommunityId, PageLimit};
-use uuid::Uuid;
-
 use crate::community::Community;
 use crate::error::Error;
-use crate::schema::communities;
-use crate::sql::statement::Statement;
-use crate::store::Store;
 
 use report::{MAX_NAMED, Verification};
-
-impl Store {
-    /// A page of the ids of all communities, in their order, behind `after`.
-    ///
-    /// # Errors
-    /// [`Error::Unavailable`] when the database is.
-    pub async fn community_ids(
-        &self,
-        limit: PageLimit,
-        after: Option<CommunityId>,
-    ) -> Result<Vec<CommunityId>, Error> {
-        let statement = Statement::shared(
-            "SELECT community_id FROM communities WHERE community_id > $1 ORDER BY community_id LIMIT $limit",
-        )
-        .bind::<SqlUuid, _>(after.map_or(Uuid::nil(), CommunityId::get));
-        let rows: Vec<IdRow> = self.rows("verify", statement, limit).await?;
-        Ok(rows.into_iter().map(|row| row.community_id.into()).collect())
-    }
-}
 
 impl Community {
     /// Compares every kept value of this community with what plain counting comes to; with `repair`, puts right what
@@ -70,18 +43,12 @@ impl Community {
 
     async fn verify_what_follows(&self, repair: bool, found: &mut Verification) -> Result<(), Error> {
         self.verify_members(&members::OF_MEMBERS, repair, found).await?;
-        self.verify_places(repair, found).await?;
+        self.verify_entries(repair, found).await?;
         self.verify_counts(&counts::BOARDS, repair, found).await?;
         self.verify_thresholds(repair, found).await?;
         self.verify_members(&[tiers::TIERS], repair, found).await?;
         self.verify_members(&[members::DIRECTORY], repair, found).await?;
-        self.verify_tiers_of_places(repair, found).await?;
+        self.verify_tiers_of_entries(repair, found).await?;
         self.verify_counts(&counts::COUNTS, repair, found).await
     }
-}
-
-#[derive(QueryableByName)]
-#[diesel(table_name = communities)]
-struct IdRow {
-    community_id: Uuid,
 }

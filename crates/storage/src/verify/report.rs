@@ -91,8 +91,8 @@ impl Compared {
         self.repaired = self.repaired.saturating_add(values);
     }
 
-    /// Counts values no more that were taken to be put right, and are found again.
-    pub(super) const fn take_back(&mut self, values: u64) {
+    /// Takes values that were counted as repaired, and are found again, out of the count.
+    pub(super) const fn uncount_repaired(&mut self, values: u64) {
         self.repaired = self.repaired.saturating_sub(values);
     }
 }

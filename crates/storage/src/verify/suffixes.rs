@@ -115,7 +115,7 @@ impl Community {
             let rows: Vec<SuffixRow> = self.counted(self.statement(STRAY), Batch::MAX).await?;
             let (full, differing) = (is_full(&rows, Batch::MAX)?, count(rows.len())?);
             if progress.is_stuck(rows.iter().map(|row| row.member)) {
-                stray.take_back(differing);
+                stray.uncount_repaired(differing);
                 break;
             }
             stray.add_drifted(differing);
@@ -155,7 +155,7 @@ impl Community {
             }
             let full = is_full(&short, Members::MAX)?;
             if progress.is_stuck(short.iter().map(|row| row.member)) {
-                missing.take_back(count(short.len())?);
+                missing.uncount_repaired(count(short.len())?);
                 break;
             }
             suspects.extend(short.iter().map(|row| row.member));

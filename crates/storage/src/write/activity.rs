@@ -21,7 +21,7 @@ use crate::sql::columns::{columns, rows_in};
 use crate::sql::statement::{self, Insertion, Statement};
 use crate::store::Store;
 
-/// By the addition of one event in so many, those of its member are folded.
+/// One addition in this many triggers the folding of its member's additions.
 const FOLDED_EVERY: u128 = 31;
 /// The most additions of a member that are folded at once.
 const MOST_FOLDED: usize = 2000;
@@ -108,7 +108,7 @@ pub(crate) async fn insert(
     })
 }
 
-/// Has additions of a member of this number that is nobody's folded, for a probe that is taken back.
+/// For a probe, which is rolled back: inserts additions under a member number that nobody has, and folds them.
 pub(crate) async fn try_out(
     connection: &mut AsyncPgConnection,
     shard: Shard,
@@ -120,7 +120,7 @@ pub(crate) async fn try_out(
     fold(connection, shard, vec![(community, member)]).await
 }
 
-/// Whether additions of its member are folded by that of an event: by all of the event's id, whatever part of it is random.
+/// Whether this event's addition triggers folding. The whole id is used, since any part of it may not be random.
 pub(crate) fn is_due((_, event_id): Watermark) -> bool {
     event_id.as_u128().is_multiple_of(FOLDED_EVERY)
 }

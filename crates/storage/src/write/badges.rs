@@ -250,11 +250,14 @@ async fn take_known(
              WHERE k.shard = $1 AND k.community = rows.community AND k.name = rows.name LIMIT 1) AS k",
     );
     let rows: Vec<KindRow> = statement::of_each(connection, find, keys).await?;
-    for row in rows {
-        let key = (row.community, BadgeKind::parse(row.name).map_err(Error::defect)?);
-        unknown.remove(&key);
-        known.insert(key, row.kind);
-    }
+    let found: HashMap<(i32, String), i32> =
+        rows.into_iter().map(|row| ((row.community, row.name), row.kind)).collect();
+    unknown.retain(|(community, name), _| {
+        // By its text as it is stored, whatever a later version would make of that.
+        let kind = found.get(&(*community, name.as_str().to_owned())).copied();
+        known.extend(kind.map(|kind| ((*community, name.clone()), kind)));
+        kind.is_none()
+    });
     Ok(())
 }
 

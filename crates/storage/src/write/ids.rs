@@ -108,7 +108,7 @@ pub(crate) async fn record(
     Ok(arrived)
 }
 
-/// Writes an id into every partition, for a probe that is taken back.
+/// For a probe, which is rolled back: writes an id into every partition.
 pub(crate) async fn try_out(
     connection: &mut AsyncPgConnection,
     shard: Shard,

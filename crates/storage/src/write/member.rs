@@ -411,7 +411,7 @@ async fn read_tiers_again(
 }
 
 /// Assigns the members that moved the tier they now hold, and takes in those whose rank the change moved across a rank tier's
-/// threshold. Answers who changed from one tier to another.
+/// threshold. Returns who changed from one tier to another.
 async fn assign_tiers(
     connection: &mut AsyncPgConnection,
     shard: Shard,
@@ -540,7 +540,7 @@ async fn pending_changes(
         Some(held) => (held, BTreeSet::new()),
         None => (Vec::new(), of_appeared),
     };
-    for HeldBadge { community, member, kind, op_id, reason } in held {
+    for HeldBadge { community, member, kind, op_id, reason, .. } in held {
         changes.push((of((community, member))?, Detail::Badge { held: true, badge: op_id, kind, reason }));
     }
     let changes = changes.into_iter().map(|(member, what)| PendingChange {

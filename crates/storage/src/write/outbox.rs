@@ -93,7 +93,12 @@ pub(crate) async fn write(
     for (community, mut changes) in communities {
         let outbox =
             &locked.get(&community).ok_or_else(|| Error::defect("a change of no locked community"))?.outbox;
-        changes.retain(|change| outbox.types & bit_of(change.what.change_type()) != 0);
+        // An erasure is told by whoever tells anything: followers know the person from other changes.
+        let is_told = |what: &Detail| match what {
+            Detail::Disappeared(Disappearance::Erased) => outbox.types != 0,
+            other => outbox.types & bit_of(other.change_type()) != 0,
+        };
+        changes.retain(|change| is_told(&change.what));
         let new = i64::try_from(changes.len()).map_err(Error::defect)?;
         let is_cut = cut.contains(&community) && outbox.types & bit_of(ChangeType::BadgeAwarded) != 0;
         let is_too_much = new > 0 && outbox.waiting().saturating_add(new) > i64::from(MAX_WAITING);
@@ -166,6 +171,9 @@ async fn drop_waiting(
     Ok(())
 }
 
+/// How many bytes of reasons one batch may read of badges that are held.
+const MAX_REASONS: i64 = 16 * 1024 * 1024;
+
 /// A badge that a member holds.
 #[derive(QueryableByName)]
 #[diesel(table_name = badge_ops)]
@@ -175,9 +183,12 @@ pub(crate) struct HeldBadge {
     pub(crate) kind: i32,
     pub(crate) op_id: Uuid,
     pub(crate) reason: Option<String>,
+    /// The bytes of its reason and of those before it.
+    #[diesel(sql_type = BigInt)]
+    bytes: i64,
 }
 
-/// The badges that these members hold; `None` where they are more than changes may wait.
+/// The badges that these members hold; `None` where they are more than changes may wait, or where their reasons are too long in all.
 pub(crate) async fn held_badges(
     connection: &mut AsyncPgConnection,
     shard: Shard,
@@ -188,15 +199,21 @@ pub(crate) async fn held_badges(
     }
     let find = Statement::in_shard(
         shard,
-        "SELECT rows.community, rows.key AS member, b.kind, b.op_id, b.reason FROM $rows
-         CROSS JOIN LATERAL (SELECT o.kind, o.op_id, o.reason FROM badge_ops AS o
-             WHERE o.shard = $1 AND o.community = rows.community AND o.member = rows.key
-                 AND o.is_badge AND o.revoked_at IS NULL
-             ORDER BY o.at, o.op_id LIMIT $limit) AS b
-         LIMIT $limit",
-    );
+        "SELECT h.* FROM (
+             SELECT rows.community, rows.key AS member, b.kind, b.op_id, b.reason,
+                 sum(coalesce(octet_length(b.reason), 0)) OVER (ROWS UNBOUNDED PRECEDING) AS bytes
+             FROM $rows
+             CROSS JOIN LATERAL (SELECT o.kind, o.op_id, o.reason FROM badge_ops AS o
+                 WHERE o.shard = $1 AND o.community = rows.community AND o.member = rows.key
+                     AND o.is_badge AND o.revoked_at IS NULL
+                 ORDER BY o.at, o.op_id LIMIT $limit) AS b
+             LIMIT $limit) AS h
+         WHERE h.bytes - coalesce(octet_length(h.reason), 0) <= $2",
+    )
+    .bind::<BigInt, _>(MAX_REASONS);
     let (held, more) = statement::page(connection, find.rows(members), Limit::<MAX_WAITING>::MAX).await?;
-    Ok((!more).then_some(held))
+    let is_too_long = held.last().is_some_and(|last: &HeldBadge| last.bytes > MAX_REASONS);
+    Ok((!more && !is_too_long).then_some(held))
 }
 
 /// Waits for whoever publishes changes of this community, and lets nobody publish any until the transaction ends. It comes before all

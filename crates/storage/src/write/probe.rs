@@ -1,4 +1,4 @@
-//! A probe: events of every kind and with every effect on a member's standing are applied, and taken back.
+//! A probe: events of every kind and with every effect on a member's standing are applied, and rolled back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -78,7 +78,7 @@ impl Store {
         let community = known.get(&guild).copied();
         let key = self.erasure_key().clone();
         self.in_shard(Shard::of(&guild))
-            .write_and_take_back("events_probe", move |connection| {
+            .write_and_roll_back("events_probe", move |connection| {
                 async move {
                     if let Some(bounds) = bounds {
                         statement::set(connection, bounds).await?;

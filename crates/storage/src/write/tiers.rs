@@ -26,7 +26,7 @@ use crate::write::numbers::{self, Sequence};
 /// ranks.
 const MOST_EQUALS: i64 = 1000;
 
-/// By one change in so many, old changes of its member are forgotten.
+/// One change in this many triggers the removal of its member's old changes.
 const FORGOTTEN_EVERY: u64 = 16;
 /// The most old changes of a member that are forgotten at once.
 const MOST_FORGOTTEN: usize = 1000;
@@ -328,8 +328,8 @@ pub(crate) async fn record(
     Ok(Recorded { promoted, forgotten: forget(connection, shard, due).await? })
 }
 
-/// Whether by this change those of its member are forgotten. Two who change places again and again take numbers by turns, so the number is
-/// mixed first, by the golden ratio.
+/// Whether this change triggers the removal of its member's old ones. The number is mixed first, by the golden ratio: two members who
+/// swap places take every other number.
 const fn is_due(change: i64) -> bool {
     change.unsigned_abs().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 & (FORGOTTEN_EVERY - 1) == 0
 }
@@ -350,7 +350,7 @@ async fn insert(
     Ok(())
 }
 
-/// Has a member of this number that is nobody's forget a change, for a probe that is taken back.
+/// For a probe, which is rolled back: inserts tier changes under a member number that nobody has, and removes the old ones.
 pub(crate) async fn try_out(
     connection: &mut AsyncPgConnection,
     shard: Shard,
@@ -364,7 +364,7 @@ pub(crate) async fn try_out(
 }
 
 /// Forgets changes of these members, so that they do not grow with time alone: the newest hundred of each are kept, and all of the last
-/// thirty days. Answers the communities and times of promotions that were counted among them.
+/// thirty days. Returns the communities and times of promotions that were counted among them.
 async fn forget(
     connection: &mut AsyncPgConnection,
     shard: Shard,

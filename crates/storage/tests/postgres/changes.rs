@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use muster_domain::{
-    Change, ChangeData, ChangeType, Changed, CommunityId, Disappearance, Event, GuildId, MemberEffect, Nym,
-    PageLimit, ProfileId, Shard, TierPolicy, TraceParent, UserId,
+    Change, ChangeData, ChangeType, Changed, CommunityId, Disappearance, Event, GuildId, Lookup,
+    MemberEffect, Nym, PageLimit, ProfileId, Shard, TierPolicy, TraceParent, UserId,
 };
 use muster_storage::{Community, Store};
 use tokio::sync::Notify;
@@ -163,12 +163,20 @@ async fn a_community_tells_of_the_types_that_it_chose() {
     let events = vec![joined(&guild, &user(1), START, "a"), awarded(&guild, &user(1), START + 1, "rider")];
     apply(&store, &guild, events).await;
     assert_eq!(described(&take_all(&store).await), ["2 badge.awarded u1 rider"]);
+    // Whoever tells anything tells of an erasure.
+    let erase = async |who| {
+        let id = community.profile_get(&Lookup::UserId(who)).await.unwrap().profile.profile_id;
+        community.profile_erase(id).await.unwrap();
+    };
+    erase(user(1)).await;
+    assert_eq!(described(&take_all(&store).await), ["3 member.disappeared u1 erased"]);
     community.change_types_replace(&BTreeSet::new()).await.unwrap();
-    apply(&store, &guild, vec![awarded(&guild, &user(1), START + 2, "reader")]).await;
+    apply(&store, &guild, vec![awarded(&guild, &user(3), START + 2, "reader")]).await;
+    erase(user(3)).await;
     assert_eq!(take_all(&store).await, []);
     community.change_types_replace(&ChangeType::ALL.into()).await.unwrap();
     apply(&store, &guild, vec![joined(&guild, &user(2), START, "b")]).await;
-    assert_eq!(described(&take_all(&store).await), ["3 member.appeared u2 naib"]);
+    assert_eq!(described(&take_all(&store).await), ["4 member.appeared u2 naib"]);
 }
 
 #[tokio::test]
