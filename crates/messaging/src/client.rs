@@ -64,10 +64,10 @@ impl Client {
         self
     }
 
-    /// The same client, waiting this long for each answer, repetitions included.
+    /// The same client, waiting this long for each answer, repetitions included: a day at most.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+        self.timeout = timeout.min(Duration::from_hours(24));
         self
     }
 
@@ -250,22 +250,24 @@ pub enum ClientError {
         request_id: Option<Uuid>,
     },
     /// No answer came.
-    #[error("the service did not answer within {0:?}")]
+    #[error("the service did not answer within {0:?}: check that the worker is ready, or raise the timeout")]
     Timeout(Duration),
     /// Nobody takes the request.
     #[error("no responders: check that the service runs and that this user may publish to the subject")]
     NoResponders,
     /// The request is over 64 KiB.
-    #[error("the request has over {MAX_REQUEST} bytes")]
+    #[error("the request has over {MAX_REQUEST} bytes: ask for less at once")]
     TooLarge,
     /// The request could not be written as JSON.
-    #[error("the request cannot be written")]
+    #[error("the request cannot be written as JSON: report this as a defect")]
     Request(#[source] serde_json::Error),
     /// The answer is not of the documented form.
-    #[error("the answer is not of the documented form: see that service and client are of one major version")]
+    #[error(
+        "the answer is not of the documented form: check that service and client are of one major version"
+    )]
     Answer(#[source] serde_json::Error),
     /// The request was not sent.
-    #[error("the request was not sent")]
+    #[error("the request was not sent: check the connection to NATS, then send it again")]
     Send(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -296,7 +298,7 @@ impl EventPublisher {
         Self { context: async_nats::jetstream::new(connection.client().clone()) }
     }
 
-    /// Publishes one event, and waits until the stream has it. Answers its sequence there.
+    /// Publishes one event, and waits until the stream has it. Returns its sequence there.
     ///
     /// # Errors
     /// [`PublishError`] when the stream did not take it.
@@ -357,5 +359,5 @@ impl EventPublisher {
 
 /// An event was not taken.
 #[derive(Debug, thiserror::Error)]
-#[error("the stream did not take the event: see that it exists and has room")]
+#[error("the stream did not take the event: check that it exists and has room")]
 pub struct PublishError(#[source] Box<dyn std::error::Error + Send + Sync>);

@@ -92,5 +92,7 @@ pub async fn clear_everywhere(
 
 /// The replicas could not be told.
 #[derive(Debug, thiserror::Error)]
-#[error("the other replicas could not be told")]
+#[error(
+    "the other replicas could not be told: check that this user may publish and subscribe to muster.replicas.>"
+)]
 pub struct ReplicaError(#[source] Box<dyn std::error::Error + Send + Sync>);

@@ -31,7 +31,7 @@ pub struct Request {
     pub deadline: Instant,
     /// Whether the handler has answered it before, with more than one message carries: it is one request, handled again for a page of
     /// fewer rows.
-    pub is_again: bool,
+    pub is_repeat: bool,
 }
 
 impl Request {
@@ -54,7 +54,7 @@ impl Request {
             .transpose()
             .map_err(|cause| ServiceError::invalid_request(CALLER, format!("{CALLER} {cause}")))?;
         let traceparent = traceparent(headers);
-        Ok(Self { id, endpoint, question, caller, traceparent, deadline, is_again: false })
+        Ok(Self { id, endpoint, question, caller, traceparent, deadline, is_repeat: false })
     }
 }
 

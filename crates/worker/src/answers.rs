@@ -47,7 +47,7 @@ impl Answers {
     /// Logs administrative requests at level info, and all others at level debug.
     fn log(&self, request: &Request, error: Option<ErrorCode>) {
         // A pseudonym costs as much as a small question.
-        let is_told = request.is_again && error.is_none();
+        let is_told = request.is_repeat && error.is_none();
         if is_told || (!request.endpoint.is_admin() && !tracing::enabled!(Level::DEBUG)) {
             return;
         }
@@ -91,7 +91,7 @@ impl Answers {
                 let community = self.store.community(*id).await.map_err(|error| failed(error.into()))?;
                 let community = community.in_trace(request.traceparent.clone());
                 // Clearing is not counted: it is how an operator gets back in. Nor is what was counted when it came.
-                if !request.is_again && !matches!(query, Query::AdminRatelimitClear(_)) {
+                if !request.is_repeat && !matches!(query, Query::AdminRatelimitClear(_)) {
                     self.count(*id, request.caller.as_ref())?;
                 }
                 if request.endpoint.may_lag && self.store.standby().is_some() {

@@ -44,7 +44,7 @@ pub(crate) enum Failure {
     Erasures(#[from] ListError),
     #[error(transparent)]
     Client(#[from] ClientError),
-    #[error("the answer is an error")]
+    #[error("the service answered an error, printed above")]
     Refused,
     #[error("not everything would work: see the report")]
     Check,

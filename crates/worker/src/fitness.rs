@@ -1,6 +1,6 @@
 //! Whether the servers are fit for what Muster promises: their versions, and how large a message may be.
 
-use muster_domain::{Environment, Floor, Standing};
+use muster_domain::{Environment, VersionFloor, VersionVerdict};
 use muster_messaging::connection;
 use muster_messaging::events::consumer::Unfit;
 use muster_messaging::service::LEAST_PAYLOAD;
@@ -8,9 +8,9 @@ use muster_messaging::service::LEAST_PAYLOAD;
 use crate::failure::Failure;
 
 /// The floor of the NATS servers' version.
-pub(crate) const NATS: Floor = connection::SERVER_FLOOR;
+pub(crate) const NATS: VersionFloor = connection::SERVER_FLOOR;
 /// The floor of PostgreSQL's version.
-pub(crate) const POSTGRES: Floor = muster_storage::SERVER_FLOOR;
+pub(crate) const POSTGRES: VersionFloor = muster_storage::SERVER_FLOOR;
 
 /// Production refuses a server that breaks a promise; other environments warn of it.
 pub(crate) const fn unfit(environment: Environment) -> Unfit {
@@ -21,11 +21,11 @@ pub(crate) const fn unfit(environment: Environment) -> Unfit {
 }
 
 /// Holds a server's version to its floor: refuses it, or says in the log what is wrong with it.
-pub(crate) fn hold(floor: &Floor, version: &str, unfit: Unfit) -> Result<(), Failure> {
+pub(crate) fn hold(floor: &VersionFloor, version: &str, unfit: Unfit) -> Result<(), Failure> {
     match (floor.judge(version), unfit) {
-        (Standing::Supported, _) => Ok(()),
-        (Standing::TooOld(why), Unfit::Refuse) => Err(Failure::TooOld(why)),
-        (Standing::TooOld(why) | Standing::Unadvised(why), _) => {
+        (VersionVerdict::Supported, _) => Ok(()),
+        (VersionVerdict::TooOld(why), Unfit::Refuse) => Err(Failure::TooOld(why)),
+        (VersionVerdict::TooOld(why) | VersionVerdict::Unadvised(why), _) => {
             tracing::warn!(server = floor.server, version, "{why}");
             Ok(())
         }

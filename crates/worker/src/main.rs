@@ -17,6 +17,7 @@ mod signals;
 mod start;
 mod traces;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -117,7 +118,11 @@ impl Wait {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let Ok(log) = LogQueue::start() else { return ExitCode::FAILURE };
+    let Ok(log) = LogQueue::start() else {
+        let _ =
+            writeln!(std::io::stderr(), "the log's thread cannot be started: raise the limit of processes");
+        return ExitCode::FAILURE;
+    };
     log.take_panics();
     // Before any secret is read.
     if let Err(error) = core_dumps::turn_off() {
@@ -185,7 +190,7 @@ async fn run(arguments: Arguments, log: LogQueue) -> Result<(), Failure> {
                 println!("distributed {table} by its shard");
             }
             if distributed.options {
-                println!("told the nodes' planners of the tables");
+                println!("set the planner option n_distinct on the nodes");
             }
             if !distributed.left.is_empty() {
                 println!(

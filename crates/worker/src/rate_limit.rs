@@ -91,7 +91,7 @@ impl RateLimits {
         metrics::rate_limit_counters(Scope::Caller, self.callers.entry_count());
     }
 
-    /// Forgets a caller's counter, or with `None` the community's and all its callers'. Answers how many there were.
+    /// Forgets a caller's counter, or with `None` the community's and all its callers'. Returns how many there were.
     pub(crate) fn clear(&self, community: CommunityId, caller: Option<&Caller>) -> u64 {
         let held: Vec<(CommunityId, Caller)> = match caller {
             Some(caller) => vec![(community, caller.clone())],

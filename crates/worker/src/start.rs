@@ -81,7 +81,7 @@ impl PendingStart {
             tracing::warn!(
                 error = failure.chain(),
                 waited_ms = millis(started),
-                "something is still missing"
+                "a dependency is still missing"
             );
         }
         self.failure = failure;

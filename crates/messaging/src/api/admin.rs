@@ -126,7 +126,7 @@ impl From<muster_domain::Profile> for VisibleProfile {
     }
 }
 
-/// All that is held on a person, piece by piece.
+/// All that is held on a person, page by page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ExportProfile {
     /// On whom.
@@ -134,13 +134,13 @@ pub struct ExportProfile {
     /// Where to go on: the `next` of the answer before.
     #[serde(skip_serializing_if = "Value::is_absent")]
     pub cursor: Option<Cursor>,
-    /// Nobody asks for a number: it is the largest page that fits into one message.
+    /// Clients cannot set it: a page is as large as fits into one message.
     #[serde(skip)]
     rows: Rows<1000>,
 }
 
 impl ExportProfile {
-    /// Asks for the piece that begins at `cursor`, or for the first.
+    /// Asks for the page that begins at `cursor`, or for the first.
     #[must_use]
     pub fn new(profile_id: ProfileId, cursor: Option<Cursor>) -> Self {
         Self { profile_id, cursor, rows: Rows::default() }
@@ -181,7 +181,7 @@ impl Endpoint for ExportProfile {
     }
 }
 
-/// A piece of all that is held on a person.
+/// A page of all that is held on a person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PersonalData {
     /// The profile.
@@ -199,11 +199,12 @@ pub struct PersonalData {
     pub additions: Vec<Addition>,
     /// Changes of tier.
     pub tier_changes: Vec<TierChange>,
-    /// The cursor of the next piece; `None` on the last.
+    /// The cursor of the next page; `None` on the last.
     pub next: Option<Cursor>,
 }
 
-/// An award or a revocation that is no badge: one without effect, or a revocation, which is repeated in the badge that it revoked.
+/// An award or revocation that is not listed as a badge: one that had no effect, or a revocation, which the badge that it revoked
+/// shows too.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadgeOperation {
     /// Of which kind.
@@ -213,7 +214,7 @@ pub struct BadgeOperation {
     /// When it was.
     #[serde(with = "time::serde::rfc3339")]
     pub at: OffsetDateTime,
-    /// Whose it was.
+    /// Who awarded or revoked it.
     pub by: Option<Awarder>,
     /// Why.
     pub reason: Option<Reason>,

@@ -51,12 +51,12 @@ pub trait Endpoint: fmt::Debug + Clone + PartialEq + Serialize + Send + Sync + '
     /// [`ServiceError`] of code `invalid_request` or `invalid_cursor`, naming the field.
     fn read(fields: &mut Fields<'_>) -> Result<Self, ServiceError>;
 
-    /// Asks for about half as many rows; false when it already asks for one, or for no number of them.
+    /// Halves the number of rows to answer. False when it is one already, or the request takes no limit.
     fn halve(&mut self) -> bool {
         false
     }
 
-    /// Whether it asks for a number of rows that is not answered.
+    /// Whether the requested limit is out of range, so that another is applied.
     fn is_clamped(&self) -> bool {
         false
     }

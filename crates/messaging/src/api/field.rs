@@ -102,12 +102,12 @@ pub(super) trait Value: Sized {
         false
     }
 
-    /// Halves the number of rows that it asks for, and says whether there were as many as that.
+    /// Halves the number of rows. False when it was one already, or this field is no number of rows.
     fn halve(&mut self) -> bool {
         false
     }
 
-    /// Whether it asks for a number of rows that is not answered.
+    /// Whether the requested limit is out of range, so that another is applied.
     fn is_clamped(&self) -> bool {
         false
     }

@@ -108,7 +108,7 @@ impl Question {
         Ok(Self::Within(community, query))
     }
 
-    /// Asks for about half as many rows; false when it already asks for one, or for no number of them.
+    /// Halves the number of rows to answer. False when it is one already, or the request takes no limit.
     pub fn halve(&mut self) -> bool {
         match self {
             Self::Find(_) => false,
@@ -116,7 +116,7 @@ impl Question {
         }
     }
 
-    /// Whether it asks for a number of rows that is not answered.
+    /// Whether the requested limit is out of range, so that another is applied.
     #[must_use]
     pub fn is_clamped(&self) -> bool {
         match self {

@@ -46,7 +46,8 @@ pub struct Changes {
     messages: Option<pull::Stream>,
 }
 
-/// A change, to be acknowledged when it has had its effect. One that is dropped without that comes again.
+/// A change, to be acknowledged when it has had its effect. One that is not acknowledged within 30 seconds comes again, also while
+/// it is still being worked on.
 #[derive(Debug)]
 pub struct DeliveredChange {
     /// The change.
@@ -79,7 +80,7 @@ impl Changes {
         let client = connection.client();
         let mut context = jetstream::with_domain(client.clone(), IMPORTED);
         let mut found = find(&context, durable).await;
-        // Nothing is imported under it.
+        // This account imports no JetStream domain of that name: ask its own JetStream.
         if found.as_ref().is_err_and(|error| error.kind() == ConsumerErrorKind::Request) {
             context = jetstream::new(client.clone());
             found = find(&context, durable).await;
@@ -87,7 +88,7 @@ impl Changes {
         let consumer = match found {
             Ok(found) => {
                 let is = &found.cached_info().config;
-                // It is another follower's, who would miss what is passed over.
+                // The name belongs to a follower of other subjects, which would miss changes if it were taken over.
                 let follows = match is.filter_subject.as_str() {
                     "" if is.filter_subjects.is_empty() => CHANGES_SUBJECTS,
                     subjects => subjects,
@@ -132,8 +133,8 @@ impl Changes {
             match messages.next().await {
                 Some(Ok(message)) => return read(message),
                 Some(Err(error)) if is_gone(&error.kind()) => return Err(FollowError::Gone(error.into())),
-                // Such as a heartbeat that did not come: the broker is asked again, unless it has no such consumer any more, which
-                // it says to nobody but those who are waiting at the time.
+                // Such as a missed heartbeat. Ask again, unless the consumer was deleted meanwhile: the broker tells only requests
+                // that wait at that moment.
                 Some(Err(_)) | None => {
                     self.messages = None;
                     match self.consumer.get_info().await {

@@ -9,8 +9,10 @@ pub mod wire;
 
 use muster_domain::{ChangeType, CommunityId};
 
+use crate::events::fitness::Place;
+
 /// The stream.
-pub const CHANGES: &str = "CHANGES";
+pub const CHANGES: &str = Place::Changes.stream();
 /// Its subjects.
 pub const CHANGES_SUBJECTS: &str = "changes.>";
 /// What the subject of every change begins with.

@@ -120,10 +120,11 @@ impl ChangePublisher {
         matches!(stream::find(&self.context, CHANGES).await, Ok(None))
     }
 
-    /// The communities of which something else was published last than these changes follow: by another worker, by this one
-    /// before it was started again, or by a database that has since been restored from a backup.
+    /// The communities whose last published change, as far as this publisher knows, is not the one before the first of `changes`,
+    /// each with the number of that first change. Another worker published in between, or this one before a restart, or the database
+    /// was restored from a backup.
     #[must_use]
-    pub fn unsure_of(&self, changes: &[Change]) -> BTreeMap<CommunityId, u64> {
+    pub fn communities_to_check(&self, changes: &[Change]) -> BTreeMap<CommunityId, u64> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let mut firsts = BTreeMap::new();
         for change in changes {

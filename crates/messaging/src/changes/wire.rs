@@ -166,32 +166,32 @@ impl Data {
             Nym::parse(name).map_err(|_| DecodeError::Missing(field))
         };
         Ok(match change_type {
-            ChangeType::TierPromoted | ChangeType::TierDemoted => {
-                let (from, to) = (tier(self.from, "data.from")?, tier(self.to, "data.to")?);
-                match change_type {
-                    ChangeType::TierPromoted => ChangeData::TierPromoted { from, to },
-                    _ => ChangeData::TierDemoted { from, to },
-                }
+            ChangeType::TierPromoted => ChangeData::TierPromoted {
+                from: tier(self.from, "data.from")?,
+                to: tier(self.to, "data.to")?,
+            },
+            ChangeType::TierDemoted => {
+                ChangeData::TierDemoted { from: tier(self.from, "data.from")?, to: tier(self.to, "data.to")? }
             }
-            ChangeType::BadgeAwarded | ChangeType::BadgeRevoked => {
-                let badge = ChangedBadge {
-                    badge_id: self.badge_id.ok_or(DecodeError::Missing("data.badge_id"))?,
-                    kind: self.kind.ok_or(DecodeError::Missing("data.kind"))?,
-                    reason: self.reason,
-                };
-                match change_type {
-                    ChangeType::BadgeAwarded => ChangeData::BadgeAwarded(badge),
-                    _ => ChangeData::BadgeRevoked(badge),
-                }
-            }
+            ChangeType::BadgeAwarded => ChangeData::BadgeAwarded(self.badge()?),
+            ChangeType::BadgeRevoked => ChangeData::BadgeRevoked(self.badge()?),
             ChangeType::MemberRenamed => {
                 ChangeData::Renamed { from: nym(self.from, "data.from")?, to: nym(self.to, "data.to")? }
             }
             ChangeType::MemberDisappeared => ChangeData::Disappeared(
                 self.why.as_deref().and_then(Disappearance::of).ok_or(DecodeError::Missing("data.why"))?,
             ),
-            // `decode` reads the other itself.
-            ChangeType::MemberAppeared | ChangeType::Lost => ChangeData::Appeared { tier: self.tier },
+            ChangeType::MemberAppeared => ChangeData::Appeared { tier: self.tier },
+            // It is of no member.
+            ChangeType::Lost => return Err(DecodeError::Missing("profile_id")),
+        })
+    }
+
+    fn badge(self) -> Result<ChangedBadge, DecodeError> {
+        Ok(ChangedBadge {
+            badge_id: self.badge_id.ok_or(DecodeError::Missing("data.badge_id"))?,
+            kind: self.kind.ok_or(DecodeError::Missing("data.kind"))?,
+            reason: self.reason,
         })
     }
 }

@@ -75,7 +75,8 @@ impl Acks {
 
     /// Reports, for ever, that the messages that `held` returns are still being worked on.
     pub(super) async fn send_progress_acks(&self, held: impl Fn() -> Vec<Arc<Message>>) -> Infallible {
-        let period = self.ack_wait / 3;
+        // A wait of zero has no period.
+        let period = (self.ack_wait / 3).max(Duration::from_millis(1));
         let mut ticks = interval_at(Instant::now() + period, period);
         loop {
             ticks.tick().await;

@@ -13,7 +13,6 @@ use muster_domain::EventType;
 
 use super::envelope::DEFAULT_MAX_BYTES;
 use super::subjects::{DEAD_LETTERS, DEAD_SUBJECT, EVENTS, EVENTS_SUBJECTS, subject};
-use crate::changes::CHANGES;
 
 /// The shortest time for which a stream may keep events. A shorter one is refused.
 pub const LEAST_AGE: Duration = Duration::from_hours(24);
@@ -52,11 +51,12 @@ impl Place {
         }
     }
 
-    const fn stream(self) -> &'static str {
+    /// The name of its stream.
+    pub(crate) const fn stream(self) -> &'static str {
         match self {
             Self::Events | Self::Consumer => EVENTS,
             Self::DeadLetters => DEAD_LETTERS,
-            Self::Changes => CHANGES,
+            Self::Changes => "CHANGES",
         }
     }
 }

@@ -32,8 +32,8 @@ const MAX_FAILED: usize = 10_000;
 const COMMUNITY_PAUSE: Duration = Duration::from_secs(3);
 /// How long a batch may take until the store is probed beside it, and from one such probe to the next.
 const SLOW: Duration = Duration::from_millis(1500);
-/// How many parts a part that failed is taken into, at most. Two would find a single event with somewhat fewer attempts, and take
-/// nearly twice as many where all events fail.
+/// Into how many parts, at most, a failed part is split. With two, a single bad event takes somewhat fewer attempts, but nearly twice
+/// as many are needed where all events fail.
 const PARTS: usize = 8;
 /// How long a successful probe of the store counts while a batch is narrowed down.
 const PROBE_MAX_AGE: Duration = Duration::from_secs(1);
@@ -134,21 +134,22 @@ where
         // Neither waits for the other: dead letters take long while their stream has no leader. Until they are stored, the batch's
         // communities have this lane.
         let (released, held) = if malformed.is_empty() { (Some(batch), None) } else { (None, Some(batch)) };
-        let burying = self.each(malformed, Vec::new(), |message, reason: String| async move {
-            self.make_dead_letter(&message, &reason, Outcome::Malformed).await;
-        });
+        let dead_lettering =
+            self.for_each_message(malformed, Vec::new(), |message, reason: String| async move {
+                self.make_dead_letter(&message, &reason, Outcome::Malformed).await;
+            });
         let applying = async {
             if !events.is_empty() {
                 self.apply_all(events, released).await;
             }
         };
-        tokio::join!(burying, applying);
+        tokio::join!(dead_lettering, applying);
         drop(held);
     }
 
-    /// Does one thing to each of these messages, several at once. Meanwhile it is reported that those that are not done, and `held`, are
-    /// still being worked on.
-    async fn each<T, G: Future<Output = ()>>(
+    /// Runs the action on each message, several at once. Meanwhile sends progress acknowledgements for those that are not done, and
+    /// for `held`.
+    async fn for_each_message<T, G: Future<Output = ()>>(
         &self,
         items: Vec<(Arc<Message>, T)>,
         held: Vec<Arc<Message>>,
@@ -263,14 +264,14 @@ where
             work.parts.push(rest);
         }
         let poison = poison.into_iter().map(|event| (event.message, ())).collect();
-        self.each(poison, work.messages(), |message, ()| async move {
+        self.for_each_message(poison, work.messages(), |message, ()| async move {
             self.make_dead_letter(&message, why, Outcome::GivenUp).await;
         })
         .await;
         if is_there { ControlFlow::Continue(()) } else { self.narrow_down(why.into(), false, work).await }
     }
 
-    /// Goes one step towards what is at fault that the last part failed: the store, one of its communities, or one of its
+    /// Takes one step towards what made the last part fail: the store, one of its communities, or one of its
     /// events. Breaks when the consumer is stopped.
     async fn narrow_down<'a>(
         &'a self,
@@ -341,7 +342,7 @@ where
             match probed {
                 Ok(()) => {
                     let its = its.into_iter().map(|(event, why)| (Arc::clone(&event.message), (event, why)));
-                    self.each(its.collect(), work.messages(), |_, (event, failure)| async move {
+                    self.for_each_message(its.collect(), work.messages(), |_, (event, failure)| async move {
                         self.count_failure(event, &failure).await;
                     })
                     .await;

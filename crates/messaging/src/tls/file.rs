@@ -27,7 +27,7 @@ pub fn read(path: &Path, bound: usize) -> Result<Vec<u8>, FileError> {
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The system does not give it.
-    #[error("cannot be read: see that it is there and that this user may read it")]
+    #[error("cannot be read: check that it is there and that this user may read it")]
     Unreadable(#[from] io::Error),
     /// It is a directory.
     #[error("is a directory: name the file in it")]

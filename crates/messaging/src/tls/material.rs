@@ -265,7 +265,7 @@ impl fmt::Display for WhyUnused {
             ),
             Self::Early { not_before } => write!(
                 f,
-                "is not valid before {not_before}: it is kept for then; see that this machine's clock is right"
+                "is not valid before {not_before}: it is kept for then; check that this machine's clock is right"
             ),
             Self::Key(kind) => {
                 write!(
@@ -336,7 +336,7 @@ impl Material {
     }
 
     /// Reads the files again and, if everything about them is in order, uses them for every handshake from now on.
-    /// Connections that stand are not touched. Answers whether anything had changed.
+    /// Connections that stand are not touched. Returns whether anything had changed.
     ///
     /// # Errors
     /// As [`Material::load`]; what was in use before stays in use.
@@ -743,7 +743,7 @@ pub enum MaterialError {
         line: usize,
     },
     /// A certificate cannot be used.
-    #[error("{}: line {line} begins a certificate that cannot be used", path.display())]
+    #[error("{}: line {line} begins a certificate that cannot be used: remove or replace it", path.display())]
     Certificate {
         /// The file.
         path: PathBuf,
@@ -810,7 +810,10 @@ pub enum MaterialError {
         key: PathBuf,
     },
     /// The key is another certificate's.
-    #[error("the key of {} does not belong to the certificate of {}", key.display(), certificate.display())]
+    #[error(
+        "the key of {} does not belong to the certificate of {}: give the key that the certificate was issued for",
+        key.display(), certificate.display()
+    )]
     Key {
         /// The certificate's file.
         certificate: PathBuf,

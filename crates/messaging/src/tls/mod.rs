@@ -1,4 +1,4 @@
-//! The gate: what must be true of servers and certificates before anything is sent.
+//! Certificates and keys for TLS: read from files, checked, and rotated in place.
 
 pub mod certificate;
 pub mod file;

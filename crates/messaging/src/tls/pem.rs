@@ -274,7 +274,7 @@ fn is_base64(byte: u8) -> bool {
 /// What a file is that is no PEM at all, and what to do about it.
 fn foreign(bytes: &[u8], purpose: Purpose) -> Option<&'static str> {
     if bytes.trim_ascii().is_empty() {
-        return Some("empty: see that whatever writes it has done so");
+        return Some("empty: check that whatever writes it has done so");
     }
     let [first, second, rest @ ..] = bytes else { return None };
     let der = match (*first, *second) {

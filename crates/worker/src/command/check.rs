@@ -1,6 +1,6 @@
 //! Tries everything that serving needs, and reports it line by line.
 
-use muster_domain::Standing;
+use muster_domain::VersionVerdict;
 use muster_messaging::changes::publisher;
 use muster_messaging::connection::{Connection, NatsConfig};
 use muster_messaging::events::consumer::{ConsumerConfig, Unfit};
@@ -147,7 +147,7 @@ async fn distribution(database: &StoreConfig) -> bool {
     }
     if needs_options {
         println!(
-            "postgres       warning Citus {version}: nodes' planners are not told of all tables, as after a move: run \
+            "postgres       warning Citus {version}: parts of some tables lack the planner option n_distinct, as after a move: run \
              `muster-worker migrate`"
         );
     }
@@ -171,14 +171,14 @@ async fn distribution(database: &StoreConfig) -> bool {
 
 /// Reports a server's version unless it is in order; false where it is refused.
 #[expect(clippy::print_stdout, reason = "the report is this command's output")]
-fn stands(place: &str, standing: Standing, unfit: Unfit) -> bool {
+fn stands(place: &str, standing: VersionVerdict, unfit: Unfit) -> bool {
     match (standing, unfit) {
-        (Standing::Supported, _) => true,
-        (Standing::TooOld(why), Unfit::Refuse) => {
+        (VersionVerdict::Supported, _) => true,
+        (VersionVerdict::TooOld(why), Unfit::Refuse) => {
             println!("{place:<14} REFUSED {why}");
             false
         }
-        (Standing::TooOld(why) | Standing::Unadvised(why), _) => {
+        (VersionVerdict::TooOld(why) | VersionVerdict::Unadvised(why), _) => {
             println!("{place:<14} warning {why}");
             true
         }

@@ -66,7 +66,7 @@ async fn servers_and_schema_may_come_after_the_worker_in_any_order() -> Result<(
         eventually("readiness", async || worker.get("/readyz").is_ok_and(|(status, _)| status == 200))
             .await?;
         let log = std::fs::read_to_string(&worker.log)?;
-        for line in ["waiting for a dependency", "all dependencies are available", "is ready"] {
+        for line in ["waiting for a dependency", "all dependencies are available", "muster-worker is ready"] {
             ensure!(log.matches(line).count() == 1, "{line}: {log}");
         }
         ensure!(worker.stop()? == Some(0));
