@@ -39,6 +39,9 @@ pub enum Error {
         "the tables could not be distributed, and are as they were: {0}; correct the cause and run `muster-worker migrate` again"
     )]
     Distribution(#[source] Cause),
+    /// What was asked is beyond a bound, which the text names.
+    #[error("{0}")]
+    OutOfBounds(String),
     /// A defect in Muster: a statement or row that should not have been possible.
     #[error("storage met a defect: {0}; report it with the log")]
     Defect(#[source] Cause),

@@ -599,11 +599,11 @@ impl Store {
         tokio::spawn(writing.instrument(span(query))).await.map_err(Error::defect)?
     }
 
-    /// Whether additions to activity of long ago are folded from now on, by month and by year. By default they are not: an addition
-    /// that is folded counts again where its event comes again, which it must not do once its id is forgotten. So this is for when
-    /// the stream keeps events for no longer than their ids are remembered.
-    pub fn fold_additions(&self, folds: bool) {
-        self.inner.folds.store(folds, Ordering::Relaxed);
+    /// Turns the folding of old additions to activity, by month and by year, on or off, for all clones of this store. Off by default.
+    /// Turn it on only while the stream keeps events for no longer than their ids are remembered: else an event that comes again counts
+    /// twice.
+    pub fn set_folding(&self, enabled: bool) {
+        self.inner.folds.store(enabled, Ordering::Relaxed);
     }
 
     pub(crate) fn folds(&self) -> bool {

@@ -184,6 +184,22 @@ impl DeliveredChange {
     pub async fn ack(self) -> Result<(), FollowError> {
         self.message.ack_with(AckKind::Ack).await.map_err(FollowError::NotAcknowledged)
     }
+
+    /// Says that it is still being worked on: it does not come again for another 30 seconds.
+    ///
+    /// # Errors
+    /// [`FollowError::NotAcknowledged`]; the change may come again.
+    pub async fn in_progress(&self) -> Result<(), FollowError> {
+        self.message.ack_with(AckKind::Progress).await.map_err(FollowError::NotAcknowledged)
+    }
+
+    /// Gives it back: it comes again after this time.
+    ///
+    /// # Errors
+    /// [`FollowError::NotAcknowledged`]; the change comes again when it would have without this.
+    pub async fn retry_after(self, delay: Duration) -> Result<(), FollowError> {
+        self.message.ack_with(AckKind::Nak(Some(delay))).await.map_err(FollowError::NotAcknowledged)
+    }
 }
 
 /// A change that cannot be read.

@@ -27,10 +27,12 @@ impl Store {
     /// above how long the stream keeps events.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the database is, [`Error::Defect`] when `age` is above [`Self::MAX_REMEMBERED`].
+    /// [`Error::Unavailable`] when the database is, [`Error::OutOfBounds`] when `age` is above [`Self::MAX_REMEMBERED`].
     pub async fn applied_events_prune(&self, age: Duration) -> Result<usize, Error> {
         if age > Self::MAX_REMEMBERED {
-            return Err(Error::defect("ids of events are not remembered for so long"));
+            let days = Self::MAX_REMEMBERED.as_secs() / 86_400;
+            let why = format!("ids of events are remembered for at most {days} days: give a shorter age");
+            return Err(Error::OutOfBounds(why));
         }
         // By the clock that all workers share.
         let now = self.read("applied_events_prune", |connection| clock::now(connection).boxed()).await?;

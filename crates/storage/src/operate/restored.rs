@@ -42,15 +42,15 @@ pub struct Enforced {
 }
 
 impl Store {
-    /// Takes over erasures that another database knows of, and answers how many were new. It can be repeated: a time
+    /// Takes over erasures that another database knows of, and returns how many were new. It can be repeated: a time
     /// only moves forward. From then on no event brings back what is older; what is there already goes by
     /// [`Community::erasures_enforce`].
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the database is, [`Error::Defect`] when there are more than [`MAX_ERASURES`].
+    /// [`Error::Unavailable`] when the database is, [`Error::OutOfBounds`] when there are more than [`MAX_ERASURES`].
     pub async fn erasures_remember(&self, erasures: Vec<Erasure>) -> Result<usize, Error> {
         if erasures.len() > MAX_ERASURES {
-            return Err(Error::defect(format!("at most {MAX_ERASURES} erasures are taken at once")));
+            return Err(Error::OutOfBounds(format!("at most {MAX_ERASURES} erasures are taken at once")));
         }
         if erasures.is_empty() {
             return Ok(0);

@@ -17,7 +17,7 @@ impl Community {
     /// some still hold a tier of the policy before.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] part-way when the database is; the call is safe to repeat. [`Error::Defect`]
+    /// [`Error::Unavailable`] part-way when the database is; the call is safe to repeat. [`Error::OutOfBounds`]
     /// when the community has had too many tiers.
     pub async fn tier_policy_replace(&self, policy: &TierPolicy) -> Result<(), Error> {
         let tenant = self.tenant;

@@ -3,7 +3,7 @@
 //! Each addition is kept by itself, since the event that sets the activity may come behind it, however long after. What would otherwise grow
 //! with time alone is [folded](fold): additions of more than [`Store::MAX_REMEMBERED`] ago whose events' ids
 //! are forgotten become one for each month, and for each year once they are a year old. An event that came again after that would count
-//! again, so it is done only where [none can](Store::fold_additions).
+//! again, so it is done only where [none can](Store::set_folding).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -42,11 +42,11 @@ impl Store {
     /// them again finds out by their ids.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the database is, [`Error::Defect`] when an event cannot be applied or there are more
-    /// than [`Event::MAX_BATCH`].
+    /// [`Error::Unavailable`] when the database is, [`Error::Defect`] when an event cannot be applied,
+    /// [`Error::OutOfBounds`] when there are more than [`Event::MAX_BATCH`].
     pub async fn events_apply(&self, events: Vec<Event>) -> Result<Applied, Error> {
         if events.len() > usize::from(Event::MAX_BATCH) {
-            return Err(Error::defect(format!("a batch has at most {} events", Event::MAX_BATCH)));
+            return Err(Error::OutOfBounds(format!("a batch has at most {} events", Event::MAX_BATCH)));
         }
         let guilds: BTreeSet<GuildId> = events.iter().map(|event| event.guild.clone()).collect();
         let communities = self.communities_ensure(guilds).await?;

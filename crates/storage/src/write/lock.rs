@@ -34,8 +34,8 @@ pub(crate) struct Members {
 }
 
 /// What is said where a community's state is not there, or is another's.
-const OF_ANOTHER: &str =
-    "communities of this worker are not in the database: it was restored, or is another since a failover";
+const OF_ANOTHER: &str = "communities of this worker are not in the database: it was restored, or is another since a failover; they are \
+     looked up again";
 
 /// A community's state, as it is when its lock is held.
 pub(crate) struct Locked {

@@ -432,7 +432,7 @@ pub(crate) async fn policy_replace(
         })
     })?;
     if u32::try_from(names).map_err(Error::defect)? > MAX_TIERS {
-        return Err(Error::defect(format!(
+        return Err(Error::OutOfBounds(format!(
             "over all of its policies, a community has at most {MAX_TIERS} names of tiers: reuse earlier ones"
         )));
     }

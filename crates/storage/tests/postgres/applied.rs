@@ -164,14 +164,14 @@ async fn additions_whose_events_are_forgotten_are_folded_by_month_and_by_year() 
         let sql = "SELECT activity FROM members WHERE user_id = $1";
         client.query_one(sql, &[&user(who).as_str()]).await.unwrap().get(0)
     };
-    store.fold_additions(true);
+    store.set_folding(true);
     apply(&store, &guild, of("often", 1, 1)).await;
     assert_eq!(kept("often").await, vec![3; 27], "their ids are remembered");
-    store.fold_additions(false);
+    store.set_folding(false);
     client.batch_execute("DELETE FROM applied_events").await.unwrap();
     apply(&store, &guild, of("often", 1, 1)).await;
     assert_eq!(kept("often").await, vec![3; 28], "an event may come again whose id is forgotten");
-    store.fold_additions(true);
+    store.set_folding(true);
     apply(&store, &guild, [of("often", 1, 1), of("once", 1, 1)].concat()).await;
     let folded = [vec![3, 15, 15, 15, 15], vec![3; 8]].concat();
     assert_eq!(

@@ -98,7 +98,7 @@ impl Session {
             },
         )
         .await?;
-        store.fold_additions(!consumer.may_repeat_forgotten());
+        store.set_folding(!consumer.may_repeat_forgotten());
         let dead_letters = DeadLetters::open(&connection).await?;
         let (applying, probing) = (store.clone(), store.clone());
         let probe: Probe = Arc::new(move |guild| probe(probing.clone(), guild).boxed());
