@@ -263,6 +263,10 @@ async fn a_session_that_cannot_be_what_it_must_be_is_refused_with_what_to_do() {
     assert!(said.contains("settings could not be applied") && said.contains("no_such_setting"), "{said}");
     let said = refused("&options=-c%20enable_sort%3Dperhaps").await;
     assert!(said.contains("enable_sort"), "{said}");
+    // A session of Citus' own in such a database does not end when it is dropped.
+    if !cluster::nodes().await.is_empty() {
+        return;
+    }
     // Only a superuser can have set it, and an ordinary role cannot set it back.
     let alter = format!("ALTER DATABASE {} SET session_replication_role = replica", database.name());
     database.client().await.batch_execute(&alter).await.unwrap();
