@@ -85,8 +85,8 @@ impl Configuration {
     /// One of the worker's commands, not yet started.
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(arguments.split_whitespace());
-        // Only what is configured here counts.
+        // What the image sets, and of the worker's own variables only what is configured here.
+        command.args(arguments.split_whitespace()).env("MIMALLOC_PURGE_DELAY", "100");
         for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTER_")) {
             command.env_remove(name);
         }
