@@ -85,12 +85,12 @@ impl Configuration {
     /// One of the worker's commands, not yet started.
     pub fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(&self.program);
-        // What the image sets, and of the worker's own variables only what is configured here.
-        command.args(arguments.split_whitespace()).env("MIMALLOC_PURGE_DELAY", "100");
-        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("MUSTER_")) {
-            command.env_remove(name);
-        }
-        command.envs(&self.variables);
+        // Of the worker's own variables only what is configured here counts; others are the image's.
+        let others = env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("MUSTER_"));
+        let image = include_str!("../../infra/docker/Dockerfile").lines();
+        let image = image.filter_map(|line| line.strip_prefix("ENV ")).flat_map(|set| set.split(' '));
+        command.env_clear().envs(others).envs(image.filter_map(|set| set.split_once('=')));
+        command.args(arguments.split_whitespace()).envs(&self.variables);
         command
     }
 

@@ -9,6 +9,7 @@ use muster_domain::{Event, EventType, TlsPolicy};
 use muster_messaging::api::{ENDPOINTS, ErrorCode};
 use muster_messaging::connection::LinkCounts;
 use muster_messaging::events::consumer::{ConsumerEvent, Lag, Outcome};
+use muster_messaging::events::dead_letter::KeptDeadLetters;
 use muster_messaging::events::fault::{Fault, FaultScope};
 use muster_messaging::service::Observation;
 use muster_messaging::tls::certificate::Certificate;
@@ -367,11 +368,6 @@ pub(crate) fn lag(lag: &Lag) {
     gauge!(STREAM_FILLED, "stream" => "EVENTS").set(wide(lag.filled_percent));
 }
 
-/// Shows how full the stream of dead letters is.
-pub(crate) fn dead_letters_filled(percent: u64) {
-    gauge!(STREAM_FILLED, "stream" => "DEAD_LETTERS").set(wide(percent));
-}
-
 /// Counts changes that were published.
 pub(crate) fn changes_published(changes: usize) {
     counter!(CHANGES_PUBLISHED).increment(u64::try_from(changes).unwrap_or(u64::MAX));
@@ -412,8 +408,9 @@ pub(crate) fn store_faults(faults: &[Fault], shown: &mut Vec<Fault>) {
     *shown = faults.to_vec();
 }
 
-pub(crate) fn dead_letters(kept: u64) {
-    gauge!(DEAD_LETTERS).set(wide(kept));
+pub(crate) fn dead_letters(kept: &KeptDeadLetters) {
+    gauge!(DEAD_LETTERS).set(wide(kept.count));
+    gauge!(STREAM_FILLED, "stream" => "DEAD_LETTERS").set(wide(kept.filled_percent));
 }
 
 pub(crate) fn pool(status: PoolStatus) {

@@ -122,6 +122,15 @@ impl DeadLetter {
     }
 }
 
+/// How much the stream of dead letters holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptDeadLetters {
+    /// How many there are.
+    pub count: u64,
+    /// How full the stream is, in percent of its bound. Full, it refuses what fails, and that is tried again and again.
+    pub filled_percent: u64,
+}
+
 /// The stream of dead letters, for operators.
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
@@ -142,20 +151,13 @@ impl DeadLetters {
         Ok(Self { context, stream, max_payload: connection.max_payload() })
     }
 
-    /// How many there are.
+    /// How many there are, and how full the stream is.
     ///
     /// # Errors
     /// [`DeadLetterError::Unreachable`] when the broker does not answer.
-    pub async fn count(&self) -> Result<u64, DeadLetterError> {
-        Ok(self.stream.get_info().await.map_err(unreachable)?.state.messages)
-    }
-
-    /// How full the stream is, in percent of its bound. Full, it refuses what fails, and that is tried again and again.
-    ///
-    /// # Errors
-    /// [`DeadLetterError::Unreachable`] when the broker does not answer.
-    pub async fn filled_percent(&self) -> Result<u64, DeadLetterError> {
-        Ok(filled_percent(&self.stream.get_info().await.map_err(unreachable)?))
+    pub async fn kept(&self) -> Result<KeptDeadLetters, DeadLetterError> {
+        let info = self.stream.get_info().await.map_err(unreachable)?;
+        Ok(KeptDeadLetters { count: info.state.messages, filled_percent: filled_percent(&info) })
     }
 
     /// At most `limit` of them, oldest first, beginning at the sequence `from`; and the sequence to continue from, if there are more.

@@ -453,7 +453,7 @@ async fn an_existing_stream_is_used_unchanged() {
     fixture.publisher.publish(&event(1)).await.unwrap();
     let consumer = fixture.open(ConsumerConfig::default()).await;
     let lag = consumer.lag().await.unwrap();
-    assert_eq!((lag.pending, lag.unacknowledged, lag.dropped), (1, 0, 0));
+    assert_eq!((lag.pending, lag.unacknowledged, lag.dropped, lag.filled_percent), (1, 0, 0, 1));
     assert!(lag.oldest.is_some_and(|age| age < Duration::from_secs(60)));
     let stream = context.get_stream("EVENTS").await.unwrap();
     assert_eq!(stream.cached_info().config.max_messages, 77);

@@ -324,6 +324,16 @@ async fn who_is_moved_by_anothers_event_has_its_trace() {
 
 #[tokio::test]
 async fn badges_that_are_too_many_to_tell_of_are_told_to_be_lost() {
+    are_told_to_be_lost(60_000, 0).await;
+}
+
+#[tokio::test]
+async fn badges_with_too_long_reasons_to_tell_of_are_told_to_be_lost() {
+    are_told_to_be_lost(6_000, 500).await;
+}
+
+/// Of two communities, neither of which has too much: so many badges in each, each with a reason of so many characters of three bytes.
+async fn are_told_to_be_lost(badges: i32, characters: i32) {
     let database = Database::migrated().await;
     let (store, client) = (database.store().await, database.client().await);
     let guilds = neighbours(2);
@@ -335,17 +345,17 @@ async fn badges_that_are_too_many_to_tell_of_are_told_to_be_lost() {
         )
         .await;
     }
-    // Neither has more than may wait, and both together have.
-    let award = "INSERT INTO badge_ops (shard, community, kind, award, is_badge, member, at, op_id)
-         SELECT o.shard, o.community, o.kind, true, true, o.member, o.at + n * interval '1 ms', gen_random_uuid()
-         FROM badge_ops AS o CROSS JOIN generate_series(1, 60000) AS n";
-    client.execute(award, &[]).await.unwrap();
+    let award = "INSERT INTO badge_ops (shard, community, kind, award, is_badge, member, at, op_id, reason)
+         SELECT o.shard, o.community, o.kind, true, true, o.member, o.at + n * interval '1 ms', gen_random_uuid(),
+             nullif(repeat('\u{20ac}', $2), '')
+         FROM badge_ops AS o CROSS JOIN generate_series(1, $1) AS n";
+    client.execute(award, &[&badges, &characters]).await.unwrap();
     let leave = guilds.iter().map(|guild| member(guild, &user(1), START + 1000, MemberEffect::Leave));
     store.events_apply(leave.collect()).await.unwrap();
     take_all(&store).await;
     let back = guilds.iter().map(|guild| joined(guild, &user(1), START + 2000, "Paul"));
     store.events_apply(back.collect()).await.unwrap();
-    let types: Vec<ChangeType> = take_all(&store).await.iter().map(Change::change_type).collect();
+    let types: Vec<ChangeType> = take_all(&store).await.iter().map(Change::change_type).take(3).collect();
     assert_eq!(types, [ChangeType::Lost, ChangeType::Lost]);
 }
 

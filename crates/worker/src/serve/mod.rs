@@ -390,13 +390,9 @@ async fn report_lag(consumer: Consumer, dead_letters: DeadLetters, store: Store)
         // That the stream is gone is found by the reading itself, which ends by it.
         Err(error) => tracing::debug!(error = %error, "the lag of events is not known"),
     }
-    match dead_letters.count().await {
-        Ok(kept) => metrics::dead_letters(kept),
+    match dead_letters.kept().await {
+        Ok(kept) => metrics::dead_letters(&kept),
         Err(error) => tracing::debug!(error = %error, "the number of dead letters is not known"),
-    }
-    match dead_letters.filled_percent().await {
-        Ok(percent) => metrics::dead_letters_filled(percent),
-        Err(error) => tracing::debug!(error = %error, "how full DEAD_LETTERS is, is not known"),
     }
     match store.changes_waiting().await {
         Ok(waiting) => metrics::changes_waiting(&waiting),
