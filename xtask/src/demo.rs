@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Display};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -124,9 +124,8 @@ impl Demo {
         let total = u64::try_from(events.len())?;
         self.publish(events).await?;
         let counts = self.worker.event_counts()?;
-        let came = (counts.applied, counts.duplicates, counts.lost);
         let what = format!("after {:.1} s, each was applied once", started.elapsed().as_secs_f64());
-        self.story.check(what, came, (total, 0, 0))?;
+        self.story.check(what, (counts.applied, counts.duplicates, counts.lost), (total, 0, 0))?;
         let request = json!({"guild_id": GUILD});
         show(format!("→ muster.v1.communities.find {request}"));
         let found = answer(&self.operator, "muster.v1.communities.find", &request).await?;
@@ -278,9 +277,9 @@ impl Demo {
         self.story.check(format!("{nym} stays erased"), gone["error"]["code"].as_str(), Some("not_found"))?;
         let stats = self.ask("community.stats", json!({})).await?;
         show_fields(&stats, &["members", "conviction_total"]);
-        let total: i64 = self.members.iter().map(|member| member.conviction).sum();
         let came = (stats["members"].as_u64(), stats["conviction_total"].as_i64());
-        let due = (u64::try_from(self.members.len()).ok(), Some(total));
+        let total = self.members.iter().map(|member| member.conviction).sum();
+        let due = (self.members.len().try_into().ok(), Some(total));
         self.story.check("all others are there, with their scores", came, due)?;
         self.check_activity("and with their activity, in sum").await?;
         Ok(self)
@@ -293,12 +292,12 @@ impl Demo {
         let standings = own.with("GUILD", GUILD).serve(&self.services)?;
         self.story.section("Left running until Ctrl-C")?;
         show(format!("http://{}/\n\nOr in another terminal:", standings.address));
-        let command = self.configuration.as_client(&self.services.clients.operator).command("ask");
-        let program = Path::new(command.get_program()).with_file_name("");
-        let own = format!("export PATH='{}':\"$PATH\" COMMUNITY={}\n", program.display(), self.community);
+        let operator = self.configuration.as_client(&self.services.clients.operator);
         let (http, id, port) = (self.worker.address, self.worker.id(), self.services.nats.port);
-        let own = own + &format!("export WORKER=http://{http} WORKER_PID={id} NATS=localhost:{port}\n");
-        let given = command.get_envs().filter_map(|(name, value)| Some((name.display(), value?.display())));
+        let own = format!("export WORKER=http://{http} WORKER_PID={id} NATS=localhost:{port}\n");
+        let (programs, community) = (operator.program.with_file_name(""), &self.community);
+        let own = format!("{own}export PATH='{}':\"$PATH\" COMMUNITY={community}\n", programs.display());
+        let given = operator.variables.iter().map(|(name, value)| (name, value.replace('\'', r"'\''")));
         let given = given.map(|(name, value)| format!("export {name}='{value}'\n")).collect::<String>();
         let file = self.services.directory.secret_file("operator.env", &(own + &given))?;
         show(format!("source {}", file.display()));

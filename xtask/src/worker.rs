@@ -25,8 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Configuration {
     /// Where the worker's health and metrics are.
     pub address: SocketAddr,
-    program: PathBuf,
-    variables: BTreeMap<&'static str, String>,
+    /// The worker, or an example.
+    pub program: PathBuf,
+    /// What it is told beside the image's variables.
+    pub variables: BTreeMap<&'static str, String>,
 }
 
 impl Configuration {
@@ -156,10 +158,9 @@ impl Worker {
         let (status, text) = self.get("/metrics")?;
         ensure!(status == 200, "the worker answers {status} for its metrics");
         let count = |outcomes: &[&str]| {
-            let lines = text.lines().filter(|line| line.starts_with("muster_events_total{"));
-            let of_them =
-                lines.filter(|it| outcomes.iter().any(|o| it.contains(&format!("outcome=\"{o}\""))));
-            of_them.filter_map(|line| line.rsplit(' ').next()).map(str::parse::<u64>).sum::<Result<u64, _>>()
+            let of = |line: &str| outcomes.iter().any(|name| line.contains(&format!("outcome=\"{name}\"")));
+            let lines = text.lines().filter(|line| line.starts_with("muster_events_total{") && of(line));
+            lines.filter_map(|line| line.rsplit(' ').next()).map(str::parse::<u64>).sum::<Result<u64, _>>()
         };
         let lost = count(&["unknown_type", "malformed", "given_up", "dead_letter_failed"])?;
         Ok(EventCounts { applied: count(&["applied"])?, duplicates: count(&["duplicate"])?, lost })

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
@@ -102,22 +103,22 @@ impl From<Activity> for i64 {
 /// A competition rank (1, 2, 2, 4): one more than the number of visible members who stand higher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Rank(u64);
+pub struct Rank(NonZeroU64);
 
 impl Rank {
     /// The best rank: 1.
-    pub const FIRST: Self = Self(1);
+    pub const FIRST: Self = Self(NonZeroU64::MIN);
 
     /// The rank of whoever has `above` members standing higher.
     #[must_use]
     pub const fn below(above: u64) -> Self {
-        Self(above.saturating_add(1))
+        Self(NonZeroU64::MIN.saturating_add(above))
     }
 
     /// The rank, from 1.
     #[must_use]
     pub const fn get(self) -> u64 {
-        self.0
+        self.0.get()
     }
 }
 
@@ -129,6 +130,8 @@ impl fmt::Display for Rank {
 
 #[cfg(test)]
 mod tests {
+    use serde::de::value::{self, U64Deserializer};
+
     use super::*;
 
     #[test]
@@ -140,5 +143,13 @@ mod tests {
         assert_eq!(Activity::MAX.plus(Activity::clamp(1_i64)), Activity::MAX);
         assert_eq!(Conviction::MAX.above(Conviction::MIN), Conviction::MAX.get());
         assert_eq!(Conviction::MIN.above(Conviction::MAX), Conviction::MIN.get());
+    }
+
+    #[test]
+    fn ranks_begin_with_one() {
+        assert_eq!(Rank::below(0), Rank::FIRST);
+        let read = |number: u64| Rank::deserialize(U64Deserializer::<value::Error>::new(number));
+        assert_eq!(read(3), Ok(Rank::below(2)));
+        assert!(read(0).is_err());
     }
 }
