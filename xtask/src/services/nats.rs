@@ -98,7 +98,7 @@ impl Nats {
             ("NATS_TLS_CA", quoted(&self.options.client_ca)),
         ];
         if let Some((port, routes)) = &self.options.cluster {
-            let routes: Vec<String> = routes.iter().map(|port| format!("tls://127.0.0.1:{port}")).collect();
+            let routes: Vec<String> = routes.iter().map(|port| format!("tls://localhost:{port}")).collect();
             variables.push(("NATS_CLUSTER_LISTEN", listen((*port).into())));
             variables.push(("NATS_ROUTES", format!("{routes:?}")));
         }

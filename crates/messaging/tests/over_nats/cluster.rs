@@ -21,7 +21,7 @@ use muster_messaging::replicas::{clear_everywhere, listen};
 use muster_messaging::service::{Service, ServiceConfig, serve};
 use muster_messaging::tls::material::TlsFiles;
 use time::OffsetDateTime;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -94,17 +94,26 @@ fn speaking(version: &'static SupportedProtocolVersion, files: &TlsFiles) -> Cli
     config.with_client_auth_cert(certificates(&files.certificate), key).unwrap()
 }
 
-/// Whether a node tells others of itself who come as a route.
+/// Whether a node takes who comes as a route for one.
 async fn welcomes_route(node: &Nats, config: ClientConfig) -> bool {
     let (port, _) = node.options.cluster.as_ref().unwrap();
     let stream = TcpStream::connect(("127.0.0.1", *port)).await.unwrap();
     let connected = TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), stream);
-    let mut said = [0; 4];
-    // With TLS 1.3 a client learns what the server thinks of its certificate by the first answer.
-    match connected.await {
-        Ok(mut stream) => stream.read_exact(&mut said).await.is_ok() && &said == b"INFO",
-        Err(_) => false,
+    let Ok(mut stream) = connected.await else { return false };
+    // The server looks at the names of a certificate that it verified when the other says who it is.
+    let hello = "CONNECT {\"cluster\":\"muster\",\"name\":\"stranger\"}\r\nPING\r\n";
+    if stream.write_all(hello.as_bytes()).await.is_err() {
+        return false;
     }
+    let mut lines = BufReader::new(stream).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        match line.split(' ').next() {
+            Some("PONG") => return true,
+            Some("-ERR") => return false,
+            _ => {}
+        }
+    }
+    false
 }
 
 fn event(n: u128) -> Event {
@@ -155,7 +164,7 @@ async fn the_shipped_cluster_confines_its_clients_and_outlives_a_node() {
     the_worker_may_do_no_more_than_it_needs(&cluster).await;
     only_operators_discover_the_service(&cluster).await;
     the_servers_insist_on_the_handshake_a_certificate_and_tls_1_3(&cluster).await;
-    the_routes_insist_on_a_certificate_and_tls_1_3(&cluster).await;
+    the_routes_insist_on_a_nodes_certificate_and_tls_1_3(&cluster).await;
     reading_and_publishing_outlive_the_node_that_serves_them(&mut cluster, &reader, &gateway, &applied).await;
 }
 
@@ -329,14 +338,18 @@ async fn the_servers_insist_on_the_handshake_a_certificate_and_tls_1_3(cluster: 
     }
 }
 
-async fn the_routes_insist_on_a_certificate_and_tls_1_3(cluster: &Cluster) {
+async fn the_routes_insist_on_a_nodes_certificate_and_tls_1_3(cluster: &Cluster) {
     let node = &cluster.nodes[0];
     let files = cluster.authority.files(&node.options.tls);
+    let clients = cluster.authority.files(&cluster.authority.client("muster-reader").unwrap());
     let anonymous = TlsFiles { ca: files.ca.clone(), ..TlsFiles::default() };
-    for (version, files, welcome) in
-        [(&TLS13, &anonymous, false), (&TLS12, &files, false), (&TLS13, &files, true)]
-    {
-        assert_eq!(welcomes_route(node, speaking(version, files)).await, welcome, "{version:?}");
+    for (who, version, files, welcome) in [
+        ("nobody", &TLS13, &anonymous, false),
+        ("a client", &TLS13, &clients, false),
+        ("a node", &TLS12, &files, false),
+        ("a node", &TLS13, &files, true),
+    ] {
+        assert_eq!(welcomes_route(node, speaking(version, files)).await, welcome, "{who} {version:?}");
     }
 }
 
