@@ -450,6 +450,11 @@ pub(crate) fn link(now: LinkCounts, before: LinkCounts) {
     counter!(SLOW).increment(now.slow_consumers.saturating_sub(before.slow_consumers));
 }
 
+/// Counts a refusal of the credentials by a server that was not connected to before.
+pub(crate) fn refused() {
+    counter!(REFUSALS).increment(1);
+}
+
 pub(crate) fn in_flight(requests: usize) {
     gauge!(REQUESTS_IN_FLIGHT).set(count(requests));
 }
