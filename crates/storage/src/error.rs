@@ -1,5 +1,6 @@
 use diesel::result::{DatabaseErrorKind, Error as DieselError};
 use muster_domain::{CursorError, PolicyError};
+use tokio::time::error::Elapsed;
 
 use crate::sql::sqlstate;
 
@@ -109,6 +110,8 @@ impl Error {
             (Self::Unavailable(cause), _) if cause.is::<SilentNode>() => FaultOf::Others,
             // A statement that takes too long, or a page that cannot be read, may be one event's or one community's.
             (_, Some(code)) if is_of(&code, &["57014", "58"]) => FaultOf::Unknown,
+            // So may what took longer in all than a write may: the server's own bound begins anew with each statement.
+            (Self::Unavailable(cause), _) if cause.is::<Elapsed>() => FaultOf::Unknown,
             // The communities of a node that is away.
             (Self::Unavailable(_), _) if self.is_of_a_node() => FaultOf::Unknown,
             (Self::Unavailable(_), _) => FaultOf::Server,

@@ -50,9 +50,13 @@ fn events(guild: &mut Guild, members: i64) -> Vec<Event> {
 
 /// A trigger by which every write of a table's rows fails that meets the condition.
 fn trigger(table: &str, condition: &str) -> String {
+    trigger_that("RAISE EXCEPTION 'it fails'", table, condition)
+}
+
+fn trigger_that(does: &str, table: &str, condition: &str) -> String {
     format!(
         "CREATE OR REPLACE FUNCTION fails() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN IF {condition} THEN RAISE EXCEPTION 'it fails'; END IF; RETURN NEW; END $$;
+             $$ BEGIN IF {condition} THEN {does}; END IF; RETURN NEW; END $$;
          CREATE TRIGGER fails BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION fails()"
     )
 }
@@ -210,6 +214,36 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
     ensure!(mended.elapsed() < MENDED, "all was applied after {:?}", mended.elapsed());
     ensure!(worker.event_counts()?.lost == 0, "there are dead letters");
     eventually("no fault to be shown", || async { faults(&worker, "community", "P0001").0 == 0 }).await?;
+    ensure!(worker.stop()? == Some(0));
+    Ok(())
+}
+
+/// Each member of one community takes its time, so that a batch of them takes longer than any write may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_takes_too_long_is_divided_and_holds_up_no_others() -> Result<()> {
+    let setting = Setting::of_one_server().await?;
+    let configuration = setting.configuration.with("MUSTER__DATABASE__QUERY_TIMEOUT_MS", "500");
+    let worker = configuration.serve(&setting.services)?;
+    let (_, publisher) = setting.client().await?;
+    let applied = |number| worker.event_counts().is_ok_and(|counts| counts.applied == number);
+    let mut slow = Guild::new("slow");
+    publisher.publish(&slow.join_guild()).await?;
+    eventually("the community", || async { applied(1) }).await?;
+    let is_slow = "NEW.community = (SELECT community FROM communities WHERE guild_id = 'slow')";
+    psql(&setting, &trigger_that("PERFORM pg_sleep(0.02)", "members", is_slow))?;
+    let mut all = events(&mut slow, 600).split_off(1);
+    all.extend((0..3).flat_map(|guild| events(&mut Guild::new(&format!("guild-{guild}")), 200)));
+    let published = u64::try_from(all.len())? + 1;
+    publisher.publish_all(all, |_| {}).await?;
+    eventually("the others' effect", || async { worker.event_counts().is_ok_and(|it| it.applied >= 1800) })
+        .await?;
+    eventually_within(PATIENCE * 3, "every event's effect", || async { applied(published) }).await?;
+    let told = fs::read_to_string(&worker.log)?;
+    let failed =
+        metric(&worker, "muster_query_failures_total{query=\"events_apply\",failure=\"unavailable\"}");
+    ensure!(failed.is_some_and(|number| number > 0.0), "no batch took too long: {failed:?}\n{told}");
+    ensure!(!told.contains("the store is at fault"), "{told}");
+    ensure!(worker.event_counts()?.lost == 0, "there are dead letters");
     ensure!(worker.stop()? == Some(0));
     Ok(())
 }
