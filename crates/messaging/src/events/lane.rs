@@ -390,7 +390,8 @@ where
         for event in &events {
             self.durable.observe(Some(event.delivered.event.effect.event_type()), Outcome::Waiting);
         }
-        self.queue.pause(guild, events, Instant::now() + COMMUNITY_PAUSE);
+        let acks = &self.durable.acks;
+        self.queue.pause(guild, events, Instant::now() + COMMUNITY_PAUSE, |message| acks.can_defer(message));
     }
 
     /// Stops reading, and waits before the rest of a batch is retried. Breaks when the consumer is stopped, after the events

@@ -25,6 +25,8 @@ const REFILL_TO: usize = 4096;
 /// 25 MB. Those beyond are delivered again after the broker's wait.
 const MAX_DEFERRED: usize = 512 * 1024;
 const MAX_OWNERS: usize = 32 * 1024;
+/// The most items of an owner whose items failed. They wait for as long as its fault lasts, and others need the room.
+const MAX_PAUSED: usize = 256;
 /// After this long, an event that was asked for and not delivered here has gone to another replica.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most requested events that are remembered until they are delivered, and for how many seconds.
@@ -178,7 +180,7 @@ impl<T> FairQueue<T> {
     pub(super) fn has_room(&self, owner: &Owner, delivery: Delivery) -> bool {
         let queue = self.queues.get(owner);
         let own = queue.map_or((0, 0), |queue| (queue.items(), queue.bytes));
-        let room = room((self.items, self.bytes), own);
+        let room = room((self.items, self.bytes), own, self.most_of(owner));
         let is_next = delivery.is_repeated() || queue.is_none_or(|queue| queue.deferred.is_empty());
         room.0 > 0 && room.1 >= delivery.bytes && is_next
     }
@@ -199,9 +201,14 @@ impl<T> FairQueue<T> {
         self.make_ready(owner);
     }
 
-    /// Puts items of an owner back to the front, with their bytes. None of its items is taken until the time has come. The
-    /// queue may exceed its bound by what lanes can take at once.
-    pub(super) fn pause(&mut self, owner: Owner, items: Vec<(Stripe, usize, T)>, until: Instant) {
+    /// The most items of an owner.
+    fn most_of(&self, owner: &Owner) -> usize {
+        if self.paused.contains_key(owner) { MAX_PAUSED } else { MAX_ITEMS }
+    }
+
+    /// Puts items of an owner back to the front, with their bytes. None of its items is taken until the time has come. Returns
+    /// those that it may not keep meanwhile, to be [put off](Self::put_off).
+    pub(super) fn pause(&mut self, owner: Owner, items: Vec<(Stripe, usize, T)>, until: Instant) -> Vec<T> {
         let queue = self.queues.entry(owner.clone()).or_insert_with(Queue::new);
         for (stripe, bytes, item) in items.into_iter().rev() {
             let Some(stripe) = queue.stripe(stripe) else { continue };
@@ -210,7 +217,17 @@ impl<T> FairQueue<T> {
             self.items += 1;
             self.bytes += bytes;
         }
+        let mut excess = Vec::new();
+        for _ in MAX_PAUSED..queue.items() {
+            let longest = queue.stripes.iter_mut().max_by_key(|stripe| stripe.items.len());
+            let Some((bytes, item)) = longest.and_then(|stripe| stripe.items.pop_back()) else { break };
+            queue.bytes -= bytes;
+            self.items -= 1;
+            self.bytes -= bytes;
+            excess.push(item);
+        }
         self.paused.insert(owner, Pause::Until(until));
+        excess
     }
 
     /// Puts owners whose pause is over on probation; returns whether there is one.
@@ -257,17 +274,25 @@ impl<T> FairQueue<T> {
         }
     }
 
-    /// Remembers an event that there is no room for.
+    /// Remembers an event that was delivered and that there is no room for.
     pub(super) fn defer(&mut self, owner: Owner, delivery: Delivery) {
         self.requested.remove(&delivery.stream_sequence);
+        if let Some(queue) = self.queues.get_mut(&owner)
+            && !queue.deferred.contains_key(&delivery.stream_sequence)
+        {
+            queue.delivered(delivery);
+        }
+        self.put_off(owner, delivery);
+    }
+
+    /// Remembers an event that is not in the queue, to ask for it when there is room.
+    pub(super) fn put_off(&mut self, owner: Owner, delivery: Delivery) {
         let second = self.second(Instant::now());
         if self.queues.len() >= MAX_OWNERS && !self.queues.contains_key(&owner) {
             return;
         }
         let queue = self.queues.entry(owner).or_insert_with(Queue::new);
-        let is_known = queue.deferred.contains_key(&delivery.stream_sequence);
-        if !is_known {
-            queue.delivered(delivery);
+        if !queue.deferred.contains_key(&delivery.stream_sequence) {
             if self.deferred >= MAX_DEFERRED {
                 return;
             }
@@ -301,12 +326,14 @@ impl<T> FairQueue<T> {
         self.turn = (first + 1 + owners / 8) % owners;
         for is_before in [false, true] {
             for (place, (owner, queue)) in self.queues.iter_mut().enumerate() {
-                let is_paused = matches!(self.paused.get(owner), Some(Pause::Until(_)));
+                let pause = self.paused.get(owner);
+                let is_paused = matches!(pause, Some(Pause::Until(_)));
                 if (place < first) != is_before || is_paused || queue.deferred.is_empty() {
                     continue;
                 }
                 let own = (queue.items() + queue.requested.0, queue.bytes + queue.requested.1);
-                let (room_items, mut room_bytes) = room(all, own);
+                let most = if pause.is_some() { MAX_PAUSED } else { MAX_ITEMS };
+                let (room_items, mut room_bytes) = room(all, own, most);
                 let mut wanted_items = room_items.min(share.saturating_sub(own.0));
                 while wanted_items > 0
                     && let Some(next) = queue.deferred.first_entry()
@@ -483,11 +510,11 @@ impl<T> FairQueue<T> {
 }
 
 /// How many more items and bytes an owner with its `own` may queue when `all` are queued: half of what the others leave, so that
-/// there is room for the next one however many flood.
-const fn room(all: (usize, usize), own: (usize, usize)) -> (usize, usize) {
+/// there is room for the next one however many flood, and `most` items at most.
+fn room(all: (usize, usize), own: (usize, usize), most: usize) -> (usize, usize) {
     let others = (all.0.saturating_sub(own.0), all.1.saturating_sub(own.1));
     (
-        (MAX_ITEMS.saturating_sub(others.0) / 2).saturating_sub(own.0),
+        (MAX_ITEMS.saturating_sub(others.0) / 2).min(most).saturating_sub(own.0),
         (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(own.1),
     )
 }
@@ -761,6 +788,29 @@ mod tests {
         assert!(queue.has_paused(), "it failed since");
         queue.remove_idle();
         assert!(!queue.has_paused());
+    }
+
+    #[test]
+    fn a_paused_community_keeps_little_of_the_room_and_asks_for_no_more() {
+        let now = Instant::now();
+        let mut queue = flooded(20_000);
+        let deferred = queue.deferred;
+        let excess = queue.pause(owner(1), Vec::new(), now + REQUEST_TIMEOUT);
+        assert_eq!((queue.items, excess.len()), (MAX_PAUSED, MAX_ITEMS / 2 - MAX_PAUSED));
+        for number in excess {
+            queue.put_off(owner(1), delivery(number));
+        }
+        assert_eq!(queue.deferred, deferred + MAX_ITEMS / 2 - MAX_PAUSED);
+        assert!(!offer(&mut queue, owner(1), delivery(77_777)), "more of it");
+        let others = (0..).find(|number| !offer(&mut queue, owner(2), delivery(*number)));
+        assert_eq!(others, Some((MAX_ITEMS - MAX_PAUSED) / 2));
+        assert!(queue.resume_due(now + REQUEST_TIMEOUT));
+        assert_eq!(queue.take_deferred(now).len(), 0, "on probation it still has its share");
+        // Only then the oldest come first.
+        let taken = queue.take(MAX_PAUSED, MAX_BYTES).unwrap();
+        assert_eq!(taken.items, (0..MAX_PAUSED).collect::<Vec<_>>());
+        queue.recovered(&owner(1));
+        assert!(queue.take_deferred(now).len() > MAX_PAUSED);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use muster_domain::{GuildId, Stripe};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::delivery::{Item, TakenEvent, bytes_of};
+use super::delivery::{Delivery, Item, TakenEvent, bytes_of};
 use super::queue::{FairQueue, Taken};
 use super::ready::Owner;
 
@@ -80,11 +80,25 @@ impl SharedQueue {
         }
     }
 
-    /// Puts back events of a community whose rows are at fault. None of its events is taken until the time has come.
-    pub(super) fn pause(&self, guild: &GuildId, events: Vec<TakenEvent>, until: Instant) {
+    /// Puts back events of a community whose rows are at fault. None of its events is taken until the time has come. Of those that it
+    /// may not keep meanwhile it remembers the numbers of which `can_defer` says that they can be asked for again; the broker
+    /// delivers the others after its wait.
+    pub(super) fn pause(
+        &self,
+        guild: &GuildId,
+        events: Vec<TakenEvent>,
+        until: Instant,
+        can_defer: impl Fn(&Message) -> bool,
+    ) {
         let items = events.into_iter().map(Item::Event);
         let items = items.map(|item| (item.stripe(), bytes_of(item.message()), item)).collect();
-        self.lock().pause(Some(guild.clone()), items, until);
+        let mut queue = self.lock();
+        for item in queue.pause(Some(guild.clone()), items, until) {
+            let message = item.message();
+            if let Some(delivery) = Delivery::of(message).filter(|_| can_defer(message)) {
+                queue.put_off(Some(guild.clone()), delivery);
+            }
+        }
     }
 
     /// Ends the pauses that are over.
