@@ -7,7 +7,7 @@ use muster_domain::{CommunityId, TraceParent};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::api::{Caller, Description, MAX_REQUEST, PREFIX, Question, ServiceError};
+use crate::api::{Caller, Description, PREFIX, Question, ServiceError};
 pub use crate::header::TRACEPARENT;
 use crate::header::traceparent;
 
@@ -44,9 +44,6 @@ impl Request {
         headers: Option<&HeaderMap>,
         payload: &[u8],
     ) -> Result<Self, ServiceError> {
-        if payload.len() > MAX_REQUEST {
-            return Err(ServiceError::payload_too_large());
-        }
         let question = Question::parse(endpoint, community(subject), payload)?;
         let caller = headers
             .and_then(|headers| headers.get(CALLER))

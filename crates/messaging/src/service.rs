@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::api::{Description, ENDPOINTS, ErrorCode, Reply, ServiceError};
+use crate::api::{Description, ENDPOINTS, ErrorCode, MAX_REQUEST, Reply, ServiceError};
 use crate::connection::Connection;
 use crate::header;
 use crate::log_budget::{Line, LogBudget};
@@ -65,6 +65,8 @@ pub struct ServiceConfig {
     pub max_in_flight: usize,
     /// How many requests of one community are worked on at once; further ones are queued.
     pub at_once: usize,
+    /// How many requests are worked on at once in all.
+    pub at_once_in_all: usize,
     /// How long a handler may take before the client is answered `unavailable`: a day at most. The handler is not stopped by it.
     pub deadline: Duration,
     /// Told of every request.
@@ -72,9 +74,15 @@ pub struct ServiceConfig {
 }
 
 impl Default for ServiceConfig {
-    /// 256 requests at once, 128 of one community worked on, 5 s each, told to nobody.
+    /// 256 requests at once, all of them worked on, 128 of one community, 5 s each, told to nobody.
     fn default() -> Self {
-        Self { max_in_flight: 256, at_once: 128, deadline: Duration::from_secs(5), observe: Arc::new(|_| {}) }
+        Self {
+            max_in_flight: 256,
+            at_once: 128,
+            at_once_in_all: 256,
+            deadline: Duration::from_secs(5),
+            observe: Arc::new(|_| {}),
+        }
     }
 }
 
@@ -83,6 +91,7 @@ impl fmt::Debug for ServiceConfig {
         f.debug_struct("ServiceConfig")
             .field("max_in_flight", &self.max_in_flight)
             .field("at_once", &self.at_once)
+            .field("at_once_in_all", &self.at_once_in_all)
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
@@ -212,23 +221,30 @@ where
     H: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Reply, ServiceError>> + Send + 'static,
 {
-    let shares = Shares::new(shared.config.max_in_flight, shared.config.at_once);
+    let ServiceConfig { max_in_flight, at_once, at_once_in_all, .. } = shared.config;
+    let shares = Shares::new(max_in_flight, at_once, at_once_in_all);
     while let Some((endpoint, message)) = incoming.next().await {
         // Without a place to answer to, there is nothing to do.
         if message.message.reply.is_none() {
             continue;
         }
         let started = Instant::now();
+        let refuse = async |error| {
+            shared.answer(endpoint, Uuid::now_v7(), &message, started, Outcome::refused(error)).await;
+        };
+        // What waits for its turn is held in memory, and the broker lets a request be as large as an event.
+        if message.message.payload.len() > MAX_REQUEST {
+            refuse(ServiceError::payload_too_large()).await;
+            continue;
+        }
         match shares.take(Asker::of(endpoint, &message.message.subject)) {
             Some(slot) => {
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move { shared.work(endpoint, message, started, slot).await });
             }
             None => {
-                let busy = ServiceError::unavailable(
-                    "too many requests are in flight for the community or the service: retry later",
-                );
-                shared.answer(endpoint, Uuid::now_v7(), &message, started, Outcome::refused(busy)).await;
+                let busy = "too many requests are in flight for the community or the service: retry later";
+                refuse(ServiceError::unavailable(busy)).await;
             }
         }
     }

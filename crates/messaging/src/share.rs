@@ -31,11 +31,12 @@ impl Asker {
 }
 
 /// The slots. An asker may have seven eighths of those that the others leave. A slot admits a request, and a permit lets it run: of an
-/// asker's requests only so many run at once.
+/// asker's requests only so many run at once, and of all together.
 #[derive(Debug)]
 pub(crate) struct Shares {
     slots: usize,
     at_once: usize,
+    permits: Semaphore,
     held: Mutex<Held>,
 }
 
@@ -63,12 +64,15 @@ pub(crate) struct Slot {
 /// Lets a request run until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit<'a> {
-    _held: Option<SemaphorePermit<'a>>,
+    _of_asker: Option<SemaphorePermit<'a>>,
+    _of_all: Option<SemaphorePermit<'a>>,
 }
 
 impl Shares {
-    pub(crate) fn new(slots: usize, at_once: usize) -> Arc<Self> {
-        Arc::new(Self { slots, at_once: at_once.max(1), held: Mutex::default() })
+    /// So many slots, and permits for so many requests of one asker and of all.
+    pub(crate) fn new(slots: usize, at_once: usize, at_once_in_all: usize) -> Arc<Self> {
+        let permits = Semaphore::new(at_once_in_all.clamp(1, Semaphore::MAX_PERMITS));
+        Arc::new(Self { slots, at_once: at_once.max(1), permits, held: Mutex::default() })
     }
 
     /// A slot for a request of this asker; `None` when it has its share, or all are taken.
@@ -92,10 +96,12 @@ impl Shares {
 }
 
 impl Slot {
-    /// Waits for a permit. An asker's requests get theirs in the order in which they came.
+    /// Waits for a permit. An asker's requests get theirs in the order in which they came; those that wait for others of the same
+    /// asker are not ahead of anybody else's.
     pub(crate) async fn permit(&self) -> Permit<'_> {
-        // Only a closed semaphore gives none, and this one is never closed.
-        Permit { _held: self.permits.acquire().await.ok() }
+        // Only a closed semaphore gives none, and these are never closed.
+        let of_asker = self.permits.acquire().await.ok();
+        Permit { _of_asker: of_asker, _of_all: self.shares.permits.acquire().await.ok() }
     }
 }
 
@@ -122,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_community_leaves_an_eighth_of_what_the_others_leave_and_gives_back_what_it_has() {
-        let shares = Shares::new(16, 2);
+        let shares = Shares::new(16, 2, 16);
         let take = |of: Asker| -> Vec<Slot> { std::iter::from_fn(|| shares.take(of)).collect() };
         let (first, second, third) = (take(community(1)), take(Asker::Nobody), take(Asker::Operators));
         assert_eq!((first.len(), second.len(), third.len()), (14, 1, 1));
@@ -145,7 +151,7 @@ mod tests {
 
     #[test]
     fn one_slot_is_enough_for_one_request() {
-        let shares = Shares::new(1, 1);
+        let shares = Shares::new(1, 1, 1);
         let slot = shares.take(community(1));
         assert!(slot.is_some() && shares.take(community(2)).is_none());
         drop(slot);
@@ -153,14 +159,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_bounded_number_of_a_communitys_requests_runs_at_once() {
-        let shares = Shares::new(16, 2);
-        let slots = [1, 1, 1, 2].map(|n| shares.take(community(n)).unwrap());
+    async fn a_bounded_number_of_a_communitys_requests_and_of_all_runs_at_once() {
+        let shares = Shares::new(16, 2, 3);
+        let slots = [1, 1, 1, 2, 3].map(|n| shares.take(community(n)).unwrap());
+        let waits = async |slot: &Slot| {
+            tokio::time::timeout(std::time::Duration::from_millis(20), slot.permit()).await.is_err()
+        };
         let first = slots[0].permit().await;
         let _second = slots[1].permit().await;
-        let third = tokio::time::timeout(std::time::Duration::from_millis(20), slots[2].permit());
-        assert!(third.await.is_err());
-        drop(slots[3].permit().await);
+        assert!(waits(&slots[2]).await, "two of one community run");
+        let others = slots[3].permit().await;
+        assert!(waits(&slots[4]).await, "three run");
+        drop(others);
+        drop(slots[4].permit().await);
         drop(first);
         drop(slots[2].permit().await);
     }
