@@ -295,6 +295,26 @@ async fn keys_that_are_another_communitys_by_now_are_refused_and_looked_up_again
     assert_eq!(of_other(lost.clone()).await.1, 1);
 }
 
+/// Where commits wait for a standby, one of nothing waits for none, so that it would tell of what is not there yet.
+#[tokio::test]
+async fn a_batch_that_was_applied_before_has_something_to_commit() {
+    let setting = Setting::new().await;
+    let effect = Effect::Guild(GuildEffect::Update { name: CommunityName::parse_optional("mine").unwrap() });
+    let of_guild = Event { effect, ..joined(&guild("faults"), &user(1), START + 1, "x") };
+    for (again, row) in [
+        (of_guild, "UPDATE community_states SET active = active"),
+        (scored(&guild("faults"), &user(1), START + 2, 7), "UPDATE community_stripes SET stripe = stripe"),
+    ] {
+        setting.store.events_apply(vec![again.clone()]).await.unwrap();
+        setting.client.batch_execute(&format!("BEGIN; {row}")).await.unwrap();
+        let store = setting.store.clone();
+        let applying = tokio::spawn(async move { store.events_apply(vec![again]).await });
+        setting.until_sessions("wait_event_type = 'Lock'", 1).await;
+        setting.client.batch_execute("COMMIT").await.unwrap();
+        assert!(applying.await.unwrap().unwrap().fresh.is_empty());
+    }
+}
+
 #[tokio::test]
 async fn a_used_up_pool_refuses_in_time() {
     let setting = Setting::new().await;
