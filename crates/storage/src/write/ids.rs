@@ -81,9 +81,13 @@ pub(crate) async fn record(
         });
     }
     let seen = seen(connection, shard, perhaps_seen).await?;
-    ids.retain(|id| !seen.contains(&(id.community, id.event_id)));
+    // Of one id the first, as of the events below, whatever days its copies are of.
+    let mut first = HashSet::with_capacity(ids.len());
+    ids.retain(|id| {
+        let id = (id.community, id.event_id);
+        !seen.contains(&id) && first.insert(id)
+    });
     ids.sort_unstable_by_key(|id| (id.slot, id.community, id.event_id));
-    ids.dedup_by_key(|id| (id.community, id.event_id));
     let record = Statement::in_shard(
         shard,
         "INSERT INTO applied_events (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1",
@@ -94,9 +98,8 @@ pub(crate) async fn record(
     );
     let mut recorded: HashSet<(i32, Uuid)> = match insertion {
         Insertion::Plain => {
-            let all: HashSet<_> = ids.iter().map(|id| (id.community, id.event_id)).collect();
-            expect(all.len(), statement::write(connection, record, ids).await?)?;
-            all
+            expect(ids.len(), statement::write(connection, record, ids).await?)?;
+            first
         }
         Insertion::Guarded => {
             let recorded: Vec<RecordedRow> = statement::of_each(connection, record, ids).await?;

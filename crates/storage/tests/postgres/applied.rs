@@ -47,6 +47,18 @@ async fn no_event_is_taken_for_applied_that_left_nothing() {
 }
 
 #[tokio::test]
+async fn copies_of_one_batch_that_say_other_days_are_one_event() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guild = guild("copies");
+    let first = added(&guild, &user(1), now() - DAY, 5);
+    let second = Event { id: first.id, ..added(&guild, &user(1), now(), 7) };
+    assert_eq!(applied(&store, &[first.clone(), second]).await, (1, 1));
+    assert_eq!(applied(&store, &[first]).await, (0, 1));
+    assert_eq!(activity(&client).await, 5);
+}
+
+#[tokio::test]
 async fn an_event_has_one_effect_whatever_day_it_is_of() {
     let database = Database::migrated().await;
     let (seen, client) = (Arc::new(Mutex::new(Vec::new())), database.client().await);
