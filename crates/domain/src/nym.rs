@@ -30,6 +30,22 @@ impl Nym {
     pub fn key(&self) -> NymKey {
         NymKey::of(&self.0)
     }
+
+    /// Whether both are the same name as compared, where a [`NymKey`] only holds their first code points.
+    ///
+    /// ```
+    /// # use muster_domain::Nym;
+    /// // This letter stands for eighteen.
+    /// let letters = "\u{fdfa}".repeat(31);
+    /// let (one, other) = (Nym::parse(format!("{letters}A"))?, Nym::parse(format!("{letters}B"))?);
+    /// assert_eq!(one.key(), other.key());
+    /// assert!(!one.is_same(&other));
+    /// # Ok::<(), muster_domain::TextError>(())
+    /// ```
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        text::key(&self.0, usize::MAX) == text::key(&other.0, usize::MAX)
+    }
 }
 
 /// A nym as it is sorted, looked up and searched: without regard to case, to how characters are composed, to compatibility
@@ -49,6 +65,12 @@ impl NymKey {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it has as many code points as a key may have, so that others may have been cut off.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.0.chars().count() >= Self::MAX
     }
 }
 

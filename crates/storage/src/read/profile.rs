@@ -4,8 +4,8 @@ use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Integer, Nullable, Text, Timestamptz, Uuid as SqlUuid};
 use diesel_async::AsyncPgConnection;
 use muster_domain::{
-    Activity, Conviction, Keys, Lookup, MAX_KEYS, Nym, Page, Profile, ProfileDetail, ProfileId, Tier, UserId,
-    Wallet,
+    Activity, Conviction, Keys, Limit, Lookup, MAX_KEYS, Nym, Page, Profile, ProfileDetail, ProfileId, Tier,
+    UserId, Wallet,
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -167,6 +167,9 @@ macro_rules! details_by {
     };
 }
 
+/// The most members whose nyms are compared where their keys are the same.
+type Alike = Limit<100>;
+
 columns! {
     struct IdKey { place: i32 => Integer, key: Uuid => SqlUuid }
 }
@@ -181,7 +184,11 @@ impl Community {
     /// # Errors
     /// [`Error::NotFound`] when there is none.
     pub async fn profile_get(&self, by: &Lookup) -> Result<ProfileDetail, Error> {
-        let statement = match by {
+        let long = match by {
+            Lookup::Nym(nym) if nym.key().is_full() => Some(Lookup::ProfileId(self.of_long_nym(nym).await?)),
+            _ => None,
+        };
+        let statement = match long.as_ref().unwrap_or(by) {
             Lookup::ProfileId(id) => {
                 self.statement(detail_by!("m.profile_id = $3")).bind::<SqlUuid, _>(id.get())
             }
@@ -203,6 +210,23 @@ impl Community {
             self.store.optional("profile_get", statement).await?.ok_or(Error::NotFound(Missing::Profile))?;
         let policy = self.policy_of([row.profile.tier]).await?;
         self.detail(row, &policy)
+    }
+
+    /// The first of the visible members of this nym, whose key may be that of others.
+    async fn of_long_nym(&self, nym: &Nym) -> Result<ProfileId, Error> {
+        let statement = self
+            .statement(concat!(
+                "SELECT m.* FROM (SELECT d.joined_at, d.member FROM directory AS d
+                     WHERE d.shard = $1 AND d.community = $2 AND d.nym_key = $3
+                     ORDER BY d.shard, d.community, d.nym_key, d.joined_at, d.member LIMIT $limit) AS k",
+                member_of_each_key!("k.member"),
+                "ORDER BY k.joined_at, k.member"
+            ))
+            .bind::<Text, _>(nym.key().as_str().to_owned());
+        let alike: Vec<ProfileRow> = self.store.rows("profile_get", statement, Alike::MAX).await?;
+        let is_same = |row: &&ProfileRow| Nym::parse(&row.nym).is_ok_and(|of_row| of_row.is_same(nym));
+        let found = alike.iter().find(is_same).ok_or(Error::NotFound(Missing::Profile))?;
+        Ok(found.profile_id.into())
     }
 
     /// The visible members among these, each as [`Self::profile_get`] answers it, in the order of the ids.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use muster_domain::{MemberEffect, Nym, ProfileId, SearchLimit, SearchQuery};
-use muster_storage::Community;
+use muster_storage::{Community, Error};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use tokio_postgres::Client;
@@ -204,6 +204,18 @@ async fn of_equal_names_the_first_to_join_is_meant() {
     let community = apply(&store, &guild, vec![joined(&guild, &user(3), START, "USUL")]).await;
     let found = community.profile_get(&Lookup::Nym(nym("uSuL"))).await.unwrap();
     assert_eq!(found.profile.user_id, user(3));
+    // The keys of these are cut to the same.
+    let unfolds = "\u{fdfa}".repeat(31);
+    let long = |end: &str| format!("{unfolds}{end}");
+    let events =
+        vec![joined(&guild, &user(4), START, &long("A")), joined(&guild, &user(5), START, &long("B"))];
+    let community = apply(&store, &guild, events).await;
+    for (end, who) in [("a", 4), ("b", 5)] {
+        let found = community.profile_get(&Lookup::Nym(nym(&long(end)))).await.unwrap();
+        assert_eq!(found.profile.user_id, user(who));
+    }
+    let refused = community.profile_get(&Lookup::Nym(nym(&long("c")))).await;
+    assert!(matches!(refused, Err(Error::NotFound(_))), "{refused:?}");
 }
 
 #[tokio::test]
