@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::RawMessageErrorKind;
@@ -14,7 +15,6 @@ pub use super::durable::{ConsumerConfig, MAX_LANES, Unfit};
 use super::error::Cause;
 pub use super::error::ConsumerError;
 use super::fault::{Fault, Faults, Probe};
-use super::fitness::outlives_ids;
 use super::lane::{Failures, Lane};
 pub use super::outcome::{ApplyError, ConsumerEvent, Delivered, Observe, Outcome};
 use super::reader::Reader;
@@ -56,10 +56,11 @@ impl Consumer {
         Ok(Self(Arc::new(Durable::open(connection, config).await?)))
     }
 
-    /// Whether the stream, as it was set when the consumer was opened, may deliver an event again whose id is forgotten.
+    /// Whether the stream, as it was set when it was last looked at, may deliver an event again whose id is forgotten. While it is read
+    /// from, it is looked at every five seconds.
     #[must_use]
     pub fn may_repeat_forgotten(&self) -> bool {
-        outlives_ids(self.0.max_age, self.0.config.remember)
+        self.0.may_repeat_forgotten.load(Ordering::Relaxed)
     }
 
     /// How far the consumer is behind.
@@ -137,13 +138,14 @@ impl Consumer {
             }
             Ok(())
         });
-        ConsumerHandle { tasks, stop, faults, reading }
+        ConsumerHandle { consumer: self.clone(), tasks, stop, faults, reading }
     }
 }
 
 /// A consumer that was started.
 #[derive(Debug)]
 pub struct ConsumerHandle {
+    consumer: Consumer,
     tasks: JoinSet<Result<(), ConsumerError>>,
     stop: CancellationToken,
     faults: Arc<Faults>,
@@ -151,6 +153,12 @@ pub struct ConsumerHandle {
 }
 
 impl ConsumerHandle {
+    /// Whether an event may be delivered again whose id is forgotten: see [`Consumer::may_repeat_forgotten`].
+    #[must_use]
+    pub fn may_repeat_forgotten(&self) -> bool {
+        self.consumer.may_repeat_forgotten()
+    }
+
     /// Whether events can be read: false when the broker has given none, nor said that there are none, for 15 seconds.
     #[must_use]
     pub fn is_reading(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::Config;
@@ -15,7 +16,7 @@ use time::OffsetDateTime;
 use super::ack::Acks;
 use super::envelope::DEFAULT_MAX_BYTES;
 use super::error::ConsumerError;
-use super::fitness::Finding;
+use super::fitness::{Finding, outlives_ids};
 use super::losses::Losses;
 use super::outcome::{ConsumerEvent, Observe, Outcome};
 use super::stream::{self, StreamBounds};
@@ -109,8 +110,8 @@ pub(super) struct Durable {
     pub(super) config: ConsumerConfig,
     pub(super) consumer: PullConsumer,
     pub(super) stream_created: OffsetDateTime,
-    /// How long the stream keeps events, when it was opened; zero is for ever.
-    pub(super) max_age: Duration,
+    /// Whether the stream keeps events for longer than their ids are remembered.
+    pub(super) may_repeat_forgotten: AtomicBool,
     pub(super) losses: Losses,
     pub(super) acks: Acks,
 }
@@ -151,9 +152,9 @@ impl Durable {
             stream.state.first_sequence,
         );
         let acks = Acks::new(connection.client().clone(), config.ack_wait, Arc::clone(&config.observe));
-        let (connection, stream_created, max_age) =
-            (connection.clone(), stream.created, stream.config.max_age);
-        Ok(Self { connection, context, config, consumer, stream_created, max_age, losses, acks })
+        let may_repeat_forgotten = AtomicBool::new(outlives_ids(stream.config.max_age, config.remember));
+        let (connection, stream_created) = (connection.clone(), stream.created);
+        Ok(Self { connection, context, config, consumer, stream_created, may_repeat_forgotten, losses, acks })
     }
 
     pub(super) fn observe(&self, event_type: Option<EventType>, outcome: Outcome) {

@@ -1,12 +1,13 @@
 //! Looks from time to time which events the stream dropped before they were applied, and whether its settings changed.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::durable::Durable;
 use super::error::ConsumerError;
-use super::fitness::{Finding, judge_consumer, judge_events};
+use super::fitness::{Finding, judge_consumer, judge_events, outlives_ids};
 use super::losses::Stored;
 use super::outcome::ConsumerEvent;
 use super::shared_queue::SharedQueue;
@@ -70,6 +71,8 @@ impl LossWatch {
         if info.created != durable.stream_created {
             return Ok(None);
         }
+        let may_repeat = outlives_ids(info.config.max_age, durable.config.remember);
+        durable.may_repeat_forgotten.store(may_repeat, Ordering::Relaxed);
         let consumer = durable.consumer.get_info().await?;
         let mut findings = judge_events(&info.config, durable.config.remember);
         findings.extend(judge_consumer(&durable.config.durable, &consumer.config));

@@ -114,6 +114,12 @@ impl Broker {
         self.nats.kill().unwrap();
     }
 
+    /// Has the server stand still, with its connections open, or go on.
+    pub(crate) fn stand_still(&self, still: bool) {
+        let (signal, id) = (if still { "-STOP" } else { "-CONT" }, self.nats.id().unwrap().to_string());
+        assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
     /// What a client in production is configured with.
     pub(crate) fn config(&self) -> NatsConfig {
         self.config_of(&format!("tls://127.0.0.1:{}", self.port), &self.client)

@@ -8,6 +8,7 @@ use muster_messaging::events::consumer::{Consumer, ConsumerConfig, ConsumerError
 use muster_messaging::events::fitness::{Place, Verdict};
 use muster_messaging::events::stream::inspect;
 
+use crate::broker::until;
 use crate::events::Fixture;
 
 const REMEMBER: Duration = Duration::from_hours(30 * 24);
@@ -122,4 +123,12 @@ async fn a_consumer_tells_whether_an_event_may_come_again_whose_id_is_forgotten(
         context.create_stream(kept).await.unwrap();
         assert_eq!(open().await.may_repeat_forgotten(), may_repeat, "{days} days");
     }
+    // Of one that is being read from, too.
+    let reading = open()
+        .await
+        .start(|_| std::future::ready(Ok(())), std::sync::Arc::new(|_| Box::pin(std::future::ready(Ok(())))));
+    assert!(reading.may_repeat_forgotten());
+    let kept = events(|config| config.max_age = Duration::from_hours(24 * 7));
+    context.update_stream(kept).await.unwrap();
+    until("the change to be seen", async || !reading.may_repeat_forgotten()).await;
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use muster_domain::Version;
 use muster_messaging::client::{Client, ClientError};
 use muster_messaging::connection::{
-    Connection, ConnectionError, Credentials, CredentialsError, LinkFailure, LinkState,
+    Connection, ConnectionError, Credentials, CredentialsError, LinkFailure, LinkState, NatsConfig,
 };
 use muster_messaging::tls::material::{TlsFiles, TlsVersion};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -214,6 +214,21 @@ async fn a_killed_server_is_found_again() {
     state.wait_for(|state| *state == LinkState::Connected).await.unwrap();
     asks(&connection).await;
     assert_eq!(connection.counts().reconnects, 1);
+}
+
+#[tokio::test]
+async fn a_server_that_stands_still_is_given_up_and_found_again() {
+    let broker = Broker::start(&Setup::default());
+    let config = NatsConfig { ping_interval: Duration::from_millis(200), ..broker.config() };
+    let connection = Connection::open(config).await.unwrap();
+    broker.stand_still(true);
+    until("two pings to stay unanswered", async || {
+        matches!(*connection.state().borrow(), LinkState::Disconnected { .. })
+    })
+    .await;
+    broker.stand_still(false);
+    until("the link", async || *connection.state().borrow() == LinkState::Connected).await;
+    asks(&connection).await;
 }
 
 #[tokio::test]
