@@ -84,7 +84,7 @@ impl Demo {
     async fn start(program: PathBuf, arguments: &Arguments) -> Result<Self> {
         let mut story = Story::default();
         story.chapter("A worker starts")?;
-        let services = Services::start(true)?;
+        let services = Services::start(1, true)?;
         let (postgres, nats) = (&services.postgres.options.server, &services.nats.options.server);
         show(format!("PostgreSQL {}, nats-server {}", postgres.version, nats.version));
         let mut configuration = Configuration::new(program, &services)?;

@@ -49,9 +49,9 @@ pub struct Clients {
 }
 
 impl Services {
-    /// Starts PostgreSQL and one node of NATS. With `durable`, PostgreSQL syncs to disk as in production.
-    pub fn start(durable: bool) -> Result<Self> {
-        Self::start_with(1, |postgres, _| {
+    /// Starts PostgreSQL and this many nodes of NATS. With `durable`, PostgreSQL syncs to disk as in production.
+    pub fn start(nodes: usize, durable: bool) -> Result<Self> {
+        Self::start_with(nodes, |postgres, _| {
             postgres.durable = durable;
             Ok(())
         })

@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn tests(for_cargo: &[String]) -> Result<ExitStatus> {
     let worker = cargo::build_worker().await?;
-    let services = Services::start(false)?;
+    let services = Services::start(1, false)?;
     let (postgres, nats) = (&services.postgres.options.server, &services.nats.options.server);
     println!("started PostgreSQL {} and nats-server {}", postgres.version, nats.version);
     let mut test = cargo::cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);

@@ -31,7 +31,7 @@ const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 #[test]
 fn both_speak_tls_only_and_come_back_after_a_kill() {
-    let mut services = Services::start(false).unwrap();
+    let mut services = Services::start(1, false).unwrap();
     let (postgres, nats) = (services.postgres.port, services.nats.port);
     assert_eq!(answer(postgres, &SSL_REQUEST), "S");
     let refused = answer(postgres, b"\0\0\0\x27\0\x03\0\0user\0muster\0database\0postgres\0\0");
@@ -52,7 +52,7 @@ fn both_speak_tls_only_and_come_back_after_a_kill() {
 
 #[test]
 fn the_servers_are_configured_as_shipped_and_keys_are_for_their_owner_only() {
-    let services = Services::start(false).unwrap();
+    let services = Services::start(1, false).unwrap();
     for name in ["node.conf", "nats.conf", "accounts.conf"] {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../infra/nats").join(name);
         let used = services.nats.configuration().join(name);
@@ -79,7 +79,7 @@ fn a_killed_run_leaves_nothing_behind() {
     // Set for a copy of this test program that is to be killed.
     const KILLED: &str = "XTASK_KILLED_RUN";
     if std::env::var_os(KILLED).is_some() {
-        let services = Services::start(false).unwrap();
+        let services = Services::start(1, false).unwrap();
         let directory = services.directory.path().display();
         println!("started {} {} {directory}", services.postgres.port, services.nats.port);
         std::thread::sleep(Duration::from_secs(600));

@@ -35,6 +35,6 @@ pub use observation::{ObserveQuery, QueryFailure, QueryObservation};
 pub use operate::changes::{MAX_PUBLISHED, Publication, UnreadableChange, WaitingChanges};
 pub use operate::restored::{Enforced, Erasure, MAX_ERASURES};
 pub use standby::{Standby, StandbyState};
-pub use store::{FoundCommunity, PoolStatus, SERVER_FLOOR, Store};
+pub use store::{FoundCommunity, PoolStatus, SERVER_FLOOR, Server, Store};
 pub use verify::report::{Compared, Drift, MAX_NAMED, Verification};
 pub use write::apply::Applied;

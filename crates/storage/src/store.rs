@@ -125,6 +125,18 @@ pub struct PoolStatus {
     pub waiting: usize,
 }
 
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its version; [`SERVER_FLOOR`] judges it.
+    pub version: String,
+    /// Whether what is committed is on its disk (`fsync`).
+    pub commits_to_disk: bool,
+    /// Whether what is committed is on a standby, too (`synchronous_standby_names`); true where the URL names one host only, so that
+    /// nobody goes over to a standby.
+    pub outlives_failover: bool,
+}
+
 impl Store {
     /// Connects, and checks that the schema is the one this version needs.
     ///
@@ -364,14 +376,23 @@ impl Store {
         self.optional::<OneRow>("ping", Statement::shared("SELECT true AS one")).await.map(|_| ())
     }
 
-    /// The server's version, as it tells it; [`SERVER_FLOOR`] judges it.
+    /// What the server says of itself.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when there is no answer in time.
-    pub async fn server_version(&self) -> Result<String, Error> {
-        let statement = Statement::shared("SELECT current_setting('server_version') AS version");
-        let row: Option<VersionRow> = self.optional("server_version", statement).await?;
-        Ok(row.map(|row| row.version).unwrap_or_default())
+    pub async fn server(&self) -> Result<Server, Error> {
+        let statement = Statement::shared(
+            "SELECT current_setting('server_version') AS version, current_setting('fsync') = 'on' AS commits_to_disk,
+                 current_setting('synchronous_standby_names') <> '' AS waits_for_standby",
+        );
+        let row: Option<ServerRow> = self.optional("server", statement).await?;
+        let row = row.ok_or_else(|| Error::defect("the server says nothing of itself"))?;
+        let several_hosts = self.inner.config.each_host().len() > 1;
+        Ok(Server {
+            version: row.version,
+            commits_to_disk: row.commits_to_disk,
+            outlives_failover: row.waits_for_standby || !several_hosts,
+        })
     }
 
     /// The pool at this moment.
@@ -815,9 +836,13 @@ struct WrittenRow {
 }
 
 #[derive(QueryableByName)]
-struct VersionRow {
+struct ServerRow {
     #[diesel(sql_type = Text)]
     version: String,
+    #[diesel(sql_type = Bool)]
+    commits_to_disk: bool,
+    #[diesel(sql_type = Bool)]
+    waits_for_standby: bool,
 }
 
 #[derive(QueryableByName)]

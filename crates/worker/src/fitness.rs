@@ -4,6 +4,7 @@ use muster_domain::{Environment, VersionFloor, VersionVerdict};
 use muster_messaging::connection;
 use muster_messaging::events::consumer::Unfit;
 use muster_messaging::service::LEAST_PAYLOAD;
+use muster_storage::Server;
 
 use crate::failure::Failure;
 
@@ -30,6 +31,16 @@ pub(crate) fn hold(floor: &VersionFloor, version: &str, unfit: Unfit) -> Result<
             Ok(())
         }
     }
+}
+
+/// By what a server of PostgreSQL may lose events that were acknowledged.
+pub(crate) fn losses(server: &Server) -> impl Iterator<Item = &'static str> {
+    let fsync = "fsync=off: what is committed is lost when the power fails, and what is acknowledged with it; set fsync=on";
+    let standby = "the URL names several hosts, and synchronous_standby_names is empty: a standby that takes over lacks the last commits, \
+         of events that are acknowledged and of erasures that were answered; name a synchronous standby";
+    [(!server.commits_to_disk, fsync), (!server.outlives_failover, standby)]
+        .into_iter()
+        .filter_map(|(loses, why)| loses.then_some(why))
 }
 
 /// The problem with a server whose largest message is this; `None` when it is large enough.
@@ -62,6 +73,17 @@ mod tests {
         {
             hold(floor, version, refused).unwrap();
         }
+    }
+
+    #[test]
+    fn a_server_that_may_lose_what_it_committed_is_told_of() {
+        let told = |commits_to_disk, outlives_failover| {
+            let server = Server { version: "15.14".to_owned(), commits_to_disk, outlives_failover };
+            losses(&server).map(|why| why.split([':', ',']).next().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(true, true), [""; 0]);
+        assert_eq!(told(false, true), ["fsync=off"]);
+        assert_eq!(told(false, false), ["fsync=off", "the URL names several hosts"]);
     }
 
     #[test]

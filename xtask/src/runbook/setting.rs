@@ -43,7 +43,7 @@ pub(crate) struct Setting {
 impl Setting {
     /// Starts PostgreSQL and this many nodes of NATS, and Prometheus where its program is given.
     pub(crate) fn new(worker: &Path, nodes: usize, prometheus: Option<&Path>) -> Result<Self> {
-        let services = Services::start_with(nodes, |_, _| Ok(()))?;
+        let services = Services::start(nodes, true)?;
         let Services { nats, postgres, authority, directory, .. } = &services;
         fs::create_dir(directory.path().join("secrets"))?;
         directory.secret_file("pgpass", &format!("*:*:*:*:{}\n", postgres.options.password))?;

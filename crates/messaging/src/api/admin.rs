@@ -101,7 +101,7 @@ endpoint! {
 }
 
 endpoint! {
-    "admin.profiles.show" -> VisibleProfile, "the profile, `visible` true";
+    "admin.profiles.show" -> VisibleProfile, "the profile, `visible` true unless they have left";
 
     /// Puts a hidden profile back.
     pub struct ShowProfile {

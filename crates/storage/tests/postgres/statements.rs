@@ -313,7 +313,7 @@ pub(crate) async fn every_call(database: &Database, store: &Store, client: &Clie
     store.events_probe(Some(guild("nowhere"))).await.unwrap();
     store.applied_events_prune(Duration::ZERO).await.unwrap();
     store.ping().await.unwrap();
-    store.server_version().await.unwrap();
+    store.server().await.unwrap();
     Store::open(database.config()).await.unwrap().close();
     database.config().find().await.unwrap();
 }

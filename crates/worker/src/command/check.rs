@@ -69,13 +69,16 @@ pub(crate) async fn check(configuration: &Configuration) -> Result<(), Failure> 
     let database = async {
         let store = Store::open(configured.database.clone()).await?;
         store.ping().await?;
-        store.server_version().await
+        store.server().await
     };
     let mut all_work = true;
     match database.await {
-        Ok(version) => {
+        Ok(server) => {
             println!("postgres       ok      connected, schema up to date");
-            all_work &= stands("postgres", fitness::POSTGRES.judge(&version), unfit);
+            all_work &= stands("postgres", fitness::POSTGRES.judge(&server.version), unfit);
+            for why in fitness::losses(&server) {
+                println!("postgres       warning {why}");
+            }
             all_work &= distribution(&configured.database).await;
         }
         Err(error) => {

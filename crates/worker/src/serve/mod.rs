@@ -227,6 +227,8 @@ impl Watch {
                 changed = state.changed() => {
                     let now = *state.borrow_and_update();
                     self.readiness.set(Part::Nats, now == LinkState::Connected);
+                    let link = session.connection.counts();
+                    metrics::link(link, std::mem::replace(&mut self.counted.link, link));
                     match now {
                         LinkState::Failed(failure) => return Failure::Link(failure),
                         _ if changed.is_err() => return Failure::Link(LinkFailure::Unreachable),
@@ -244,6 +246,7 @@ impl Watch {
                     let answer = answer.map_err(late).and_then(|answer| answer.map_err(|error| chain(&error)));
                     self.readiness.judge(Part::Postgres, answer);
                     self.readiness.set(Part::Descriptors, !descriptors::are_used_up());
+                    session.store.set_folding(!session.consuming.may_repeat_forgotten());
                     let faults = session.consuming.faults();
                     let reads = faults.iter().all(|fault| fault.scope != FaultScope::Store);
                     self.readiness.set(Part::Consumer, reads && session.consuming.is_reading());

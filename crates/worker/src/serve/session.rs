@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use muster_domain::{Event, GuildId};
-use muster_messaging::connection::Connection;
+use muster_messaging::connection::{Connection, ConnectionError};
 use muster_messaging::events::consumer::{
     ApplyError, Consumer, ConsumerConfig, ConsumerHandle, Delivered, Unfit,
 };
@@ -69,6 +69,15 @@ impl Session {
         let (store, connection) = match (store, connection) {
             (Ok(store), Ok(connection)) => (store, connection),
             (store, connection) => {
+                // What is connected is counted by who looks at it from second to second.
+                for (server, material) in
+                    materials.iter().filter_map(|(server, it)| Some((*server, it.as_ref()?)))
+                {
+                    metrics::handshakes(server, material.accepted(), material.refused());
+                }
+                if let Err(ConnectionError::Refused(_)) = &connection {
+                    metrics::refused();
+                }
                 let missing = [store.err().map(Failure::from), connection.err().map(Failure::from)];
                 return Err(Failure::Missing(missing.into_iter().flatten().collect()));
             }
@@ -78,7 +87,11 @@ impl Session {
             Some(_) => fitness::unfit(settings.environment),
             None => Unfit::Warn,
         };
-        fitness::hold(&fitness::POSTGRES, &store.server_version().await?, unfit)?;
+        let server = store.server().await?;
+        fitness::hold(&fitness::POSTGRES, &server.version, unfit)?;
+        for why in fitness::losses(&server) {
+            tracing::warn!("{why}");
+        }
         fitness::hold(&fitness::NATS, &connection.server().0, unfit)?;
         if let Some(why) = fitness::payload(connection.max_payload()) {
             tracing::warn!("{why}");
@@ -112,8 +125,14 @@ impl Session {
             &connection,
             ServiceConfig {
                 max_in_flight: settings.service.max_in_flight,
-                // The other half of the connections is for the other communities.
+                // The other connections are for the other communities, for lanes, and for what asks whether the database is there:
+                // a lane that gets none in time takes the database for out of reach.
                 at_once: (settings.database.pool_size / 2).max(1),
+                at_once_in_all: settings
+                    .database
+                    .pool_size
+                    .saturating_sub(settings.events.in_flight.saturating_add(1))
+                    .max(1),
                 deadline: settings.service.deadline,
                 observe: Arc::new(metrics::request),
             },

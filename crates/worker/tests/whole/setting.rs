@@ -109,7 +109,7 @@ impl Setting {
 static TEMPLATE: OnceCell<Setting> = OnceCell::const_new();
 
 async fn template() -> Result<Setting> {
-    let mut services = tokio::task::spawn_blocking(|| Services::start(false)).await??;
+    let mut services = tokio::task::spawn_blocking(|| Services::start(1, false)).await??;
     let configuration = configuration(&services)?;
     migrate(&configuration).await?;
     services.postgres.stop();

@@ -27,7 +27,7 @@ fn stderr(output: &Output) -> String {
 
 /// Fresh servers whose database has no schema.
 async fn bare() -> Result<(Services, Configuration)> {
-    let services = tokio::task::spawn_blocking(|| Services::start(false)).await??;
+    let services = tokio::task::spawn_blocking(|| Services::start(1, false)).await??;
     let configuration = Configuration::new(env!("CARGO_BIN_EXE_muster-worker").into(), &services)?;
     Ok((services, configuration))
 }
