@@ -25,8 +25,10 @@ const REFILL_TO: usize = 4096;
 /// 25 MB. Those beyond are delivered again after the broker's wait.
 const MAX_DEFERRED: usize = 512 * 1024;
 const MAX_OWNERS: usize = 32 * 1024;
-/// The most items of an owner whose items failed. They wait for as long as its fault lasts, and others need the room.
+/// The most items of an owner whose items failed, and the part of all room that such owners may have together. They wait for as long as
+/// its fault lasts, and others need the room.
 const MAX_PAUSED: usize = 256;
+const PAUSED_PART: usize = 4;
 /// After this long, an event that was asked for and not delivered here has gone to another replica.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 /// The most requested events that are remembered until they are delivered, and for how many seconds.
@@ -180,7 +182,7 @@ impl<T> FairQueue<T> {
     pub(super) fn has_room(&self, owner: &Owner, delivery: Delivery) -> bool {
         let queue = self.queues.get(owner);
         let own = queue.map_or((0, 0), |queue| (queue.items(), queue.bytes));
-        let room = room((self.items, self.bytes), own, self.most_of(owner));
+        let room = room((self.items, self.bytes), own, most_of(&self.paused, owner));
         let is_next = delivery.is_repeated() || queue.is_none_or(|queue| queue.deferred.is_empty());
         room.0 > 0 && room.1 >= delivery.bytes && is_next
     }
@@ -201,15 +203,12 @@ impl<T> FairQueue<T> {
         self.make_ready(owner);
     }
 
-    /// The most items of an owner.
-    fn most_of(&self, owner: &Owner) -> usize {
-        if self.paused.contains_key(owner) { MAX_PAUSED } else { MAX_ITEMS }
-    }
-
     /// Puts items of an owner back to the front, with their bytes. None of its items is taken until the time has come. Returns
     /// those that it may not keep meanwhile, to be [put off](Self::put_off).
     pub(super) fn pause(&mut self, owner: Owner, items: Vec<(Stripe, usize, T)>, until: Instant) -> Vec<T> {
-        let queue = self.queues.entry(owner.clone()).or_insert_with(Queue::new);
+        self.paused.insert(owner.clone(), Pause::Until(until));
+        let most = most_of(&self.paused, &owner);
+        let queue = self.queues.entry(owner).or_insert_with(Queue::new);
         for (stripe, bytes, item) in items.into_iter().rev() {
             let Some(stripe) = queue.stripe(stripe) else { continue };
             stripe.items.push_front((bytes, item));
@@ -218,15 +217,16 @@ impl<T> FairQueue<T> {
             self.bytes += bytes;
         }
         let mut excess = Vec::new();
-        for _ in MAX_PAUSED..queue.items() {
+        let mut left = queue.items();
+        while left > 1 && (left > most.0 || queue.bytes > most.1) {
             let longest = queue.stripes.iter_mut().max_by_key(|stripe| stripe.items.len());
             let Some((bytes, item)) = longest.and_then(|stripe| stripe.items.pop_back()) else { break };
+            left -= 1;
             queue.bytes -= bytes;
             self.items -= 1;
             self.bytes -= bytes;
             excess.push(item);
         }
-        self.paused.insert(owner, Pause::Until(until));
         excess
     }
 
@@ -326,14 +326,12 @@ impl<T> FairQueue<T> {
         self.turn = (first + 1 + owners / 8) % owners;
         for is_before in [false, true] {
             for (place, (owner, queue)) in self.queues.iter_mut().enumerate() {
-                let pause = self.paused.get(owner);
-                let is_paused = matches!(pause, Some(Pause::Until(_)));
+                let is_paused = matches!(self.paused.get(owner), Some(Pause::Until(_)));
                 if (place < first) != is_before || is_paused || queue.deferred.is_empty() {
                     continue;
                 }
                 let own = (queue.items() + queue.requested.0, queue.bytes + queue.requested.1);
-                let most = if pause.is_some() { MAX_PAUSED } else { MAX_ITEMS };
-                let (room_items, mut room_bytes) = room(all, own, most);
+                let (room_items, mut room_bytes) = room(all, own, most_of(&self.paused, owner));
                 let mut wanted_items = room_items.min(share.saturating_sub(own.0));
                 while wanted_items > 0
                     && let Some(next) = queue.deferred.first_entry()
@@ -510,13 +508,22 @@ impl<T> FairQueue<T> {
 }
 
 /// How many more items and bytes an owner with its `own` may queue when `all` are queued: half of what the others leave, so that
-/// there is room for the next one however many flood, and `most` items at most.
-fn room(all: (usize, usize), own: (usize, usize), most: usize) -> (usize, usize) {
+/// there is room for the next one however many flood, and `most` at most.
+fn room(all: (usize, usize), own: (usize, usize), most: (usize, usize)) -> (usize, usize) {
     let others = (all.0.saturating_sub(own.0), all.1.saturating_sub(own.1));
     (
-        (MAX_ITEMS.saturating_sub(others.0) / 2).min(most).saturating_sub(own.0),
-        (MAX_BYTES.saturating_sub(others.1) / 2).saturating_sub(own.1),
+        (MAX_ITEMS.saturating_sub(others.0) / 2).min(most.0).saturating_sub(own.0),
+        (MAX_BYTES.saturating_sub(others.1) / 2).min(most.1).saturating_sub(own.1),
     )
+}
+
+/// The most items and bytes of an owner.
+fn most_of(paused: &HashMap<Owner, Pause>, owner: &Owner) -> (usize, usize) {
+    if !paused.contains_key(owner) {
+        return (MAX_ITEMS, MAX_BYTES);
+    }
+    let share = |of: usize| of / PAUSED_PART / paused.len().max(1);
+    (share(MAX_ITEMS).clamp(1, MAX_PAUSED), share(MAX_BYTES))
 }
 
 fn bytes_of(deferred: &Deferred) -> usize {
@@ -811,6 +818,19 @@ mod tests {
         assert_eq!(taken.items, (0..MAX_PAUSED).collect::<Vec<_>>());
         queue.recovered(&owner(1));
         assert!(queue.take_deferred(now).len() > MAX_PAUSED);
+        // However many there are, and however large their events.
+        let mut queue = FairQueue::new();
+        let owners: Vec<Owner> = (0..1000).map(|number| GuildId::parse(number.to_string()).ok()).collect();
+        for owner in &owners {
+            for item in 0..40 {
+                offer(&mut queue, owner.clone(), Delivery { bytes: 1000, ..delivery(item) });
+            }
+            queue.pause(owner.clone(), Vec::new(), now);
+        }
+        for owner in owners {
+            queue.pause(owner, Vec::new(), now);
+        }
+        assert!(queue.items <= MAX_ITEMS / PAUSED_PART && queue.bytes <= MAX_BYTES / PAUSED_PART);
     }
 
     #[test]
