@@ -132,8 +132,8 @@ pub struct Server {
     pub version: String,
     /// Whether what is committed is on its disk (`fsync`).
     pub commits_to_disk: bool,
-    /// Whether what is committed is on a standby, too (`synchronous_standby_names`); true where the URL names one host only, so that
-    /// nobody goes over to a standby.
+    /// Whether what is committed is on a standby, too (`synchronous_standby_names`). Where the URL names one host it is not known whether
+    /// another server may take its place behind that name, and this is true.
     pub outlives_failover: bool,
 }
 

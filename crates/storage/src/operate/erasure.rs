@@ -25,7 +25,7 @@ impl Community {
     /// [`Error::NotFound`] when there is no such profile, or it was erased before.
     pub async fn profile_erase(&self, id: ProfileId) -> Result<(), Error> {
         let (tenant, key, change) = (self.tenant, self.store.erasure_key().clone(), self.change());
-        self.write("profile_erase", move |connection| {
+        let erased = self.write("profile_erase", move |connection| {
             async move {
                 // What is sent after this was answered has no name any more.
                 outbox::claim(connection, tenant).await?;
@@ -38,14 +38,16 @@ impl Community {
                 )
                 .bind::<SqlUuid, _>(id.get());
                 let person: Option<PersonRow> = statement::optional(connection, find).await?;
-                let person = person.ok_or(Error::NotFound(Missing::Profile))?;
+                // That they were erased before may not be on a synchronous standby yet: the locks are committed, and wait for it.
+                let Some(person) = person else { return Ok(false) };
                 let user = person.user()?;
                 let now = erased::remember(connection, &key, tenant, &user).await?;
-                erase(connection, &held, tenant, person.member, &user, change, (now, None)).await
+                erase(connection, &held, tenant, person.member, &user, change, (now, None)).await?;
+                Ok(true)
             }
             .boxed()
-        })
-        .await
+        });
+        if erased.await? { Ok(()) } else { Err(Error::NotFound(Missing::Profile)) }
     }
 }
 

@@ -132,6 +132,8 @@ pub(crate) async fn operate(
                 let (community, member, kind) = pair;
                 let reason = match &op.revoked {
                     Some(revoked) => revoked.reason.clone(),
+                    // Nobody revoked it: an award that came late takes its place.
+                    None if sign < 0 => None,
                     None => op.reason.clone(),
                 };
                 let (awarded_at, id) = watermark;

@@ -74,6 +74,24 @@ impl Changes {
         insertion: Insertion,
     ) -> Result<(), Error> {
         let Self { mut made, mut moved, mut gone } = self;
+        // An entry that has drifted into the place of another makes no event fail: only an insertion can pass it over.
+        if insertion == Insertion::Guarded {
+            for Moved {
+                community,
+                board,
+                negated_score,
+                joined_at,
+                member,
+                new_negated_score,
+                new_joined_at,
+                tier,
+            } in std::mem::take(&mut moved)
+            {
+                gone.push(Gone { community, board, negated_score, joined_at, member });
+                let (negated_score, joined_at) = (new_negated_score, new_joined_at);
+                made.push(Made { community, board, negated_score, joined_at, member, tier });
+            }
+        }
         made.sort_unstable_by_key(|row| {
             (row.community, row.board, row.negated_score, row.joined_at, row.member)
         });
@@ -96,7 +114,6 @@ impl Changes {
             " WHERE e.shard = $1 AND e.ctid = found.ctid"
         );
         statement::write(connection, Statement::in_shard(shard, update), moved).await?;
-        // An entry that has drifted into the table makes no event fail.
         let insert = Statement::in_shard(
             shard,
             "INSERT INTO board_entries (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1",

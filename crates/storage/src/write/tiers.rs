@@ -30,6 +30,8 @@ const MOST_EQUALS: i64 = 1000;
 const FORGOTTEN_EVERY: u64 = 16;
 /// The most old changes of a member that are forgotten at once.
 const MOST_FORGOTTEN: usize = 1000;
+/// The most changes of a member that are kept, however young: who leaves or is erased has all of them written at once.
+const MOST_KEPT: i64 = 5000;
 
 /// The tiers of a community's policy, with the rank tiers' thresholds as they are now.
 pub(crate) struct Tiers(Vec<TierRow>);
@@ -363,8 +365,8 @@ pub(crate) async fn try_out(
     Ok(())
 }
 
-/// Forgets changes of these members, so that they do not grow with time alone: the newest hundred of each are kept, and all of the last
-/// thirty days. Returns the communities and times of promotions that were counted among them.
+/// Forgets changes of these members, so that they do not grow with time alone: the newest hundred of each are kept, and of the last
+/// thirty days the newest [`MOST_KEPT`]. Returns the communities and times of promotions that were counted among them.
 async fn forget(
     connection: &mut AsyncPgConnection,
     shard: Shard,
@@ -379,15 +381,18 @@ async fn forget(
         "DELETE FROM tier_changes AS c
          USING $rows CROSS JOIN LATERAL (SELECT r.ctid AS place FROM tier_changes AS r
              WHERE r.shard = $1 AND r.community = rows.community AND r.member = rows.member
-                 AND r.at < now() - interval '30 days'
                  AND r.change < (SELECT n.change FROM tier_changes AS n
                      WHERE n.shard = $1 AND n.community = rows.community AND n.member = rows.member
                      ORDER BY n.change DESC OFFSET 99 LIMIT 1)
+                 AND (r.at < now() - interval '30 days' OR r.change <= (SELECT n.change FROM tier_changes AS n
+                     WHERE n.shard = $1 AND n.community = rows.community AND n.member = rows.member
+                     ORDER BY n.change DESC OFFSET $3 LIMIT 1))
              ORDER BY r.change LIMIT $2) AS old
          WHERE c.shard = $1 AND c.ctid = old.place
          RETURNING c.community, c.at, c.promotion AND c.visible AS counted",
     )
-    .bind::<BigInt, _>(i64::try_from(MOST_FORGOTTEN).map_err(Error::defect)?);
+    .bind::<BigInt, _>(i64::try_from(MOST_FORGOTTEN).map_err(Error::defect)?)
+    .bind::<BigInt, _>(MOST_KEPT);
     let rows: Vec<ForgottenRow> = statement::by_keys(connection, forget.rows(members), most).await?;
     Ok(rows.into_iter().filter(|row| row.counted).map(|row| (row.community, row.at)).collect())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use muster_domain::{
     Change, ChangeData, ChangeType, Changed, CommunityId, Disappearance, Event, GuildId, Lookup,
-    MemberEffect, Nym, PageLimit, ProfileId, Shard, TierPolicy, TraceParent, UserId,
+    MemberEffect, Nym, PageLimit, ProfileId, Reason, Shard, TierPolicy, TraceParent, UserId,
 };
 use muster_storage::{Community, Store};
 use tokio::sync::Notify;
@@ -70,6 +70,30 @@ fn described(changes: &[Change]) -> Vec<String> {
         format!("{} {} {data}", change.number, change.change_type().as_str())
     };
     changes.iter().map(word).collect()
+}
+
+#[tokio::test]
+async fn a_badge_whose_place_an_earlier_award_takes_is_not_revoked_for_the_reason_of_its_award() {
+    let database = Database::migrated().await;
+    let (store, guild, who) = (database.store().await, guild("displaced"), user(1));
+    let award = |at, reason| {
+        let reason = Reason::parse_optional(reason).unwrap();
+        member(&guild, &who, START + at, MemberEffect::BadgeAward { kind: kind("rider"), reason, by: None })
+    };
+    apply(&store, &guild, vec![joined(&guild, &who, START, "Usul"), award(2, "second")]).await;
+    take_all(&store).await;
+    apply(&store, &guild, vec![award(1, "first")]).await;
+    let reasons: BTreeMap<&str, Option<String>> = BTreeMap::new();
+    let reasons = take_all(&store).await.into_iter().fold(reasons, |mut reasons, change| {
+        if let Changed::Member { data: ChangeData::BadgeAwarded(badge), .. } = &change.what {
+            reasons.insert("awarded", badge.reason.clone().map(String::from));
+        }
+        if let Changed::Member { data: ChangeData::BadgeRevoked(badge), .. } = &change.what {
+            reasons.insert("revoked", badge.reason.clone().map(String::from));
+        }
+        reasons
+    });
+    assert_eq!(reasons, BTreeMap::from([("awarded", Some("first".to_owned())), ("revoked", None)]));
 }
 
 #[tokio::test]

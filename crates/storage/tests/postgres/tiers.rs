@@ -270,15 +270,17 @@ async fn readers_see_ranks_tiers_and_moves_agree_while_two_workers_write() {
 #[tokio::test]
 async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
     let setting = Setting::new(&policy(&[10], &[])).await;
-    setting.members([0, 0, 0]).await;
-    // Until now: of the first one change every twenty minutes, 2160 in thirty days; of the others one a day.
+    setting.members([0, 0, 0, 0]).await;
+    // Until now: of the first one change every twenty minutes, 2160 in thirty days; of the last one every five, 8640 in thirty
+    // days; of the others one a day.
     let long = "INSERT INTO tier_changes
                  (shard, community, member, change, at, promotion, visible, from_tier, to_tier)
              SELECT m.shard, m.community, m.member, -n,
-                 now() - n * CASE WHEN m.user_id = 'u0' THEN interval '20 minutes' ELSE interval '1 day' END, n % 2 = 0, true,
+                 now() - n * CASE m.user_id WHEN 'u0' THEN interval '20 minutes' WHEN 'u3' THEN interval '5 minutes'
+                     ELSE interval '1 day' END, n % 2 = 0, true,
                  CASE WHEN n % 2 = 1 THEN t.tier END, CASE WHEN n % 2 = 0 THEN t.tier END
-             FROM members AS m JOIN tiers AS t USING (shard, community) CROSS JOIN generate_series(1, 3000) AS n
-             WHERE t.place IS NOT NULL AND (m.user_id = 'u0' OR n <= 300)";
+             FROM members AS m JOIN tiers AS t USING (shard, community) CROSS JOIN generate_series(1, 7000) AS n
+             WHERE t.place IS NOT NULL AND n <= CASE m.user_id WHEN 'u0' THEN 3000 WHEN 'u3' THEN 7000 ELSE 300 END";
     let days = "INSERT INTO community_days AS d (shard, community, day, promoted)
              SELECT shard, community, (at AT TIME ZONE 'UTC')::date, count(*) FROM tier_changes WHERE promotion GROUP BY 1, 2, 3
              ON CONFLICT (shard, community, day) DO UPDATE SET promoted = excluded.promoted";
@@ -292,6 +294,10 @@ async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
         let both = [0, 1].map(|who| scored(&setting.guild, &user(who), START + 10 + round, score));
         setting.apply(both.into()).await;
     }
+    for round in 0..64 {
+        let score = if round % 2 == 0 { 10 } else { 0 };
+        setting.apply(vec![scored(&setting.guild, &user(3), START + 10 + round, score)]).await;
+    }
     let kept = async |who: usize| -> (i64, i64) {
         let sql = "SELECT count(*), extract(day FROM now() - min(at))::bigint
              FROM tier_changes JOIN members USING (shard, community, member) WHERE user_id = $1";
@@ -303,5 +309,7 @@ async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
     // The newest hundred when it was looked at, and those made since.
     assert!((100..164).contains(&seldom.0) && (36..100).contains(&seldom.1), "{seldom:?}");
     assert_eq!(kept(2).await, (300, 300), "nothing of who does not move");
+    let too_often = kept(3).await.0;
+    assert!((5000..5064).contains(&too_often), "no more than so many: {too_often}");
     consistency::check(&setting.client).await;
 }

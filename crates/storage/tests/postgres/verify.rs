@@ -7,7 +7,7 @@ use muster_storage::Store;
 
 use crate::support::consistency;
 use crate::support::database::Database;
-use crate::support::events::{START, apply, awarded, guild, joined, policy, scored, user, view};
+use crate::support::events::{START, added, apply, awarded, guild, joined, policy, scored, user, view};
 
 /// Nothing has drifted in any community.
 pub(crate) async fn all_exact(store: &Store) {
@@ -123,6 +123,20 @@ async fn drift_in_each_kept_table_is_found_and_repaired_while_events_go_on() {
         all_exact(&store).await;
         consistency::check(&client).await;
     }
+}
+
+#[tokio::test]
+async fn an_entry_that_has_drifted_into_the_place_of_another_makes_no_event_fail() {
+    let database = Database::migrated().await;
+    let (store, client) = (database.store().await, database.client().await);
+    let guild = guild("stray");
+    apply(&store, &guild, vec![added(&guild, &user(3), START, 7)]).await;
+    let stray = "INSERT INTO board_entries SELECT shard, 2, community, -777, joined_at, member FROM members";
+    client.execute(stray, &[]).await.unwrap();
+    let community = apply(&store, &guild, vec![added(&guild, &user(3), START + 1, 770)]).await;
+    let active = community.profile_list_active(PageLimit::MAX, None).await.unwrap().items;
+    assert_eq!(active.iter().map(|profile| profile.activity.get()).collect::<Vec<_>>(), [777]);
+    all_exact(&store).await;
 }
 
 /// Two tables of which a repair deletes rows that should not be there, more than one answer holds.
