@@ -121,18 +121,17 @@ impl Session {
         let subscription =
             replicas::listen(&connection, move |community, caller| clearing.clear(community, caller)).await?;
         let answers = Arc::new(Answers { store: store.clone(), limits, connection: connection.clone() });
+        // The other connections are for lanes, and for what asks whether the database is there: a lane that gets none in time takes
+        // the database for out of reach. What one community may not have of these is for the other communities.
+        let at_once_in_all =
+            settings.database.pool_size.saturating_sub(settings.events.in_flight.saturating_add(1)).max(1);
+        let of_one = (settings.database.pool_size / 2).min(at_once_in_all.saturating_sub(1));
         let service = serve_requests(
             &connection,
             ServiceConfig {
                 max_in_flight: settings.service.max_in_flight,
-                // The other connections are for the other communities, for lanes, and for what asks whether the database is there:
-                // a lane that gets none in time takes the database for out of reach.
-                at_once: (settings.database.pool_size / 2).max(1),
-                at_once_in_all: settings
-                    .database
-                    .pool_size
-                    .saturating_sub(settings.events.in_flight.saturating_add(1))
-                    .max(1),
+                at_once: of_one.max(1),
+                at_once_in_all,
                 deadline: settings.service.deadline,
                 observe: Arc::new(metrics::request),
             },

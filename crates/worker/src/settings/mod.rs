@@ -210,9 +210,9 @@ impl Configuration {
         }
         let events = raw.events.check()?;
         // Each batch holds a connection; a pool that they use up looks like a database that does not answer.
-        if database.pool_size <= events.in_flight {
+        if database.pool_size < events.in_flight.saturating_add(2) {
             let problem = format!(
-                "{} is not above events.in_flight, {}: nothing is left for requests",
+                "{} is less than two above events.in_flight, {}: nothing is left for requests and for what looks after the database",
                 database.pool_size, events.in_flight
             );
             return Err(SettingsError::key("database.pool_size", problem));
@@ -784,11 +784,11 @@ mod tests {
     #[test]
     fn a_file_is_read_and_a_variable_wins() {
         let path = std::env::temp_dir().join(format!("muster-settings-{}.toml", std::process::id()));
-        std::fs::write(&path, "[nats]\nurls = [\"tls://a:4222\"]\n[events]\nbatch = 7\nin_flight = 9\n")
+        std::fs::write(&path, "[nats]\nurls = [\"tls://a:4222\"]\n[events]\nbatch = 7\nin_flight = 8\n")
             .unwrap();
         let variables = [("MUSTER__DATABASE__URL", "postgres://db/muster"), ("MUSTER__EVENTS__BATCH", "8")];
         let settings = read(Some(&path), &variables).unwrap().serving().unwrap();
         std::fs::remove_file(path).unwrap();
-        assert_eq!((settings.events.batch, settings.events.in_flight), (8, 9));
+        assert_eq!((settings.events.batch, settings.events.in_flight), (8, 8));
     }
 }

@@ -220,7 +220,7 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
 
 /// Each member of one community takes its time, so that a batch of them takes longer than any write may.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_takes_too_long_is_divided_and_holds_up_no_others() -> Result<()> {
+async fn a_batch_that_takes_too_long_is_divided_and_stops_nobody() -> Result<()> {
     let setting = Setting::of_one_server().await?;
     let configuration = setting.configuration.with("MUSTER__DATABASE__QUERY_TIMEOUT_MS", "500");
     let worker = configuration.serve(&setting.services)?;
