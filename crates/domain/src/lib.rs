@@ -71,5 +71,5 @@ pub use stripe::Stripe;
 pub use tenure::{Tenure, TenurePolicy};
 pub use text::TextError;
 pub use tier::{Movement, PolicyError, RankTier, ScoreTier, Tier, TierChange, TierPolicy, TierThreshold};
-pub use transport::{Environment, TlsPolicy, TlsReason, UnknownEnvironment};
+pub use transport::{Environment, Leniency, TlsPolicy, TlsReason, UnknownEnvironment};
 pub use version::{Version, VersionFloor, VersionVerdict};

@@ -47,7 +47,16 @@ pub enum TlsPolicy {
     /// Nothing is sent but over TLS with a verified peer.
     Required(TlsReason),
     /// Plaintext is allowed; it is warned of once.
-    Optional(Environment),
+    Optional(Leniency),
+}
+
+/// An environment in which plaintext may be allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Leniency {
+    /// A developer's machine.
+    Development,
+    /// An automated test.
+    Test,
 }
 
 /// Why TLS is required.
@@ -75,7 +84,8 @@ impl TlsPolicy {
             Environment::Development | Environment::Test if require_tls => {
                 Self::Required(TlsReason::Configured)
             }
-            Environment::Development | Environment::Test => Self::Optional(environment),
+            Environment::Development => Self::Optional(Leniency::Development),
+            Environment::Test => Self::Optional(Leniency::Test),
         }
     }
 
@@ -91,7 +101,8 @@ impl fmt::Display for TlsPolicy {
         match self {
             Self::Required(TlsReason::Production) => f.write_str("required: production"),
             Self::Required(TlsReason::Configured) => f.write_str("required: configured"),
-            Self::Optional(environment) => write!(f, "optional: {environment}"),
+            Self::Optional(Leniency::Development) => f.write_str("optional: development"),
+            Self::Optional(Leniency::Test) => f.write_str("optional: test"),
         }
     }
 }

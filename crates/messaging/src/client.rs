@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
 use async_nats::{HeaderMap, Message};
-use futures_util::stream::{self, StreamExt};
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use muster_domain::{CommunityId, Event, GuildId, TraceParent};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -140,42 +140,66 @@ impl Client {
         serde_json::from_slice(&message.payload).map_err(ClientError::Answer)
     }
 
-    /// Sends a request until it is answered. A request that nobody took had no effect and is sent again. One whose answer was
-    /// lost is sent again only where it is idempotent.
+    /// Sends a request until it is answered. A request that nobody took had no effect and is sent again. One whose answer may be lost is
+    /// sent again after half of the time, only where it is idempotent; the first answer of both counts.
     async fn send(
         &self,
         endpoint: &Description,
         subject: String,
         payload: bytes::Bytes,
     ) -> Result<Message, ClientError> {
-        let deadline = Instant::now() + self.timeout;
-        let per_attempt = if endpoint.is_repeatable { self.timeout / 2 } else { self.timeout };
-        let mut attempt = 1;
+        let begun = Instant::now();
+        let deadline = begun + self.timeout;
+        let mut sent = FuturesUnordered::from_iter([self.attempt(&subject, &payload, deadline)]);
+        let (mut attempts, mut repeats) = (1, endpoint.is_repeatable);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let request = async_nats::Request::new()
-                .payload(payload.clone())
-                .headers(self.headers())
-                .timeout(Some(per_attempt.min(left)));
-            // The library's own time begins when the request has found room in its queue.
-            let sent = self.connection.client().send_request(subject.clone(), request);
-            let error = match tokio::time::timeout(per_attempt.min(left), sent).await {
-                Ok(Ok(message)) => return Ok(message),
-                Ok(Err(error)) => match error.kind() {
-                    RequestErrorKind::TimedOut => ClientError::Timeout(self.timeout),
-                    RequestErrorKind::NoResponders => ClientError::NoResponders,
-                    _ => return Err(ClientError::Send(error.into())),
+            let error = tokio::select! {
+                biased;
+                Some(answer) = sent.next() => match answer {
+                    Ok(message) => return Ok(message),
+                    Err(error) => error,
                 },
-                Err(_) => ClientError::Timeout(self.timeout),
+                () = tokio::time::sleep_until(begun + self.timeout / 2), if repeats => {
+                    (attempts, repeats) = (attempts + 1, false);
+                    sent.push(self.attempt(&subject, &payload, deadline));
+                    continue;
+                }
             };
-            let nobody = matches!(error, ClientError::NoResponders);
-            let pause = if nobody { NOBODY_PAUSE.saturating_mul(attempt) } else { Duration::ZERO };
-            let in_time = Instant::now() + pause < deadline;
-            if !in_time || attempt >= MAX_ATTEMPTS || !(nobody || endpoint.is_repeatable) {
-                return Err(error);
+            let pause = NOBODY_PAUSE.saturating_mul(attempts);
+            let again = matches!(error, ClientError::NoResponders)
+                && attempts < MAX_ATTEMPTS
+                && Instant::now() + pause < deadline;
+            if again {
+                tokio::time::sleep(pause).await;
+                attempts += 1;
+                sent.push(self.attempt(&subject, &payload, deadline));
+            } else if sent.is_empty() {
+                // A link that was given up says more than that no answer came.
+                return Err(self.connection.failure().map_or(error, ClientError::Connection));
             }
-            tokio::time::sleep(pause).await;
-            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    async fn attempt(
+        &self,
+        subject: &str,
+        payload: &bytes::Bytes,
+        deadline: Instant,
+    ) -> Result<Message, ClientError> {
+        let request = async_nats::Request::new()
+            .payload(payload.clone())
+            .headers(self.headers())
+            .timeout(Some(deadline.saturating_duration_since(Instant::now())));
+        // The library's own time begins when the request has found room in its queue.
+        let sent = self.connection.client().send_request(subject.to_owned(), request);
+        match tokio::time::timeout_at(deadline, sent).await {
+            Ok(Ok(message)) => Ok(message),
+            Ok(Err(error)) => Err(match error.kind() {
+                RequestErrorKind::TimedOut => ClientError::Timeout(self.timeout),
+                RequestErrorKind::NoResponders => ClientError::NoResponders,
+                _ => ClientError::Send(error.into()),
+            }),
+            Err(_) => Err(ClientError::Timeout(self.timeout)),
         }
     }
 
@@ -286,6 +310,8 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct EventPublisher {
     context: async_nats::jetstream::Context,
+    // It would outlive the one who looks after the link.
+    _connection: Connection,
 }
 
 impl EventPublisher {
@@ -295,7 +321,8 @@ impl EventPublisher {
     /// Publishes over this connection.
     #[must_use]
     pub fn new(connection: &Connection) -> Self {
-        Self { context: async_nats::jetstream::new(connection.client().clone()) }
+        let context = async_nats::jetstream::new(connection.client().clone());
+        Self { context, _connection: connection.clone() }
     }
 
     /// Publishes one event, and waits until the stream has it. Returns its sequence there.

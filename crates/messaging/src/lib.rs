@@ -4,9 +4,11 @@
 //! use muster_messaging::{Client, ClientError, NatsConfig, TlsFiles, api::profiles, domain::GuildId};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let files = TlsFiles { ca: Some("/etc/muster/ca.pem".into()), ..TlsFiles::default() };
+//! let file = |name: &str| Some(format!("/etc/muster/{name}").into());
+//! let files = TlsFiles { ca: file("ca.crt"), certificate: file("tls.crt"), key: file("tls.key") };
 //! let config = NatsConfig::production(["tls://nats.example:4222"], &files, "my-service")?;
-//! let client = Client::connect(config).await?;
+//! // As `infra/nats` wants it: TLS before the server says anything.
+//! let client = Client::connect(NatsConfig { tls_first: true, ..config }).await?;
 //! let community = client.find_community(GuildId::parse("81384788765712384")?).await?.community_id;
 //! match client.community(community).ask(&profiles::Ranked::first(10)).await {
 //!     Ok(page) => println!("{} of at most {}", page.items.len(), page.limit),

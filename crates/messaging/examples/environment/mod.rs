@@ -3,13 +3,24 @@
 use std::env;
 use std::error::Error;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use muster_messaging::api::community::Community;
-use muster_messaging::{Client, NatsConfig, TlsFiles, domain::GuildId};
+use muster_messaging::{Client, Connection, NatsConfig, TlsFiles, domain::GuildId};
 
 /// A variable's value, if it is set to something.
 pub(crate) fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Takes up certificates that were replaced, for as long as the process runs.
+async fn take_up_certificates(connection: Connection) {
+    loop {
+        tokio::time::sleep(Duration::from_mins(1)).await;
+        if let Err(error) = connection.reload().await {
+            eprintln!("{error}: {:?}", error.source());
+        }
+    }
 }
 
 /// Connects, and finds the community of `GUILD`, the chat server's id.
@@ -28,6 +39,7 @@ pub(crate) async fn connect(name: &str) -> Result<(Client, Community), Box<dyn E
     };
     let guild = GuildId::parse(required("GUILD")?)?;
     let client = Client::connect(config).await?;
+    tokio::spawn(take_up_certificates(client.connection().clone()));
     let community = client.find_community(guild).await?;
     Ok((client, community))
 }

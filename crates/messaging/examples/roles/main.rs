@@ -63,6 +63,7 @@ async fn main() -> Result<(), Failure> {
                     }
                     unreadable.skip().await
                 }
+                Err(FollowError::Link(error)) => return Err(error.into()),
                 Err(error) => break error,
             };
             // If this does not reach the broker, the change comes again and has no effect then.
@@ -111,10 +112,14 @@ impl Bot {
             | ChangeData::TierDemoted { to: tier, .. }
             | ChangeData::Appeared { tier } => self.put(this, user, tier.as_ref())?,
             ChangeData::Disappeared(why) => {
-                self.put(this, user, None)?;
+                ask_platform(user, self.memory.role(user), None)?;
+                // All is asked for before it is noted that it was.
+                if *why == Disappearance::Erased {
+                    writeln!(stdout(), "forget {user}")?;
+                }
+                self.memory.put(this, user, None)?;
                 if *why == Disappearance::Erased {
                     self.memory.forget()?;
-                    writeln!(stdout(), "forget {user}")?;
                 }
             }
             ChangeData::BadgeAwarded(_) | ChangeData::BadgeRevoked(_) | ChangeData::Renamed { .. } => {

@@ -72,13 +72,21 @@ async fn next(
     Some((Ok(Event::default().data(&*data)), (updates, slot)))
 }
 
-/// Follows a community's changes and sends an update of each after `last`. It ends with the process.
-pub(crate) async fn follow(community: CommunityClient, durable: String, last: u64, live: Live) {
+/// Follows a community's changes and sends an update of each after `last`, until the link to NATS is given up.
+pub(crate) async fn follow(
+    community: CommunityClient,
+    durable: String,
+    last: u64,
+    live: Live,
+) -> FollowError {
     loop {
         let ended = match community.changes(&durable).await {
             Ok(changes) => send_all(changes, last, &live).await,
             Err(error) => error,
         };
+        if let FollowError::Link(_) = ended {
+            return ended;
+        }
         eprintln!("changes are not followed, and it is tried again in {PAUSE:?}: {ended}");
         sleep(PAUSE).await;
         live.send(&json!({}));

@@ -100,11 +100,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         asking: Semaphore::new(MAX_ASKING),
         front: Mutex::new(None),
     });
-    tokio::spawn(live::follow(community, durable, found.changes, app.live.clone()));
+    let following = live::follow(community, durable, found.changes, app.live.clone());
     let listener = TcpListener::bind(address).await?;
     eprintln!("the standings are at http://{}/", listener.local_addr()?);
-    axum::serve(listener, router(app)).await?;
-    Ok(())
+    let serving = axum::serve(listener, router(app)).into_future();
+    // Without a link there is nothing to show: whoever runs this starts it again.
+    tokio::select! {
+        served = serving => Ok(served?),
+        ended = following => Err(ended.into()),
+    }
 }
 
 fn router(app: Arc<App>) -> Router {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use muster_domain::{Environment, TlsPolicy, TlsReason};
+use muster_domain::{Leniency, TlsPolicy, TlsReason};
 use muster_storage::StoreConfig;
 use rustls::{ClientConfig, RootCertStore};
 use secrecy::SecretString;
@@ -23,7 +23,7 @@ static TLS: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
 
 fuzz_target!(|url: &str| {
     let url = url.replace('\0', PASSWORD);
-    for policy in [TlsPolicy::Required(TlsReason::Production), TlsPolicy::Optional(Environment::Development)]
+    for policy in [TlsPolicy::Required(TlsReason::Production), TlsPolicy::Optional(Leniency::Development)]
     {
         let secret = SecretString::from(url.as_str());
         match StoreConfig::new(&secret, policy, Some(Arc::clone(&TLS))) {

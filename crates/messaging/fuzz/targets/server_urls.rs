@@ -3,7 +3,7 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use muster_domain::{Environment, TlsPolicy, TlsReason};
+use muster_domain::{Leniency, TlsPolicy, TlsReason};
 use muster_messaging::connection::{MAX_SERVERS, ServerUrl};
 
 /// Stands where a password stands, and nowhere that may be shown.
@@ -28,7 +28,7 @@ enum Server<'a> {
 fuzz_target!(|input: Input<'_>| {
     let policy = match input.required {
         true => TlsPolicy::Required(TlsReason::Production),
-        false => TlsPolicy::Optional(Environment::Development),
+        false => TlsPolicy::Optional(Leniency::Development),
     };
     let urls: Vec<String> = input
         .servers

@@ -27,6 +27,8 @@ endpoint! {
         /// By whom.
         pub awarded_by: Option<Awarder>,
     }
+
+    const IS_REPEATABLE: bool = false;
 }
 
 /// The badge that is held after an award.

@@ -4,9 +4,18 @@
 //! # async fn example(client: muster_messaging::client::Client) -> Result<(), Box<dyn std::error::Error>> {
 //! use muster_domain::{Changed, ChangeData};
 //!
+//! use muster_messaging::changes::follower::FollowError;
+//!
 //! let mut changes = client.changes("roles").await?;
 //! loop {
-//!     let delivered = changes.next().await?;
+//!     let delivered = match changes.next().await {
+//!         // Of a type that a later version tells of.
+//!         Err(FollowError::Unreadable(unknown)) => {
+//!             unknown.skip().await?;
+//!             continue;
+//!         }
+//!         taken => taken?,
+//!     };
 //!     if let Changed::Member { user, data: ChangeData::TierPromoted { to, .. }, .. } = &delivered.change.what {
 //!         println!("{user} holds {to:?} now");
 //!     }
@@ -27,12 +36,14 @@ use muster_domain::Change;
 
 use super::wire::{self, DecodeError};
 use super::{CHANGES, CHANGES_SUBJECTS};
-use crate::connection::Connection;
+use crate::connection::{Connection, ConnectionError};
 use crate::events::error::Cause;
 use crate::header::traceparent;
 
 /// The JetStream domain under which an account imports what it may of the account that has the stream, as `infra/nats` has it.
 const IMPORTED: &str = "muster";
+/// The subjects of every change, as `infra/nats` lets a consumer be made for them.
+const CHANGES_OF_ALL: &str = "changes.v1.*.>";
 /// How long the broker waits for an acknowledgement before it delivers a change again.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 /// How long to wait before the broker is asked again where it does not answer.
@@ -42,6 +53,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///
 /// The broker remembers under the follower's name how far it has come, so it goes on there after a restart.
 pub struct Changes {
+    connection: Connection,
     consumer: PullConsumer,
     messages: Option<pull::Stream>,
 }
@@ -49,6 +61,7 @@ pub struct Changes {
 /// A change, to be acknowledged when it has had its effect. One that is not acknowledged within 30 seconds comes again, also while
 /// it is still being worked on.
 #[derive(Debug)]
+#[must_use = "what is not acknowledged comes again"]
 pub struct DeliveredChange {
     /// The change.
     pub change: Change,
@@ -73,9 +86,12 @@ impl Changes {
             ack_wait: ACK_WAIT,
             // One at a time, so that none is delivered again behind its successor.
             max_ack_pending: 1,
-            filter_subject: subjects.unwrap_or_else(|| CHANGES_SUBJECTS.to_owned()),
+            filter_subject: subjects.clone().unwrap_or_else(|| CHANGES_OF_ALL.to_owned()),
             ..Config::default()
         };
+        if let Some(failure) = connection.failure() {
+            return Err(FollowError::Link(failure));
+        }
         let failed = |error: Cause| FollowError::Consumer(durable.to_owned(), error);
         let client = connection.client();
         let mut context = jetstream::with_domain(client.clone(), IMPORTED);
@@ -91,9 +107,10 @@ impl Changes {
                 // The name belongs to a follower of other subjects, which would miss changes if it were taken over.
                 let follows = match is.filter_subject.as_str() {
                     "" if is.filter_subjects.is_empty() => CHANGES_SUBJECTS,
+                    CHANGES_OF_ALL => CHANGES_SUBJECTS,
                     subjects => subjects,
                 };
-                if follows != config.filter_subject {
+                if follows != subjects.as_deref().unwrap_or(CHANGES_SUBJECTS) {
                     return Err(FollowError::Taken(durable.to_owned(), follows.to_owned()));
                 }
                 if is.ack_policy == config.ack_policy && is.max_ack_pending == config.max_ack_pending {
@@ -109,16 +126,25 @@ impl Changes {
             }
             Err(error) => return Err(failed(error.into())),
         };
-        Ok(Self { consumer, messages: None })
+        Ok(Self { connection: connection.clone(), consumer, messages: None })
     }
 
-    /// The next change. It waits for one, and while the broker is away.
+    /// The next change. It waits for one, and while the broker is away and the link may be restored.
     ///
     /// A change in a form that is not known here comes as [`FollowError::Unreadable`], to be acknowledged like any other.
     ///
     /// # Errors
-    /// [`FollowError`]; with [`FollowError::Gone`] there is nothing more to follow.
+    /// [`FollowError`]; with [`FollowError::Gone`] and [`FollowError::Link`] there is nothing more to follow here.
     pub async fn next(&mut self) -> Result<DeliveredChange, FollowError> {
+        let connection = self.connection.clone();
+        tokio::select! {
+            biased;
+            taken = self.take() => taken,
+            ended = connection.ended() => Err(FollowError::Link(ended)),
+        }
+    }
+
+    async fn take(&mut self) -> Result<DeliveredChange, FollowError> {
         loop {
             let messages = match &mut self.messages {
                 Some(messages) => messages,
@@ -177,7 +203,8 @@ fn read(message: jetstream::Message) -> Result<DeliveredChange, FollowError> {
 }
 
 impl DeliveredChange {
-    /// Acknowledges it: it has had its effect here, and does not come again.
+    /// Acknowledges it: it has had its effect here. The acknowledgement is sent, and not answered: where it is lost with the link or the
+    /// process, the change comes again.
     ///
     /// # Errors
     /// [`FollowError::NotAcknowledged`]; the change comes again.
@@ -202,10 +229,12 @@ impl DeliveredChange {
     }
 }
 
-/// A change that cannot be read.
-#[derive(Debug)]
+/// A change that cannot be read, such as one of a type that a later version tells of.
+#[derive(Debug, thiserror::Error)]
+#[error("a change cannot be read: pass over it by `skip`, or it comes again")]
 pub struct UnreadableChange {
     message: Box<jetstream::Message>,
+    #[source]
     cause: DecodeError,
 }
 
@@ -240,8 +269,11 @@ pub enum FollowError {
     #[error("the consumer was deleted: follow anew, and read the lists first")]
     Gone(#[source] Cause),
     /// A change of a form that is not known here.
-    #[error("a change cannot be read: {}", .0.cause)]
+    #[error(transparent)]
     Unreadable(UnreadableChange),
+    /// The link is not restored any more: connect anew, and go on under the same name.
+    #[error(transparent)]
+    Link(ConnectionError),
     /// An acknowledgement was not sent.
     #[error("a change was not acknowledged, and comes again")]
     NotAcknowledged(#[source] async_nats::Error),

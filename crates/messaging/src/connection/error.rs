@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::ConnectErrorKind;
 
 use super::monitor::LinkFailure;
+use crate::events::error::Cause;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -13,20 +14,27 @@ pub enum ConnectionError {
     #[error(
         "no NATS server proved its identity by TLS: check the CA, the server's name and the dates of its certificate"
     )]
-    Tls(#[source] async_nats::ConnectError),
+    Tls(#[source] Cause),
     /// The credentials were refused.
     #[error(
         "the NATS server refuses the credentials: check that the user exists and that its secret is current"
     )]
-    Refused(#[source] async_nats::ConnectError),
+    Refused(#[source] Cause),
     /// No server could be reached.
-    #[error("no NATS server could be reached: check that it runs and that its address is right")]
-    Unreachable(#[source] async_nats::ConnectError),
+    #[error(
+        "no NATS server could be reached: check that it runs, that its address is right, and that tls_first is set where the server has \
+         handshake_first"
+    )]
+    Unreachable(#[source] Cause),
     /// It took too long.
     #[error(
-        "no NATS server answered within {0:?}: check that it runs and that no firewall drops its packets"
+        "no NATS server answered within {0:?}: check that it runs, that no firewall drops its packets, and that tls_first is set where \
+         the server has handshake_first"
     )]
     TimedOut(Duration),
+    /// The files of the certificates are not in order.
+    #[error("the certificates for NATS are not taken up, and those in use stay")]
+    Material(#[source] Cause),
     /// It was opened and must not be used.
     #[error(transparent)]
     Failed(LinkFailure),
@@ -42,11 +50,11 @@ impl ConnectionError {
     pub(super) fn from_connect(error: async_nats::ConnectError) -> Self {
         match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                Self::Refused(error)
+                Self::Refused(error.into())
             }
-            ConnectErrorKind::Tls => Self::Tls(error),
-            _ if is_from_tls(&error) => Self::Tls(error),
-            _ => Self::Unreachable(error),
+            ConnectErrorKind::Tls => Self::Tls(error.into()),
+            _ if is_from_tls(&error) => Self::Tls(error.into()),
+            _ => Self::Unreachable(error.into()),
         }
     }
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use self::credentials::Login;
 use self::monitor::Monitor;
 use crate::log_budget::LogBudget;
-use crate::tls::material::{MinimumVersion, TlsFiles};
+use crate::tls::material::{Material, MinimumVersion, TlsFiles};
 
 pub use self::credentials::{Credentials, CredentialsError, UserKey};
 pub use self::error::ConnectionError;
@@ -105,6 +105,7 @@ pub struct Connection(Arc<Link>);
 #[derive(Debug)]
 struct Link {
     client: Client,
+    material: Option<Arc<Material>>,
     state: watch::Receiver<LinkState>,
     counts: watch::Receiver<LinkCounts>,
     request_timeout: Duration,
@@ -158,6 +159,7 @@ impl Connection {
         };
         Ok(Self(Arc::new(Link {
             client,
+            material: config.transport.material().map(Arc::clone),
             state,
             counts,
             request_timeout: config.request_timeout,
@@ -187,6 +189,48 @@ impl Connection {
     #[must_use]
     pub fn max_payload(&self) -> usize {
         self.0.client.max_payload()
+    }
+
+    /// Reads the files of the certificates again. Where they have changed and are in order, new connections use them, and this one is
+    /// [renewed](Self::renew). Call it from time to time where certificates are replaced while the process runs: one that has ended
+    /// is refused at the next connection. Returns whether they had changed.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Material`] when they are not in order, and what was in use stays in use; [`ConnectionError::Closed`] when the
+    /// connection was closed.
+    pub async fn reload(&self) -> Result<bool, ConnectionError> {
+        let Some(material) = &self.0.material else { return Ok(false) };
+        let material = Arc::clone(material);
+        let read = tokio::task::spawn_blocking(move || material.reload()).await;
+        let changed = read.map_err(|panic| ConnectionError::Material(panic.into()))?;
+        let changed = changed.map_err(|error| ConnectionError::Material(error.into()))?;
+        if changed {
+            self.renew().await?;
+        }
+        Ok(changed)
+    }
+
+    /// Why the link is not restored any more, where it is not.
+    #[must_use]
+    pub fn failure(&self) -> Option<ConnectionError> {
+        match *self.0.state.borrow() {
+            LinkState::Failed(failure) => Some(ConnectionError::Failed(failure)),
+            LinkState::Closed => Some(ConnectionError::Closed),
+            LinkState::Connected | LinkState::Disconnected { .. } => None,
+        }
+    }
+
+    /// Waits until the link is not restored any more.
+    pub(crate) async fn ended(&self) -> ConnectionError {
+        let mut state = self.state();
+        loop {
+            if let Some(failure) = self.failure() {
+                return failure;
+            }
+            if state.changed().await.is_err() {
+                return ConnectionError::Closed;
+            }
+        }
     }
 
     /// Drops the connection and makes a new one, with the certificates that were read last. Subscriptions go on.

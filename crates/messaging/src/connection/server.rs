@@ -187,13 +187,13 @@ impl ServersError {
 
 #[cfg(test)]
 mod tests {
-    use muster_domain::{Environment, TlsReason};
+    use muster_domain::{Leniency, TlsReason};
     use proptest::prelude::*;
 
     use super::*;
 
     const REQUIRED: TlsPolicy = TlsPolicy::Required(TlsReason::Production);
-    const OPTIONAL: TlsPolicy = TlsPolicy::Optional(Environment::Development);
+    const OPTIONAL: TlsPolicy = TlsPolicy::Optional(Leniency::Development);
 
     fn parse(urls: &[&str], policy: TlsPolicy) -> Result<Vec<String>, String> {
         ServerUrl::list(urls, policy)

@@ -86,7 +86,7 @@ pub enum TransportError {
 
 #[cfg(test)]
 mod tests {
-    use muster_domain::{Environment, TlsReason};
+    use muster_domain::{Leniency, TlsReason};
 
     use super::*;
 
@@ -99,7 +99,7 @@ mod tests {
         let files = TlsFiles { ca: Some(ca), ..TlsFiles::default() };
         let new = |urls: &[&str], policy| Transport::new(urls, policy, &files, MinimumVersion::Tls13);
         let (required, optional) =
-            (TlsPolicy::Required(TlsReason::Configured), TlsPolicy::Optional(Environment::Test));
+            (TlsPolicy::Required(TlsReason::Configured), TlsPolicy::Optional(Leniency::Test));
         let mixed = new(&["tls://a", "b"], optional).unwrap();
         assert!(!mixed.is_tls() && mixed.material().is_some());
         let alone: Vec<bool> = mixed.each().iter().map(|(_, transport)| transport.is_tls()).collect();

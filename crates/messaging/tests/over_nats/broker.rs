@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use muster_domain::{Environment, TlsPolicy, Version};
+use muster_domain::{Environment, Leniency, TlsPolicy, Version};
 use muster_messaging::connection::{Connection, Credentials, NatsConfig, Transport};
 use muster_messaging::tls::material::{Material, MinimumVersion, TlsFiles};
 use time::OffsetDateTime;
@@ -130,7 +130,7 @@ impl Broker {
     }
 
     pub(crate) fn plain_config(&self) -> NatsConfig {
-        let policy = TlsPolicy::Optional(Environment::Test);
+        let policy = TlsPolicy::Optional(Leniency::Test);
         let url = format!("127.0.0.1:{}", self.port);
         let transport = Transport::new([url], policy, &TlsFiles::default(), MinimumVersion::Tls13).unwrap();
         assert!(!transport.is_tls());

@@ -11,7 +11,8 @@ use muster_domain::{
 use muster_messaging::changes::follower::{Changes, FollowError};
 use muster_messaging::changes::publisher::{ChangePublisher, ChangesBounds};
 use muster_messaging::changes::wire;
-use muster_messaging::client::Client;
+use muster_messaging::client::{Client, ClientError};
+use muster_messaging::connection::{Connection, NatsConfig};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -235,6 +236,23 @@ async fn a_follower_is_told_when_its_consumer_is_gone_though_it_was_not_waiting(
     // The broker says so only to a request that waits at that moment.
     let next = timeout(Duration::from_secs(20), following.next()).await.unwrap();
     assert!(matches!(next, Err(FollowError::Gone(_))), "{next:?}");
+}
+
+#[tokio::test]
+async fn a_follower_and_who_asks_are_told_when_the_link_is_given_up() {
+    let mut fixture = Fixture::start().await;
+    let config = NatsConfig { give_up_after: Duration::from_millis(200), ..fixture.broker.plain_config() };
+    let client =
+        Client::new(Connection::open(config).await.unwrap()).with_timeout(Duration::from_millis(500));
+    let one = client.community(community(1));
+    let mut following = one.changes("roles").await.unwrap();
+    fixture.broker.kill();
+    let next = timeout(Duration::from_secs(20), following.next()).await.unwrap();
+    assert!(matches!(next, Err(FollowError::Link(_))), "{next:?}");
+    let again = one.changes("roles").await;
+    assert!(matches!(again, Err(FollowError::Link(_))), "{again:?}");
+    let asked = client.find_community(GuildId::parse("1").unwrap()).await;
+    assert!(matches!(asked, Err(ClientError::Connection(_))), "{asked:?}");
 }
 
 #[tokio::test]

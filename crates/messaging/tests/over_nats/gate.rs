@@ -194,9 +194,8 @@ async fn a_rotated_certificate_is_shown_by_the_next_connection() {
     let own = material.own()[0].serial.clone();
 
     broker.authority.client("muster-worker").unwrap();
-    assert!(material.reload().unwrap());
+    assert!(connection.reload().await.unwrap());
     assert_ne!(material.own()[0].serial, own);
-    connection.renew().await.unwrap();
     until("it is connected anew", async || connection.counts().reconnects >= 1).await;
     asks(&connection).await;
     assert_eq!(material.accepted(), 2);

@@ -286,6 +286,10 @@ async fn beyond_the_bound_requests_are_refused_at_once_and_stopping_finishes_the
     until("three are held", async || running.load(Ordering::SeqCst) == 3).await;
     let (error, answer) = ask(&client, subject("admin.ratelimit.clear"), "").await;
     assert_eq!((error.unwrap().0.as_str(), &answer["error"]["code"]), ("503", &"unavailable".into()));
+    // What is too large takes no place and waits for none.
+    let large = format!(r#"{{"caller":"{}"}}"#, "x".repeat(64 * 1024));
+    let (error, _) = ask(&client, subject("admin.ratelimit.clear"), large).await;
+    assert_eq!(error.unwrap().0, "413");
 
     let stopping = tokio::spawn(service.stop(Duration::from_secs(10)));
     gate.add_permits(3);
@@ -293,6 +297,26 @@ async fn beyond_the_bound_requests_are_refused_at_once_and_stopping_finishes_the
     for held in held {
         assert_eq!(held.await.unwrap(), (None, serde_json::json!({ "cleared": 1 })));
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_takes_more_than_half_of_the_time_is_heard() {
+    let broker = Broker::plain();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let connection = broker.connect().await;
+    let _service = serve(&connection, ServiceConfig::default(), move |request| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            handle(request).await
+        }
+    })
+    .await
+    .unwrap();
+    let client = Client::new(connection).with_timeout(Duration::from_secs(1));
+    let found = client.find_community(GuildId::parse("42").unwrap()).await.unwrap();
+    assert_eq!((found.community_id, asked.load(Ordering::SeqCst)), (community(), 2));
 }
 
 #[tokio::test]
