@@ -88,7 +88,7 @@ fn an_endpoint_as_json_says_all_of_itself() {
     assert_eq!(of("directory.list", "fields")[1]["default"], "nym");
     assert_eq!(of("communities.find", "pattern"), "muster.v1.communities.find");
     for (name, admin, repeatable) in [
-        ("admin.badges.award", true, true),
+        ("admin.badges.award", true, false),
         ("admin.badges.revoke", true, false),
         ("admin.profiles.erase", true, false),
         ("admin.ratelimit.clear", true, false),

@@ -25,7 +25,7 @@ pub trait Endpoint: fmt::Debug + Clone + PartialEq + Serialize + Send + Sync + '
     const ANSWER: &'static str;
     /// Whether it asks within one community, whose id then stands in the subject.
     const IS_OF_COMMUNITY: bool = true;
-    /// Whether the request is idempotent, so that it may be sent again when its answer is lost.
+    /// Whether the request may be sent again when its answer is lost: it has no other effect then, and answers the same.
     const IS_REPEATABLE: bool = true;
     /// Whether the answer may be some seconds behind what was written, so that a standby may give it. That is for lists that many
     /// read, and not for what a caller asks to see its own write.
@@ -79,7 +79,7 @@ pub struct Description {
     pub name: &'static str,
     /// Whether it asks within one community, whose id then stands in the subject.
     pub is_of_community: bool,
-    /// Whether the request is idempotent, so that it may be sent again when its answer is lost.
+    /// Whether the request may be sent again when its answer is lost: it has no other effect then, and answers the same.
     pub is_repeatable: bool,
     /// Whether the answer may be some seconds behind what was written.
     pub may_lag: bool,

@@ -88,6 +88,9 @@ struct Work<'a> {
     store_probed: Option<Instant>,
     /// The communities whose probe succeeded.
     communities_probed: BTreeSet<GuildId>,
+    /// How long the last attempt took, and the communities whose events failed together after long.
+    took: Duration,
+    slow: BTreeSet<GuildId>,
     stalled: Option<Stalled<'a>>,
 }
 
@@ -180,6 +183,8 @@ where
             failed_alone: Vec::new(),
             store_probed: None,
             communities_probed: BTreeSet::new(),
+            took: Duration::ZERO,
+            slow: BTreeSet::new(),
             stalled: None,
         };
         loop {
@@ -200,9 +205,10 @@ where
             let result = self.durable.acks.with_progress_acks(&work.messages(), applying).await;
             let result =
                 result.unwrap_or_else(|panic| Err(ApplyError::Failed(panic.to_string().as_str().into())));
+            work.took = started.elapsed();
             let Err(error) = result else {
                 let part = work.parts.pop().unwrap_or_default();
-                self.applied(part, started.elapsed(), &mut work).await;
+                self.applied(part, &mut work).await;
                 continue;
             };
             let stopped = match error {
@@ -241,12 +247,13 @@ where
         }
     }
 
-    async fn applied(&self, part: Vec<TakenEvent>, took: Duration, work: &mut Work<'_>) {
+    async fn applied(&self, part: Vec<TakenEvent>, work: &mut Work<'_>) {
         work.stalled = None;
-        (self.durable.config.observe)(&ConsumerEvent::Applied { events: part.len(), took });
+        (self.durable.config.observe)(&ConsumerEvent::Applied { events: part.len(), took: work.took });
         let guilds: BTreeSet<&GuildId> = part.iter().map(|event| &event.delivered.event.guild).collect();
         self.faults.recovered(guilds.iter().copied());
-        self.queue.recovered(guilds);
+        // One of which so many are too many is by itself until a batch of it passes whole.
+        self.queue.recovered(guilds.difference(&work.slow.iter().collect()).copied());
         if work.parts.is_empty() && work.failed_alone.is_empty() {
             // The next events of these communities need not wait for the acknowledgements.
             drop(work.batch.take());
@@ -310,6 +317,14 @@ where
             work.communities_probed.insert(guild);
         }
         if part.len() > 1 {
+            if work.took >= SLOW
+                && let Some(guild) = part.first().map(|event| event.delivered.event.guild.clone())
+                && !work.slow.contains(&guild)
+            {
+                // Its batches take others' time with them, so they are its own and small for a while.
+                self.put_back(&guild, Vec::new(), Duration::ZERO);
+                work.slow.insert(guild);
+            }
             // A power of PARTS, so that no part in the end is of two or three.
             let mut size = 1;
             while PARTS.saturating_mul(size) < part.len() {
@@ -390,8 +405,13 @@ where
         for event in &events {
             self.durable.observe(Some(event.delivered.event.effect.event_type()), Outcome::Waiting);
         }
+        self.put_back(guild, events, COMMUNITY_PAUSE);
+    }
+
+    /// Puts events of a community back, and has none of it taken for this long, and then by itself until a batch passes.
+    fn put_back(&self, guild: &GuildId, events: Vec<TakenEvent>, pause: Duration) {
         let acks = &self.durable.acks;
-        self.queue.pause(guild, events, Instant::now() + COMMUNITY_PAUSE, |message| acks.can_defer(message));
+        self.queue.pause(guild, events, Instant::now() + pause, |message| acks.can_defer(message));
     }
 
     /// Stops reading, and waits before the rest of a batch is retried. Breaks when the consumer is stopped, after the events

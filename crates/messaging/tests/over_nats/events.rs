@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use futures_util::StreamExt;
 use muster_domain::{
-    Activity, Effect, Event, EventId, EventTime, EventType, GuildId, MaxClockSkew, MemberEffect, TimeBounds,
-    UserId,
+    Activity, Effect, Event, EventId, EventTime, EventType, GuildId, MaxClockSkew, MemberEffect, Shard,
+    TimeBounds, UserId,
 };
 use muster_messaging::client::EventPublisher;
 use muster_messaging::connection::Connection;
@@ -19,6 +19,7 @@ use muster_messaging::events::consumer::{
 use muster_messaging::events::envelope::encode;
 use muster_messaging::events::fault::{Fault, FaultScope, Probe, StoreFailure};
 use time::OffsetDateTime;
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::broker::{Broker, until};
@@ -297,6 +298,51 @@ async fn a_poison_event_becomes_a_dead_letter_and_does_not_delay_its_neighbours(
     assert_eq!(reasons[1], ("it never will", "1"));
     assert!(reasons[2].0.contains("panic") && reasons[2].1 == "2", "{reasons:?}");
     assert_eq!(fixture.ledger.applied().len(), 97);
+}
+
+#[tokio::test]
+async fn a_community_whose_batches_take_long_and_fail_is_by_itself_until_one_passes() {
+    let fixture = Fixture::new().await;
+    let consumer = fixture.open(ConsumerConfig { lanes: 1, ..ConsumerConfig::default() }).await;
+    // A batch is of one shard.
+    let shard = |name: &str| Shard::of(&GuildId::parse(name).unwrap());
+    let fast = (0..).map(|n: u32| n.to_string()).find(|name| shard(name) == shard("slow")).unwrap();
+    let named = fast.clone();
+    let (batches, ledger) = (Arc::new(Mutex::new(Vec::new())), Arc::clone(&fixture.ledger));
+    let (gate, held) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU32::new(0)));
+    let (seen, holding, open) = (Arc::clone(&batches), Arc::clone(&held), Arc::clone(&gate));
+    let apply = move |events: Vec<Delivered>| {
+        let of = |guild: &str| events.iter().filter(|it| it.event.guild.as_str() == guild).count();
+        let (slow, holds) = (of("slow"), of("gate") > 0);
+        seen.lock().unwrap().push((slow, of(&named)));
+        let (ledger, holding, open) = (Arc::clone(&ledger), Arc::clone(&holding), Arc::clone(&open));
+        async move {
+            if holds {
+                holding.fetch_add(1, Ordering::SeqCst);
+                open.acquire().await.unwrap().forget();
+            }
+            if slow > 10 {
+                tokio::time::sleep(Duration::from_millis(1600)).await;
+                return Err(ApplyError::Failed("it takes too long".into()));
+            }
+            ledger.apply(&events, |_| None)
+        }
+    };
+    let _consuming = consumer.start(apply, working_store());
+    let of = |guild: &str, n| Event { guild: GuildId::parse(guild).unwrap(), ..event(n) };
+    for round in 0..4 {
+        fixture.publisher.publish(&of("gate", 10_000 + round)).await.unwrap();
+        until("the lane is held", async || u128::from(held.load(Ordering::SeqCst)) == round + 1).await;
+        let both = (1..=20).flat_map(|n| [of("slow", round * 20 + n), of(&fast, 1000 + round * 20 + n)]);
+        fixture.publisher.publish_all(both, |_| ()).await.unwrap();
+        until("they are read", async || consumer.lag().await.unwrap().unacknowledged == 41).await;
+        gate.add_permits(1);
+        fixture.all_acknowledged(&consumer).await;
+    }
+    assert_eq!(fixture.ledger.applied().len(), 4 * 41);
+    let batches = batches.lock().unwrap();
+    let mixed = batches.iter().filter(|(slow, fast)| *slow > 0 && *fast > 0).count();
+    assert_eq!(mixed, 1, "{batches:?}");
 }
 
 /// The probe of a store that is at fault: every probe fails, or only that of one community.

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use xtask::services::Services;
 use xtask::worker::{Configuration, Worker};
 
-use crate::setting::{Setting, eventually};
+use crate::setting::{Setting, eventually, metric};
 
 /// The parts that are ready, by the worker's own words.
 fn parts(worker: &Worker) -> serde_json::Value {
@@ -119,6 +119,10 @@ async fn a_start_waits_until_refused_credentials_are_accepted() -> Result<()> {
     let worker = setting.configuration.start(&setting.services)?;
     comes(&worker, "postgres", true).await?;
     ensure!(parts(&worker)["nats"] == false);
+    eventually("the refusal to be counted", async || {
+        metric(&worker, "muster_nats_refusals_total").is_some_and(|refusals| refusals > 0.0)
+    })
+    .await?;
     setting.services.nats.rename_user("muster-worker-2", "muster-worker")?;
     eventually("readiness", async || worker.get("/readyz").is_ok_and(|(status, _)| status == 200)).await?;
     ensure!(worker.stop()? == Some(0));
