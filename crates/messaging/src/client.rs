@@ -150,18 +150,27 @@ impl Client {
     ) -> Result<Message, ClientError> {
         let begun = Instant::now();
         let deadline = begun + self.timeout;
-        let mut sent = FuturesUnordered::from_iter([self.attempt(&subject, &payload, deadline)]);
-        let (mut attempts, mut repeats) = (1, endpoint.is_repeatable);
+        let attempt = |pause| self.attempt(&subject, &payload, deadline, pause);
+        let mut sent = FuturesUnordered::from_iter([attempt(Duration::ZERO)]);
+        let (mut attempts, mut repeats, mut refused) = (1, endpoint.is_repeatable, None);
         loop {
             let error = tokio::select! {
                 biased;
                 Some(answer) = sent.next() => match answer {
+                    // The other may be answered all the same.
+                    Ok(message) if is_refusal(&message) && !sent.is_empty() => {
+                        refused = Some(message);
+                        continue;
+                    }
                     Ok(message) => return Ok(message),
                     Err(error) => error,
                 },
                 () = tokio::time::sleep_until(begun + self.timeout / 2), if repeats => {
-                    (attempts, repeats) = (attempts + 1, false);
-                    sent.push(self.attempt(&subject, &payload, deadline));
+                    repeats = false;
+                    if attempts < MAX_ATTEMPTS {
+                        attempts += 1;
+                        sent.push(attempt(Duration::ZERO));
+                    }
                     continue;
                 }
             };
@@ -170,12 +179,12 @@ impl Client {
                 && attempts < MAX_ATTEMPTS
                 && Instant::now() + pause < deadline;
             if again {
-                tokio::time::sleep(pause).await;
                 attempts += 1;
-                sent.push(self.attempt(&subject, &payload, deadline));
+                sent.push(attempt(pause));
             } else if sent.is_empty() {
                 // A link that was given up says more than that no answer came.
-                return Err(self.connection.failure().map_or(error, ClientError::Connection));
+                let failed = || self.connection.failure().map_or(error, ClientError::Connection);
+                return refused.ok_or_else(failed);
             }
         }
     }
@@ -185,7 +194,9 @@ impl Client {
         subject: &str,
         payload: &bytes::Bytes,
         deadline: Instant,
+        pause: Duration,
     ) -> Result<Message, ClientError> {
+        tokio::time::sleep(pause).await;
         let request = async_nats::Request::new()
             .payload(payload.clone())
             .headers(self.headers())
@@ -211,6 +222,13 @@ impl Client {
         set_traceparent(&mut headers, self.traceparent.as_ref());
         headers
     }
+}
+
+/// Whether the service answers that it cannot answer now.
+fn is_refusal(message: &Message) -> bool {
+    let code = message.headers.as_ref().and_then(|headers| headers.get(ERROR_CODE));
+    let codes = [ErrorCode::Unavailable, ErrorCode::RateLimited].map(|code| code.number().to_string());
+    code.is_some_and(|code| codes.iter().any(|refused| refused == code.as_str()))
 }
 
 /// Asks within one community.

@@ -196,9 +196,12 @@ impl Connection {
     /// is refused at the next connection. Returns whether they had changed.
     ///
     /// # Errors
-    /// [`ConnectionError::Material`] when they are not in order, and what was in use stays in use; [`ConnectionError::Closed`] when the
-    /// connection was closed.
+    /// [`ConnectionError::Material`] when they are not in order, and what was in use stays in use; [`Self::failure`] when the
+    /// link is not restored any more.
     pub async fn reload(&self) -> Result<bool, ConnectionError> {
+        if let Some(failure) = self.failure() {
+            return Err(failure);
+        }
         let Some(material) = &self.0.material else { return Ok(false) };
         let material = Arc::clone(material);
         let read = tokio::task::spawn_blocking(move || material.reload()).await;

@@ -184,7 +184,8 @@ impl<T> FairQueue<T> {
         let own = queue.map_or((0, 0), |queue| (queue.items(), queue.bytes));
         let room = room((self.items, self.bytes), own, most_of(&self.paused, owner));
         let is_next = delivery.is_repeated() || queue.is_none_or(|queue| queue.deferred.is_empty());
-        room.0 > 0 && room.1 >= delivery.bytes && is_next
+        let fits = room.0 > 0 && room.1 >= delivery.bytes;
+        is_next && (fits || is_first((self.items, self.bytes), own, delivery.bytes))
     }
 
     /// Adds an item to its stripe.
@@ -331,7 +332,13 @@ impl<T> FairQueue<T> {
                     continue;
                 }
                 let own = (queue.items() + queue.requested.0, queue.bytes + queue.requested.1);
-                let (room_items, mut room_bytes) = room(all, own, most_of(&self.paused, owner));
+                let (mut room_items, mut room_bytes) = room(all, own, most_of(&self.paused, owner));
+                if let Some(next) = queue.deferred.values().next().map(bytes_of)
+                    && (room_items == 0 || room_bytes < next)
+                    && is_first(all, own, next)
+                {
+                    (room_items, room_bytes) = (1, next);
+                }
                 let mut wanted_items = room_items.min(share.saturating_sub(own.0));
                 while wanted_items > 0
                     && let Some(next) = queue.deferred.first_entry()
@@ -515,6 +522,11 @@ fn room(all: (usize, usize), own: (usize, usize), most: (usize, usize)) -> (usiz
         (MAX_ITEMS.saturating_sub(others.0) / 2).min(most.0).saturating_sub(own.0),
         (MAX_BYTES.saturating_sub(others.1) / 2).min(most.1).saturating_sub(own.1),
     )
+}
+
+/// Whether an owner with nothing queued may queue an item, however small its part is: it would else never be tried again.
+fn is_first(all: (usize, usize), own: (usize, usize), bytes: usize) -> bool {
+    own.0 == 0 && all.0 < MAX_ITEMS && bytes <= MAX_BYTES.saturating_sub(all.1) / 2
 }
 
 /// The most items and bytes of an owner.
@@ -831,6 +843,19 @@ mod tests {
             queue.pause(owner, Vec::new(), now);
         }
         assert!(queue.items <= MAX_ITEMS / PAUSED_PART && queue.bytes <= MAX_BYTES / PAUSED_PART);
+        // One of which nothing is queued is tried with one event, however large that is.
+        let mut queue = FairQueue::new();
+        for number in 0..100 {
+            queue.pause(GuildId::parse(number.to_string()).ok(), Vec::new(), now);
+        }
+        let large = |number| Delivery { bytes: 1024 * 1024, ..delivery(number) };
+        queue.pause(owner(7), Vec::new(), now);
+        queue.put_off(owner(7), large(1));
+        queue.put_off(owner(7), large(2));
+        assert!(queue.resume_due(now));
+        assert_eq!(queue.take_deferred(now).len(), 1);
+        assert!(offer(&mut queue, owner(7), Delivery { deliveries: 2, ..large(1) }));
+        assert_eq!(queue.take_deferred(now + REQUEST_TIMEOUT * 2).len(), 0, "one at a time");
     }
 
     #[test]
