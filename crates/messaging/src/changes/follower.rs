@@ -2,8 +2,7 @@
 //!
 //! ```no_run
 //! # async fn example(client: muster_messaging::client::Client) -> Result<(), Box<dyn std::error::Error>> {
-//! use muster_domain::{Changed, ChangeData};
-//!
+//! use muster_domain::{ChangeData, Changed};
 //! use muster_messaging::changes::follower::FollowError;
 //!
 //! let mut changes = client.changes("roles").await?;

@@ -205,7 +205,7 @@ impl<T> FairQueue<T> {
     }
 
     /// Puts items of an owner back to the front, with their bytes. None of its items is taken until the time has come. Returns
-    /// those that it may not keep meanwhile, to be [put off](Self::put_off).
+    /// those that it may not keep meanwhile, to be [deferred](Self::defer_queued).
     pub(super) fn pause(&mut self, owner: Owner, items: Vec<(Stripe, usize, T)>, until: Instant) -> Vec<T> {
         self.paused.insert(owner.clone(), Pause::Until(until));
         let most = most_of(&self.paused, &owner);
@@ -283,11 +283,11 @@ impl<T> FairQueue<T> {
         {
             queue.delivered(delivery);
         }
-        self.put_off(owner, delivery);
+        self.defer_queued(owner, delivery);
     }
 
-    /// Remembers an event that is not in the queue, to ask for it when there is room.
-    pub(super) fn put_off(&mut self, owner: Owner, delivery: Delivery) {
+    /// The same of an event that was in the queue.
+    pub(super) fn defer_queued(&mut self, owner: Owner, delivery: Delivery) {
         let second = self.second(Instant::now());
         if self.queues.len() >= MAX_OWNERS && !self.queues.contains_key(&owner) {
             return;
@@ -817,7 +817,7 @@ mod tests {
         let excess = queue.pause(owner(1), Vec::new(), now + REQUEST_TIMEOUT);
         assert_eq!((queue.items, excess.len()), (MAX_PAUSED, MAX_ITEMS / 2 - MAX_PAUSED));
         for number in excess {
-            queue.put_off(owner(1), delivery(number));
+            queue.defer_queued(owner(1), delivery(number));
         }
         assert_eq!(queue.deferred, deferred + MAX_ITEMS / 2 - MAX_PAUSED);
         assert!(!offer(&mut queue, owner(1), delivery(77_777)), "more of it");
@@ -850,8 +850,8 @@ mod tests {
         }
         let large = |number| Delivery { bytes: 1024 * 1024, ..delivery(number) };
         queue.pause(owner(7), Vec::new(), now);
-        queue.put_off(owner(7), large(1));
-        queue.put_off(owner(7), large(2));
+        queue.defer_queued(owner(7), large(1));
+        queue.defer_queued(owner(7), large(2));
         assert!(queue.resume_due(now));
         assert_eq!(queue.take_deferred(now).len(), 1);
         assert!(offer(&mut queue, owner(7), Delivery { deliveries: 2, ..large(1) }));

@@ -96,7 +96,7 @@ impl SharedQueue {
         for item in queue.pause(Some(guild.clone()), items, until) {
             let message = item.message();
             if let Some(delivery) = Delivery::of(message).filter(|_| can_defer(message)) {
-                queue.put_off(Some(guild.clone()), delivery);
+                queue.defer_queued(Some(guild.clone()), delivery);
             }
         }
     }

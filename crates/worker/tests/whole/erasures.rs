@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use muster_domain::{MemberEffect, Nym, UserId};
 use muster_messaging::api::{ErrorCode, admin, community, profiles};
-use muster_messaging::client::CommunityClient;
+use muster_messaging::client::{ClientError, CommunityClient};
 use tokio::time::sleep;
 use xtask::worker::{Configuration, Worker};
 
 use crate::setting::{Guild, Setting, community, eventually};
+use crate::verify::psql;
 
 /// Copies the worker's database, which nobody may be using, and configures a worker for the copy.
 fn backup(setting: &Setting) -> Result<Configuration> {
@@ -106,6 +108,37 @@ async fn an_erased_person_stays_erased_through_late_events_and_a_restored_backup
     Ok(())
 }
 
+/// It may stand on the primary alone, which is lost with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_told_of_an_erasure_that_waits_for_its_standby() -> Result<()> {
+    let setting = Setting::of_one_server().await?;
+    let worker = setting.serve()?;
+    let (client, publisher) = setting.client().await?;
+    let mut tabr = Guild::new("tabr");
+    for event in [tabr.join_guild(), tabr.join("paul")] {
+        publisher.publish(&event).await?;
+    }
+    handled(&worker, 2).await?;
+    let view =
+        client.clone().with_timeout(Duration::from_secs(2)).community(community(&client, "tabr").await?);
+    let profile_id = view.ask(&profiles::Get::UserId(UserId::parse("paul")?)).await?.profile.profile_id;
+    ensure!(view.ask(&admin::EraseProfile { profile_id }).await?.erased);
+    psql(&setting, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")?;
+    psql(&setting, "SELECT pg_reload_conf()")?;
+    sleep(Duration::from_secs(1)).await;
+    let again = view.ask(&admin::EraseProfile { profile_id }).await;
+    ensure!(matches!(again, Err(ClientError::Timeout(_))), "{again:?}");
+    psql(&setting, "ALTER SYSTEM RESET synchronous_standby_names")?;
+    psql(&setting, "SELECT pg_reload_conf()")?;
+    eventually("the answer", || async {
+        let again = view.ask(&admin::EraseProfile { profile_id }).await;
+        again.is_err_and(|error| error.code() == Some(ErrorCode::NotFound))
+    })
+    .await?;
+    ensure!(worker.stop()? == Some(0));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_of_before_an_erasure_has_no_effect_when_it_is_replayed() -> Result<()> {
     let setting = Setting::new().await?;
@@ -127,7 +160,7 @@ async fn a_dead_letter_of_before_an_erasure_has_no_effect_when_it_is_replayed() 
     }
     let lost = |number| worker.event_counts().is_ok_and(|counts| counts.lost == number);
     eventually("the dead letters", || async { lost(3) }).await?;
-    sleep(std::time::Duration::from_secs(8)).await;
+    sleep(Duration::from_secs(8)).await;
     let view = client.community(community(&client, "tabr").await?);
     let paul = view.ask(&profiles::Get::UserId(UserId::parse("paul")?)).await?.profile.profile_id;
     ensure!(view.ask(&admin::EraseProfile { profile_id: paul }).await?.erased);

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use muster_domain::{BadgeKind, Event, MemberEffect};
+use muster_messaging::EventPublisher;
 use muster_messaging::api::{Caller, tiers};
 use tokio::time::{Instant, sleep};
 use xtask::services::Postgres;
-use xtask::worker::Worker;
+use xtask::worker::{Configuration, Worker};
 
 use crate::setting::{Guild, PATIENCE, Setting, eventually, eventually_within, metric};
 use crate::verify::{psql, psql_command};
@@ -59,6 +60,25 @@ fn trigger_that(does: &str, table: &str, condition: &str) -> String {
              $$ BEGIN IF {condition} THEN {does}; END IF; RETURN NEW; END $$;
          CREATE TRIGGER fails BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION fails()"
     )
+}
+
+/// The condition that a row is of this community.
+fn is_of(guild: &str) -> String {
+    format!("NEW.community = (SELECT community FROM communities WHERE guild_id = '{guild}')")
+}
+
+/// A worker that has applied the first event of this community.
+async fn with_community(
+    setting: &Setting,
+    configuration: &Configuration,
+    name: &str,
+) -> Result<(Worker, EventPublisher, Guild)> {
+    let worker = configuration.serve(&setting.services)?;
+    let (_, publisher) = setting.client().await?;
+    let mut guild = Guild::new(name);
+    publisher.publish(&guild.join_guild()).await?;
+    eventually("the community", || async { worker.event_counts().is_ok_and(|it| it.applied == 1) }).await?;
+    Ok((worker, publisher, guild))
 }
 
 /// A worker whose role may only what it needs, so that it can be taken from it.
@@ -177,14 +197,9 @@ async fn an_event_that_fails_while_others_pass_is_a_dead_letter_and_delays_nobod
 async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() -> Result<()> {
     let setting = Setting::of_one_server().await?;
     let configuration = setting.configuration.with("MUSTER__EVENTS__MAX_DELIVERIES", "2");
-    let worker = configuration.serve(&setting.services)?;
-    let (_, publisher) = setting.client().await?;
+    let (worker, publisher, mut broken) = with_community(&setting, &configuration, "broken").await?;
     let applied = |number| worker.event_counts().is_ok_and(|counts| counts.applied == number);
-    let mut broken = Guild::new("broken");
-    publisher.publish(&broken.join_guild()).await?;
-    eventually("the community", || async { applied(1) }).await?;
-    let is_broken = "NEW.community = (SELECT community FROM communities WHERE guild_id = 'broken')";
-    psql(&setting, &trigger("members", is_broken))?;
+    psql(&setting, &trigger("members", &is_of("broken")))?;
 
     // Without the guild's, which changes no member: alone it is applied.
     let mut all = events(&mut broken, 300).split_off(1);
@@ -223,14 +238,9 @@ async fn a_fault_of_one_communitys_rows_makes_its_events_wait_and_no_others() ->
 async fn a_batch_that_takes_too_long_is_divided_and_stops_nobody() -> Result<()> {
     let setting = Setting::of_one_server().await?;
     let configuration = setting.configuration.with("MUSTER__DATABASE__QUERY_TIMEOUT_MS", "500");
-    let worker = configuration.serve(&setting.services)?;
-    let (_, publisher) = setting.client().await?;
+    let (worker, publisher, mut slow) = with_community(&setting, &configuration, "slow").await?;
     let applied = |number| worker.event_counts().is_ok_and(|counts| counts.applied == number);
-    let mut slow = Guild::new("slow");
-    publisher.publish(&slow.join_guild()).await?;
-    eventually("the community", || async { applied(1) }).await?;
-    let is_slow = "NEW.community = (SELECT community FROM communities WHERE guild_id = 'slow')";
-    psql(&setting, &trigger_that("PERFORM pg_sleep(0.02)", "members", is_slow))?;
+    psql(&setting, &trigger_that("PERFORM pg_sleep(0.02)", "members", &is_of("slow")))?;
     let mut all = events(&mut slow, 600).split_off(1);
     all.extend((0..3).flat_map(|guild| events(&mut Guild::new(&format!("guild-{guild}")), 200)));
     let published = u64::try_from(all.len())? + 1;
