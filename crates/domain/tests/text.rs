@@ -232,6 +232,21 @@ fn marks_that_change_places_leave_no_selector_behind() {
     holds("\u{391}\u{345}\u{fe00}\u{f73}").unwrap();
 }
 
+/// Each pass finds one selector more that shows nothing: as many passes would be the square of the text. So the heart loses its
+/// selector, too.
+#[test]
+fn a_text_whose_every_mark_takes_a_pass_is_cleaned_in_a_few() {
+    let made_up =
+        |marks: usize| format!("\u{2764}\u{fe0f}a\u{345}\u{fe00}{}", "\u{301}\u{fe00}".repeat(marks));
+    for (marks, heart) in [(3, "\u{2764}\u{fe0f}"), (30, "\u{2764}\u{e1}")] {
+        holds(&made_up(marks)).unwrap();
+        let cleaned = Reason::parse(made_up(marks)).unwrap();
+        assert!(cleaned.as_str().starts_with(heart) && !cleaned.as_str().contains('\u{fe00}'), "{cleaned:?}");
+    }
+    let refused = Reason::parse(made_up(9_000));
+    assert!(matches!(refused, Err(TextError::TooManyBytes { .. })), "{refused:?}");
+}
+
 #[test]
 fn every_character_is_cleaned_and_folded_once() {
     // Letters without case or decomposition are alike, and most of all characters.
