@@ -30,14 +30,12 @@ pub enum Error {
     /// The schema is not the one this version needs.
     #[error("the schema is not up to date: {0} migrations are pending; run `muster-worker migrate`")]
     Outdated(usize),
-    /// A migration failed; it was rolled back.
-    #[error(
-        "a migration failed and was rolled back: {0}; correct the cause and run `muster-worker migrate` again"
-    )]
+    /// A migration failed; it was rolled back, or is begun anew the next time.
+    #[error("a migration failed: {0}; correct the cause and run `muster-worker migrate` again")]
     Migration(#[source] Cause),
     /// Tables could not be distributed over the nodes of a cluster.
     #[error(
-        "the tables could not be distributed, and are as they were: {0}; correct the cause and run `muster-worker migrate` again"
+        "the tables are not all distributed as they are to be: {0}; correct the cause and run `muster-worker migrate` again"
     )]
     Distribution(#[source] Cause),
     /// What was asked is beyond a bound, which the text names.

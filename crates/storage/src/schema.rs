@@ -223,6 +223,7 @@ diesel::table! {
         community -> Int4,
         member -> Int8,
         suffix -> Text,
+        inside -> Int2,
     }
 }
 

@@ -1,6 +1,7 @@
-//! Search in nyms: every suffix of every nym is a key of one index, so a match anywhere is a prefix of some suffix.
+//! Search in nyms: every suffix of every nym is a key of an index, so a match anywhere is a prefix of some suffix.
 
-use diesel::sql_types::{BigInt, Text};
+use diesel::QueryableByName;
+use diesel::sql_types::{BigInt, Bool, Text};
 use muster_domain::{Nym, NymKey, Profile, SearchLimit, SearchQuery};
 
 use crate::community::Community;
@@ -14,7 +15,8 @@ pub(crate) fn behind_every_nym(start: &str) -> String {
     text
 }
 
-/// The suffixes of a class that begin with the text, in their order: at most `$bound`, which never is more than `$most`.
+/// The suffixes of a class that stand first in their rows and begin with the text, in their order: at most `$bound`, which never is
+/// more than `$most`.
 macro_rules! suffixes {
     ($class:literal, $room:literal, $most:literal, $bound:literal) => {
         concat!(
@@ -31,9 +33,28 @@ macro_rules! suffixes {
     };
 }
 
+/// The suffixes that begin with the text, from the next letters on of what stands first in their rows. Each letter has an index, without
+/// the member: of equals any come.
+macro_rules! insides {
+    ($(($inside:literal, $letter:literal)),+) => {
+        concat!($(
+            " UNION ALL SELECT * FROM (SELECT s.member, substr(s.suffix, ", $letter, ") AS suffix, 2::smallint AS class
+                 FROM nym_suffixes AS s
+                 WHERE s.shard = $1 AND s.community = $2 AND s.inside >= ", $inside,
+            " AND substr(s.suffix, ", $letter, ") >= $3 AND substr(s.suffix, ", $letter, ") < $4
+                 ORDER BY substr(s.suffix, ", $letter, ") LIMIT 3200) AS s"
+        ),+)
+    };
+}
+
+/// How many suffixes are read for each profile that there is room for. One nym can match in several places, though few do; where too
+/// few profiles were found for that, as many are read as a nym has.
+const COPIES: [usize; 2] = [2, Nym::MAX];
+
 impl Community {
     /// Visible members whose nym matches: exactly, then from its start, then from a word's start, then inside; among
     /// equals by the text from the match on. Later kinds of match are only looked for while the earlier ones leave room.
+    /// Of members who match inside by the very same text, and for not all of whom there is room, any are answered.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the database is.
@@ -42,23 +63,41 @@ impl Community {
         query: &SearchQuery,
         limit: SearchLimit,
     ) -> Result<Vec<Profile>, Error> {
+        let mut rows: Vec<MatchRow> = Vec::new();
+        for copies in COPIES {
+            rows = self.matches(query, limit, copies).await?;
+            if !rows.iter().any(|row| row.is_short) {
+                break;
+            }
+        }
+        let policy = self.policy_of(rows.iter().map(|row| row.profile.tier)).await?;
+        rows.into_iter().map(|row| row.profile.profile(&policy)).collect()
+    }
+
+    async fn matches(
+        &self,
+        query: &SearchQuery,
+        limit: SearchLimit,
+        copies: usize,
+    ) -> Result<Vec<MatchRow>, Error> {
         let text = query.key().as_str();
-        // One nym can match in several places, so more suffixes than profiles are read: as many as a nym has.
-        let suffixes = i64::try_from(Nym::MAX).unwrap_or(i64::MAX);
         let statement = self
             .statement(concat!(
                 "WITH starts AS MATERIALIZED (",
                 suffixes!("0", "", "100", "$limit"),
                 "), words AS MATERIALIZED (",
                 suffixes!("1", "WHERE (SELECT count(*) FROM starts) < $limit", "3200", "$limit * $5"),
-                "), insides AS MATERIALIZED (",
-                suffixes!(
-                    "2",
-                    "WHERE (SELECT count(DISTINCT m.member) FROM (TABLE starts UNION ALL TABLE words) AS m) < $limit",
-                    "3200",
-                    "$limit * $5"
-                ),
-                "), k AS MATERIALIZED (
+                "), before AS MATERIALIZED (
+                     SELECT count(DISTINCT m.member) AS members FROM (TABLE starts UNION ALL TABLE words) AS m
+                 ), insides AS MATERIALIZED (
+                     SELECT * FROM ((",
+                suffixes!("2", "", "3200", "3200"),
+                ")",
+                insides!(("1", "2"), ("2", "3"), ("3", "4"), ("4", "5"), ("5", "6"), ("6", "7"), ("7", "8")),
+                ") AS s
+                     WHERE (SELECT members FROM before) < $limit
+                     ORDER BY s.suffix LIMIT $limit * $5
+                 ), k AS MATERIALIZED (
                      SELECT * FROM (
                          SELECT DISTINCT ON (member) member, class, suffix
                          FROM (TABLE starts UNION ALL TABLE words UNION ALL TABLE insides) AS matches
@@ -66,15 +105,24 @@ impl Community {
                      ) AS best
                      ORDER BY class, suffix, member LIMIT $limit
                  )
-                 SELECT m.* FROM k",
+                 SELECT m.*, (SELECT members FROM before) < $limit AND (SELECT count(*) FROM words) >= $limit * $5
+                     OR (SELECT count(*) FROM k) < $limit AND (SELECT count(*) FROM insides) >= $limit * $5 AS is_short
+                 FROM k",
                 member_of_each_key!("k.member"),
                 "ORDER BY k.class, k.suffix, k.member"
             ))
             .bind::<Text, _>(text.to_owned())
             .bind::<Text, _>(behind_every_nym(text))
-            .bind::<BigInt, _>(suffixes);
-        let rows: Vec<ProfileRow> = self.store.rows("profile_search", statement, limit).await?;
-        let policy = self.policy_of(rows.iter().map(|row| row.tier)).await?;
-        rows.into_iter().map(|row| row.profile(&policy)).collect()
+            .bind::<BigInt, _>(i64::try_from(copies).map_err(Error::defect)?);
+        self.store.rows("profile_search", statement, limit).await
     }
+}
+
+#[derive(QueryableByName)]
+struct MatchRow {
+    #[diesel(embed)]
+    profile: ProfileRow,
+    /// Whether what was not read could belong in between or behind.
+    #[diesel(sql_type = Bool)]
+    is_short: bool,
 }

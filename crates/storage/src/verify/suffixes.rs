@@ -17,94 +17,169 @@ use crate::verify::report::{Batch, Compared, Progress, Verification, count, is_f
 /// The most members whose suffixes are looked up after one counting.
 type Members = Limit<100_000>;
 
-/// The class of the suffix of `m.nym_key` that begins at `s.at`: 1 behind ASCII's white space or punctuation, which are named,
-/// since a regular expression for each suffix takes a third of the whole comparison. `\x24` is a dollar sign, which would begin the
-/// name of a value.
-macro_rules! class {
+/// ASCII's white space and punctuation, which are named, since a regular expression for each suffix takes a third of the whole
+/// comparison. `\x24` is a dollar sign, which would begin the name of a value.
+macro_rules! separators {
     () => {
-        "CASE
-             WHEN s.at = 1 THEN 0
-             WHEN strpos(E' \\t\\n\\f\\r!\"#\\x24%&''()*+,-./:;<=>?@[\\\\]^_`{|}~', substr(m.nym_key, s.at - 1, 1)) > 0 THEN 1
-             ELSE 2
-         END"
+        "E' \\t\\n\\f\\r!\"#\\x24%&''()*+,-./:;<=>?@[\\\\]^_`{|}~'"
     };
 }
 
-/// The suffixes that the visible members of `$rows` are to have.
-macro_rules! wanted {
+/// The class of the suffix of `m.nym_key` that begins at `s.at`: 1 behind a separator.
+macro_rules! class {
     () => {
         concat!(
-            "(SELECT m.shard, m.member, ",
-            class!(),
-            "::smallint AS class, substr(m.nym_key, s.at) AS suffix
-              FROM $rows JOIN members AS m ON m.shard = $1 AND m.community = $2 AND m.member = rows.member AND m.visible
-              CROSS JOIN LATERAL generate_series(1, least(length(m.nym_key), 32)) AS s (at)) AS w"
+            "CASE
+                 WHEN s.at = 1 THEN 0
+                 WHEN strpos(",
+            separators!(),
+            ", substr(m.nym_key, s.at - 1, 1)) > 0 THEN 1
+                 ELSE 2
+             END"
         )
     };
 }
 
-/// Suffixes that are missing, of the members that are the rows of either statement.
+/// From how many letters of the nym of `m` on there are to be suffixes.
+macro_rules! letters {
+    () => {
+        "least(length(m.nym_key), 32)"
+    };
+}
+
+/// Whether the row `k` holds suffixes of the nym of `m`, the first from `s.at` on. A suffix's length says where in the nym it begins, so that the
+/// nym is not taken apart for each.
+macro_rules! is_of_nym {
+    () => {
+        concat!(
+            "k.suffix <> '' AND s.at >= 1 AND s.at + k.inside <= ",
+            letters!(),
+            " AND right(m.nym_key, length(k.suffix)) = k.suffix AND k.class = ",
+            class!(),
+            " AND translate(substr(m.nym_key, s.at, k.inside), ",
+            separators!(),
+            ", '') = substr(m.nym_key, s.at, k.inside)"
+        )
+    };
+}
+
+macro_rules! at {
+    () => {
+        "CROSS JOIN LATERAL (SELECT length(m.nym_key) - length(k.suffix) + 1 AS at) AS s"
+    };
+}
+
+/// From which letters of the nym of `m` on the row `k` has suffixes: a bit for each. The rows of a member begin at different letters, and each has a
+/// run of them. So the sum of theirs has the lowest bits set, and no other, if and only if there is one suffix from each of these letters.
+macro_rules! bits {
+    () => {
+        "(((2::bigint << k.inside) - 1) << (s.at - 1))"
+    };
+}
+
+macro_rules! all_bits {
+    () => {
+        concat!("(1::bigint << ", letters!(), ") - 1")
+    };
+}
+
+/// Members that have not one suffix from each letter, of those who are the rows.
 const MISSING: OfMember = OfMember {
     what: "nym_suffixes",
     compare: concat!(
-        "SELECT w.member, w.member || ' ' || w.suffix AS key, NULL::text AS kept, w.class::text AS counted FROM ",
-        wanted!(),
-        " WHERE NOT EXISTS (SELECT FROM nym_suffixes AS k WHERE k.shard = $1 AND k.community = $2 AND k.class = w.class
-              AND k.suffix = w.suffix COLLATE \"C\" AND k.member = w.member) LIMIT $limit"
+        "SELECT m.member, m.member::text AS key, kept.suffixes::text AS kept, ",
+        letters!(),
+        "::text AS counted
+         FROM $rows JOIN members AS m ON m.shard = $1 AND m.community = $2 AND m.member = rows.member AND m.visible
+         CROSS JOIN LATERAL (
+             SELECT coalesce(sum(k.inside + 1), 0) AS suffixes, coalesce(sum(",
+        bits!(),
+        "), 0) AS bits
+             FROM generate_series(1, ",
+        letters!(),
+        ") AS s (at)
+             JOIN nym_suffixes AS k ON k.shard = $1 AND k.community = $2 AND k.class = ",
+        class!(),
+        " AND k.suffix = substr(m.nym_key, s.at) COLLATE \"C\" AND k.member = m.member
+         ) AS kept
+         WHERE kept.bits <> ",
+        all_bits!(),
+        " LIMIT $limit"
     ),
-    repair: &[concat!(
-        "INSERT INTO nym_suffixes (shard, community, class, suffix, member)
-         SELECT w.shard, $2, w.class, w.suffix, w.member FROM ",
-        wanted!(),
-        " ON CONFLICT DO NOTHING"
-    )],
+    repair: &[
+        concat!(
+            "DELETE FROM nym_suffixes AS k
+             USING $rows JOIN members AS m ON m.shard = $1 AND m.community = $2 AND m.member = rows.member AND m.visible
+             CROSS JOIN LATERAL generate_series(1, ",
+            letters!(),
+            ") AS s (at)
+             WHERE k.shard = $1 AND k.community = $2 AND k.class = ",
+            class!(),
+            " AND k.suffix = substr(m.nym_key, s.at) COLLATE \"C\" AND k.member = m.member"
+        ),
+        concat!(
+            "INSERT INTO nym_suffixes (shard, community, class, suffix, member, inside)
+             SELECT w.shard, $2, min(w.class), substr(w.nym_key, min(w.at)), w.member, count(*) - 1
+             FROM (SELECT *, max(c.at) FILTER (WHERE c.class < 2) OVER (PARTITION BY c.shard, c.member ORDER BY c.at) AS word
+                 FROM (SELECT m.shard, m.member, m.nym_key, s.at, ",
+            class!(),
+            " AS class
+                     FROM $rows JOIN members AS m
+                         ON m.shard = $1 AND m.community = $2 AND m.member = rows.member AND m.visible
+                     CROSS JOIN LATERAL generate_series(1, ",
+            letters!(),
+            ") AS s (at)) AS c) AS w
+             GROUP BY w.shard, w.member, w.nym_key, w.word, (w.at - w.word) / 8"
+        ),
+    ],
     recheck_tier: false,
 };
 
-/// How many suffixes there are, and how many there are to be. A nym has one from each of its first 32 characters, no
-/// two alike.
-const COUNT: &str = "SELECT k.suffixes, w.members, w.wanted FROM
-         (SELECT count(*) AS suffixes FROM nym_suffixes WHERE shard = $1 AND community = $2) AS k
-     CROSS JOIN (SELECT count(*) AS members, coalesce(sum(least(length(nym_key), 32)), 0)::bigint AS wanted FROM members
-         WHERE shard = $1 AND community = $2 AND visible) AS w
+/// How many rows there are of suffixes, and of visible members.
+const COUNT: &str =
+    "SELECT (SELECT count(*) FROM nym_suffixes WHERE shard = $1 AND community = $2) AS suffixes,
+         (SELECT count(*) FROM members WHERE shard = $1 AND community = $2 AND visible) AS members
      LIMIT $limit";
 
-/// Visible members that have another number of suffixes than their nyms.
-const SHORT: &str = "SELECT m.member
-     FROM members AS m LEFT JOIN (SELECT member, count(*) AS suffixes FROM nym_suffixes
-         WHERE shard = $1 AND community = $2 GROUP BY member) AS k ON k.member = m.member
-     WHERE m.shard = $1 AND m.community = $2 AND m.visible
-         AND coalesce(k.suffixes, 0) <> least(length(m.nym_key), 32)
-     ORDER BY m.member LIMIT $limit";
+/// Visible members that have not one suffix from each letter.
+const SHORT: &str = concat!(
+    "SELECT m.member FROM members AS m
+     LEFT JOIN nym_suffixes AS k ON k.shard = $1 AND k.community = $2 AND k.member = m.member
+         AND length(k.suffix) BETWEEN 1 AND length(m.nym_key) ",
+    at!(),
+    " WHERE m.shard = $1 AND m.community = $2 AND m.visible
+     GROUP BY m.member, m.nym_key HAVING coalesce(sum(",
+    bits!(),
+    "), 0) <> ",
+    all_bits!(),
+    " ORDER BY m.member LIMIT $limit"
+);
 
-/// Suffixes that no visible member's nym has. A suffix's length says where in the nym it begins, so that the nym is
-/// not taken apart for each. Sorted, since a planner of a cluster's node that expects many of them
+/// Rows of suffixes that no visible member's nym has. Sorted, since a planner of a cluster's node that expects many of them
 /// would else look up a member for each.
 const STRAY: &str = concat!(
     "SELECT k.class, k.suffix, k.member
      FROM nym_suffixes AS k
-     LEFT JOIN members AS m ON m.shard = $1 AND m.community = $2 AND m.member = k.member AND m.visible
-     CROSS JOIN LATERAL (SELECT length(m.nym_key) - length(k.suffix) + 1 AS at) AS s
-     WHERE k.shard = $1 AND k.community = $2 AND (
-         k.suffix <> '' AND s.at BETWEEN 1 AND 32 AND right(m.nym_key, length(k.suffix)) = k.suffix AND k.class = ",
-    class!(),
+     LEFT JOIN members AS m ON m.shard = $1 AND m.community = $2 AND m.member = k.member AND m.visible ",
+    at!(),
+    " WHERE k.shard = $1 AND k.community = $2 AND (",
+    is_of_nym!(),
     ") IS NOT TRUE ORDER BY k.member LIMIT $limit"
 );
 
 const REMOVE: &str = concat!(
     "DELETE FROM nym_suffixes AS k USING $rows
      WHERE k.shard = $1 AND k.community = $2 AND k.class = rows.class AND k.suffix = rows.suffix COLLATE \"C\"
-         AND k.member = rows.member AND NOT EXISTS (
-             SELECT FROM members AS m CROSS JOIN LATERAL generate_series(1, least(length(m.nym_key), 32)) AS s (at)
-             WHERE m.shard = $1 AND m.community = $2 AND m.member = rows.member AND m.visible
-                 AND substr(m.nym_key, s.at) = rows.suffix COLLATE \"C\" AND rows.class = ",
-    class!(),
+         AND k.member = rows.member AND NOT EXISTS (SELECT FROM members AS m ",
+    at!(),
+    " WHERE m.shard = $1 AND m.community = $2 AND m.member = rows.member AND m.visible AND ",
+    is_of_nym!(),
     ")"
 );
 
 impl Community {
-    /// Suffixes that should not be there come first: without them, a member that has as many as its nym has them all,
-    /// and so do all members together. Only of those that have not is each suffix looked up.
+    /// Suffixes that should not be there come first: without them, a member's rows say by themselves whether there is one from each
+    /// letter. Only of those of whom that is not so is each suffix looked up.
     pub(super) async fn verify_suffixes(&self, repair: bool, found: &mut Verification) -> Result<(), Error> {
         let mut stray = Compared::nothing("nym_suffixes without a nym");
         let mut missing = Compared::nothing(MISSING.what);
@@ -148,11 +223,7 @@ impl Community {
             let counts = counts.first().ok_or_else(|| Error::defect("suffixes cannot be counted"))?;
             missing.rows = u64::try_from(counts.members).map_err(Error::defect)?;
             stray.rows = u64::try_from(counts.suffixes).map_err(Error::defect)?;
-            let mut short = Vec::new();
-            // A stray one that stays would make up for one that is missing.
-            if counts.suffixes != counts.wanted || stray.repaired < stray.drifted {
-                short = self.counted::<ShortRow, _>(self.statement(SHORT), Members::MAX).await?;
-            }
+            let short: Vec<ShortRow> = self.counted(self.statement(SHORT), Members::MAX).await?;
             let full = is_full(&short, Members::MAX)?;
             if progress.is_stuck(short.iter().map(|row| row.member)) {
                 missing.uncount_repaired(count(short.len())?);
@@ -207,8 +278,6 @@ struct CountRow {
     suffixes: i64,
     #[diesel(sql_type = BigInt)]
     members: i64,
-    #[diesel(sql_type = BigInt)]
-    wanted: i64,
 }
 
 #[derive(QueryableByName)]

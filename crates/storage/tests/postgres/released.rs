@@ -1,11 +1,12 @@
 //! Databases of earlier releases. The newest migrations bring each over, with what is in it.
 
-use muster_domain::{Lookup, PageLimit};
-use muster_storage::{Distribute, migrate};
+use muster_domain::{Lookup, MemberEffect, PageLimit, SearchLimit, SearchQuery};
+use muster_storage::{Distribute, migrate, migration_revert};
 
+use crate::schema::MIGRATIONS;
 use crate::support::consistency;
 use crate::support::database::Database;
-use crate::support::events::{START, apply, guild, scored, user};
+use crate::support::events::{self, START, apply, guild, nym, scored, user};
 
 /// Each release's name, its migrations with their digests, and the rows of a community that it wrote.
 ///
@@ -58,5 +59,27 @@ async fn a_database_of_each_release_is_brought_over_with_all_that_is_in_it() {
         assert_eq!((member.profile.conviction.get(), member.profile.badge_count), (777, 2));
         assert_eq!(community.profile_list_ranked(PageLimit::MAX, None).await.unwrap().items.len(), 6);
         check().await;
+
+        // Of a nym that it wrote, nothing is found once it has changed, nor when it is written back.
+        let search = async |text: &str| {
+            let query = SearchQuery::parse(text).unwrap();
+            community.profile_search(&query, SearchLimit::MAX).await.unwrap().len()
+        };
+        for (at, name, tils, uls) in [(1, "Usul", 5, 1), (2, "stil gar 1", 6, 0)] {
+            let effect = MemberEffect::Update { nick: Some(nym(name)) };
+            let event = events::member(&guild, &user(1), START + 9_000_000 + at, effect);
+            apply(&store, &guild, vec![event]).await;
+            assert_eq!((search("til").await, search("ul").await), (tils, uls), "{name}");
+            check().await;
+        }
+
+        // And back: what was written since is as the release writes it.
+        for _ in 0..MIGRATIONS - migrations.lines().count() {
+            migration_revert(&database.config()).await.unwrap();
+        }
+        let rows = "SELECT (SELECT count(*) FROM nym_suffixes),
+                 (SELECT sum(least(length(nym_key), 32)) FROM members WHERE visible)";
+        let rows = client.query_one(rows, &[]).await.unwrap();
+        assert_eq!((rows.get::<_, i64>(0), rows.get::<_, i64>(0)), (rows.get(1), 60));
     }
 }

@@ -11,7 +11,9 @@ use crate::support::cluster;
 use crate::support::database::Database;
 
 /// How many migrations there are.
-const MIGRATIONS: usize = 12;
+pub(crate) const MIGRATIONS: usize = 22;
+/// Which of them makes the table of shards.
+const SHARDS: usize = 11;
 
 /// Why the schema as a whole is not looked at on a cluster.
 const ITS_OWN: &str = "beside the schema there is what Citus makes for itself";
@@ -235,8 +237,10 @@ async fn migrations_go_up_and_down_and_up_to_the_same_schema() {
 async fn a_migration_gives_up_a_lock_before_others_wait_behind_it_for_long() {
     let database = Database::migrated().await;
     let (config, reader) = (database.config(), database.client().await);
-    // The last one changes no table.
-    migration_revert(&config).await.unwrap();
+    // Those after that of the shards wait for no reader of them.
+    for _ in SHARDS..MIGRATIONS {
+        migration_revert(&config).await.unwrap();
+    }
     reader.batch_execute("BEGIN; LOCK TABLE shards IN SHARE MODE").await.unwrap();
     let begun = Instant::now();
     let refused = migration_revert(&config).await;
@@ -244,6 +248,35 @@ async fn a_migration_gives_up_a_lock_before_others_wait_behind_it_for_long() {
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     reader.batch_execute("COMMIT").await.unwrap();
     migration_revert(&config).await.unwrap();
+}
+
+/// Readers and writers go on meanwhile, so nobody waits behind it.
+#[tokio::test]
+async fn an_index_waits_for_whoever_reads_and_one_left_unfinished_is_made_anew() {
+    if cluster::is_one(ITS_OWN).await {
+        return;
+    }
+    let database = Database::migrated().await;
+    let (config, client, reader) = (database.config(), database.client().await, database.client().await);
+    let again = "DELETE FROM __diesel_schema_migrations WHERE version = '20261128000020'";
+    let unfinished =
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'nym_suffixes_inside_7'::regclass";
+    client.batch_execute(&format!("{unfinished}; {again}")).await.unwrap();
+    migrate(&config, Distribute::New).await.unwrap();
+    let valid = "SELECT indexrelid::regclass::text FROM pg_index
+         WHERE indexrelid = 'nym_suffixes_inside_7'::regclass AND indisvalid";
+    assert_eq!(column(&client, valid).await, ["nym_suffixes_inside_7"]);
+
+    client.batch_execute(&format!("DROP INDEX nym_suffixes_inside_7; {again}")).await.unwrap();
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM nym_suffixes").await.unwrap();
+    let read = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        reader.batch_execute("COMMIT").await
+    };
+    let (migrated, read) = tokio::join!(migrate(&config, Distribute::New), read);
+    read.unwrap();
+    assert_eq!(migrated.unwrap().applied.len(), 1);
+    assert_eq!(column(&client, valid).await, ["nym_suffixes_inside_7"]);
 }
 
 #[tokio::test]

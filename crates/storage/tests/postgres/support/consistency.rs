@@ -91,10 +91,12 @@ const DIFFERENCES: [(&str, &str); 19] = [
              WHERE m.visible
          ), kept AS (
              SELECT shard, community, member, suffix, class::integer FROM nym_suffixes
+             UNION ALL SELECT shard, community, member, substr(suffix, 1 + letter), 2
+             FROM nym_suffixes CROSS JOIN LATERAL generate_series(1, inside) AS letter
          )
-         (SELECT 'kept ' || ROW(k.*)::text FROM (TABLE kept EXCEPT TABLE counted) AS k)
+         (SELECT 'kept ' || ROW(k.*)::text FROM (TABLE kept EXCEPT ALL TABLE counted) AS k)
          UNION ALL
-         (SELECT 'counted ' || ROW(c.*)::text FROM (TABLE counted EXCEPT TABLE kept) AS c)",
+         (SELECT 'counted ' || ROW(c.*)::text FROM (TABLE counted EXCEPT ALL TABLE kept) AS c)",
     ),
     (
         "tier_changes.visible",

@@ -1,0 +1,1 @@
+DROP INDEX CONCURRENTLY IF EXISTS nym_suffixes_inside_1;

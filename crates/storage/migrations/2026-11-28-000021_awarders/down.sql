@@ -1,0 +1,1 @@
+DROP INDEX CONCURRENTLY IF EXISTS badge_ops_of_awarder;
