@@ -183,7 +183,7 @@ impl Community {
         let statement = self
             .statement(
                 "SELECT k.name, k.holders, k.first_awarded_at FROM badge_kinds AS k
-                 WHERE k.shard = $1 AND k.community = $2 AND k.first_awarded_at IS NOT NULL AND k.name > $3
+                 WHERE k.shard = $1 AND k.community = $2 AND isfinite(k.first_awarded_at) AND k.name > $3
                  ORDER BY k.name LIMIT $limit",
             )
             .bind::<Text, _>(after);

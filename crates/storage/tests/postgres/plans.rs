@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 
 use crate::support::database::{Database, ca_file, config, trusting, url};
 use crate::support::events::{
-    START, added, apply, awarded, guild, joined, kind, member, nym, scored, user, view,
+    START, added, apply, awarded, guild, joined, kind, member, nym, revoked, scored, user, view,
 };
 use crate::support::tied::{collector, profile};
 use crate::support::{cluster, consistency};
@@ -35,6 +35,10 @@ async fn people(store: &Store, guild: &GuildId, count: i64) -> Community {
     }
     for number in 0..200 {
         events.push(awarded(guild, &collector(), START + number, &format!("rare{number}")));
+    }
+    // Kinds that nobody was awarded, before all others.
+    for number in 0..2_000 {
+        events.push(revoked(guild, &collector(), START + number, &format!("a typo {number}")));
     }
     apply(store, guild, events).await;
     let moved = (0..count / 10)
