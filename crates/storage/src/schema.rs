@@ -273,6 +273,7 @@ diesel::table! {
         from_conviction -> Nullable<Int8>,
         threshold -> Nullable<Int8>,
         name -> Text,
+        former_place -> Nullable<Int2>,
     }
 }
 

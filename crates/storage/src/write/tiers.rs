@@ -48,10 +48,10 @@ impl Tiers {
             .map(|tier| tier.tier)
     }
 
-    /// How high a tier is, 0 the highest. No tier, and tiers of a policy since replaced, come last.
+    /// How high a tier is, 0 the highest; one of the policy that was just replaced, how high it was. No tier comes last.
     pub(crate) fn place(&self, tier: Option<i16>) -> i16 {
         let found = self.0.iter().find(|known| Some(known.tier) == tier);
-        found.and_then(|tier| tier.place).unwrap_or(i16::MAX)
+        found.and_then(|tier| tier.place.or(tier.former_place)).unwrap_or(i16::MAX)
     }
 
     /// Whether a member of this conviction can matter to a rank tier's threshold: one who stands at a
@@ -83,14 +83,17 @@ pub(crate) async fn policies(
     if communities.is_empty() {
         return Ok(HashMap::new());
     }
-    let most = communities.len().saturating_mul(2 * TierPolicy::MAX_TIERS);
+    // Those of the policy, and of the one before.
+    let most = communities.len().saturating_mul(4 * TierPolicy::MAX_TIERS);
     let find = Statement::in_shard(
         shard,
         "SELECT t.*
          FROM $rows
          CROSS JOIN LATERAL (
-             SELECT t.community, t.tier, t.place, t.last_rank, t.from_conviction, t.threshold FROM tiers AS t
-             WHERE t.shard = $1 AND t.community = rows.community AND t.place IS NOT NULL OFFSET 0
+             SELECT t.community, t.tier, t.place, t.last_rank, t.from_conviction, t.threshold, t.former_place
+             FROM tiers AS t
+             WHERE t.shard = $1 AND t.community = rows.community AND (t.place IS NOT NULL OR t.former_place IS NOT NULL)
+             OFFSET 0
          ) AS t",
     )
     .rows(each(communities));
@@ -443,15 +446,16 @@ pub(crate) async fn policy_replace(
     }
     let withdraw = Statement::in_community(
         tenant,
-        "UPDATE tiers SET place = NULL, last_rank = NULL, from_conviction = NULL, threshold = NULL
-         WHERE shard = $1 AND community = $2 AND place IS NOT NULL",
+        "UPDATE tiers SET former_place = place, place = NULL, last_rank = NULL, from_conviction = NULL, threshold = NULL
+         WHERE shard = $1 AND community = $2 AND (place IS NOT NULL OR former_place IS NOT NULL)",
     );
     statement::execute(connection, withdraw).await?;
     let insert = Statement::in_shard(
         tenant.shard,
         "INSERT INTO tiers (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
          ON CONFLICT (shard, community, tier) DO UPDATE SET
-             place = excluded.place, last_rank = excluded.last_rank, from_conviction = excluded.from_conviction",
+             place = excluded.place, last_rank = excluded.last_rank, from_conviction = excluded.from_conviction,
+             former_place = NULL",
     );
     statement::write(connection, insert, rows).await?;
     let moved = find_moved(connection, tenant.shard, &BTreeSet::from([tenant.community])).await?;
@@ -544,6 +548,7 @@ struct TierRow {
     last_rank: Option<i32>,
     from_conviction: Option<i64>,
     threshold: Option<i64>,
+    former_place: Option<i16>,
 }
 
 #[derive(QueryableByName)]
@@ -594,7 +599,15 @@ mod tests {
         from_conviction: Option<i64>,
         threshold: Option<i64>,
     ) -> TierRow {
-        TierRow { community: 1, tier, place: Some(tier - 1), last_rank, from_conviction, threshold }
+        TierRow {
+            community: 1,
+            tier,
+            place: Some(tier - 1),
+            last_rank,
+            from_conviction,
+            threshold,
+            former_place: None,
+        }
     }
 
     #[test]

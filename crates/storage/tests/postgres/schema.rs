@@ -11,7 +11,7 @@ use crate::support::cluster;
 use crate::support::database::Database;
 
 /// How many migrations there are.
-pub(crate) const MIGRATIONS: usize = 23;
+pub(crate) const MIGRATIONS: usize = 24;
 /// Which of them makes the table of shards.
 const SHARDS: usize = 11;
 

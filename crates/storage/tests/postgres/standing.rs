@@ -251,20 +251,22 @@ async fn stats_count_the_visible_members_of_this_week() {
     assert_eq!(numbers().await, (7, 70, 7, [4, 4, 4, 0]));
     let holders = async || community.badge_kind_list(PageLimit::MAX, None).await.unwrap().items[0].holders;
     assert_eq!(holders().await, 7);
-    // Two may hold the rank tier: the third and fourth rise to it, and all others fall to none.
+    // Two may hold the rank tier: the first two keep it, and all others fall to none; then the third and fourth rise to it.
     community.tier_policy_replace(&policy(&[], &[2])).await.unwrap();
-    let events = [2, 3].map(|number| scored(&guild, &user(number), ago(0) + 1, 20)).to_vec();
-    apply(&store, &guild, events).await;
+    for (numbers, at, conviction) in [([0, 1], 1, 15), ([2, 3], 2, 20)] {
+        let events = numbers.map(|number| scored(&guild, &user(number), ago(0) + at, conviction)).to_vec();
+        apply(&store, &guild, events).await;
+    }
     let id = profile(&client, &community, &user(2)).await;
     let before = numbers().await;
-    assert_eq!((before.0, before.1, before.2), (7, 90, 7));
+    assert_eq!((before.0, before.1, before.2), (7, 100, 7));
     let sql = "SELECT count(*) FROM tier_changes JOIN members USING (shard, community, member)
          WHERE promotion AND profile_id = $1";
     let promotions: i64 = client.query_one(sql, &[&id.get()]).await.unwrap().get(0);
     assert!(promotions > 0);
     community.profile_hide(id).await.unwrap();
     let after = numbers().await;
-    assert_eq!((after.0, after.1, after.2, holders().await), (6, 70, 6, 6));
+    assert_eq!((after.0, after.1, after.2, holders().await), (6, 80, 6, 6));
     assert_eq!(after.3[..3], [3, 3, 3]);
     consistency::check(&client).await;
     let sql = "SELECT count(*) FROM tier_changes JOIN members USING (shard, community, member)

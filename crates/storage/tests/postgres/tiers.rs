@@ -1,8 +1,8 @@
 //! Tiers follow scores and ranks, and every move between them is recorded once.
 
 use muster_domain::{
-    CommunityName, Effect, Event, EventId, GuildEffect, GuildId, MemberEffect, Movement, PageLimit,
-    TierPolicy,
+    CommunityName, Conviction, Effect, Event, EventId, GuildEffect, GuildId, MemberEffect, Movement,
+    PageLimit, Rank, RankTier, ScoreTier, Tier, TierPolicy,
 };
 use muster_storage::{Community, Store};
 use tokio_postgres::Client;
@@ -201,6 +201,25 @@ async fn a_replaced_policy_gives_everyone_their_tier_of_it() {
     assert_eq!(stats.tiers.len(), 5);
     setting.view().await.tier_policy_replace(&policy(&[10, 600], &[5, 1000])).await.unwrap();
     assert_eq!(setting.changes(recorded).await.len(), 0, "the same policy again moves nobody");
+}
+
+#[tokio::test]
+async fn who_falls_out_of_a_withdrawn_tier_is_not_promoted() {
+    let tier = |name: &str| Tier::parse(name).unwrap();
+    let named = |ranks: &[(&str, u64)], scores: &[(&str, i64)]| {
+        let ranks =
+            ranks.iter().map(|(name, last)| RankTier { tier: tier(name), last: Rank::below(last - 1) });
+        let scores =
+            scores.iter().map(|(name, from)| ScoreTier { tier: tier(name), from: Conviction::clamp(*from) });
+        TierPolicy::new(scores.collect(), ranks.collect()).unwrap()
+    };
+    let setting = Setting::new(&named(&[("top", 1), ("second", 2)], &[("low", 0), ("mid", 50)])).await;
+    setting.members([90, 80, 60, 10]).await;
+    let seen = setting.changes(0).await.len();
+    setting.view().await.tier_policy_replace(&named(&[("second", 2)], &[("mid", 5)])).await.unwrap();
+    let mut moved = setting.changes(seen).await;
+    moved.sort();
+    assert_eq!(moved, ["u0 top second down", "u3 low mid up"]);
 }
 
 #[tokio::test]
