@@ -484,13 +484,13 @@ async fn pending_changes(
     badges: Vec<Held>,
 ) -> Result<(Vec<PendingChange>, BTreeSet<i32>), Error> {
     let mut changes: Vec<(&Member, Detail)> = Vec::new();
-    let mut appeared = Vec::new();
+    let mut appeared: BTreeMap<i32, outbox::Appeared> = BTreeMap::new();
     for member in members {
         match (member.shown_before(), member.shown_after()) {
             (None, Some(after)) => {
                 changes.push((member, Detail::Appeared { tier: after.tier }));
                 if member.stored.is_some() && after.badge_count > 0 {
-                    appeared.push(NumberKey { community: member.community, key: member.number });
+                    appeared.entry(member.community).or_default().push(member.number, after.badge_count);
                 }
             }
             (Some(before), Some(after))
@@ -535,11 +535,7 @@ async fn pending_changes(
             changes.push((member, Detail::Badge { held: sign > 0, badge: id, kind, reason }));
         }
     }
-    let of_appeared: BTreeSet<i32> = appeared.iter().map(|key| key.community).collect();
-    let (held, cut) = match outbox::held_badges(connection, shard, appeared).await? {
-        Some(held) => (held, BTreeSet::new()),
-        None => (Vec::new(), of_appeared),
-    };
+    let (held, cut) = outbox::held_badges(connection, shard, appeared).await?;
     for HeldBadge { community, member, kind, op_id, reason, .. } in held {
         changes.push((of((community, member))?, Detail::Badge { held: true, badge: op_id, kind, reason }));
     }

@@ -188,8 +188,60 @@ pub(crate) struct HeldBadge {
     bytes: i64,
 }
 
-/// The badges that these members hold; `None` where they are more than changes may wait, or where their reasons are too long in all.
+/// Members of a community who appear, and how many badges they hold.
+#[derive(Default)]
+pub(crate) struct Appeared {
+    members: Vec<i64>,
+    badges: i64,
+}
+
+impl Appeared {
+    pub(crate) fn push(&mut self, member: i64, badges: i32) {
+        self.members.push(member);
+        self.badges = self.badges.saturating_add(badges.into());
+    }
+}
+
+/// The badges that these members hold, and the communities of which they are not among them: of each that has more than changes may wait, or
+/// reasons that are too long in all. Where only all together have, it is those with the most.
 pub(crate) async fn held_badges(
+    connection: &mut AsyncPgConnection,
+    shard: Shard,
+    appeared: BTreeMap<i32, Appeared>,
+) -> Result<(Vec<HeldBadge>, BTreeSet<i32>), Error> {
+    let all = appeared.iter().flat_map(|(community, appeared)| keys(*community, appeared)).collect();
+    if let Some(held) = held_of(connection, shard, all).await? {
+        return Ok((held, BTreeSet::new()));
+    }
+    let mut communities: Vec<(i32, Appeared)> = appeared.into_iter().collect();
+    communities.sort_unstable_by_key(|(community, appeared)| (appeared.badges, *community));
+    let (mut held, mut bytes, mut cut) = (Vec::new(), 0_i64, BTreeSet::new());
+    for (community, appeared) in communities {
+        let of = held_of(connection, shard, keys(community, &appeared).collect()).await?;
+        let of_bytes = |of: &[HeldBadge]| of.last().map_or(0, |last| last.bytes);
+        let fits = |of: &Vec<HeldBadge>| {
+            u64::try_from(held.len().saturating_add(of.len())).is_ok_and(|all| all <= u64::from(MAX_WAITING))
+                && bytes.saturating_add(of_bytes(of)) <= MAX_REASONS
+        };
+        match of.filter(fits) {
+            Some(of) => {
+                bytes = bytes.saturating_add(of_bytes(&of));
+                held.extend(of);
+            }
+            None => {
+                cut.insert(community);
+            }
+        }
+    }
+    Ok((held, cut))
+}
+
+fn keys(community: i32, appeared: &Appeared) -> impl Iterator<Item = NumberKey> {
+    appeared.members.iter().map(move |member| NumberKey { community, key: *member })
+}
+
+/// The badges that these members hold; `None` where they are more than changes may wait, or where their reasons are too long in all.
+async fn held_of(
     connection: &mut AsyncPgConnection,
     shard: Shard,
     members: Vec<NumberKey>,

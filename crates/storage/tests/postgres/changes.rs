@@ -1,6 +1,6 @@
 //! Changes for siblings: each once, numbered without a gap in the order of commits, and enough to rebuild tiers and badges.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -356,11 +356,12 @@ async fn badges_with_too_long_reasons_to_tell_of_are_told_to_be_lost() {
     are_told_to_be_lost(6_000, 500).await;
 }
 
-/// Of two communities, neither of which has too much: so many badges in each, each with a reason of so many characters of three bytes.
+/// Of two communities that together have too much: so many badges in each, each with a reason of so many characters of three bytes. A third one with
+/// few is none the worse for it.
 async fn are_told_to_be_lost(badges: i32, characters: i32) {
     let database = Database::migrated().await;
     let (store, client) = (database.store().await, database.client().await);
-    let guilds = neighbours(2);
+    let guilds = neighbours(3);
     for guild in &guilds {
         apply(
             &store,
@@ -372,15 +373,26 @@ async fn are_told_to_be_lost(badges: i32, characters: i32) {
     let award = "INSERT INTO badge_ops (shard, community, kind, award, is_badge, member, at, op_id, reason)
          SELECT o.shard, o.community, o.kind, true, true, o.member, o.at + n * interval '1 ms', gen_random_uuid(),
              nullif(repeat('\u{20ac}', $2), '')
-         FROM badge_ops AS o CROSS JOIN generate_series(1, $1) AS n";
-    client.execute(award, &[&badges, &characters]).await.unwrap();
+         FROM badge_ops AS o JOIN communities AS c USING (shard, community) CROSS JOIN generate_series(1, $1) AS n
+         WHERE c.guild_id <> $3";
+    client.execute(award, &[&badges, &characters, &guilds[2].as_str()]).await.unwrap();
+    let held = "UPDATE members AS m SET badge_count = (SELECT count(*) FROM badge_ops AS o
+         WHERE o.shard = m.shard AND o.community = m.community AND o.member = m.member)";
+    client.execute(held, &[]).await.unwrap();
     let leave = guilds.iter().map(|guild| member(guild, &user(1), START + 1000, MemberEffect::Leave));
     store.events_apply(leave.collect()).await.unwrap();
     take_all(&store).await;
     let back = guilds.iter().map(|guild| joined(guild, &user(1), START + 2000, "Paul"));
     store.events_apply(back.collect()).await.unwrap();
-    let types: Vec<ChangeType> = take_all(&store).await.iter().map(Change::change_type).take(3).collect();
-    assert_eq!(types, [ChangeType::Lost, ChangeType::Lost]);
+    let mut counts: HashMap<GuildId, Vec<ChangeType>> = HashMap::new();
+    for change in take_all(&store).await {
+        counts.entry(change.guild.clone().unwrap()).or_default().push(change.change_type());
+    }
+    assert_eq!(counts[&guilds[2]], [ChangeType::MemberAppeared, ChangeType::BadgeAwarded]);
+    let mut of_others: Vec<usize> = guilds[..2].iter().map(|guild| counts[guild].len()).collect();
+    of_others.sort_unstable();
+    assert_eq!(of_others, [1, 2 + usize::try_from(badges).unwrap()]);
+    assert!(guilds.iter().any(|guild| counts[guild] == [ChangeType::Lost]));
 }
 
 /// Lets as much wait of a community as may, but for one change.
