@@ -93,7 +93,7 @@ impl Member {
     }
 
     /// Adds an operation that happens now, which is behind every one that is known, even one of a clock ahead
-    /// of ours.
+    /// of ours, and not before the member joined: an erasure of who was there before may be dated ahead, too.
     async fn operate(
         &self,
         connection: &mut AsyncPgConnection,
@@ -106,7 +106,9 @@ impl Member {
         let now = Statement::in_community(
             self.tenant,
             "SELECT
-                 greatest(date_trunc('milliseconds', clock_timestamp()), max(o.at) + interval '1 microsecond') AS at
+                 greatest(date_trunc('milliseconds', clock_timestamp()), max(o.at) + interval '1 microsecond',
+                     (SELECT m.joined_at FROM members AS m
+                      WHERE m.shard = $1 AND m.community = $2 AND m.member = $3)) AS at
              FROM (SELECT k.kind FROM badge_kinds AS k
                  WHERE k.shard = $1 AND k.community = $2 AND k.name = $4 LIMIT 1) AS k
              CROSS JOIN LATERAL (SELECT o.at FROM badge_ops AS o
