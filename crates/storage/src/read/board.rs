@@ -259,9 +259,8 @@ impl Community {
             distance_below: row.next_below.map(|below| conviction.above(Conviction::clamp(below))),
             distance_to_next_tier: next_tier.map(|tier| tier.from.above(conviction)),
             next_tier: next_tier.cloned(),
-            distance_to_entry: row
-                .entry
-                .map(|threshold| Conviction::clamp(threshold).above(conviction).max(0)),
+            // An entry behind the largest score is one that nobody reaches.
+            distance_to_entry: row.entry.map(|entry| entry.saturating_sub(row.conviction).max(0)),
             at_risk: self.policy.tiers.is_at_risk(rank),
         })
     }

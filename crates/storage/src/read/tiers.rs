@@ -227,9 +227,7 @@ impl Community {
             score: threshold.map(Conviction::clamp),
             eligible: u64::try_from(eligible).map_err(Error::defect)?,
             waiting: u64::try_from(row.members.saturating_sub(eligible)).map_err(Error::defect)?,
-            gap: threshold
-                .zip(row.best_waiting)
-                .map(|(threshold, best)| Conviction::clamp(threshold).above(Conviction::clamp(best))),
+            gap: threshold.zip(row.best_waiting).map(|(threshold, best)| threshold.saturating_sub(best)),
         })
     }
 
