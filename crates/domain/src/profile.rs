@@ -220,10 +220,4 @@ pub struct DirectoryPage {
 impl DirectoryPage {
     /// How many rows of a directory can be reached by page number; past them only a cursor does.
     pub const MAX_PAGED_ROWS: u32 = 10_000;
-
-    /// How many pages of this size the whole list has.
-    #[must_use]
-    pub fn total_pages(&self) -> u64 {
-        self.total.div_ceil(u64::from(self.limit.max(1)))
-    }
 }

@@ -145,6 +145,10 @@ fn samples() -> BTreeMap<&'static str, Value> {
         limit: 10,
         total: 1,
     };
+    let first = directory::List {
+        start: NonZeroU32::new(1).map(directory::Start::Page),
+        ..directory::List::default()
+    };
     let stats = Stats {
         members: 1,
         tiers: vec![TierCount { tier: None, members: 1 }],
@@ -181,7 +185,7 @@ fn samples() -> BTreeMap<&'static str, Value> {
         })),
         sample::<tiers::Changes>(page(change())),
         sample::<tiers::Threshold>(threshold),
-        sample::<directory::List>(directory::DirectoryPage::new(directory, NonZeroU32::new(1))),
+        sample::<directory::List>(first.answer(directory)),
         sample::<community::Stats>(stats),
         sample::<admin::AwardBadge>(Award { badge: badge(), created: true }),
         sample::<admin::RevokeBadge>(badge()),

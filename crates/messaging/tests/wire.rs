@@ -136,11 +136,12 @@ fn the_directory_and_the_community() {
     };
     let items =
         format!(r#""items":[{{{PROFILE},"tenure":"og"}}],"next":null,"limit":10,"total":21,"total_pages":3"#);
-    golden::<directory::List>(directory::DirectoryPage::new(directory(), None), &format!("{{{items}}}"));
-    golden::<directory::List>(
-        directory::DirectoryPage::new(directory(), NonZeroU32::new(3)),
-        &format!(r#"{{{items},"page":3}}"#),
-    );
+    let third = directory::List {
+        start: NonZeroU32::new(3).map(directory::Start::Page),
+        ..directory::List::default()
+    };
+    golden::<directory::List>(directory::List::default().answer(directory()), &format!("{{{items}}}"));
+    golden::<directory::List>(third.answer(directory()), &format!(r#"{{{items},"page":3}}"#));
     let stats = Stats {
         members: 5,
         tiers: vec![TierCount { tier: Some(tier("naib")), members: 4 }, TierCount { tier: None, members: 1 }],
@@ -315,6 +316,9 @@ fn requests_of_the_directory_and_the_community() {
     asks(Query::DirectoryList, numbered.clone(), r#"{"sort":"badges","page":3}"#);
     assert!(numbered.halve());
     assert_eq!((numbered.limit.applied().get(), numbered.rows_before()), (5, 20));
+    // The pages are counted as `page` counts them.
+    let half = DirectoryPage { items: Vec::new(), next: None, limit: 5, total: 21 };
+    assert_eq!(numbered.answer(half).total_pages, 3);
     let by_cursor = directory::List {
         tier: Some(tier("sietch")),
         sort: Some(DirectorySort::Tenure),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use muster_domain::{CommunityId, Page};
 use muster_messaging::api::{
-    Caller, Endpoint, ErrorCode, Query, Question, Reply, ServiceError, admin, community, directory, profiles,
+    Caller, Endpoint, ErrorCode, Query, Question, Reply, ServiceError, admin, community, profiles,
 };
 use muster_messaging::connection::Connection;
 use muster_messaging::log_budget::LogBudget;
@@ -202,7 +202,7 @@ impl Answers {
                 let page = community
                     .directory_list(ask.tier.as_ref(), sort, direction, limit, cursor, skipped)
                     .await?;
-                ask.reply(directory::DirectoryPage::new(page, ask.page()))
+                ask.reply(ask.answer(page))
             }
             Query::CommunityStats(ask) => ask.reply(community.stats().await?),
             Query::AdminBadgesAward(ask) => {

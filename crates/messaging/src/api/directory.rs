@@ -76,6 +76,19 @@ impl List {
         let pages_before = self.page().map_or(0, |page| page.get().saturating_sub(1));
         pages_before.saturating_mul(self.limit.page_size().get())
     }
+
+    /// The answer with this page.
+    #[must_use]
+    pub fn answer(&self, page: muster_domain::DirectoryPage) -> DirectoryPage {
+        DirectoryPage {
+            total_pages: page.total.div_ceil(u64::from(self.limit.page_size().get())),
+            items: page.items.into_iter().map(TenuredProfile::from).collect(),
+            next: page.next,
+            limit: page.limit,
+            total: page.total,
+            page: self.page(),
+        }
+    }
 }
 
 impl Endpoint for List {
@@ -175,24 +188,9 @@ pub struct DirectoryPage {
     pub limit: u32,
     /// How many members the whole list has.
     pub total: u64,
-    /// How many pages of this size the whole list has.
+    /// How many pages of the size that was asked for the whole list has, as `page` counts them.
     pub total_pages: u64,
     /// The page's number, when it was asked for by number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<NonZeroU32>,
-}
-
-impl DirectoryPage {
-    /// The page of this number, or that a cursor led to.
-    #[must_use]
-    pub fn new(page: muster_domain::DirectoryPage, number: Option<NonZeroU32>) -> Self {
-        Self {
-            total_pages: page.total_pages(),
-            items: page.items.into_iter().map(TenuredProfile::from).collect(),
-            next: page.next,
-            limit: page.limit,
-            total: page.total,
-            page: number,
-        }
-    }
 }
