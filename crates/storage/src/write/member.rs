@@ -469,7 +469,7 @@ fn moves(members: &[Member], policies: &HashMap<i32, Tiers>) -> Vec<TierMove> {
             member: member.number,
             from,
             to,
-            promotion: tiers.place(to) < tiers.place(from),
+            promotion: tiers.is_promotion(from, to),
         });
     }
     moves

@@ -48,10 +48,16 @@ impl Tiers {
             .map(|tier| tier.tier)
     }
 
-    /// How high a tier is, 0 the highest; one of the policy that was just replaced, how high it was. No tier comes last.
-    pub(crate) fn place(&self, tier: Option<i16>) -> i16 {
-        let found = self.0.iter().find(|known| Some(known.tier) == tier);
-        found.and_then(|tier| tier.place.or(tier.former_place)).unwrap_or(i16::MAX)
+    /// Whether a move is up. One out of a tier that this policy does not have is judged by the policy before, where that knows both.
+    pub(crate) fn is_promotion(&self, from: Option<i16>, to: Option<i16>) -> bool {
+        let Some(from) = from else { return to.is_some() };
+        let of = |tier: i16| self.0.iter().find(|known| known.tier == tier);
+        let Some(to) = to.and_then(of) else { return false };
+        match of(from) {
+            Some(TierRow { place: Some(from), .. }) => to.place < Some(*from),
+            Some(TierRow { former_place: Some(from), .. }) => to.former_place.or(to.place) < Some(*from),
+            _ => false,
+        }
     }
 
     /// Whether a member of this conviction can matter to a rank tier's threshold: one who stands at a
@@ -426,11 +432,12 @@ pub(crate) async fn policy_replace(
 ) -> Result<(), Error> {
     let find = Statement::in_community(
         tenant,
-        "SELECT tier, name FROM tiers WHERE shard = $1 AND community = $2 ORDER BY tier LIMIT $limit",
+        "SELECT tier, place, last_rank, from_conviction, name FROM tiers
+         WHERE shard = $1 AND community = $2 ORDER BY tier LIMIT $limit",
     );
-    let rows: Vec<NameRow> = statement::rows(connection, find, Limit::<MAX_TIERS>::MAX).await?;
-    let mut last = rows.iter().map(|row| row.tier).max().unwrap_or_default();
-    let known: HashMap<String, i16> = rows.into_iter().map(|row| (row.name, row.tier)).collect();
+    let stored: Vec<NameRow> = statement::rows(connection, find, Limit::<MAX_TIERS>::MAX).await?;
+    let mut last = stored.iter().map(|row| row.tier).max().unwrap_or_default();
+    let known: HashMap<&str, i16> = stored.iter().map(|row| (row.name.as_str(), row.tier)).collect();
     let mut names = known.len();
     let rows = policy_rows(tenant.community, policy, &mut |tier, _| {
         known.get(tier.as_str()).copied().or_else(|| {
@@ -444,6 +451,11 @@ pub(crate) async fn policy_replace(
             "over all of its policies, a community has at most {MAX_TIERS} names of tiers: reuse earlier ones"
         )));
     }
+    let in_force = stored.iter().filter_map(|row| row.in_policy(tenant.community));
+    if in_force.eq(rows.iter().cloned()) {
+        // It was replaced before: who has not been looked at yet still holds a tier of the one before that.
+        return Ok(());
+    }
     let withdraw = Statement::in_community(
         tenant,
         "UPDATE tiers SET former_place = place, place = NULL, last_rank = NULL, from_conviction = NULL, threshold = NULL
@@ -454,8 +466,7 @@ pub(crate) async fn policy_replace(
         tenant.shard,
         "INSERT INTO tiers (shard, $names) SELECT here.shard, rows.* FROM shards AS here CROSS JOIN $rows WHERE here.shard = $1
          ON CONFLICT (shard, community, tier) DO UPDATE SET
-             place = excluded.place, last_rank = excluded.last_rank, from_conviction = excluded.from_conviction,
-             former_place = NULL",
+             place = excluded.place, last_rank = excluded.last_rank, from_conviction = excluded.from_conviction",
     );
     statement::write(connection, insert, rows).await?;
     let moved = find_moved(connection, tenant.shard, &BTreeSet::from([tenant.community])).await?;
@@ -529,6 +540,7 @@ columns! {
 }
 
 columns! {
+    #[derive(Clone, PartialEq)]
     struct PolicyColumns {
         community: i32 => Integer,
         tier: i16 => SmallInt,
@@ -555,7 +567,18 @@ struct TierRow {
 #[diesel(table_name = tiers)]
 struct NameRow {
     tier: i16,
+    place: Option<i16>,
+    last_rank: Option<i32>,
+    from_conviction: Option<i64>,
     name: String,
+}
+
+impl NameRow {
+    /// As a tier of the policy, if it is one.
+    fn in_policy(&self, community: i32) -> Option<PolicyColumns> {
+        let NameRow { tier, place, last_rank, from_conviction, ref name } = *self;
+        Some(PolicyColumns { community, tier, place: place?, last_rank, from_conviction, name: name.clone() })
+    }
 }
 
 #[derive(QueryableByName)]
@@ -621,7 +644,9 @@ mod tests {
         let held = [900, 899, 300, 299, -1].map(|conviction| tiers.tier(conviction));
         assert_eq!(held, [Some(1), Some(2), Some(2), Some(4), None]);
         assert_eq!([300, 299, 298].map(|conviction| tiers.is_at_an_edge(conviction)), [true, true, false]);
-        assert_eq!([Some(2), None, Some(9)].map(|tier| tiers.place(tier)), [1, i16::MAX, i16::MAX]);
+        let up = |from, to| tiers.is_promotion(from, to);
+        assert!(up(Some(2), Some(1)) && up(None, Some(4)));
+        assert!(!up(Some(1), Some(2)) && !up(Some(4), None) && !up(Some(9), Some(1)));
         let few = Tiers(vec![tier(1, Some(7), None, Some(900)), tier(2, Some(69), None, None)]);
         assert_eq!([900, -5].map(|conviction| few.tier(conviction)), [Some(1), Some(2)]);
         assert!(few.is_at_an_edge(-5));

@@ -220,6 +220,19 @@ async fn who_falls_out_of_a_withdrawn_tier_is_not_promoted() {
     let mut moved = setting.changes(seen).await;
     moved.sort();
     assert_eq!(moved, ["u0 top second down", "u3 low mid up"]);
+
+    // A tier that both policies have stands elsewhere in them: by the one before, both moves are down.
+    let setting = Setting::new(&named(&[("first", 1)], &[("a", 0), ("b", 10), ("c", 20), ("d", 30)])).await;
+    setting.members([99, 35, 12]).await;
+    let seen = setting.changes(0).await.len();
+    let policy = named(&[("first", 1)], &[("a", 0), ("c", 15), ("new", 90)]);
+    for _ in 0..2 {
+        // Again, as after an answer that was lost.
+        setting.view().await.tier_policy_replace(&policy).await.unwrap();
+    }
+    let mut moved = setting.changes(seen).await;
+    moved.sort();
+    assert_eq!(moved, ["u1 d c down", "u2 b a down"]);
 }
 
 #[tokio::test]
@@ -295,11 +308,12 @@ async fn a_members_old_changes_are_forgotten_beyond_the_newest_hundred() {
     let long = "INSERT INTO tier_changes
                  (shard, community, member, change, at, promotion, visible, from_tier, to_tier)
              SELECT m.shard, m.community, m.member, -n,
-                 now() - n * CASE m.user_id WHEN 'u0' THEN interval '20 minutes' WHEN 'u3' THEN interval '5 minutes'
-                     ELSE interval '1 day' END, n % 2 = 0, true,
+                 now() - n * CASE WHEN m.user_id = 'u0' THEN interval '20 minutes'
+                     WHEN m.user_id = 'u3' THEN interval '5 minutes' ELSE interval '1 day' END, n % 2 = 0, true,
                  CASE WHEN n % 2 = 1 THEN t.tier END, CASE WHEN n % 2 = 0 THEN t.tier END
              FROM members AS m JOIN tiers AS t USING (shard, community) CROSS JOIN generate_series(1, 7000) AS n
-             WHERE t.place IS NOT NULL AND n <= CASE m.user_id WHEN 'u0' THEN 3000 WHEN 'u3' THEN 7000 ELSE 300 END";
+             WHERE t.place IS NOT NULL AND n <= CASE WHEN m.user_id = 'u0' THEN 3000
+                 WHEN m.user_id = 'u3' THEN 7000 ELSE 300 END";
     let days = "INSERT INTO community_days AS d (shard, community, day, promoted)
              SELECT shard, community, (at AT TIME ZONE 'UTC')::date, count(*) FROM tier_changes WHERE promotion GROUP BY 1, 2, 3
              ON CONFLICT (shard, community, day) DO UPDATE SET promoted = excluded.promoted";
