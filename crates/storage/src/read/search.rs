@@ -15,20 +15,17 @@ pub(crate) fn behind_every_nym(start: &str) -> String {
     text
 }
 
-/// The suffixes of a class that stand first in their rows and begin with the text, in their order: at most `$bound`, which never is
-/// more than `$most`.
+/// The suffixes of a class that stand first in their rows and begin with the text, in their order: at most `$most`, which is written out for
+/// the planner's sake.
 macro_rules! suffixes {
-    ($class:literal, $room:literal, $most:literal, $bound:literal) => {
+    ($class:literal, $most:literal) => {
         concat!(
             "SELECT * FROM (SELECT s.member, s.suffix, s.class FROM nym_suffixes AS s
                  WHERE s.shard = $1 AND s.community = $2 AND s.class = ",
             $class,
             " AND s.suffix >= $3 AND s.suffix < $4 ORDER BY s.suffix, s.member LIMIT ",
             $most,
-            ") AS s ",
-            $room,
-            " ORDER BY s.suffix, s.member LIMIT ",
-            $bound
+            ") AS s"
         )
     };
 }
@@ -84,19 +81,21 @@ impl Community {
         let statement = self
             .statement(concat!(
                 "WITH starts AS MATERIALIZED (",
-                suffixes!("0", "", "100", "$limit"),
-                "), words AS MATERIALIZED (",
-                suffixes!("1", "WHERE (SELECT count(*) FROM starts) < $limit", "3200", "$limit * $5"),
-                "), before AS MATERIALIZED (
+                suffixes!("0", "100"),
+                " ORDER BY s.suffix, s.member LIMIT $limit
+                 ), words AS MATERIALIZED (",
+                suffixes!("1", "3200"),
+                " ORDER BY s.suffix, s.member
+                     LIMIT CASE WHEN (SELECT count(*) FROM starts) < $limit THEN $limit * $5 ELSE 0 END
+                 ), before AS MATERIALIZED (
                      SELECT count(DISTINCT m.member) AS members FROM (TABLE starts UNION ALL TABLE words) AS m
                  ), insides AS MATERIALIZED (
-                     SELECT * FROM ((",
-                suffixes!("2", "", "3200", "3200"),
-                ")",
+                     SELECT * FROM (",
+                suffixes!("2", "3200"),
                 insides!(("1", "2"), ("2", "3"), ("3", "4"), ("4", "5"), ("5", "6"), ("6", "7"), ("7", "8")),
                 ") AS s
-                     WHERE (SELECT members FROM before) < $limit
-                     ORDER BY s.suffix LIMIT $limit * $5
+                     ORDER BY s.suffix
+                     LIMIT CASE WHEN (SELECT members FROM before) < $limit THEN $limit * $5 ELSE 0 END
                  ), k AS MATERIALIZED (
                      SELECT * FROM (
                          SELECT DISTINCT ON (member) member, class, suffix
