@@ -203,7 +203,7 @@ impl Appeared {
 }
 
 /// The badges that these members hold, and the communities of which they are not among them: of each that has more than changes may wait, or
-/// reasons that are too long in all. Where only all together have, it is those with the most.
+/// reasons that are too long in all. Where only all together have, those with the fewest are read first, while there is room.
 pub(crate) async fn held_badges(
     connection: &mut AsyncPgConnection,
     shard: Shard,
@@ -217,6 +217,11 @@ pub(crate) async fn held_badges(
     communities.sort_unstable_by_key(|(community, appeared)| (appeared.badges, *community));
     let (mut held, mut bytes, mut cut) = (Vec::new(), 0_i64, BTreeSet::new());
     for (community, appeared) in communities {
+        let all = i64::try_from(held.len()).map_err(Error::defect)?.saturating_add(appeared.badges);
+        if bytes >= MAX_REASONS || all > i64::from(MAX_WAITING) {
+            cut.insert(community);
+            continue;
+        }
         let of = held_of(connection, shard, keys(community, &appeared).collect()).await?;
         let of_bytes = |of: &[HeldBadge]| of.last().map_or(0, |last| last.bytes);
         let fits = |of: &Vec<HeldBadge>| {
