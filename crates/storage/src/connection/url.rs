@@ -657,7 +657,7 @@ mod tests {
             ("HOST=x", "HOST is not a parameter"),
         ] {
             for url in
-                [format!("postgres://u:hunter2@h/d?{unknown}"), format!("host=h password=hunter2 {unknown}")]
+                [format!("postgres://u:hunter2@h/d?{unknown}"), format!("password=hunter2 host=h {unknown}")]
             {
                 let message = refusal(&url);
                 assert!(message.contains(said) && !message.contains("hunter2"), "{url}: {message}");
