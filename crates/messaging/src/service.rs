@@ -12,6 +12,7 @@ use async_nats::HeaderMap;
 use async_nats::client::PublishErrorKind;
 use async_nats::service::ServiceExt;
 use async_nats::service::endpoint::Endpoint as Incoming;
+use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::stream::{SelectAll, StreamExt};
 use tokio::task::JoinHandle;
@@ -164,14 +165,20 @@ impl Service {
     pub async fn stop(self, deadline: Duration) -> Result<(), StopError> {
         let (tasks, mut reader) = (self.tasks, self.reader);
         let finished = async {
-            // It cannot fail in a way that leaves something to stop.
-            let _ = self.micro.stop().await;
-            // The library unsubscribes once, and not at all while its queue of commands is full. Dropping what is read does it, too.
-            if tokio::time::timeout(UNSUBSCRIBED, &mut reader).await.is_err() {
+            // Nothing is sent by a link that was given up, nor does anything come.
+            if self.connection.failure().is_some() {
                 reader.abort();
+            } else {
+                // It cannot fail in a way that leaves something to stop.
+                let _ = self.micro.stop().await;
+                // The library unsubscribes once, and not at all while its queue of commands is full. Dropping what is read does it, too.
+                if tokio::time::timeout(UNSUBSCRIBED, &mut reader).await.is_err() {
+                    reader.abort();
+                }
+                // The server answers in order, and to this at once, for nobody listens there.
+                let _ =
+                    self.connection.client().request(self.connection.client().new_inbox(), "".into()).await;
             }
-            // The server answers in order, and to this at once, for nobody listens there.
-            let _ = self.connection.client().request(self.connection.client().new_inbox(), "".into()).await;
             tasks.close();
             tasks.wait().await;
         };
@@ -223,7 +230,7 @@ where
 {
     let ServiceConfig { max_in_flight, at_once, at_once_in_all, .. } = shared.config;
     let shares = Shares::new(max_in_flight, at_once, at_once_in_all);
-    while let Some((endpoint, message)) = incoming.next().await {
+    while let Some((endpoint, mut message)) = incoming.next().await {
         // Without a place to answer to, there is nothing to do.
         if message.message.reply.is_none() {
             continue;
@@ -240,6 +247,8 @@ where
         match shares.take(Asker::of(endpoint, &message.message.subject)) {
             Some(slot) => {
                 let shared = Arc::clone(&shared);
+                // What was read is part of a larger buffer, which stays as long as any part of it does.
+                message.message.payload = Bytes::copy_from_slice(&message.message.payload);
                 tasks.spawn(async move { shared.work(endpoint, message, started, slot).await });
             }
             None => {

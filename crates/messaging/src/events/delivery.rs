@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use async_nats::jetstream::Message;
+use bytes::Bytes;
 use muster_domain::{Effect, Event, Stripe};
 use time::OffsetDateTime;
 
@@ -66,8 +67,15 @@ impl TakenEvent {
         event.traceparent = traceparent(message.headers.as_ref());
         let delivered =
             Delivered { event, sequence: delivery.stream_sequence, deliveries: delivery.deliveries };
-        Self { delivered, message: Arc::new(message) }
+        Self { delivered, message: kept(message) }
     }
+}
+
+/// A message that waits, with bytes of its own: those that were read are part of a buffer that also holds what came beside them, and that
+/// stays as long as any part of it does.
+pub(super) fn kept(mut message: Message) -> Arc<Message> {
+    message.message.payload = Bytes::copy_from_slice(&message.message.payload);
+    Arc::new(message)
 }
 
 impl Item {
