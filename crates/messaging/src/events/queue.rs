@@ -127,6 +127,11 @@ impl<T> Queue<T> {
         self.stripes.iter().map(|stripe| stripe.items.len()).sum()
     }
 
+    /// Whether nothing is left to be done for it.
+    fn is_idle(&self) -> bool {
+        self.items() == 0 && self.lanes == 0 && self.deferred.is_empty()
+    }
+
     /// Whether there is a stripe to take from.
     fn has_free_stripe(&self) -> bool {
         self.stripes.iter().any(|stripe| !stripe.busy && !stripe.items.is_empty())
@@ -480,10 +485,14 @@ impl<T> FairQueue<T> {
         // A lane takes its stripes of one owner together.
         stripes.dedup_by(|(one, _), (other, _)| one == other);
         for (owner, _) in stripes {
-            if let Some(queue) = self.queues.get_mut(&owner) {
-                queue.lanes = queue.lanes.saturating_sub(1);
+            let Some(queue) = self.queues.get_mut(&owner) else { continue };
+            queue.lanes = queue.lanes.saturating_sub(1);
+            if queue.is_idle() {
+                // However many communities come one after the other, those with nothing left take no memory.
+                self.queues.remove(&owner);
+            } else {
+                self.make_ready(owner);
             }
-            self.make_ready(owner);
         }
     }
 
@@ -509,7 +518,7 @@ impl<T> FairQueue<T> {
 
     /// Removes owners without items, deferred events and lanes.
     pub(super) fn remove_idle(&mut self) {
-        self.queues.retain(|_, queue| queue.items() > 0 || queue.lanes > 0 || !queue.deferred.is_empty());
+        self.queues.retain(|_, queue| !queue.is_idle());
         self.paused.retain(|owner, _| self.queues.contains_key(owner));
     }
 }
