@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::delivery::{Delivery, Item, TakenEvent};
+use super::delivery::{Delivery, Item, TakenEvent, kept};
 use super::durable::Durable;
 use super::envelope::{self, Decoded, EventBounds};
 use super::error::ConsumerError;
@@ -91,7 +91,7 @@ impl Reader {
                     if *self.durable.connection.state().borrow() == LinkState::Connected {
                         self.reading.succeeded();
                     }
-                    let is_behind = messages.len() >= READ;
+                    let is_behind = is_full(&messages);
                     self.queue.set_behind(is_behind);
                     if is_behind && !self.queue.is_stalled() && !self.stop.is_cancelled() {
                         ahead = self.fetch().await;
@@ -207,7 +207,7 @@ impl Reader {
                     without_effect.push(Arc::new(message));
                     continue;
                 }
-                Err(error) => Item::Malformed { message: Arc::new(message), reason: error.to_string() },
+                Err(error) => Item::Malformed { message: kept(message), reason: error.to_string() },
             };
             self.queue.lock().push(owner, item.stripe(), delivery, item);
         }
@@ -227,6 +227,12 @@ fn compare_clocks(log: &LogBudget, ahead: time::Duration) {
             "the broker's clock is ahead of this worker's: set both by the same time servers"
         );
     }
+}
+
+/// Whether a batch ended since it had as much as was requested, of messages or of bytes: one that does not fit any more is left out.
+fn is_full(messages: &[Message]) -> bool {
+    let bytes: usize = messages.iter().map(|message| message.length).sum();
+    messages.len() >= READ || bytes >= READ_BYTES / 2
 }
 
 async fn read_all(mut batch: pull::Batch) -> Vec<Message> {
