@@ -45,6 +45,8 @@ const IMPORTED: &str = "muster";
 const CHANGES_OF_ALL: &str = "changes.v1.*.>";
 /// How long the broker waits for an acknowledgement before it delivers a change again.
 const ACK_WAIT: Duration = Duration::from_secs(30);
+/// How often the broker says that a request still waits: without, one that was lost, or may not be made any more, would be waited for.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long to wait before the broker is asked again where it does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -147,7 +149,14 @@ impl Changes {
         loop {
             let messages = match &mut self.messages {
                 Some(messages) => messages,
-                None => match self.consumer.stream().max_messages_per_batch(1).messages().await {
+                None => match self
+                    .consumer
+                    .stream()
+                    .max_messages_per_batch(1)
+                    .heartbeat(HEARTBEAT)
+                    .messages()
+                    .await
+                {
                     Ok(messages) => self.messages.insert(messages),
                     Err(_) => {
                         tokio::time::sleep(PAUSE).await;

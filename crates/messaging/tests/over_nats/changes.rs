@@ -13,7 +13,7 @@ use muster_messaging::changes::publisher::{ChangePublisher, ChangesBounds};
 use muster_messaging::changes::wire;
 use muster_messaging::client::{Client, ClientError};
 use muster_messaging::connection::{Connection, NatsConfig};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::broker::{Broker, Setup};
@@ -189,6 +189,22 @@ async fn a_follower_goes_on_where_it_stopped_and_sees_again_what_it_did_not_ackn
     assert_eq!(follow(&mut all, 8).await, [1, 2, 3, 4, 1, 2, 5, 6]);
     let traced = fixture.client.changes("traced").await.unwrap().next().await.unwrap();
     assert_eq!(traced.change.traceparent.map(String::from).as_deref(), Some("00-ab-cd-01"));
+}
+
+#[tokio::test]
+async fn a_change_that_is_given_back_comes_again_after_its_time_and_before_others() {
+    let fixture = Fixture::start().await;
+    fixture.publish(&changes(1, 1..=2)).await;
+    let mut following = fixture.client.community(community(1)).changes("roles").await.unwrap();
+    let delivered = following.next().await.unwrap();
+    delivered.in_progress().await.unwrap();
+    let given_back = Instant::now();
+    delivered.retry_after(Duration::from_secs(1)).await.unwrap();
+    let again = timeout(Duration::from_secs(20), following.next()).await.unwrap().unwrap();
+    assert_eq!((again.change.number, again.deliveries), (1, 2));
+    assert!(given_back.elapsed() >= Duration::from_millis(900), "{:?}", given_back.elapsed());
+    again.ack().await.unwrap();
+    assert_eq!(follow(&mut following, 1).await, [2]);
 }
 
 #[tokio::test]
