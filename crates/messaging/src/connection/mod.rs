@@ -7,7 +7,7 @@ mod server;
 mod transport;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
@@ -110,12 +110,17 @@ struct Link {
     counts: watch::Receiver<LinkCounts>,
     request_timeout: Duration,
     monitor: JoinHandle<()>,
+    /// The version of the certificates that this connection was last renewed for.
+    renewed: AtomicU64,
+    given_up: Arc<AtomicBool>,
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
         // The monitor holds a client of its own, which would keep the connection open.
         self.monitor.abort();
+        // The library looks for nobody's connection while there is none, and nobody bounds its attempts any more.
+        self.given_up.store(true, Ordering::Release);
     }
 }
 
@@ -130,6 +135,8 @@ impl Connection {
         let (events_in, events) = mpsc::channel(64);
         let given_up = Arc::new(AtomicBool::new(false));
         let unproven = Arc::new(AtomicBool::new(false));
+        let material = config.transport.material().map(Arc::clone);
+        let renewed = AtomicU64::new(material.as_ref().map_or(0, |material| material.version()));
         let options = options(&config, events_in, Arc::clone(&given_up), Arc::clone(&unproven));
         let servers: Vec<ServerAddr> = config.transport.servers().iter().map(ServerUrl::address).collect();
         // A name may have several addresses, each with its own time; this bounds them all together.
@@ -149,7 +156,7 @@ impl Connection {
             client: client.clone(),
             state: state_in,
             counts: counts_in,
-            given_up,
+            given_up: Arc::clone(&given_up),
             unproven,
             give_up_after: config.give_up_after,
             max_refusals: config.max_refusals.max(1),
@@ -159,11 +166,13 @@ impl Connection {
         };
         Ok(Self(Arc::new(Link {
             client,
-            material: config.transport.material().map(Arc::clone),
+            material,
             state,
             counts,
             request_timeout: config.request_timeout,
             monitor: tokio::spawn(monitor.run(events)),
+            renewed,
+            given_up,
         })))
     }
 
@@ -193,7 +202,8 @@ impl Connection {
 
     /// Reads the files of the certificates again. Where they have changed and are in order, new connections use them, and this one is
     /// [renewed](Self::renew). Call it from time to time where certificates are replaced while the process runs: one that has ended
-    /// is refused at the next connection. Returns whether they had changed.
+    /// is refused at the next connection. Returns whether they had changed since this connection read them last, whichever of those
+    /// that share them reads them first.
     ///
     /// # Errors
     /// [`ConnectionError::Material`] when they are not in order, and what was in use stays in use; [`Self::failure`] when the
@@ -203,10 +213,12 @@ impl Connection {
             return Err(failure);
         }
         let Some(material) = &self.0.material else { return Ok(false) };
-        let material = Arc::clone(material);
-        let read = tokio::task::spawn_blocking(move || material.reload()).await;
-        let changed = read.map_err(|panic| ConnectionError::Material(panic.into()))?;
-        let changed = changed.map_err(|error| ConnectionError::Material(error.into()))?;
+        let read = Arc::clone(material);
+        let read = tokio::task::spawn_blocking(move || read.reload()).await;
+        let read = read.map_err(|panic| ConnectionError::Material(panic.into()))?;
+        read.map_err(|error| ConnectionError::Material(error.into()))?;
+        let version = material.version();
+        let changed = self.0.renewed.swap(version, Ordering::AcqRel) != version;
         if changed {
             self.renew().await?;
         }
@@ -249,15 +261,19 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError::Undrained`] when that takes longer than `deadline`.
     pub async fn drain(&self, deadline: Duration) -> Result<(), ConnectionError> {
-        let mut state = self.state();
-        let closed = async {
-            if *state.borrow() == LinkState::Closed {
-                return;
-            }
+        let sent = async {
             // Each fails only on a connection that is closed already.
             let _ = self.0.client.flush().await;
             let _ = self.0.client.drain().await;
-            let _ = state.wait_for(|state| *state == LinkState::Closed).await;
+            std::future::pending::<()>().await;
+        };
+        // By a link that was given up nothing is sent any more.
+        let closed = async {
+            tokio::select! {
+                biased;
+                _ = self.ended() => {}
+                () = sent => {}
+            }
         };
         tokio::time::timeout(deadline, closed).await.map_err(|_| ConnectionError::Undrained(deadline))
     }

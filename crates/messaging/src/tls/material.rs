@@ -59,6 +59,7 @@ pub struct Material {
     minimum: MinimumVersion,
     shared: Arc<Shared>,
     config: Arc<ClientConfig>,
+    version: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -309,7 +310,8 @@ impl Material {
             .with_client_cert_resolver(Arc::new(Identity(Arc::clone(&shared))));
         // A resumed session is not verified again, and would outlive the authorities that vouched for it.
         config.resumption = Resumption::disabled();
-        Ok(Self { files: files.clone(), provider, minimum, shared, config: Arc::new(config) })
+        let config = Arc::new(config);
+        Ok(Self { files: files.clone(), provider, minimum, shared, config, version: Arc::default() })
     }
 
     /// The client configuration. It stays the same one over every [`reload`](Self::reload): new handshakes use what was
@@ -345,7 +347,15 @@ impl Material {
         let mut current = self.shared.current.write().unwrap_or_else(PoisonError::into_inner);
         let changed = new.authorities != current.authorities || new.own != current.own;
         *current = new;
+        if changed {
+            self.version.fetch_add(1, Ordering::AcqRel);
+        }
         Ok(changed)
+    }
+
+    /// How often they had changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// The files that are read.

@@ -189,6 +189,7 @@ async fn a_rotated_certificate_is_shown_by_the_next_connection() {
     let broker = Broker::start(&Setup::default());
     let config = broker.config();
     let material = material(&config);
+    let other = Connection::open(config.clone()).await.unwrap();
     let connection = Connection::open(config).await.unwrap();
     let first = material.peers().pop().unwrap().certificate.serial;
     let own = material.own()[0].serial.clone();
@@ -198,7 +199,11 @@ async fn a_rotated_certificate_is_shown_by_the_next_connection() {
     assert_ne!(material.own()[0].serial, own);
     until("it is connected anew", async || connection.counts().reconnects >= 1).await;
     asks(&connection).await;
-    assert_eq!(material.accepted(), 2);
+    assert_eq!(material.accepted(), 3);
+    // So is whoever shares them, though they were read already, and once.
+    assert!(other.reload().await.unwrap() && !other.reload().await.unwrap());
+    until("the other is connected anew", async || other.counts().reconnects >= 1).await;
+    assert!(!connection.reload().await.unwrap());
     assert_eq!(material.peers().pop().unwrap().certificate.serial, first);
 }
 
