@@ -15,16 +15,18 @@ mod memory;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::io::{Write, stdout};
+use std::time::Duration;
 
-use muster_messaging::api::{Rows, directory};
+use muster_messaging::api::{ErrorCode, Rows, directory};
 use muster_messaging::changes::follower::FollowError;
 use muster_messaging::changes::wire::DecodeError;
 use muster_messaging::domain::{
     Change, ChangeData, Changed, DirectorySort, Disappearance, GuildId, Tier, UserId,
 };
-use muster_messaging::{Client, CommunityClient};
+use muster_messaging::{Client, ClientError, CommunityClient};
 
 use memory::{Last, Memory};
+use tokio::time::sleep;
 
 type Failure = Box<dyn Error>;
 
@@ -149,7 +151,19 @@ impl Bot {
         };
         let mut roles = BTreeMap::new();
         loop {
-            let page = self.community.ask(&list).await?;
+            let page = match self.community.ask(&list).await {
+                Ok(page) => page,
+                // What was read is kept: a list that others are asking for as well is read more slowly, and not anew.
+                Err(ClientError::Service {
+                    code: ErrorCode::RateLimited | ErrorCode::Unavailable,
+                    retry_after,
+                    ..
+                }) => {
+                    sleep(retry_after.unwrap_or(Duration::from_secs(1))).await;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let members = page.items.into_iter().map(|member| member.profile);
             roles.extend(members.filter_map(|member| Some((member.user_id, member.tier?))));
             match page.next {
