@@ -4,12 +4,22 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-/// The statements of a migration, in small letters, without comments, texts and bodies of functions.
+/// The statements of a migration, in small letters, without comments, texts and bodies of functions. What a `DO` does, the migration does.
 fn statements(sql: &str) -> Vec<String> {
     let uncommented: Vec<&str> =
         sql.lines().map(|line| line.split_once("--").map_or(line, |(code, _)| code)).collect();
-    let bodiless: Vec<String> = uncommented.join(" ").split("$$").step_by(2).map(ToOwned::to_owned).collect();
-    let textless: Vec<String> = bodiless.join("''").split('\'').step_by(2).map(str::to_lowercase).collect();
+    let mut bodiless = String::new();
+    for (number, part) in uncommented.join(" ").split("$$").enumerate() {
+        if number % 2 == 0 {
+            bodiless.push_str(part);
+        } else if bodiless.trim_end().to_uppercase().ends_with("DO") {
+            let body = part.replace("BEGIN", ";").replace(" LOOP", ";").replace(" THEN", ";");
+            bodiless.push_str(&format!("; {body}; "));
+        } else {
+            bodiless.push_str("''");
+        }
+    }
+    let textless: Vec<String> = bodiless.split('\'').step_by(2).map(str::to_lowercase).collect();
     let spaced = textless.join("''").replace('(', " ( ").replace(')', " ) ").replace(',', " , ");
     let words = |statement: &str| statement.split_whitespace().collect::<Vec<_>>().join(" ");
     spaced.split(';').map(words).filter(|statement| !statement.is_empty()).collect()
@@ -76,6 +86,12 @@ fn unsafe_action(action: &str) -> Option<&'static str> {
     if action.starts_with("rename ") {
         return Some("another name, which the version before does not know");
     }
+    let drops_part = ["constraint", "default", "not null", "expression", "identity"];
+    if action.starts_with("drop ")
+        && !drops_part.iter().any(|part| action.starts_with(&format!("drop {part}")))
+    {
+        return Some("a column gone, which the version before reads");
+    }
     None
 }
 
@@ -95,6 +111,18 @@ fn findings(sql: &str, earlier: &mut HashSet<String>) -> Vec<String> {
                 && !statement.contains(" index concurrently ")
             {
                 found.push(format!("{table}: an index made without CONCURRENTLY"));
+            }
+        }
+        for (prefix, why) in [
+            ("drop table ", "it is gone, and the version before reads it"),
+            ("update ", "all rows are written at once"),
+            ("truncate ", "it is emptied"),
+            ("lock table ", "it is locked"),
+        ] {
+            if let Some((table, _)) = table_behind(&statement, prefix)
+                && filled(table, &made)
+            {
+                found.push(format!("{table}: {why}"));
             }
         }
         if let Some((table, rest)) = table_behind(&statement, "alter table ")
@@ -149,6 +177,13 @@ fn a_migration_that_holds_up_a_filled_table_is_found() {
         "ALTER TABLE filled ADD CONSTRAINT short CHECK (length(n) < 9);",
         "ALTER TABLE filled ADD FOREIGN KEY (id) REFERENCES filled (id);",
         "ALTER TABLE filled RENAME COLUMN n TO m;",
+        "ALTER TABLE filled DROP COLUMN n;",
+        "ALTER TABLE filled DROP n;",
+        "DROP TABLE filled;",
+        "UPDATE filled SET n = '';",
+        "LOCK TABLE filled IN EXCLUSIVE MODE;",
+        "DO $$ BEGIN ALTER TABLE filled ALTER n SET NOT NULL; END $$;",
+        "DO $$ BEGIN FOR n IN 1..2 LOOP UPDATE filled SET n = ''; END LOOP; END $$;",
     ] {
         assert_eq!(judge(planted).len(), 1, "{planted}");
     }
@@ -159,6 +194,8 @@ fn a_migration_that_holds_up_a_filled_table_is_found() {
         "ALTER TABLE filled ADD COLUMN since timestamptz NOT NULL DEFAULT now();",
         "ALTER TABLE filled ADD CONSTRAINT short CHECK (length(n) < 9) NOT VALID;",
         "ALTER TABLE filled ADD CONSTRAINT late UNIQUE USING INDEX late;",
+        "ALTER TABLE filled DROP CONSTRAINT short, ALTER n DROP DEFAULT;",
+        "DROP INDEX filled_by_n;",
         "ALTER TABLE filled VALIDATE CONSTRAINT short, ALTER n SET DEFAULT 'type', SET (fillfactor = 70);",
         "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN ALTER TABLE filled ALTER n SET NOT NULL; END $$;",
     ] {
