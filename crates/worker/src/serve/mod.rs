@@ -110,6 +110,7 @@ pub(crate) async fn serve(
         nats_version: server_version,
         opening: JoinSet::new(),
         retired: JoinSet::new(),
+        redial: Instant::now() + rotation::REDIAL_EVERY,
     };
     let mut session = session;
     let ended = tokio::select! {
@@ -199,10 +200,12 @@ struct Watch {
     traces: Option<Arc<Material>>,
     /// The version of the NATS server that was judged last.
     nats_version: String,
-    /// A session that is being opened with changed files, and the digest of those files.
-    opening: JoinSet<(u64, Result<Session, Failure>)>,
+    /// A session that is being opened, and the digest of the files where they have changed.
+    opening: JoinSet<(Option<u64>, Result<Session, Failure>)>,
     /// Sessions that a rotation has replaced, while they finish their work.
     retired: JoinSet<()>,
+    /// From when on the connections are made anew, if a server's certificate ends soon.
+    redial: Instant,
 }
 
 impl Watch {
@@ -258,14 +261,16 @@ impl Watch {
                     self.limits.report();
                     self.certificates(session);
                 }
-                _ = files.tick() => if self.files.look() && self.opening.is_empty() {
-                    let (seen, settings, limits) =
-                        (self.files.seen(), Arc::clone(&self.settings), Arc::clone(&self.limits));
-                    let traces = self.traces.clone();
-                    self.opening.spawn(async move {
-                        (seen, reopen(&settings, limits, traces.as_deref()).await)
-                    });
-                },
+                _ = files.tick() => {
+                    let changed = self.files.look().then(|| self.files.seen());
+                    if self.opening.is_empty() && (changed.is_some() || self.is_redial_due(session)) {
+                        let (settings, limits) = (Arc::clone(&self.settings), Arc::clone(&self.limits));
+                        let traces = self.traces.clone();
+                        self.opening.spawn(async move {
+                            (changed, reopen(&settings, limits, traces.as_deref()).await)
+                        });
+                    }
+                }
                 Some(opened) = self.opening.join_next() => match opened {
                     Ok((seen, opened)) => if self.take(session, seen, opened) {
                         state = session.connection.state();
@@ -295,6 +300,13 @@ impl Watch {
         }
     }
 
+    fn is_redial_due(&self, session: &Session) -> bool {
+        let materials = session.materials.iter().filter_map(|(_, material)| material.as_ref());
+        let shown: Vec<Certificate> =
+            materials.flat_map(|material| material.peers()).map(|peer| peer.certificate).collect();
+        Instant::now() >= self.redial && rotation::ends_soon(&shown)
+    }
+
     /// Warns of a server whose version is below the floor: the one of the start may have been another.
     fn judge(&mut self, session: &Session) {
         let (version, _) = session.connection.server();
@@ -305,17 +317,22 @@ impl Watch {
         }
     }
 
-    /// Replaces the session by one that was opened with changed files, and lets the old one end. If it could not be opened, the
-    /// change is refused and the old session stays.
-    fn take(&mut self, session: &mut Session, seen: u64, opened: Result<Session, Failure>) -> bool {
+    /// Replaces the session by one that was opened with the files as they are now, and lets the old one end. If it could not be opened, the old
+    /// session stays, and what of the files has changed (`seen`) is refused.
+    fn take(&mut self, session: &mut Session, seen: Option<u64>, opened: Result<Session, Failure>) -> bool {
         match opened {
             Ok(opened) => {
-                self.files.taken(seen);
+                self.redial = Instant::now() + rotation::REDIAL_EVERY;
                 // A fault that was shown stays shown until the new session says otherwise.
                 let faults = std::mem::take(&mut self.counted.faults);
                 self.counted = Counted { faults, ..Counted::default() };
                 let old = std::mem::replace(session, opened);
                 self.retire(old);
+                let Some(seen) = seen else {
+                    tracing::info!("the connections are new: a server's certificate was to end soon");
+                    return true;
+                };
+                self.files.taken(seen);
                 metrics::rotation("taken");
                 let serials: Vec<String> = session
                     .materials
@@ -331,6 +348,14 @@ impl Watch {
                 true
             }
             Err(failure) => {
+                self.redial = Instant::now() + rotation::REDIAL_AGAIN;
+                let Some(seen) = seen else {
+                    tracing::warn!(
+                        error = failure.chain(),
+                        "new connections could not be made, to see whether a server's certificate was replaced: tried again in an hour"
+                    );
+                    return false;
+                };
                 metrics::rotation("refused");
                 if self.files.refused(seen) {
                     tracing::error!(

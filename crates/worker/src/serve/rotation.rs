@@ -20,6 +20,11 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// How long before its end the warnings of a certificate begin, and how often they come.
 const WARN_DAYS: f64 = 14.0;
 const WARN_EVERY: Duration = Duration::from_hours(24);
+/// From how many days before its end on a server's certificate is looked at anew each day: one more than it is alerted of.
+const REDIAL_DAYS: f64 = 15.0;
+pub(crate) const REDIAL_EVERY: Duration = Duration::from_hours(24);
+/// When that is tried again after it failed.
+pub(crate) const REDIAL_AGAIN: Duration = Duration::from_hours(1);
 /// The most bytes of a file that are looked at: more than any that is accepted.
 const MAX_LOOKED_AT: usize = 2 * 1024 * 1024;
 
@@ -90,7 +95,7 @@ pub(crate) struct Expiry(HashMap<String, Instant>);
 impl Expiry {
     pub(crate) fn watch(&mut self, whose: &'static str, certificates: &[Certificate]) {
         for certificate in certificates {
-            let days = (certificate.not_after - OffsetDateTime::now_utc()).as_seconds_f64() / 86_400.0;
+            let days = days_left(certificate);
             if days <= WARN_DAYS && self.is_due(&certificate.fingerprint) {
                 tracing::warn!(
                     certificate = whose,
@@ -115,9 +120,39 @@ impl Expiry {
     }
 }
 
+fn days_left(certificate: &Certificate) -> f64 {
+    (certificate.not_after - OffsetDateTime::now_utc()).as_seconds_f64() / 86_400.0
+}
+
+/// Whether a certificate that one of the servers showed ends soon. The server may have another by now, which no connection that stands shows.
+pub(crate) fn ends_soon(shown: &[Certificate]) -> bool {
+    shown.iter().any(|certificate| days_left(certificate) <= REDIAL_DAYS)
+}
+
 #[cfg(test)]
 mod tests {
+    use muster_messaging::tls::key::KeyKind;
+
     use super::*;
+
+    #[test]
+    fn a_servers_certificate_is_looked_at_anew_before_it_is_alerted_of() {
+        let ending_in = |days: i64| {
+            let not_after = OffsetDateTime::now_utc() + time::Duration::days(days);
+            [Certificate {
+                subject: String::new(),
+                issuer: String::new(),
+                names: Vec::new(),
+                serial: String::new(),
+                not_before: OffsetDateTime::UNIX_EPOCH,
+                not_after,
+                key: KeyKind::Unknown,
+                fingerprint: String::new(),
+            }]
+        };
+        assert!(ends_soon(&ending_in(14)) && ends_soon(&ending_in(-1)));
+        assert!(!ends_soon(&ending_in(30)) && !ends_soon(&[]));
+    }
 
     #[test]
     fn a_change_counts_when_it_has_settled_and_until_it_is_taken() {
