@@ -214,9 +214,9 @@ async fn a_revoked_user_is_not_tried_for_ever() -> Result<()> {
     setting.services.nats.rename_user("muster-worker", "muster-worker-2")?;
     ensure!(worker.wait()? == Some(1), "it ends, to be started anew with what it lacks");
     let log = fs::read_to_string(&worker.log)?;
-    let off = log.find("not ready").context("readiness goes off")?;
-    let end = log.find("refuse the credentials").context("the log says why")?;
-    ensure!(off < end || log.contains("\"part\":\"nats\""), "{log}");
+    let off = log.lines().position(|line| line.contains("not ready") && line.contains("\"part\":\"nats\""));
+    let end = log.lines().position(|line| line.contains("refuse the credentials"));
+    ensure!(off.context("readiness goes off")? < end.context("the log says why")?, "{log}");
     Ok(())
 }
 

@@ -27,6 +27,7 @@ pub(crate) async fn is_one(why: &str) -> bool {
 pub(crate) async fn is_none() -> bool {
     let is_none = nodes().await.is_empty();
     if is_none {
+        assert!(std::env::var_os("MUSTER_CITUS_URL").is_none(), "the cluster that it names has no nodes");
         say(
             "it needs a cluster of Citus: MUSTER_CITUS_URL and MUSTER_CITUS_CA_FILE are to name its coordinator",
         );
