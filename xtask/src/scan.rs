@@ -117,8 +117,7 @@ fn name_report(report: &Path, scan: &str) -> Result<()> {
 }
 
 /// The exceptions without a reason or a near day to come on which they expire, and those of misconfigurations in any file.
-/// Trivy's file has a field for each; cargo-deny has one for the reason, which ends with the day. `scans.sh` lets no other
-/// scanner make exceptions.
+/// Trivy's file has a field for each; cargo-deny's reason ends with the day. `scans.sh` lets no other scanner make exceptions.
 fn exceptions(root: &Path, today: Date) -> Result<Vec<String>> {
     let read = |file| fs::read_to_string(root.join(file)).with_context(|| format!("cannot read {file}"));
     let trivy: Value = serde_norway::from_str(&read(TRIVY)?).context(TRIVY)?;

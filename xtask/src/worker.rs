@@ -35,8 +35,8 @@ impl Configuration {
     /// For production, with every secret in a file.
     pub fn new(program: PathBuf, services: &Services) -> Result<Self> {
         let path = |path: &Path| path.display().to_string();
-        let url = services.postgres.url("postgres");
-        let url = services.directory.secret_file("worker-database-url", &url)?;
+        let url =
+            services.directory.secret_file("worker-database-url", &services.postgres.url("postgres"))?;
         let ca = path(services.authority.certificate_file());
         let address = free_address()?;
         let variables = BTreeMap::from([

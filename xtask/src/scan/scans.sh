@@ -23,7 +23,15 @@ gates() {
             sed -E '/^ *#([^!]|$)/d; /^ *\{ id = /d' "$file" >"$scratch/repository/$file"
         done || failed=1
     diff --unified --recursive --ignore-blank-lines infra/expected/repository "$scratch/repository" || failed=1
-    for file in crates/*/Cargo.toml xtask/Cargo.toml; do
+    # Rustup prefers the one to rust-toolchain.toml, and cargo-deny adds the others to deny.toml.
+    for file in rust-toolchain deny.exceptions.toml .deny.exceptions.toml .cargo/deny.exceptions.toml; do
+        if [[ -e $file ]]; then
+            echo "$file decides beside the files that are compared"
+            failed=1
+        fi
+    done
+    find . \( -name target -o -path ./infra/expected -o -path ./crates/messaging/fuzz \) -prune -o -mindepth 2 -name Cargo.toml -print >"$scratch/packages"
+    for file in $(<"$scratch/packages"); do
         if ! grep --after-context 1 '^\[lints\]$' "$file" | grep --quiet '^workspace = true$'; then
             echo "$file does not keep the lints of the workspace"
             failed=1
@@ -114,7 +122,7 @@ manifests() {
 }
 
 repository-secrets() {
-    trivy_scan fs --scanners secret --skip-dirs target --skip-dirs .git "$root"
+    trivy_scan fs --scanners secret --secret-config "$here/secrets.yaml" --skip-dirs target --skip-dirs .git "$root"
 }
 
 repository-vulnerabilities() {
@@ -123,7 +131,7 @@ repository-vulnerabilities() {
 
 image-secrets() {
     has_image
-    trivy_scan image --scanners secret,misconfig --image-config-scanners misconfig,secret --skip-check-update --input "$image"
+    trivy_scan image --scanners secret,misconfig --secret-config "$here/secrets.yaml" --image-config-scanners misconfig,secret --skip-check-update --input "$image"
 }
 
 image-vulnerabilities() {

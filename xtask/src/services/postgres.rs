@@ -37,8 +37,7 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
-    /// TLS with this certificate, not durable. `pg_stat_statements` is loaded where it is installed, and counts once a
-    /// database's `pg_stat_statements.track` says so.
+    /// TLS with this certificate, not durable. `pg_stat_statements`, where installed, counts where a database's setting says so.
     pub fn new(server: Server, tls: Identity) -> Self {
         let password = Uuid::new_v4().simple().to_string();
         let counting = [

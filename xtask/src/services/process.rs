@@ -98,6 +98,7 @@ pub struct Process {
     /// The file that its output goes to.
     pub log: PathBuf,
     name: String,
+    pid: PathBuf,
     child: Child,
     stop: Signal,
     // Held so that the directory outlives what runs in it.
@@ -116,9 +117,10 @@ impl Process {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot run {}", command.get_program().display()))?;
-        let id = format!("{}\n", child.id());
-        fs::write(log.with_extension("pid"), id).context("cannot write a process id")?;
-        Ok(Self { name: name.to_owned(), child, stop, log, _directory: directory.clone() })
+        let (id, named) = (child.id(), log.with_extension("pid"));
+        let pid = if named.exists() { log.with_extension(format!("{id}.pid")) } else { named };
+        fs::write(&pid, format!("{id}\n")).context("cannot write a process id")?;
+        Ok(Self { name: name.to_owned(), pid, child, stop, log, _directory: directory.clone() })
     }
 
     /// Its process id.
@@ -189,7 +191,7 @@ impl Drop for Process {
                 drop(self.kill());
             }
         }
-        drop(fs::remove_file(self.log.with_extension("pid")));
+        drop(fs::remove_file(&self.pid));
     }
 }
 
