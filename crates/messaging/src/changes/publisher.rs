@@ -88,6 +88,8 @@ pub struct ChangePublisher {
     stream: Stream,
     takes_batches: bool,
     last: Mutex<HashMap<CommunityId, u64>>,
+    // It would outlive the one who looks after the link.
+    _connection: Connection,
 }
 
 /// How far an attempt to publish came.
@@ -112,7 +114,8 @@ impl ChangePublisher {
         let stream = stream.map_err(|error| ChangesError::Stream(error.into()))?;
         fitness::judge(&stream.cached_info().config).iter().for_each(Finding::warn);
         let takes_batches = stream.cached_info().config.allow_atomic_publish;
-        Ok(Self { context, client, stream, takes_batches, last: Mutex::default() })
+        let last = Mutex::default();
+        Ok(Self { context, client, stream, takes_batches, last, _connection: connection.clone() })
     }
 
     /// Whether the stream was deleted. Another has to be opened then.

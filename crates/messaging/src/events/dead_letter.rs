@@ -137,6 +137,8 @@ pub struct DeadLetters {
     context: Context,
     stream: Stream,
     max_payload: usize,
+    // It would outlive the one who looks after the link.
+    _connection: Connection,
 }
 
 impl DeadLetters {
@@ -148,7 +150,8 @@ impl DeadLetters {
         let mut context = jetstream::new(connection.client().clone());
         context.set_timeout(connection.request_timeout());
         let stream = context.get_stream(DEAD_LETTERS).await.map_err(unreachable)?;
-        Ok(Self { context, stream, max_payload: connection.max_payload() })
+        let max_payload = connection.max_payload();
+        Ok(Self { context, stream, max_payload, _connection: connection.clone() })
     }
 
     /// How many there are, and how full the stream is.
