@@ -301,10 +301,13 @@ impl Watch {
     }
 
     fn is_redial_due(&self, session: &Session) -> bool {
+        if Instant::now() < self.redial {
+            return false;
+        }
         let materials = session.materials.iter().filter_map(|(_, material)| material.as_ref());
         let shown: Vec<Certificate> =
             materials.flat_map(|material| material.peers()).map(|peer| peer.certificate).collect();
-        Instant::now() >= self.redial && rotation::ends_soon(&shown)
+        rotation::ends_soon(&shown)
     }
 
     /// Warns of a server whose version is below the floor: the one of the start may have been another.
