@@ -198,15 +198,19 @@ impl DatabaseUrl {
 
 const FORM: &str = "write postgres://user:password@host:5432/database?sslmode=verify-full";
 
-/// The parameters that were given, each once, and the name of the last.
+/// The parameters that were given, each once.
 #[derive(Default)]
-struct Given(HashMap<&'static str, String>, Option<&'static str>);
+struct Given {
+    values: HashMap<&'static str, String>,
+    /// The name of the last.
+    last: Option<&'static str>,
+}
 
 impl Given {
     fn set(&mut self, name: &str, value: String) -> Result<(), Error> {
         let Some((name, rule)) = PARAMETERS.iter().find(|(known, _)| *known == name) else {
             // Any other text may be a piece of a password, and whatever follows one.
-            let is_word = self.1 != Some("password")
+            let is_word = self.last != Some("password")
                 && name.len() <= MAX_QUOTED
                 && name.bytes().all(|it| it.is_ascii_alphabetic() || it == b'_');
             return match name {
@@ -225,7 +229,7 @@ impl Given {
                 ),
             };
         };
-        self.1 = Some(name);
+        self.last = Some(name);
         // As in libpq, what is empty was not given.
         if value.is_empty() {
             return Ok(());
@@ -240,7 +244,7 @@ impl Given {
                 return refused(format!("{name} is not taken from the URL: {instead}"));
             }
         }
-        if self.0.insert(name, value).is_some() {
+        if self.values.insert(name, value).is_some() {
             return refused(format!("it sets {name} twice: write it once"));
         }
         Ok(())
@@ -348,7 +352,7 @@ impl Given {
     }
 
     fn take(&mut self, name: &'static str) -> Option<String> {
-        self.0.remove(name)
+        self.values.remove(name)
     }
 
     /// One of some words.
